@@ -1,0 +1,48 @@
+"""Every error that onnxpool raises on purpose.
+
+    OnnxpoolError
+    ├── ArgumentError    an argument cannot be used: says its name, its value and what to do (also a ValueError)
+    ├── MissingExtra     an optional package is not installed: says which ``pip install`` fixes it (also an ImportError)
+    ├── ExportError      a PyTorch module cannot become an ONNX model
+    ├── FormError        a model cannot be brought into the form that was asked for
+    ├── KernelError      the native library is missing, unusable, or refused by ONNX Runtime
+    ├── SessionError     ONNX Runtime cannot load or run a model
+    └── GoldenError      the stored inputs and answers of a model are missing or unusable
+
+A comparison that fails is no error: :class:`onnxpool.validate.Report` holds it as a value.
+"""
+
+
+class OnnxpoolError(Exception):
+    """Root of the tree; ``except OnnxpoolError`` catches everything above."""
+
+
+class ArgumentError(OnnxpoolError, ValueError):
+    """An argument cannot be used."""
+
+
+class MissingExtra(OnnxpoolError, ImportError):  # noqa: N818 - reads as what it is in a traceback
+    """An optional package is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs the package {package!r}: pip install 'onnxpool[{extra}]'")
+
+
+class ExportError(OnnxpoolError):
+    """A PyTorch module cannot become an ONNX model."""
+
+
+class FormError(OnnxpoolError):
+    """A model cannot be brought into the form that was asked for."""
+
+
+class KernelError(OnnxpoolError):
+    """The native library is missing, unusable, or refused by ONNX Runtime."""
+
+
+class SessionError(OnnxpoolError):
+    """ONNX Runtime cannot load or run a model."""
+
+
+class GoldenError(OnnxpoolError):
+    """The stored inputs and answers of a model are missing or unusable."""

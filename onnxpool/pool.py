@@ -1,0 +1,63 @@
+"""What a method file in :mod:`onnxpool.pools` provides, and the ONNX domain that its operator lives in.
+
+A :class:`Pool` holds one method in the three ways that everything else works with: as float64 arithmetic that judges,
+as a function body that any ONNX Runtime can run, and as a straight line of standard operators. It needs no PyTorch;
+the method's torch operator and modules stand in the same file.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxpool.window import Window
+
+DOMAIN = "onnxpool"
+"""ONNX domain of every operator and function here."""
+
+VERSION = 1
+"""Version of that domain. It rises when the meaning of an existing operator changes."""
+
+OPSETS = range(18, 27)
+"""Opsets of the standard domain that models may use; the newest is the last that onnxscript supports."""
+
+IR_VERSION = 10
+"""ONNX file format written. Newer ones are refused by runtimes that could run everything else."""
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """One pooling method.
+
+    ``reference(window, x, ...) -> y`` takes float64 ``(N, C, *spatial)`` and is the definition of the method.
+
+    ``function(opset, wide, dilated) -> str`` is the body of the model-local function in ONNX's text format, generic in
+    rank, dtype and window: ``wide`` is the type to compute in (``"float"`` or ``"double"``), ``dilated`` says whether a
+    node of the model has a dilation. Every attribute is written on every node.
+
+    ``standard(window, opset, dtype) -> str`` is the same function for one window and one ONNX element type (such as
+    ``"float16"``), without control flow, so that inlining it leaves only standard operators.
+    """
+
+    op_type: str
+    summary: str
+    formula: str
+    source: str
+    inputs: tuple[str, ...]
+    reference: Callable[..., Array]
+    function: Callable[[int, str, bool], str]
+    standard: Callable[[Window, int, str], str]
+
+
+def over_windows(formula: Callable[..., Array], window: Window, *inputs: Array) -> Array:
+    """Apply ``formula``, ``(N, C, cells) -> (N, C)``, to the in-bounds cells of every window; the plain way."""
+    output = np.empty(window.check(inputs[0].shape))
+    with np.errstate(all="ignore"):  # NaN and infinity follow the formula and are part of the answer
+        for position, cells in window.windows(inputs[0].shape[2:]):
+            taken = [x[(..., *cells)] for x in inputs]
+            output[(..., *position)] = formula(*(cell.reshape(*cell.shape[:2], math.prod(cell.shape[2:])) for cell in taken))
+    return output
