@@ -79,8 +79,7 @@ struct ApiBase {
   SLOT(ReleaseAllocator, 132, void, (OrtAllocator * allocator))                                                    \
   SLOT(KernelInfoGetAttributeArray_int64, 163, OrtStatus*,                                                         \
        (const OrtKernelInfo* info, const char* name, int64_t* out, size_t* count))                                 \
-  SLOT(CreateMemoryInfo, 68, OrtStatus*, (const char* name, int allocator, int id, int memory, OrtMemoryInfo** out)) \
-  SLOT(ReleaseMemoryInfo, 94, void, (OrtMemoryInfo * info))                                                        \
+  SLOT(GetTensorMemoryInfo, 194, OrtStatus*, (const OrtValue* value, const OrtMemoryInfo** out))                   \
   SLOT(KernelInfo_GetNodeName, 244, OrtStatus*, (const OrtKernelInfo* info, char* out, size_t* bytes))             \
   SLOT(KernelContext_GetAllocator, 253, OrtStatus*,                                                                \
        (const OrtKernelContext* context, const OrtMemoryInfo* memory, OrtAllocator** out))                         \
@@ -138,10 +137,11 @@ class Api {
  public:
   explicit Api(const OrtApi* table) : slots_(reinterpret_cast<const void* const*>(table)) {}
 
-#define ONNXPOOL_SLOT(name, slot, result, arguments)                          \
-  using name##Function = result(ONNXPOOL_ORT_CALL*) arguments noexcept;       \
-  name##Function name() const noexcept {                                      \
-    return reinterpret_cast<name##Function>(const_cast<void*>(slots_[slot])); \
+#define ONNXPOOL_SLOT(name, slot, result, arguments)                                      \
+  using name##Function = result(ONNXPOOL_ORT_CALL*) arguments noexcept;                   \
+  template <class... Arguments>                                                           \
+  result name(Arguments... given) const noexcept {                                        \
+    return reinterpret_cast<name##Function>(const_cast<void*>(slots_[slot]))(given...);   \
   }
   ONNXPOOL_ORT_SLOTS(ONNXPOOL_SLOT)
 #undef ONNXPOOL_SLOT

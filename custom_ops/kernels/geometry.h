@@ -1,0 +1,213 @@
+// The pooling window and the plan: attributes, checked when a model loads; with a shape they give a frozen plan when it
+// runs, and the loops over a plan ask nothing about arguments any more.
+//
+// Along an axis of n cells, with extent = dilation * (kernel - 1) + 1:
+//
+//   output = floor((n + 2 pad - extent) / stride) + 1
+//   output = ceil((n + pad - max(extent - pad, stride)) / stride) + 1     (ceil_mode: no window starts in the padding)
+//
+// The same rule as onnxpool/window.py, PyTorch and ONNX Runtime's MaxPool.
+#pragma once
+
+#include "../ort.h"
+
+namespace onnxpool {
+
+// No single number and no extent may pass this, so that no product in a plan overflows. (16 million cells.)
+constexpr int64_t kMostCells = int64_t{1} << 24;
+constexpr int64_t kMostAxes = 3;
+
+struct Axis {
+  int64_t kernel = 1, stride = 1, pad = 0, dilation = 1;
+  int64_t extent = 1;
+
+  // Below 1 where no window fits.
+  int64_t output(int64_t n, bool ceil) const {
+    const auto floor_divide = [](int64_t a, int64_t b) { return a / b - (a % b != 0 && a < 0 ? 1 : 0); };
+    if (!ceil) return floor_divide(n + 2 * pad - extent, stride) + 1;
+    const int64_t first = extent - pad > stride ? extent - pad : stride;
+    return floor_divide(n + pad - first + stride - 1, stride) + 1;
+  }
+
+  // A dilated window that starts in the padding steps over an input shorter than its step: no cell would be inside.
+  bool misses(int64_t n) const {
+    for (int64_t start = -pad; start < 0 && dilation > n; start += stride) {
+      if ((start % dilation + dilation) % dilation >= n) return true;
+    }
+    return false;
+  }
+};
+
+struct Window {
+  int64_t rank = 0;
+  Axis axis[kMostAxes];
+  bool ceil = false;
+};
+
+// Always three axes (depth, height, width): what a 1d or 2d input lacks is an axis of one cell and a window of one.
+struct PlannedAxis : Axis {
+  int64_t in = 1, out = 1;
+};
+
+// Which outputs one step computes, and how steps are grouped for threads. Depends on the shape alone, never on the
+// number of threads or the batch, so that results are the same bits for all of those.
+struct Plan {
+  int64_t planes = 0;  // N * C, each pooled by itself
+  PlannedAxis depth, height, width;
+  int64_t ring = 1;       // input rows whose weights are kept, because the next output row needs them again
+  int64_t tile = 1;       // output columns of a step
+  int64_t tile_in = 1;    // input columns under them, inside the input
+  int64_t tile_span = 1;  // and with the padding
+  int64_t band = 1;       // output rows of a step, counted over depth and height
+  int64_t tiles = 1, bands = 1;
+  int64_t steps = 0;  // planes * bands * tiles
+  int64_t steps_per_task = 1;
+  int64_t tasks = 0;
+  bool wide = false;  // many cells in a window: sum in double
+};
+
+// Names of pooling attributes elsewhere. ONNX Runtime does not list a node's attributes to its kernel, so unknown names
+// cannot be found in general; these are refused because a reader would expect them to do something.
+constexpr const char* kForeignAttributes[] = {
+    "auto_pad", "storage_order",  "count_include_pad", "kernel_size", "kernel",           "stride",
+    "pad",      "padding",        "dilation",          "ceil",        "divisor_override", "output_size",
+    "output_padding", "p",        "axis",              "axes",        "beta",             "temperature"};
+
+inline int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+
+// Reads and checks one node's attributes. `read_ints(name, out, room, &count)` and `read_int(name, &out)` return
+// whether the attribute is there with that type. False leaves the reason in `why`.
+template <class Attributes>
+bool read_window(const Attributes& attributes, Window* window, Message* why) {
+  constexpr size_t kRoom = 2 * kMostAxes;
+  int64_t kernel[kRoom], strides[kRoom], pads[kRoom], dilations[kRoom], ceil_mode = 0;
+  size_t rank = 0;
+  const auto read = [&](const char* name, int64_t* out, size_t expected, int64_t least) {
+    size_t count = 0;
+    if (!attributes.ints(name, out, kRoom, &count)) {
+      why->add("attribute %s is missing or is no list of at most %d integers; write all of kernel_shape, strides, "
+               "pads, dilations (lists) and ceil_mode (0 or 1) on the node", name, static_cast<int>(kRoom));
+      return false;
+    }
+    if (expected != 0 && count != expected) {
+      why->add("attribute %s is ", name).add(out, count);
+      why->add(", %d numbers, but kernel_shape has %d axes: expected %d numbers", static_cast<int>(count),
+               static_cast<int>(rank), static_cast<int>(expected));
+      return false;
+    }
+    for (size_t i = 0; i < count; ++i) {
+      if (out[i] >= least && out[i] <= kMostCells) continue;
+      why->add("attribute %s is ", name).add(out, count);
+      why->add("; each number must be from %d to %d", static_cast<int>(least), static_cast<int>(kMostCells));
+      return false;
+    }
+    if (expected == 0) rank = count;
+    return true;
+  };
+  if (!read("kernel_shape", kernel, 0, 1)) return false;
+  if (rank < 1 || rank > kMostAxes) {
+    why->add("attribute kernel_shape is ").add(kernel, rank).add("; expected 1, 2 or 3 numbers, one per spatial axis");
+    return false;
+  }
+  if (!read("strides", strides, rank, 1) || !read("pads", pads, 2 * rank, 0) || !read("dilations", dilations, rank, 1))
+    return false;
+  if (!attributes.integer("ceil_mode", &ceil_mode) || (ceil_mode != 0 && ceil_mode != 1)) {
+    why->add("attribute ceil_mode is missing or is not the integer 0 or 1; write one of them on the node");
+    return false;
+  }
+  window->rank = static_cast<int64_t>(rank);
+  window->ceil = ceil_mode == 1;
+  int64_t cells = 1;
+  for (size_t i = 0; i < rank; ++i) {
+    Axis& axis = window->axis[i];
+    axis.kernel = kernel[i], axis.stride = strides[i], axis.pad = pads[i], axis.dilation = dilations[i];
+    axis.extent = axis.dilation * (axis.kernel - 1) + 1;
+    cells *= axis.kernel;
+    if (axis.extent > kMostCells || cells > kMostCells) {
+      why->add("the window (kernel_shape ").add(kernel, rank).add(", dilations ").add(dilations, rank);
+      why->add(") has more than %d cells or spans more positions than that; use a smaller one",
+               static_cast<int>(kMostCells));
+      return false;
+    }
+    if (pads[rank + i] != pads[i]) {
+      why->add("attribute pads is ").add(pads, 2 * rank);
+      why->add(", different at begin and end; write equal ones, and pad the input itself with -inf for the rest");
+      return false;
+    }
+    if (axis.pad > axis.extent / 2) {
+      why->add("attribute pads is ").add(pads, 2 * rank);
+      why->add("; on axis %d at most %d is allowed, half the extent %d of the window", static_cast<int>(i),
+               static_cast<int>(axis.extent / 2), static_cast<int>(axis.extent));
+      return false;
+    }
+  }
+  return true;
+}
+
+// The output shape for an input shape, or false and the reason.
+inline bool output_shape(const Window& window, const Shape& in, Shape* out, Message* why) {
+  const auto rank = static_cast<size_t>(window.rank);
+  if (in.rank != rank + 2) {
+    why->add("the input has %d axes, but kernel_shape has %d: expected (N, C, *spatial), %d axes",
+             static_cast<int>(in.rank), static_cast<int>(rank), static_cast<int>(rank + 2));
+    return false;
+  }
+  *out = in;
+  for (size_t i = 0; i < rank; ++i) {
+    const Axis& axis = window.axis[i];
+    const int64_t n = in.dims[2 + i];
+    out->dims[2 + i] = n < 1 ? 0 : axis.output(n, window.ceil);
+    if (out->dims[2 + i] < 1 || axis.misses(n)) {
+      why->add("the input of shape ").add(in.dims, in.rank);
+      why->add(" is too small on spatial axis %d: a window there spans %d positions %d apart with padding %d, and must "
+               "fit the padded input and hold a cell of it",
+               static_cast<int>(i), static_cast<int>(axis.extent), static_cast<int>(axis.dilation),
+               static_cast<int>(axis.pad));
+      return false;
+    }
+  }
+  return true;
+}
+
+// Shapes have been checked by output_shape.
+inline Plan make_plan(const Window& window, const Shape& in, const Shape& out) {
+  Plan plan;
+  plan.planes = in.dims[0] * in.dims[1];
+  PlannedAxis* const last[] = {&plan.depth, &plan.height, &plan.width};
+  for (int64_t i = 0; i < window.rank; ++i) {
+    PlannedAxis& axis = *last[kMostAxes - window.rank + i];
+    static_cast<Axis&>(axis) = window.axis[i];
+    axis.in = in.dims[2 + i];
+    axis.out = out.dims[2 + i];
+  }
+  const PlannedAxis &depth = plan.depth, &height = plan.height, &width = plan.width;
+  const auto least = [](int64_t a, int64_t b) { return a < b ? a : b; };
+
+  // Small planes keep all their rows, which lets their weights be computed in one long sweep.
+  constexpr int64_t kSmallPlane = 2048, kScratchCells = 4096;
+  plan.ring = height.in * width.in <= kSmallPlane ? height.in : least(height.extent, height.in);
+  // Tiles bound what a step holds; the overlap of neighbours is computed twice, so a tile is at least 4 extents wide.
+  const int64_t columns = least(width.in, kScratchCells / plan.ring + 4 * width.extent);
+  plan.tile = least(width.out, columns / width.stride + 1);
+  plan.tiles = (width.out + plan.tile - 1) / plan.tile;
+  plan.tile_span = (plan.tile - 1) * width.stride + width.extent;
+  plan.tile_in = plan.tiles == 1 ? width.in : least(width.in, plan.tile_span);
+
+  // About 30 microseconds a task at a little over a nanosecond a cell.
+  constexpr int64_t kTaskCells = 24 * 1024;
+  const int64_t rows = depth.out * height.out;
+  const int64_t row_cells = plan.tile_in * least(height.stride, height.extent) * least(depth.kernel, depth.in) +
+                            plan.tile * (width.kernel + height.kernel) / 4 + 16;
+  const int64_t startup = 4 * height.extent / height.stride;  // a band's first row has more to do than its others
+  const int64_t band = kTaskCells / row_cells > startup ? kTaskCells / row_cells : startup;
+  plan.bands = band < rows ? (rows + band) / (band + 1) : 1;
+  plan.band = (rows + plan.bands - 1) / plan.bands;
+  plan.bands = (rows + plan.band - 1) / plan.band;
+  plan.steps = plan.planes * plan.bands * plan.tiles;
+  plan.steps_per_task = kTaskCells / (plan.band * row_cells) + 1;
+  plan.tasks = (plan.steps + plan.steps_per_task - 1) / plan.steps_per_task;
+  plan.wide = depth.kernel * height.kernel * width.kernel > 64;
+  return plan;
+}
+
+}  // namespace onnxpool

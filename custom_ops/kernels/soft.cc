@@ -1,0 +1,332 @@
+// SoftPool on the CPU: see soft.h for the formula and its special values.
+//
+// Windows overlap, so exp is taken once per input cell and not once per window: with e = exp(x) / 2^m for one m,
+// y = sum x e / sum e. Rows of e and x e are kept while later output rows need them, summed vertically, then across.
+// That is right wherever both sums are ordinary numbers. A window where they are not (far below or above its
+// neighbours, infinite, NaN) is done again by the formula of soft.h, which is right everywhere.
+#include "soft.h"
+
+#include "kernel.h"
+
+namespace onnxpool::ONNXPOOL_ISA {
+namespace {
+
+// Where y = sum x e / sum e may be trusted. Weights below the smallest normal number are lost, and so must be 2^-60 of
+// the sum or less; products of tiny x lose bits below the smallest normal number, and so must not make up the sum.
+template <class T>
+struct Trust;
+template <>
+struct Trust<float> {
+  static constexpr float least_weight = 0x1p-60F, most = 0x1p100F, tiny_x = 0x1p-40F, least_sum = 0x1p-100F;
+};
+template <>
+struct Trust<double> {
+  static constexpr double least_weight = 0x1p-500, most = 0x1p900, tiny_x = 0x1p-300, least_sum = 0x1p-900;
+};
+
+template <class T>
+inline T absolute(T x) {
+  return x < 0 ? -x : x;
+}
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// First cell of the window that lies in the input, as a position.
+inline int64_t first_inside(const PlannedAxis& axis, int64_t start) {
+  return start >= 0 ? start : start + (-start + axis.dilation - 1) / axis.dilation * axis.dilation;
+}
+
+constexpr int64_t kAlign = 64;
+
+size_t scratch_bytes(const Plan& plan) {
+  const int64_t cells = 2 * plan.ring * plan.tile_in + 3 * plan.tile_span + 8 * plan.tile;
+  return static_cast<size_t>(cells * 8 + 16 * kAlign);
+}
+
+template <class T, class Value, class Sum>
+class Soft {
+ public:
+  Soft(const Plan& plan, const void* input, void* output, void* scratch)
+      : plan_(plan), x_(static_cast<const T*>(input)), y_(static_cast<T*>(output)), free_(static_cast<char*>(scratch)) {
+    weights_ = take<Value>(plan.ring * plan.tile_in);
+    products_ = take<Value>(plan.ring * plan.tile_in);
+    column_weights_ = take<Sum>(plan.tile_span);
+    column_products_ = take<Sum>(plan.tile_span);
+    row_ = take<Value>(plan.tile_span);
+    sum_weights_ = take<Sum>(plan.tile);
+    sum_products_ = take<Sum>(plan.tile);
+    result_ = take<Value>(plan.tile);
+    maximum_ = take<Value>(plan.tile);
+    cell_ = take<Value>(plan.tile);
+    for (int64_t i = 0; i < plan.tile_span; ++i) column_weights_[i] = column_products_[i] = 0;
+  }
+
+  void step(int64_t index) {
+    const PlannedAxis &depth = plan_.depth, &height = plan_.height, &width = plan_.width;
+    const int64_t tile = index % plan_.tiles, band = index / plan_.tiles % plan_.bands;
+    const int64_t plane = index / plan_.tiles / plan_.bands;
+    first_column_ = tile * plan_.tile;
+    columns_ = least(plan_.tile, width.out - first_column_);
+    start_ = first_column_ * width.stride - width.pad;
+    begin_ = most(start_, 0);
+    end_ = plan_.tiles == 1 ? width.in : least(width.in, start_ + (columns_ - 1) * width.stride + width.extent);
+    plane_ = x_ + plane * depth.in * height.in * width.in;
+    const int64_t rows = depth.out * height.out, last = least((band + 1) * plan_.band, rows);
+    T* out = y_ + plane * rows * width.out + first_column_;
+    clear_columns_after(end_ - start_);
+    int64_t z = -1, exact_rows = 0;
+    for (int64_t row = band * plan_.band; row < last; ++row) {
+      h_ = row % height.out;
+      if (row / height.out != z || row == band * plan_.band) {
+        z = row / height.out;
+        z_ = z * depth.stride - depth.pad;
+        const int64_t h_last = least(height.out, h_ + last - row) - 1;
+        fill_end_ = plan_.ring == height.in ? rows_end(h_last) : 0;
+        choose_reference();
+      }
+      if (exact_rows == 0 && !fast()) {
+        choose_reference();  // most of the row was out of range: once more, with a reference of its own
+        if (!fast()) exact_rows = 16;
+      }
+      if (exact_rows > 0) {
+        exact(0, columns_);
+        --exact_rows;
+      }
+      for (int64_t i = 0; i < columns_; ++i) narrow(result_[i], out + row * width.out + i);
+    }
+  }
+
+ private:
+  template <class U>
+  U* take(int64_t count) {
+    char* start = free_;
+    free_ += (count * static_cast<int64_t>(sizeof(U)) + kAlign - 1) / kAlign * kAlign;
+    return reinterpret_cast<U*>(start);
+  }
+
+  int64_t rows_begin(int64_t h) const { return first_inside(plan_.height, h * plan_.height.stride - plan_.height.pad); }
+  int64_t rows_end(int64_t h) const {
+    return least(plan_.height.in, h * plan_.height.stride - plan_.height.pad + plan_.height.extent);
+  }
+  const T* input_row(int64_t z, int64_t h) const {
+    return plane_ + (z * plan_.height.in + h) * plan_.width.in + begin_;
+  }
+  int64_t row_cells() const { return end_ - begin_; }
+
+  // The padding before and after the input's columns stays 0. The tile before may have been further from the edge.
+  void clear_columns_after(int64_t from) {
+    for (int64_t i = 0; i < begin_ - start_ && i < plan_.tile_span; ++i) column_weights_[i] = column_products_[i] = 0;
+    for (int64_t i = from; i < plan_.tile_span; ++i) column_weights_[i] = column_products_[i] = 0;
+  }
+
+  // The largest cell under the current output row, or 0: any value near the cells will do.
+  void choose_reference() {
+    constexpr Value kMost = ScaledExp<Value>::kMostReference;
+    Value reference = -kMost;
+    const int64_t z = first_inside(plan_.depth, z_);
+    for (int64_t h = rows_begin(h_); h < rows_end(h_); h += plan_.height.dilation) {
+      const T* x = input_row(z, h);
+      for (int64_t i = 0; i < row_cells(); ++i) {
+        const Value value = widen(x[i]);
+        const Value usable = value < kMost ? value : -kMost;
+        reference = usable > reference ? usable : reference;
+      }
+    }
+    exp_ = ScaledExp<Value>(reference);
+    filled_ = rows_begin(h_);
+    smallest_ = ~Unsigned{0};
+  }
+
+  // Rows [from, to) of the ring get exp(x) and x exp(x), summed over the window's depth.
+  void fill(int64_t from, int64_t to) {
+    const PlannedAxis& depth = plan_.depth;
+    const bool contiguous = plan_.tiles == 1;
+    for (int64_t h = from; h < to;) {
+      const int64_t slot = h % plan_.ring;
+      const int64_t rows = contiguous ? least(to - h, plan_.ring - slot) : 1;
+      Value* weights = weights_ + slot * row_cells();
+      Value* products = products_ + slot * row_cells();
+      bool first = true;
+      for (int64_t z = first_inside(depth, z_); z < least(depth.in, z_ + depth.extent); z += depth.dilation) {
+        if (first) {
+          exponentials<false>(input_row(z, h), rows * row_cells(), weights, products);
+        } else {
+          exponentials<true>(input_row(z, h), rows * row_cells(), weights, products);
+        }
+        first = false;
+      }
+      h += rows;
+    }
+  }
+
+  template <bool kAdd>
+  void exponentials(const T* __restrict x, int64_t count, Value* __restrict weights, Value* __restrict products) {
+    const ScaledExp<Value> exp = exp_;
+    Unsigned smallest = smallest_;
+    for (int64_t i = 0; i < count; ++i) {
+      const Value value = widen(x[i]);
+      const Value weight = exp(value), product = value * weight;
+      weights[i] = kAdd ? weights[i] + weight : weight;
+      products[i] = kAdd ? products[i] + product : product;
+      const Unsigned size = (bits<Unsigned>(value) & (~Unsigned{0} >> 1)) - 1;  // 0 becomes the largest
+      smallest = size < smallest ? size : smallest;
+    }
+    smallest_ = smallest;
+  }
+
+  // result_ for one output row. False, and nothing, where most windows are out of range.
+  bool fast() {
+    const PlannedAxis& height = plan_.height;
+    const int64_t to = most(fill_end_, rows_end(h_));
+    if (filled_ < rows_begin(h_)) filled_ = rows_begin(h_);
+    if (filled_ < to) fill(filled_, to);
+    filled_ = most(filled_, to);
+
+    bool first = true;
+    const int64_t offset = begin_ - start_, cells = least(row_cells(), plan_.tile_span - offset);
+    for (int64_t h = rows_begin(h_); h < rows_end(h_); h += height.dilation) {
+      const Value* weights = weights_ + h % plan_.ring * row_cells();
+      const Value* products = products_ + h % plan_.ring * row_cells();
+      if (first) {
+        sum_rows<false>(weights, column_weights_ + offset, cells);
+        sum_rows<false>(products, column_products_ + offset, cells);
+      } else {
+        sum_rows<true>(weights, column_weights_ + offset, cells);
+        sum_rows<true>(products, column_products_ + offset, cells);
+      }
+      first = false;
+    }
+    across(column_weights_, sum_weights_);
+    across(column_products_, sum_products_);
+
+    using Limits = Trust<Value>;
+    const Sum least_sum = smallest_ < bits<Unsigned>(Limits::tiny_x) - 1 ? static_cast<Sum>(Limits::least_sum) : Sum{0};
+    int64_t bad = 0;
+    for (int64_t i = 0; i < columns_; ++i) {
+      const Sum weight = sum_weights_[i], product = sum_products_[i], size = absolute(product);
+      result_[i] = static_cast<Value>(product / weight);
+      bad += trusted(weight, size, least_sum) ? 0 : 1;
+    }
+    if (bad == 0) return true;
+    if (bad * 2 > columns_) return false;
+    for (int64_t i = 0; i < columns_;) {
+      int64_t j = i;
+      while (j < columns_ && !trusted(sum_weights_[j], absolute(sum_products_[j]), least_sum)) ++j;
+      if (j > i) exact(i, j);
+      i = j + 1;
+    }
+    return true;
+  }
+
+  static bool trusted(Sum weight, Sum size, Sum least_sum) {
+    using Limits = Trust<Value>;
+    return (weight >= static_cast<Sum>(Limits::least_weight)) & (weight <= static_cast<Sum>(Limits::most)) &
+           (size <= static_cast<Sum>(Limits::most)) & (size >= least_sum);
+  }
+
+  template <bool kAdd>
+  static void sum_rows(const Value* __restrict row, Sum* __restrict sum, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) sum[i] = kAdd ? sum[i] + static_cast<Sum>(row[i]) : static_cast<Sum>(row[i]);
+  }
+
+  void across(const Sum* columns, Sum* sums) const {
+    const PlannedAxis& width = plan_.width;
+    if (width.kernel == 3 && width.dilation == 1 && width.stride == 2) return across_of<3, 2>(columns, sums, columns_);
+    if (width.kernel == 3 && width.dilation == 1 && width.stride == 1) return across_of<3, 1>(columns, sums, columns_);
+    if (width.kernel == 2 && width.dilation == 1 && width.stride == 2) return across_of<2, 2>(columns, sums, columns_);
+    for (int64_t i = 0; i < columns_; ++i) sums[i] = columns[i * width.stride];
+    for (int64_t k = 1; k < width.kernel; ++k) {
+      const Sum* shifted = columns + k * width.dilation;
+      for (int64_t i = 0; i < columns_; ++i) sums[i] += shifted[i * width.stride];
+    }
+  }
+
+  template <int kKernel, int kStride>
+  static void across_of(const Sum* __restrict columns, Sum* __restrict sums, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
+      Sum sum = columns[i * kStride];
+      for (int k = 1; k < kKernel; ++k) sum += columns[i * kStride + k];
+      sums[i] = sum;
+    }
+  }
+
+  // result_[from..to) by the formula of soft.h, in two sweeps over the windows' cells.
+  void exact(int64_t from, int64_t to) {
+    for (int64_t i = from; i < to; ++i) {
+      maximum_[i] = bits<Value>(ExpConstants<Value>::kMinusInfinity);
+      sum_weights_[i] = sum_products_[i] = 0;
+    }
+    cells(from, to, [this, from, to] {
+      for (int64_t i = from; i < to; ++i) maximum_[i] = cell_[i] > maximum_[i] ? cell_[i] : maximum_[i];
+    });
+    const ScaledExp<Value> exp(0);
+    cells(from, to, [this, from, to, exp] {
+      for (int64_t i = from; i < to; ++i) {
+        const Value distance = soft_distance(cell_[i], maximum_[i]), weight = exp(distance);
+        sum_weights_[i] += static_cast<Sum>(weight);
+        sum_products_[i] += static_cast<Sum>(distance) * static_cast<Sum>(weight);
+      }
+    });
+    for (int64_t i = from; i < to; ++i) result_[i] = soft_result(maximum_[i], sum_weights_[i], sum_products_[i]);
+  }
+
+  // Calls visit once for each cell of the window, with that cell of windows [from, to) in cell_; padding is -inf.
+  template <class Visit>
+  void cells(int64_t from, int64_t to, Visit visit) {
+    const PlannedAxis &depth = plan_.depth, &height = plan_.height, &width = plan_.width;
+    const Value nothing = bits<Value>(ExpConstants<Value>::kMinusInfinity);
+    const int64_t first = from * width.stride, last = (to - 1) * width.stride + width.extent;  // columns from start_
+    for (int64_t z = first_inside(depth, z_); z < least(depth.in, z_ + depth.extent); z += depth.dilation) {
+      for (int64_t h = rows_begin(h_); h < rows_end(h_); h += height.dilation) {
+        const T* x = input_row(z, h) - begin_;
+        for (int64_t i = first; i < last; ++i) {
+          const int64_t column = start_ + i;
+          row_[i] = column >= 0 && column < width.in ? widen(x[column]) : nothing;
+        }
+        for (int64_t k = 0; k < width.kernel; ++k) {
+          for (int64_t i = from; i < to; ++i) cell_[i] = row_[i * width.stride + k * width.dilation];
+          visit();
+        }
+      }
+    }
+  }
+
+  using Unsigned = typename ExpConstants<Value>::Unsigned;
+
+  const Plan& plan_;
+  const T* x_;
+  T* y_;
+  char* free_;
+  Value *weights_, *products_, *row_, *result_, *maximum_, *cell_;
+  Sum *column_weights_, *column_products_, *sum_weights_, *sum_products_;
+
+  // The step: columns [begin_, end_) of the input, seen from window start start_ (which may lie in the padding).
+  const T* plane_ = nullptr;
+  int64_t first_column_ = 0, columns_ = 0, start_ = 0, begin_ = 0, end_ = 0;
+  // The output row: h_ in the output, z_ where its windows start in the input's depth.
+  int64_t h_ = 0, z_ = 0;
+  // The ring: input rows below filled_ are in it, by exp_; fill_end_ is how far it may be filled ahead.
+  int64_t filled_ = 0, fill_end_ = 0;
+  ScaledExp<Value> exp_{0};
+  Unsigned smallest_ = 0;  // of |x| > 0 since exp_ was chosen, as bits, less one
+};
+
+template <class T, class Value>
+void steps(const Plan& plan, const void* const* inputs, void* output, int64_t begin, int64_t end, void* scratch) {
+  if (plan.wide) {
+    Soft<T, Value, double> soft(plan, inputs[0], output, scratch);
+    for (int64_t i = begin; i < end; ++i) soft.step(i);
+  } else {
+    Soft<T, Value, Value> soft(plan, inputs[0], output, scratch);
+    for (int64_t i = begin; i < end; ++i) soft.step(i);
+  }
+}
+
+}  // namespace
+
+extern const Kernel soft = {"SoftPool",
+                            1,
+                            scratch_bytes,
+                            {steps<float, float>, steps<double, double>, steps<Half, float>, steps<Bfloat, float>}};
+
+}  // namespace onnxpool::ONNXPOOL_ISA

@@ -1,0 +1,296 @@
+// The library's one exported function, RegisterCustomOps, and the operator object that stands between ONNX Runtime and
+// the kernels: it reads attributes when a model loads, infers shapes, and splits each run over the session's threads.
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "kernels/kernel.h"
+
+#if defined(_WIN32)
+#define ONNXPOOL_EXPORT __declspec(dllexport)
+#else
+#define ONNXPOOL_EXPORT __attribute__((visibility("default")))
+#endif
+
+namespace onnxpool {
+namespace {
+
+constexpr char kDomain[] = "onnxpool";
+constexpr int kElement[kElementTypes] = {abi::kFloat, abi::kDouble, abi::kFloat16, abi::kBfloat16};
+
+// The ONNX Runtime that we serve. Shape inference is the one callback that is not given it.
+std::atomic<const OrtApi*> served{nullptr};
+
+struct KernelAttributes {
+  const Ort& ort;
+  const OrtKernelInfo* info;
+
+  bool ints(const char* name, int64_t* out, size_t room, size_t* count) const {
+    *count = 0;
+    if (!ort.succeeded(ort.KernelInfoGetAttributeArray_int64(info, name, nullptr, count)) || *count > room) return false;
+    return ort.succeeded(ort.KernelInfoGetAttributeArray_int64(info, name, out, count));
+  }
+  bool integer(const char* name, int64_t* out) const {
+    return ort.succeeded(ort.KernelInfoGetAttribute_int64(info, name, out));
+  }
+  bool has(const char* name) const {
+    int64_t whole = 0;
+    float number = 0;
+    size_t count = 0;
+    return ort.succeeded(ort.KernelInfoGetAttribute_int64(info, name, &whole)) ||
+           ort.succeeded(ort.KernelInfoGetAttribute_float(info, name, &number)) ||
+           ort.succeeded(ort.KernelInfoGetAttribute_string(info, name, nullptr, &count)) ||
+           ort.succeeded(ort.KernelInfoGetAttributeArray_int64(info, name, nullptr, &count));
+  }
+};
+
+struct InferenceAttributes {
+  const Ort& ort;
+  const OrtShapeInferContext* context;
+
+  bool ints(const char* name, int64_t* out, size_t room, size_t* count) const {
+    size_t bytes = 0;
+    if (!read(name, abi::kAttributeInts, out, room * sizeof(int64_t), &bytes)) return false;
+    *count = bytes / sizeof(int64_t);
+    return true;
+  }
+  bool integer(const char* name, int64_t* out) const {
+    size_t bytes = 0;
+    return read(name, abi::kAttributeInt, out, sizeof(int64_t), &bytes);
+  }
+  bool read(const char* name, int kind, void* out, size_t room, size_t* bytes) const {
+    const OrtOpAttr* attribute = nullptr;
+    return ort.succeeded(ort.ShapeInferContext_GetAttribute(context, name, &attribute)) && attribute != nullptr &&
+           ort.succeeded(ort.ReadOpAttr(attribute, kind, out, room, bytes));
+  }
+};
+
+// One node of one session.
+struct Node {
+  Ort ort;
+  const Kernel& kernel;
+  Steps steps;
+  Window window;
+  char name[128];
+
+  Message who() const { return Message().add("%s node '%s': ", kernel.name, name); }
+
+  OrtStatus* compute(OrtKernelContext* context) const {
+    const void* inputs[2] = {};
+    Shape in, out;
+    const OrtMemoryInfo* memory = nullptr;
+    for (size_t i = 0; i < kernel.inputs; ++i) ORT_TRY(input_tensor(ort, context, i, &in, &inputs[i], &memory));
+    Message why = who();
+    if (!output_shape(window, in, &out, &why)) return ort.invalid(why);
+    void* output = nullptr;
+    ORT_TRY(output_tensor(ort, context, 0, out, &output));
+    const Plan plan = make_plan(window, in, out);
+    if (plan.steps == 0) return nullptr;
+    return run(context, plan, inputs, output, memory);
+  }
+
+  // Scratch is on each thread's stack where it fits there; else a bounded number of lanes share one allocation.
+  OrtStatus* run(OrtKernelContext* context, const Plan& plan, const void* const* inputs, void* output,
+                 const OrtMemoryInfo* memory) const {
+    constexpr size_t kStackBytes = 96 * 1024;
+    constexpr int64_t kLanes = 64;
+    const auto task = [&plan, this, inputs, output](int64_t index, void* scratch) noexcept {
+      const int64_t begin = index * plan.steps_per_task, end = begin + plan.steps_per_task;
+      steps(plan, inputs, output, begin, end < plan.steps ? end : plan.steps, scratch);
+    };
+    const size_t bytes = kernel.scratch_bytes(plan);
+    if (bytes <= kStackBytes) {
+      auto body = [&task](int64_t index) noexcept {
+        alignas(64) unsigned char scratch[kStackBytes];
+        task(index, scratch);
+      };
+      return parallel_for(ort, context, plan.tasks, body);
+    }
+    const int64_t lanes = plan.tasks < kLanes ? plan.tasks : kLanes;
+    const size_t lane_bytes = (bytes + 63) / 64 * 64;
+    Scratch scratch(ort);
+    ORT_TRY(scratch.allocate(context, memory, lane_bytes * static_cast<size_t>(lanes) + 64));
+    const auto start = (reinterpret_cast<uintptr_t>(scratch.start()) + 63) / 64 * 64;
+    auto body = [&plan, &task, start, lanes, lane_bytes](int64_t lane) noexcept {
+      void* const own = reinterpret_cast<void*>(start + lane_bytes * static_cast<size_t>(lane));
+      for (int64_t index = lane; index < plan.tasks; index += lanes) task(index, own);
+    };
+    return parallel_for(ort, context, lanes, body);
+  }
+};
+
+// One operator and element type. These live as long as the process: sessions keep pointers to them.
+struct Operator : abi::CustomOp {
+  const Kernel* kernel = nullptr;
+  ElementType element = kF32;
+
+  static const Operator& self(const OrtCustomOp* op) {
+    return *static_cast<const Operator*>(reinterpret_cast<const abi::CustomOp*>(op));
+  }
+
+  void fill(const Kernel& k, ElementType e) {
+    kernel = &k;
+    element = e;
+    version = abi::kVersion;
+    GetName = [](const OrtCustomOp* op) { return self(op).kernel->name; };
+    GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };  // the CPU's
+    GetInputTypeCount = [](const OrtCustomOp* op) { return self(op).kernel->inputs; };
+    GetInputType = [](const OrtCustomOp* op, size_t) { return kElement[self(op).element]; };
+    GetOutputTypeCount = [](const OrtCustomOp*) -> size_t { return 1; };
+    GetOutputType = [](const OrtCustomOp* op, size_t) { return kElement[self(op).element]; };
+    GetInputCharacteristic = [](const OrtCustomOp*, size_t) { return 0; };   // required
+    GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return 0; };  // required
+    GetInputMemoryType = [](const OrtCustomOp*, size_t) { return 0; };       // the provider's own
+    GetVariadicInputMinArity = [](const OrtCustomOp*) { return 1; };
+    GetVariadicInputHomogeneity = [](const OrtCustomOp*) { return 1; };
+    GetVariadicOutputMinArity = [](const OrtCustomOp*) { return 1; };
+    GetVariadicOutputHomogeneity = [](const OrtCustomOp*) { return 1; };
+    GetStartVersion = [](const OrtCustomOp*) { return 1; };
+    GetEndVersion = [](const OrtCustomOp*) { return INT32_MAX; };
+    CreateKernelV2 = [](const OrtCustomOp* op, const OrtApi* api, const OrtKernelInfo* info, void** node) {
+      return self(op).create(Ort(api), info, node);
+    };
+    KernelComputeV2 = [](void* node, OrtKernelContext* context) { return static_cast<Node*>(node)->compute(context); };
+    KernelDestroy = [](void* node) {
+      static_cast<Node*>(node)->~Node();
+      std::free(node);
+    };
+    InferOutputShapeFn = [](const OrtCustomOp* op, OrtShapeInferContext* context) {
+      return self(op).infer(Ort(served.load(std::memory_order_acquire)), context);
+    };
+  }
+
+  OrtStatus* create(const Ort& ort, const OrtKernelInfo* info, void** out) const {
+    void* const memory = std::malloc(sizeof(Node));
+    if (memory == nullptr) return ort.CreateStatus(abi::kFail, "onnxpool: out of memory");
+    auto* const node = new (memory) Node{ort, *kernel, kernel->steps[element], {}, ""};
+    size_t bytes = sizeof node->name;
+    if (!ort.succeeded(ort.KernelInfo_GetNodeName(info, node->name, &bytes))) node->name[0] = '\0';  // too long
+    Message why = node->who();
+    const KernelAttributes attributes{ort, info};
+    bool good = read_window(attributes, &node->window, &why);
+    for (const char* name : kForeignAttributes) {
+      if (!good || !attributes.has(name)) continue;
+      why.add("attribute %s is unknown; a pooling node has kernel_shape, strides, pads, dilations and ceil_mode", name);
+      good = false;
+    }
+    if (good) {
+      *out = node;
+      return nullptr;
+    }
+    KernelDestroy(node);
+    return ort.invalid(why);
+  }
+
+  // Sizes that are known give sizes; names of N and C pass through. What is wrong is left for create() to refuse.
+  OrtStatus* infer(const Ort& ort, OrtShapeInferContext* context) const {
+    OrtTensorTypeAndShapeInfo* input = nullptr;  // the context's own
+    ORT_TRY(ort.ShapeInferContext_GetInputTypeShape(context, size_t{0}, &input));
+    Shape shape;
+    Window window;
+    Message ignored;
+    const InferenceAttributes attributes{ort, context};
+    ORT_TRY(read_shape(ort, input, &shape));
+    if (!read_window(attributes, &window, &ignored)) return nullptr;
+    if (shape.rank != static_cast<size_t>(window.rank) + 2) return nullptr;  // an unknown rank looks like rank 0
+    const char* names[Shape::kMost] = {};
+    ORT_TRY(ort.GetSymbolicDimensions(input, names, shape.rank));
+    for (size_t i = 2; i < shape.rank; ++i) {
+      names[i] = "";
+      const int64_t n = shape.dims[i];
+      shape.dims[i] = n < 1 ? -1 : window.axis[i - 2].output(n, window.ceil);
+      if (n >= 1 && shape.dims[i] < 1) return nullptr;
+    }
+    OrtTensorTypeAndShapeInfo* output = nullptr;
+    ORT_TRY(ort.CreateTensorTypeAndShapeInfo(&output));
+    OrtStatus* status = ort.SetTensorElementType(output, kElement[element]);
+    if (status == nullptr) status = ort.SetDimensions(output, shape.dims, shape.rank);
+    if (status == nullptr) status = ort.SetSymbolicDimensions(output, names, shape.rank);
+    if (status == nullptr) status = ort.ShapeInferContext_SetOutputTypeShape(context, size_t{0}, output);
+    ort.ReleaseTensorTypeAndShapeInfo(output);
+    return status;
+  }
+};
+
+// The kernels for the best instruction set of this processor, or for the one that ONNXPOOL_CPU names (for tests).
+using Kernels = const Kernel* const*;
+constexpr size_t kMethods = 1;
+constexpr const Kernel* kBaseline[kMethods] = {&baseline::soft};
+#if defined(ONNXPOOL_AVX2)
+constexpr const Kernel* kAvx2[kMethods] = {&avx2::soft};
+#endif
+
+Kernels choose_kernels(const Ort& ort, OrtStatus** status) {
+  const char* const wanted = std::getenv("ONNXPOOL_CPU");
+  const bool any = wanted == nullptr || *wanted == '\0';
+#if defined(ONNXPOOL_AVX2)
+  if ((any || std::strcmp(wanted, "avx2") == 0) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    return kAvx2;
+  }
+#endif
+  if (any || std::strcmp(wanted, "baseline") == 0) return kBaseline;
+  *status = ort.invalid(Message().add("onnxpool: environment variable ONNXPOOL_CPU is '%s', which this build or this "
+                                      "processor does not have; unset it, or use 'baseline'", wanted));
+  return nullptr;
+}
+
+// Made once, on the first registration, and never released: sessions refer to it for as long as they live.
+std::atomic<OrtCustomOpDomain*> shared_domain{nullptr};
+
+OrtStatus* fill_domain(const Ort& ort, OrtCustomOpDomain* domain) {
+  static Operator operators[kMethods * kElementTypes];
+  OrtStatus* status = nullptr;
+  const Kernels kernels = choose_kernels(ort, &status);
+  if (kernels == nullptr) return status;
+  for (size_t i = 0; i < kMethods * kElementTypes; ++i) {
+    operators[i].fill(*kernels[i / kElementTypes], static_cast<ElementType>(i % kElementTypes));
+    ORT_TRY(ort.CustomOpDomain_Add(domain, reinterpret_cast<const OrtCustomOp*>(
+                                               static_cast<const abi::CustomOp*>(&operators[i]))));
+  }
+  return nullptr;
+}
+
+OrtStatus* domain_of(const Ort& ort, OrtCustomOpDomain** out) {
+  static std::atomic_flag busy = ATOMIC_FLAG_INIT;
+  while (busy.test_and_set(std::memory_order_acquire)) {
+  }
+  OrtStatus* status = nullptr;
+  if (shared_domain.load(std::memory_order_relaxed) == nullptr) {
+    OrtCustomOpDomain* fresh = nullptr;
+    status = ort.CreateCustomOpDomain(kDomain, &fresh);
+    if (status == nullptr) status = fill_domain(ort, fresh);
+    if (status == nullptr) shared_domain.store(fresh, std::memory_order_relaxed);
+    if (status != nullptr && fresh != nullptr) ort.ReleaseCustomOpDomain(fresh);
+  }
+  *out = shared_domain.load(std::memory_order_relaxed);
+  busy.clear(std::memory_order_release);
+  return status;
+}
+
+OrtStatus* register_operators(OrtSessionOptions* options, const abi::ApiBase* base) {
+  const OrtApi* const table = base->GetApi(abi::kVersion);
+  if (table == nullptr) {
+    const Ort oldest(base->GetApi(1));  // every release serves the first version, and CreateStatus is in it
+    return oldest.CreateStatus(abi::kFail, Message().add("onnxpool: this is ONNX Runtime %s, and the library needs 1.%u "
+                                                         "or newer; upgrade onnxruntime, or run the model without the "
+                                                         "library", base->GetVersionString(), abi::kVersion).text());
+  }
+  const Ort ort(table);
+  const OrtApi* before = nullptr;
+  if (!served.compare_exchange_strong(before, table) && before != table) {
+    return ort.CreateStatus(abi::kFail, "onnxpool: the library already serves another copy of ONNX Runtime in this "
+                                        "process; use one copy");
+  }
+  OrtCustomOpDomain* domain = nullptr;
+  ORT_TRY(domain_of(ort, &domain));
+  return ort.AddCustomOpDomain(options, domain);
+}
+
+}  // namespace
+}  // namespace onnxpool
+
+extern "C" ONNXPOOL_EXPORT OrtStatus* ONNXPOOL_ORT_CALL RegisterCustomOps(OrtSessionOptions* options,
+                                                                          const OrtApiBase* base) {
+  return onnxpool::register_operators(options, reinterpret_cast<const onnxpool::abi::ApiBase*>(base));
+}
