@@ -21,7 +21,7 @@ class ArgumentError(OnnxpoolError, ValueError):
     """An argument cannot be used."""
 
 
-class MissingExtra(OnnxpoolError, ImportError):  # noqa: N818 - reads as what it is in a traceback
+class MissingExtra(OnnxpoolError, ImportError):
     """An optional package is not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:

@@ -58,6 +58,8 @@ def over_windows(formula: Callable[..., Array], window: Window, *inputs: Array) 
     output = np.empty(window.check(inputs[0].shape))
     with np.errstate(all="ignore"):  # NaN and infinity follow the formula and are part of the answer
         for position, cells in window.windows(inputs[0].shape[2:]):
-            taken = [x[(..., *cells)] for x in inputs]
-            output[(..., *position)] = formula(*(cell.reshape(*cell.shape[:2], math.prod(cell.shape[2:])) for cell in taken))
+            taken = [x[..., *cells] for x in inputs]
+            output[..., *position] = formula(
+                *(cell.reshape(*cell.shape[:2], math.prod(cell.shape[2:])) for cell in taken)
+            )
     return output

@@ -11,6 +11,8 @@ from onnxpool.errors import ArgumentError, MissingExtra
 from onnxpool.pool import DOMAIN
 from onnxpool.window import Size, Window
 
+__all__ = ["OPERATORS", "WindowModule", "cells", "operator", "spread", "torch", "widen", "window_from"]
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -25,7 +27,7 @@ else:
         class Module:
             """Stands in for ``torch.nn.Module`` where PyTorch is missing."""
 
-            def __init__(self, *args: Any, **kwargs: Any) -> None:
+            def __init__(self, *_: Any, **__: Any) -> None:
                 raise MissingExtra("torch", "export", f"{type(self).__name__}, a PyTorch module,")
 
 
@@ -44,7 +46,7 @@ def operator(op_type: str, name: str, inputs: Sequence[str], forward: Forward, b
     the backward pass is ordinary traceable code, so that it compiles and can be differentiated again.
     Without PyTorch the function raises :class:`MissingExtra`.
     """
-    if torch is None:
+    if torch is None:  # type: ignore[unreachable, unused-ignore]
 
         def missing(*_: Any) -> "Tensor":
             raise MissingExtra("torch", "export", name)
@@ -52,21 +54,20 @@ def operator(op_type: str, name: str, inputs: Sequence[str], forward: Forward, b
         return missing
 
     def kernel(*args: Any) -> "Tensor":
-        tensors, window = args[: len(inputs)], Window(*map(tuple, args[len(inputs) : -1]), args[-1])
+        tensors, window = args[: len(inputs)], window_from(args[len(inputs) :])
         window.check(tensors[0].shape)
         return forward(window, *tensors).contiguous()
 
     def fake(*args: Any) -> "Tensor":
-        x, window = args[0], Window(*map(tuple, args[len(inputs) : -1]), args[-1])
-        return x.new_empty((*x.shape[:2], *window.output(x.shape[2:])))
+        x: Tensor = args[0]
+        return x.new_empty((*x.shape[:2], *window_from(args[len(inputs) :]).output(x.shape[2:])))
 
-    def save(ctx: Any, inputs: tuple[Any, ...], output: "Tensor") -> None:
+    def save(ctx: Any, inputs: tuple[Any, ...], output: "Tensor") -> None:  # noqa: ARG001 - PyTorch passes it by name
         ctx.save_for_backward(*inputs[: -len(_FIELDS)])
-        ctx.window = inputs[-len(_FIELDS) :]
+        ctx.window = window_from(inputs[-len(_FIELDS) :])
 
     def differentiate(ctx: Any, grad: "Tensor") -> tuple[Any, ...]:
-        window = Window(*map(tuple, ctx.window[:-1]), ctx.window[-1])
-        return *backward(window, grad, *ctx.saved_tensors), *[None] * len(_FIELDS)
+        return *backward(ctx.window, grad, *ctx.saved_tensors), *[None] * len(_FIELDS)
 
     tensors = ", ".join(f"Tensor {argument}" for argument in inputs)
     schema = f"({tensors}, {', '.join(_FIELDS)}) -> Tensor"
@@ -80,9 +81,16 @@ def operator(op_type: str, name: str, inputs: Sequence[str], forward: Forward, b
         for argument, tensor in zip(inputs, tensors, strict=True):
             if not tensor.is_floating_point():
                 raise ArgumentError(f"{argument} has dtype {tensor.dtype}; pooling takes floating point, use .float()")
-        return overload(*tensors, window.kernel, window.stride, window.pad, window.dilation, window.ceil)
+        output: Tensor = overload(*tensors, window.kernel, window.stride, window.pad, window.dilation, window.ceil)
+        return output
 
     return call
+
+
+def window_from(fields: Sequence[Any]) -> Window:
+    """The window that an operator call carries: the five arguments after its tensors."""
+    kernel, stride, pad, dilation, ceil = fields
+    return Window(tuple(kernel), tuple(stride), tuple(pad), tuple(dilation), ceil)
 
 
 _FIELDS = ("int[] kernel", "int[] stride", "int[] pad", "int[] dilation", "bool ceil")

@@ -138,9 +138,7 @@ class Window:
         """Spatial output sizes for spatial input sizes, which may be symbolic; see :meth:`check` for real ones."""
         return tuple(
             (pad + n + tail - extent) // stride + 1
-            for n, pad, tail, extent, stride in zip(
-                spatial, self.pad, self.tail, self.extent, self.stride, strict=True
-            )
+            for n, pad, tail, extent, stride in zip(spatial, self.pad, self.tail, self.extent, self.stride, strict=True)
         )
 
     def check(self, shape: Sequence[int]) -> tuple[int, ...]:

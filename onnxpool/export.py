@@ -1,0 +1,145 @@
+"""From a PyTorch module to an ONNX model: PyTorch's own exporter, with pooling kept as nodes of our own domain.
+
+>>> onnxpool.export(network, (image,), "network.onnx", dynamic_shapes=({0: "batch", 2: "height", 3: "width"},))
+"""  # doctest: +SKIP
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from onnxpool.errors import ArgumentError, ExportError, MissingExtra
+from onnxpool.forms import Form, to_form, write
+from onnxpool.pool import DOMAIN, IR_VERSION, OPSETS, VERSION, Pool
+from onnxpool.window import Window
+
+if TYPE_CHECKING:
+    import torch
+
+
+def export(
+    module: "torch.nn.Module",
+    args: Sequence[Any],
+    path: str | os.PathLike[str] | None = None,
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    form: Form = "function",
+    dynamic_shapes: Any = None,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    opset: int = OPSETS[0],
+) -> ir.Model:
+    """Export ``module``, called with ``args`` and ``kwargs``, in evaluation mode, and write it to ``path`` if given.
+
+    ``dynamic_shapes`` says which axes may change, as in ``torch.export``: for each argument a mapping from axis to a
+    name; other axes are fixed at the sizes in ``args``. ``opset`` is 18 to 26. Weights beyond 2 GB go to
+    ``<path>.data``. Names of inputs and outputs follow the module's signature unless given.
+
+    Raises :class:`ArgumentError` for an opset out of range, :class:`MissingExtra` without PyTorch or onnxscript, and
+    :class:`ExportError` where PyTorch cannot trace or translate the module.
+    """
+    if opset not in OPSETS:
+        raise ArgumentError(f"opset={opset!r} is out of range; use {OPSETS[0]} to {OPSETS[-1]}")
+    try:
+        import torch
+
+        translations = _translations()
+    except ImportError as error:
+        raise MissingExtra(error.name or "torch", "export", "export") from error
+    if not isinstance(module, torch.nn.Module):
+        raise ArgumentError(f"module={module!r:.80} is no torch.nn.Module; wrap a function in one")
+
+    with _evaluating(module), _quiet():
+        try:
+            program = torch.onnx.export(
+                module,
+                tuple(args),
+                kwargs=dict(kwargs or {}),
+                dynamo=True,
+                custom_translation_table=translations,
+                dynamic_shapes=dynamic_shapes,
+                input_names=input_names,
+                output_names=output_names,
+                opset_version=opset,
+                verbose=False,
+            )
+        except Exception as error:
+            raise ExportError(f"PyTorch could not export {type(module).__name__}: {error}") from error
+    assert program is not None
+    program.model.ir_version = IR_VERSION
+    model = to_form(program.model, form)
+    if path is not None:
+        write(model, path)
+    return model
+
+
+def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """How PyTorch's exporter writes each of our operators: as one bare node, whose function comes later.
+
+    (The exporter inlines every function that it knows of.)
+    """
+    from onnxpool.pools import POOLS
+    from onnxpool.torch_op import OPERATORS
+
+    return {overload: _translation(POOLS[op_type]) for overload, op_type in OPERATORS.items()}
+
+
+def _translation(pool: Pool) -> Callable[..., Any]:
+    from onnx.defs import OpSchema
+    from onnxscript.values import Op, Opset
+
+    from onnxpool.torch_op import window_from
+
+    types = [f"tensor({name})" for name in ("float", "double", "float16", "bfloat16")]
+    attributes = Window.of(1, 1).attributes()
+    schema = OpSchema(
+        pool.op_type,
+        DOMAIN,
+        VERSION,
+        inputs=[OpSchema.FormalParameter(name, "T") for name in pool.inputs],
+        outputs=[OpSchema.FormalParameter("y", "T")],
+        type_constraints=[("T", types, "")],
+        attributes=[
+            OpSchema.Attribute(
+                name, OpSchema.AttrType.INTS if isinstance(value, list) else OpSchema.AttrType.INT, required=True
+            )
+            for name, value in attributes.items()
+        ],
+    )
+    op = Op(Opset(DOMAIN, VERSION), pool.op_type, schema)
+
+    def translate(*args: Any) -> Any:
+        tensors, fields = args[: len(pool.inputs)], args[len(pool.inputs) :]
+        return op(*tensors, **window_from(fields).attributes())
+
+    return translate
+
+
+@contextmanager
+def _evaluating(module: "torch.nn.Module") -> Iterator[None]:
+    """Evaluation mode, and each submodule's own mode back afterwards."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on itself (torchvision not installed, its own deprecations)."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

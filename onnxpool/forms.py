@@ -1,0 +1,341 @@
+"""The three forms of one ONNX model, and the moves between them.
+
+    function   each pooling node calls a function whose body, standard operators, is in the file: runs on ONNX Runtime
+               anywhere, natively where the library is registered
+    standard   those bodies, specialised to each node and inlined: only standard operators, for every other runtime
+    custom     the bare nodes: smallest, and runs only with the library
+
+Every move goes through the bare nodes: a model is stripped to them, then dressed in the form asked for. Nodes that were
+inlined carry a tag (ONNX metadata, which runtimes ignore) that says which pooling node they came from, so that
+the standard form can be folded back exactly. Models are :class:`onnx_ir.Model`, which leaves external weights on disk.
+
+>>> to_form("model.onnx", "standard")  # doctest: +SKIP
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from onnxpool.errors import ArgumentError, FormError
+from onnxpool.pool import DOMAIN, OPSETS, VERSION
+from onnxpool.window import Window
+
+Form: TypeAlias = Literal["function", "standard", "custom"]
+Model: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
+"""What every function here takes: a path, a serialized model, or a model in memory."""
+
+TAG = "onnxpool.node"
+"""Metadata key on inlined nodes: the pooling node they came from, as JSON."""
+
+_INLINED = f"{DOMAIN}.inlined"
+_EXTERNAL_FROM_BYTES = 1_900_000_000  # a protobuf message ends at 2 GiB
+
+
+@dataclass(frozen=True)
+class PoolNode:
+    """One pooling node of a model: its name, operator, window, and the names of its values."""
+
+    name: str
+    op_type: str
+    window: Window
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+# --- files
+
+
+def read(model: Model) -> ir.Model:
+    """The model in memory, external weights left on disk; an :class:`onnx_ir.Model` is returned as it is.
+
+    Raises :class:`FormError` for a missing file and for bytes that are no ONNX model.
+    """
+    if isinstance(model, ir.Model):
+        return model
+    try:
+        if isinstance(model, onnx.ModelProto):
+            return ir.from_proto(model)
+        if isinstance(model, bytes):
+            return ir.from_proto(onnx.load_model_from_string(model))
+        return ir.load(model)
+    except FileNotFoundError as error:
+        raise FormError(f"there is no model file {model}") from error
+    except Exception as error:
+        name = "these bytes" if isinstance(model, bytes) else repr(model)
+        raise FormError(f"cannot read {name} as an ONNX model: {error}") from error
+
+
+def write(model: ir.Model, path: str | os.PathLike[str]) -> None:
+    """Write the model to ``path``, weights beside it in ``<path>.data`` where they exceed one protobuf message.
+
+    The files get their names only when they are complete, the weights first.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    size_bytes = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    data = f"{path.name}.data" if size_bytes > _EXTERNAL_FROM_BYTES else None
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        ir.save(model, folder / path.name, external_data=data)
+        if data:
+            (folder / data).replace(path.with_name(data))
+        (folder / path.name).replace(path)
+    finally:
+        shutil.rmtree(folder)
+
+
+# --- what a model holds
+
+
+def form_of(model: Model) -> Form:
+    """The form that the model is in; a model without pooling nodes is in standard form."""
+    model = read(model)
+    bare = list(_nodes(model))
+    if not bare:
+        return "standard"
+    carried = all((DOMAIN, node.op_type, "") in model.functions for node in bare)
+    return "function" if carried else "custom"
+
+
+def pool_nodes(model: Model) -> list[PoolNode]:
+    """The pooling nodes of a model in any form, in the order of execution."""
+    model = read(model)
+    found = [
+        PoolNode(node.name or "", node.op_type, _window(node), _names(node.inputs), _names(node.outputs))
+        for node in _nodes(model)
+    ]
+    for graph in model.graphs():
+        for name, group in _inlined(graph).items():
+            tag = json.loads(group[0].metadata_props[TAG])
+            window = Window.from_attributes(tag["attributes"])
+            found.append(PoolNode(name, tag["op_type"], window, tuple(tag["inputs"]), tuple(tag["outputs"])))
+    return found
+
+
+def _nodes(model: ir.Model) -> Iterator[ir.Node]:
+    """The bare pooling nodes, also those inside of If and Loop and of other functions."""
+    for graph in (model.graph, *(f.graph for f in model.functions.values() if f.domain != DOMAIN)):
+        yield from (node for node in graph.all_nodes() if node.domain == DOMAIN)
+
+
+def _inlined(graph: ir.Graph) -> dict[str, list[ir.Node]]:
+    """The nodes that each inlined pooling node of this graph became, by its name."""
+    groups: dict[str, list[ir.Node]] = {}
+    for node in graph:
+        if TAG in node.metadata_props:
+            groups.setdefault(json.loads(node.metadata_props[TAG])["name"], []).append(node)
+    return groups
+
+
+def _window(node: ir.Node) -> Window:
+    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    try:
+        return Window.from_attributes(attributes)
+    except ArgumentError as error:
+        raise FormError(f"node {node.name!r} ({DOMAIN}::{node.op_type}): {error}") from error
+
+
+def _names(values: Any) -> tuple[str, ...]:
+    return tuple(value.name for value in values)
+
+
+# --- the moves
+
+
+def to_form(model: Model, form: Form) -> ir.Model:
+    """The same model in another form; the argument is left as it is.
+
+    Raises :class:`ArgumentError` for an unknown form, and :class:`FormError` for a pooling node that is malformed,
+    unknown to this version, of unknown element type, or whose inlined nodes another program has rewritten.
+    """
+    if form not in get_args(Form):
+        raise ArgumentError(f"form={form!r} is unknown; use one of {', '.join(get_args(Form))}")
+    model = read(model).clone()
+    _strip(model)
+    _check(model)
+    if form == "function":
+        _attach(model)
+    elif form == "standard":
+        _inline(model)
+    return model
+
+
+def _strip(model: ir.Model) -> None:
+    """Down to bare nodes, each with a name of its own."""
+    for graph in list(model.graphs()):
+        for name, group in _inlined(graph).items():
+            _fold(graph, name, group)
+    for identifier in [identifier for identifier in model.functions if identifier[0] == DOMAIN]:
+        del model.functions[identifier]
+    callers = {
+        function.identifier()
+        for function in model.functions.values()
+        if any(node.domain == DOMAIN for node in function.all_nodes())
+    }
+    if callers:  # element types inside a function are known only where it is called
+        passes.InlinePass(lambda function: function.identifier() in callers)(model)
+    taken = {node.name for node in model.graph.all_nodes()}
+    for node in _nodes(model):
+        if not node.name:
+            node.name = next(name for i in range(len(taken) + 1) if (name := f"{node.op_type}_{i}") not in taken)
+            taken.add(node.name)
+
+
+def _fold(graph: ir.Graph, name: str, group: list[ir.Node]) -> None:
+    """Put the pooling node back in place of the nodes that it was inlined to."""
+    tag = json.loads(group[0].metadata_props[TAG])
+    members = set(group)
+    made = {value for node in group for value in node.outputs}
+    used = {value for node in group for value in node.inputs if value is not None and value not in made}
+    constants = {value for value in used if value.is_initializer()}
+    taken = {value.name: value for value in used - constants}
+    given = {
+        value.name: value
+        for value in made
+        if value.is_graph_output() or any(user not in members for user in value.consumers())
+    }
+    if set(taken) != set(tag["inputs"]) or set(given) != set(tag["outputs"]):
+        raise FormError(
+            f"the nodes of {tag['op_type']} {name!r} were rewritten by another program after they were inlined: they "
+            f"join {sorted(map(str, taken))} to {sorted(map(str, given))} in place of {tag['inputs']} to "
+            f"{tag['outputs']}; convert the model from its original file"
+        )
+    node = ir.node(
+        tag["op_type"],
+        [taken[value] for value in tag["inputs"]],
+        tag["attributes"],
+        domain=DOMAIN,
+        outputs=[ir.Value(name=value, type=given[value].type, shape=given[value].shape) for value in tag["outputs"]],
+        name=name,
+    )
+    old = [given[value] for value in tag["outputs"]]
+    ir.convenience.replace_nodes_and_values(graph, group[-1], group, [node], old, node.outputs)
+    for value in constants:
+        if not value.uses():
+            graph.initializers.pop(str(value.name), None)
+
+
+def _check(model: ir.Model) -> None:
+    from onnxpool.pools import POOLS
+
+    opset = model.opset_imports.get("", 0)
+    nodes = list(_nodes(model))
+    if nodes and opset not in OPSETS:
+        raise FormError(
+            f"the model has opset {opset}; pooling nodes need {OPSETS[0]} to {OPSETS[-1]}: convert it first, for "
+            "example with onnx.version_converter, or export it again"
+        )
+    for node in nodes:
+        if node.op_type not in POOLS:
+            raise FormError(
+                f"node {node.name!r} calls {DOMAIN}::{node.op_type}, which this version does not know; it has "
+                f"{', '.join(POOLS)}"
+            )
+        attributes = ir.convenience.convert_attributes(_window(node).attributes())
+        node.attributes.clear()  # the same order in every model: equal nodes have equal bytes
+        node.attributes.update({attribute.name: attribute for attribute in attributes})
+        if len(node.inputs) != len(POOLS[node.op_type].inputs) or len(node.outputs) != 1:
+            raise FormError(
+                f"node {node.name!r} ({DOMAIN}::{node.op_type}) has {len(node.inputs)} inputs and {len(node.outputs)} "
+                f"outputs; it takes {', '.join(POOLS[node.op_type].inputs)} and gives one"
+            )
+    _infer_dtypes(model)
+    if nodes:
+        model.opset_imports[DOMAIN] = VERSION
+
+
+def _infer_dtypes(model: ir.Model) -> None:
+    """Let every pooling node know the element type it pools: onnx's inference stops at each node it does not know."""
+    nodes = list(_nodes(model))
+    unknown = len(nodes) + 1
+    while unknown:
+        for node in nodes:
+            if node.inputs[0].dtype is not None and node.outputs[0].dtype is None:  # type: ignore[union-attr]
+                node.outputs[0].dtype = node.inputs[0].dtype  # type: ignore[union-attr]
+        left = [node for node in nodes if node.outputs[0].dtype is None]
+        if len(left) == unknown:
+            raise FormError(
+                f"the element type of {left[0].inputs[0]} is unknown; run onnx.shape_inference on the model"
+            )
+        unknown = len(left)
+        if unknown:
+            passes.ShapeInferencePass(strict_mode=False)(model)
+
+
+def _dtype(node: ir.Node) -> str:
+    """Element type in ONNX's text format."""
+    dtype = node.outputs[0].dtype
+    names = {
+        ir.DataType.FLOAT: "float",
+        ir.DataType.DOUBLE: "double",
+        ir.DataType.FLOAT16: "float16",
+        ir.DataType.BFLOAT16: "bfloat16",
+    }
+    if dtype not in names:
+        raise FormError(f"node {node.name!r} pools {dtype}; pooling takes {', '.join(names.values())}")
+    return names[dtype]
+
+
+def _attach(model: ir.Model) -> None:
+    """Give each operator in use its function, ahead of every function that may call it."""
+    from onnxpool.pools import POOLS
+
+    nodes = list(_nodes(model))
+    wide = "double" if any(_dtype(node) == "double" for node in nodes) else "float"
+    dilated = any(set(_window(node).dilation) != {1} for node in nodes)
+    for op_type in sorted({node.op_type for node in nodes}):
+        text = POOLS[op_type].function(model.opset_imports[""], wide, dilated)
+        function = _parse(text)
+        model.functions[function.identifier()] = function
+
+
+def _inline(model: ir.Model) -> None:
+    """Replace each pooling node by its body for its own window, tagged, and tidy up."""
+    from onnxpool.pools import POOLS
+
+    functions: dict[tuple[str, Window, str], ir.Function] = {}
+    for node in list(_nodes(model)):
+        window, dtype = _window(node), _dtype(node)
+        key = (node.op_type, window, dtype)
+        if key not in functions:
+            function = _parse(POOLS[node.op_type].standard(window, model.opset_imports[""], dtype))
+            function.domain, function.name = _INLINED, f"{node.op_type}_{len(functions)}"
+            model.functions[function.identifier()] = functions[key] = function
+        node.metadata_props[TAG] = json.dumps(
+            {
+                "name": node.name,
+                "op_type": node.op_type,
+                "attributes": window.attributes(),
+                "inputs": _names(node.inputs),
+                "outputs": _names(node.outputs),
+            }
+        )
+        node.domain, node.op_type = _INLINED, functions[key].name
+        node.attributes.clear()
+    if not functions:
+        return
+    model.opset_imports[_INLINED] = VERSION
+    passes.InlinePass(lambda function: function.domain == _INLINED)(model)
+    for tidy in (
+        passes.IdentityEliminationPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.DeduplicateInitializersPass(),
+        passes.RemoveUnusedNodesPass(),
+        passes.RemoveUnusedOpsetsPass(),
+        passes.NameFixPass(),
+    ):
+        tidy(model)
+
+
+def _parse(text: str) -> ir.Function:
+    function: ir.Function = ir.from_proto(onnx.parser.parse_function(text))  # type: ignore[assignment]
+    return function

@@ -1,0 +1,213 @@
+"""From an ONNX model to a running session: provider, native library, and the truth about which nodes ran natively.
+
+>>> session = load("network.onnx")  # doctest: +SKIP
+>>> session.run({"x": images})["y"]  # doctest: +SKIP
+"""
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxpool import forms
+from onnxpool.errors import ArgumentError, KernelError, MissingExtra, SessionError
+from onnxpool.forms import Model, PoolNode
+from onnxpool.kernels import register, why_missing
+from onnxpool.pool import DOMAIN
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+Kernels: TypeAlias = Literal["auto", "require", "off"]
+
+_DTYPES: dict[str, Any] = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(bfloat16)": ml_dtypes.bfloat16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(int16)": np.int16,
+    "tensor(int8)": np.int8,
+    "tensor(uint64)": np.uint64,
+    "tensor(uint32)": np.uint32,
+    "tensor(uint16)": np.uint16,
+    "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_,
+}
+_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+_BFLOAT16_CODE = 16  # TensorProto.BFLOAT16
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """An input or output of a model: a number per fixed axis, a name or None per axis that may change."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | str | None, ...]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where one pooling node ran: natively on a provider, or as its function body (``provider`` is None)."""
+
+    node: str
+    op_type: str
+    provider: str | None
+
+    @property
+    def native(self) -> bool:
+        """Whether our kernel ran, rather than the function body or standard operators."""
+        return self.provider is not None
+
+
+class Session:
+    """A model ready to run; made by :func:`load`.
+
+    ``inputs`` and ``outputs`` describe the tensors, ``placements`` says of each pooling node whether it runs natively
+    (as ONNX Runtime itself recorded it), ``inner`` is the ``onnxruntime.InferenceSession``.
+    """
+
+    def __init__(self, inner: "onnxruntime.InferenceSession", nodes: Sequence[PoolNode]) -> None:
+        self.inner = inner
+        self.inputs = tuple(map(_info, inner.get_inputs()))
+        self.outputs = tuple(map(_info, inner.get_outputs()))
+        ran = {
+            node.name: subgraph.ep_name
+            for subgraph in inner.get_provider_graph_assignment_info()
+            for node in subgraph.get_nodes()
+            if node.domain == DOMAIN
+        }
+        self.placements = tuple(Placement(node.name, node.op_type, ran.get(node.name)) for node in nodes)
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+        """Run the model on arrays by input name; the outputs by name. bfloat16 is ``ml_dtypes.bfloat16``.
+
+        Raises :class:`ArgumentError` for a missing or unknown name, a wrong dtype or a wrong shape, and
+        :class:`SessionError` where ONNX Runtime fails.
+        """
+        if wrong := {info.name for info in self.inputs} ^ set(feeds):
+            state = "missing" if wrong - set(feeds) else "unknown"
+            raise ArgumentError(f"inputs {sorted(wrong)} are {state}; this model takes {[i.name for i in self.inputs]}")
+        arrays = {info.name: _checked(info, feeds[info.name]) for info in self.inputs}
+        try:
+            values = {name: _to_value(array) for name, array in arrays.items()}
+            outputs = self.inner.run_with_ort_values([info.name for info in self.outputs], values)
+        except Exception as error:
+            shapes = {name: array.shape for name, array in arrays.items()}
+            raise SessionError(f"ONNX Runtime could not run the model on inputs of shapes {shapes}: {error}") from error
+        return {info.name: _to_array(info, value) for info, value in zip(self.outputs, outputs, strict=True)}
+
+    def io_binding(self) -> "onnxruntime.IOBinding":
+        """ONNX Runtime's binding of inputs and outputs to fixed memory; run it with ``inner.run_with_iobinding``."""
+        return self.inner.io_binding()
+
+
+def load(
+    model: Model,
+    *,
+    providers: Sequence[str | tuple[str, Mapping[str, Any]]] | None = None,
+    kernels: Kernels = "auto",
+    threads: int | None = None,
+) -> Session:
+    """A session for a model in any form.
+
+    ``providers`` as ONNX Runtime takes them; by default CUDA where it is available, and the CPU. ``kernels``:
+    ``"auto"`` uses the native library where it is installed and has kernels for the first provider, ``"require"``
+    insists that every pooling node runs natively, ``"off"`` runs function bodies. ``threads`` is the number of threads
+    inside one operator; by default ONNX Runtime's own choice.
+
+    Raises :class:`ArgumentError` for an argument out of range, :class:`MissingExtra` without ONNX Runtime,
+    :class:`KernelError` where ``"require"`` cannot be met, and :class:`SessionError` where the model does not load.
+    """
+    if kernels not in get_args(Kernels):
+        raise ArgumentError(f"kernels={kernels!r} is unknown; use one of {', '.join(get_args(Kernels))}")
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise ArgumentError(f"threads={threads!r} must be a positive int, or None")
+    ort = _onnxruntime()
+    available = ort.get_available_providers()
+    chosen = list(providers or [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in available])
+    names = [provider if isinstance(provider, str) else provider[0] for provider in chosen]
+    if missing := [name for name in names if name not in available]:
+        raise ArgumentError(f"providers={missing!r} are not available here; this onnxruntime has {available}")
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors reach the caller as exceptions
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if kernels == "require" or (kernels == "auto" and names[0] == "CPUExecutionProvider" and why_missing() is None):
+        register(options)  # with no kernel for another provider, its function body beats a copy to the CPU and back
+    nodes = forms.pool_nodes(model)
+    try:
+        session = Session(_open(model, options, chosen), nodes)
+    except Exception as error:
+        lacking = kernels == "off" or why_missing() is not None
+        remedy = ""
+        if lacking and forms.form_of(model) == "custom":
+            remedy = f"; a custom form needs the native library: {why_missing() or 'use kernels=auto'}"
+        raise SessionError(f"ONNX Runtime could not load the model: {error}{remedy}") from error
+    bodies = [placement.node for placement in session.placements if not placement.native]
+    if kernels == "require" and bodies:
+        raise KernelError(
+            f"kernels='require', but these pooling nodes do not run natively: {', '.join(bodies)}; "
+            "convert a standard form with onnxpool.to_form(model, 'function'), or use kernels='auto'"
+        )
+    return session
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtra("onnxruntime", "cpu", "load") from error
+    return onnxruntime
+
+
+def _open(model: Model, options: "onnxruntime.SessionOptions", providers: Sequence[Any]) -> Any:
+    start = _onnxruntime().InferenceSession
+    if isinstance(model, bytes):
+        return start(model, options, providers=providers)
+    if isinstance(model, str | os.PathLike):
+        return start(os.fspath(model), options, providers=providers)
+    with tempfile.TemporaryDirectory(prefix="onnxpool-") as folder:  # a file, since weights may exceed one message
+        path = Path(folder, "model.onnx")
+        forms.write(forms.read(model), path)
+        return start(os.fspath(path), options, providers=providers)
+
+
+def _info(argument: Any) -> TensorInfo:
+    if argument.type not in _DTYPES:
+        raise SessionError(f"{argument.name!r} is a {argument.type}; onnxpool runs models of plain tensors")
+    return TensorInfo(argument.name, np.dtype(_DTYPES[argument.type]), tuple(argument.shape))
+
+
+def _checked(info: TensorInfo, value: Any) -> NDArray[Any]:
+    array = np.asarray(value)
+    if array.dtype != info.dtype:
+        raise ArgumentError(f"input {info.name!r} has dtype {array.dtype}; this model takes {info.dtype}: use .astype")
+    fits = len(array.shape) == len(info.shape) and all(
+        size == want for size, want in zip(array.shape, info.shape, strict=True) if isinstance(want, int)
+    )
+    if not fits:
+        raise ArgumentError(f"input {info.name!r} has shape {array.shape}; this model takes {info.shape}")
+    return np.ascontiguousarray(array)
+
+
+def _to_value(array: NDArray[Any]) -> Any:
+    make = _onnxruntime().OrtValue
+    if array.dtype == _BFLOAT16:  # NumPy has no such type of its own: ONNX Runtime takes the bits
+        return make.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), _BFLOAT16_CODE)
+    return make.ortvalue_from_numpy(array)
+
+
+def _to_array(info: TensorInfo, value: Any) -> NDArray[Any]:
+    array: NDArray[Any] = value.numpy()
+    return array.view(_BFLOAT16) if info.dtype == _BFLOAT16 else array
