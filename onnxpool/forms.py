@@ -70,7 +70,7 @@ def read(model: Model) -> ir.Model:
     except FileNotFoundError as error:
         raise FormError(f"there is no model file {model}") from error
     except Exception as error:
-        name = "these bytes" if isinstance(model, bytes) else repr(model)
+        name = str(model) if isinstance(model, str | os.PathLike) else "these bytes"
         raise FormError(f"cannot read {name} as an ONNX model: {error}") from error
 
 

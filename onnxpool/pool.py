@@ -57,9 +57,9 @@ def over_windows(formula: Callable[..., Array], window: Window, *inputs: Array) 
     """Apply ``formula``, ``(N, C, cells) -> (N, C)``, to the in-bounds cells of every window; the plain way."""
     output = np.empty(window.check(inputs[0].shape))
     with np.errstate(all="ignore"):  # NaN and infinity follow the formula and are part of the answer
-        for position, cells in window.windows(inputs[0].shape[2:]):
-            taken = [x[..., *cells] for x in inputs]
-            output[..., *position] = formula(
-                *(cell.reshape(*cell.shape[:2], math.prod(cell.shape[2:])) for cell in taken)
-            )
+        for position, inside in window.windows(inputs[0].shape[2:]):
+            every = (slice(None), slice(None))
+            cells = [x[every + inside] for x in inputs]
+            flat = [cell.reshape(*cell.shape[:2], math.prod(cell.shape[2:])) for cell in cells]
+            output[every + position] = formula(*flat)
     return output

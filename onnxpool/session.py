@@ -4,6 +4,8 @@
 >>> session.run({"x": images})["y"]  # doctest: +SKIP
 """
 
+import ctypes
+import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -209,5 +211,13 @@ def _to_value(array: NDArray[Any]) -> Any:
 
 
 def _to_array(info: TensorInfo, value: Any) -> NDArray[Any]:
-    array: NDArray[Any] = value.numpy()
-    return array.view(_BFLOAT16) if info.dtype == _BFLOAT16 else array
+    if info.dtype != _BFLOAT16:
+        array: NDArray[Any] = value.numpy()
+        return array
+    shape = value.shape()
+    bits = (ctypes.c_uint16 * math.prod(shape)).from_address(value.data_ptr())
+    return (
+        np.frombuffer(bits, np.uint16).reshape(shape).view(_BFLOAT16).copy()
+        if len(bits)
+        else np.empty(shape, _BFLOAT16)
+    )

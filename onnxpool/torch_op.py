@@ -5,6 +5,7 @@ module raises :class:`MissingExtra`. Method files take ``torch`` from here.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnxpool.errors import ArgumentError, MissingExtra
@@ -13,22 +14,20 @@ from onnxpool.window import Size, Window
 
 __all__ = ["OPERATORS", "WindowModule", "cells", "operator", "spread", "torch", "widen", "window_from"]
 
-if TYPE_CHECKING:
+HAVE_TORCH = find_spec("torch") is not None
+
+if TYPE_CHECKING or HAVE_TORCH:
     import torch
     from torch import Tensor
     from torch.nn import Module
 else:
-    try:
-        import torch
-        from torch.nn import Module
-    except ImportError:
-        torch = None
+    torch = None
 
-        class Module:
-            """Stands in for ``torch.nn.Module`` where PyTorch is missing."""
+    class Module:
+        """Stands in for ``torch.nn.Module`` where PyTorch is missing."""
 
-            def __init__(self, *_: Any, **__: Any) -> None:
-                raise MissingExtra("torch", "export", f"{type(self).__name__}, a PyTorch module,")
+        def __init__(self, *_: Any, **__: Any) -> None:
+            raise MissingExtra("torch", "export", f"{type(self).__name__}, a PyTorch module,")
 
 
 Forward = Callable[..., "Tensor"]
@@ -46,7 +45,7 @@ def operator(op_type: str, name: str, inputs: Sequence[str], forward: Forward, b
     the backward pass is ordinary traceable code, so that it compiles and can be differentiated again.
     Without PyTorch the function raises :class:`MissingExtra`.
     """
-    if torch is None:  # type: ignore[unreachable, unused-ignore]
+    if not HAVE_TORCH:
 
         def missing(*_: Any) -> "Tensor":
             raise MissingExtra("torch", "export", name)
