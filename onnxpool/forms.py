@@ -61,6 +61,7 @@ def read(model: Model) -> ir.Model:
     """
     if isinstance(model, ir.Model):
         return model
+    name = str(model) if isinstance(model, str | os.PathLike) else "these bytes"
     try:
         if isinstance(model, onnx.ModelProto):
             return ir.from_proto(model)
@@ -68,9 +69,8 @@ def read(model: Model) -> ir.Model:
             return ir.from_proto(onnx.load_model_from_string(model))
         return ir.load(model)
     except FileNotFoundError as error:
-        raise FormError(f"there is no model file {model}") from error
+        raise FormError(f"there is no model file {name}") from error
     except Exception as error:
-        name = str(model) if isinstance(model, str | os.PathLike) else "these bytes"
         raise FormError(f"cannot read {name} as an ONNX model: {error}") from error
 
 
