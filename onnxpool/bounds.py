@@ -1,0 +1,211 @@
+"""Where every allowed error comes from: the only tolerances in the project.
+
+Every result is compared with an answer in float64. How far it may be from that answer is a :class:`Bound`, one allowed
+absolute error per cell, with the reason for it in words. NaN must stand where the answer has NaN and nowhere else,
+infinities must be equal: no bound forgives those.
+
+**One pooling node** (:func:`pooling`): by analysis. Notation: ``u`` is half an epsilon of the type that is computed in
+(float32 for float16, bfloat16 and float32; float64 for float64), ``n`` the number of cells of the window, ``M`` the
+largest magnitude in the window, ``D = m - y >= 0`` how far the result lies below the window's maximum ``m``. One ULP of
+``M`` is between ``u M`` and ``2 u M``, so what follows in units of ``u M`` also holds in ULP of ``M``.
+
+- A sum of ``n`` terms, in whatever order, errs by at most ``(n - 1) u`` times the sum of their magnitudes (Higham,
+  *Accuracy and Stability of Numerical Algorithms*, 2nd edition, section 4.2). An ``exp`` errs by :data:`EXP` ``u``.
+- As a ratio, ``y = sum(x e^x) / sum(e^x)``: ``n - 1 + EXP + 2`` above (the product and a division by the count of
+  cells), ``n - 1 + EXP + 1`` below, and the last division: ``2 n + 2 EXP + 2``, all times ``sum(w |x|) <= M``.
+- Shifted, ``y = m + sum(d e^d) / sum(e^d)`` with ``d = x - m``: above, each term errs by ``n + 1 + EXP`` (with the
+  subtraction and the product) and by ``|d|``, since a rounding of ``d`` enters the exponent; below by
+  ``n - 1 + EXP + |d|``; then the division. Averaged with the weights that is
+  ``(2 n + 2 EXP + 1) D + mean(d^2) + D^2``. Here ``D <= 2 M``, ``D^2 <= mean(d^2) <= 2 M mean|d|``, and the mean of
+  ``|d|`` weighted with ``e^d`` is at most ``ln n``; the last addition rounds once. Together
+  ``4 n + 4 EXP + 4 ln n + 3``, the larger of the two: :func:`body_ulps`.
+- A native kernel promises :data:`NATIVE_ULPS`, whatever the window: it sums long windows in double.
+- A narrower output type adds one ULP of that type at the answer, for its rounding.
+- For float64 the answer itself was rounded like a result, by at most :func:`reference_ulps`.
+
+**A whole network** (:func:`network`): by measurement. The network's own float32 (or float16) run in PyTorch has an
+error against the same float64 answers; another program that sums in other orders may have :data:`YARDSTICK_FACTOR`
+times that, and :data:`FLOOR_ULPS` of the largest answer for when PyTorch was lucky.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from onnxpool.pool import Array
+from onnxpool.window import Window
+
+NATIVE_ULPS = 4.0
+"""What a native kernel may err, in ULP of the largest magnitude in the window, in the type that it computes in."""
+
+EXP = 4.0
+"""What one ``exp`` may err, in ``u``: 2 ULP, more than any of the libraries in use."""
+
+YARDSTICK_FACTOR = 4.0
+"""How many times PyTorch's own error another implementation of the same network may have."""
+
+FLOOR_ULPS = 16.0
+"""What any network may err, in ULP of the largest magnitude of an output tensor."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The allowed absolute error of each cell, and where that number comes from."""
+
+    allowed: Array
+    origin: str
+
+
+@dataclass(frozen=True)
+class Error:
+    """The measured error of one tensor against its float64 answer, each the worst over all cells.
+
+    ``max_rel`` leaves out cells whose answer is 0. ``max_ulp`` counts in ULP of the output type at the answer, so it
+    is large near 0. ``share`` is error over allowed error, ``allowed`` and ``cell`` belong to the cell where it is
+    worst. ``nan`` and ``infinite`` count the cells where one side alone is NaN, or infinite, or infinities differ.
+    """
+
+    max_abs: float
+    max_rel: float
+    max_ulp: float
+    share: float
+    allowed: float
+    cell: tuple[int, ...]
+    nan: int
+    infinite: int
+
+    @property
+    def within(self) -> bool:
+        """Whether every cell is within its allowed error, and NaN and infinities are where they belong."""
+        return self.share <= 1 and self.nan == self.infinite == 0
+
+
+# --- units
+
+
+def ulp(x: ArrayLike, dtype: DTypeLike) -> Array:
+    """The distance between neighbouring numbers of ``dtype`` at ``|x|``; NaN where ``x`` is not finite.
+
+    >>> ulp([1.0, 1.5, 2.0], "float32") * 2**23
+    array([1., 1., 2.])
+    """
+    info: Any = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
+    x = np.asarray(x, np.float64)
+    finite = np.isfinite(x)
+    exponent = np.frexp(np.where(finite, x, 1))[1] - 1
+    smallest = math.frexp(float(info.smallest_normal))[1] - 1
+    exponent = np.where(x == 0, smallest, np.maximum(exponent, smallest))
+    return np.where(finite, np.ldexp(1.0, exponent - info.nmant), np.nan)
+
+
+def wide(dtype: DTypeLike) -> np.dtype[Any]:
+    """The type that pooling of ``dtype`` computes in: float32, or float64 for float64."""
+    return np.dtype(np.float64 if np.dtype(dtype) == np.float64 else np.float32)
+
+
+def body_ulps(cells: int) -> float:
+    """What a function body or the standard form may err in a window of so many cells, in ULP of its magnitude.
+
+    >>> round(body_ulps(9))
+    64
+    """
+    return 4 * cells + 4 * EXP + 4 * math.log(cells) + 3
+
+
+def reference_ulps(cells: int) -> float:
+    """What a float64 answer itself may err, in ULP of float64: normalised weights, then one sum."""
+    return 2 * cells + 2 * EXP + 2 * math.log(cells) + 2
+
+
+# --- bounds
+
+
+def pooling(window: Window, x: Array, answer: Array, dtype: DTypeLike, *, native: bool) -> Bound:
+    """The bound for one pooling node: ``x`` is its input ``(N, C, *spatial)``, ``answer`` the float64 output."""
+    cells = math.prod(window.kernel)
+    computed = wide(dtype)
+    ulps = NATIVE_ULPS if native else body_ulps(cells)
+    origin = f"{'promise of the native kernel' if native else f'rounding analysis, {cells} cells'}: {ulps:.3g} ULP"
+    if computed == np.float64:
+        ulps += reference_ulps(cells)
+        origin += f" + {reference_ulps(cells):.3g} of the float64 answer itself"
+    allowed = ulps * ulp(magnitude(window, x), computed)
+    origin += f" ({computed}) of the window's largest magnitude"
+    if np.dtype(dtype) != computed:
+        allowed = allowed + np.nan_to_num(ulp(answer, dtype))
+        origin += f", 1 ULP to round to {np.dtype(dtype)}"
+    return Bound(allowed, origin)
+
+
+def network(answer: Array, dtype: DTypeLike, yardstick: float, source: str) -> Bound:
+    """The bound for one output of a network: ``yardstick`` is the largest error that ``source`` had at these answers.
+
+    Outputs that are no floating point numbers must be equal, unless ``source`` was wrong too.
+    """
+    allowed = YARDSTICK_FACTOR * yardstick
+    origin = f"{YARDSTICK_FACTOR:g} x {source} ({yardstick:.2g})"
+    if is_floating(dtype):
+        largest = np.abs(answer, where=np.isfinite(answer), out=np.zeros(answer.shape)).max(initial=0)
+        allowed += FLOOR_ULPS * float(ulp(largest, dtype))
+        origin += f" + {FLOOR_ULPS:g} ULP ({np.dtype(dtype)}) of the largest answer"
+    return Bound(np.asarray(allowed), origin)
+
+
+def magnitude(window: Window, x: Array) -> Array:
+    """The largest finite ``|x|`` in each window: ``(N, C, *spatial) -> (N, C, *output)``."""
+    finite = np.where(np.isfinite(x), np.abs(x), 0)
+    padded = np.pad(finite, [(0, 0), (0, 0), *zip(window.pad, window.tail, strict=True)])
+    spans = [n - extent + 1 for n, extent in zip(padded.shape[2:], window.extent, strict=True)]
+    largest = np.zeros(window.check(x.shape))
+    for offset in window.offsets():
+        axes = zip(offset, spans, window.stride, strict=True)
+        cell: tuple[Any, ...] = (..., *(slice(start, start + span, stride) for start, span, stride in axes))
+        np.maximum(largest, padded[cell], out=largest)
+    return largest
+
+
+def is_floating(dtype: DTypeLike) -> bool:
+    """Whether this is a floating point type, NumPy's own or bfloat16."""
+    return np.dtype(dtype).kind == "f" or np.dtype(dtype) == ml_dtypes.bfloat16
+
+
+# --- measuring
+
+
+def measure(actual: NDArray[Any], answer: Array, allowed: ArrayLike) -> Error:
+    """Compare a result with its float64 answer of the same shape; ``allowed`` is one number, or one per cell.
+
+    An answer beyond the range of the result's type counts as the infinity that it rounds to.
+    """
+    floating = is_floating(actual.dtype)
+    with np.errstate(over="ignore"):
+        rounded = answer.astype(actual.dtype).astype(np.float64) if floating else answer
+    result = actual.astype(np.float64)
+    unknown, endless = np.isnan(answer), np.isinf(rounded) | np.isinf(result)
+    nan = int(np.count_nonzero(np.isnan(result) != unknown))
+    infinite = int(np.count_nonzero(endless & (result != rounded) & ~unknown & ~np.isnan(result)))
+    finite = np.isfinite(result) & np.isfinite(rounded)
+    if not finite.any():
+        return Error(0.0, 0.0, 0.0, 0.0, 0.0, (), nan, infinite)
+
+    right, budget = answer[finite], np.broadcast_to(np.asarray(allowed, np.float64), answer.shape)[finite]
+    distance = np.abs(result[finite] - right)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(distance == 0, 0, distance / budget)
+        relative = np.where(right == 0, 0, distance / np.abs(right))
+    units = distance / ulp(right, actual.dtype) if floating else distance
+    worst = int(share.argmax())
+    return Error(
+        max_abs=float(distance.max()),
+        max_rel=float(relative.max()),
+        max_ulp=float(units.max()),
+        share=float(share[worst]),
+        allowed=float(budget[worst]),
+        cell=tuple(int(axis[worst]) for axis in finite.nonzero()),
+        nan=nan,
+        infinite=infinite,
+    )

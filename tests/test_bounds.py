@@ -1,0 +1,170 @@
+"""Bounds: units and metrics at values computed by hand, and each allowed error seen to hold and to fail."""
+
+import math
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from onnxpool import bounds
+from onnxpool.pools import POOLS
+from onnxpool.window import Window
+
+SOFT = POOLS["SoftPool"].reference
+
+
+@pytest.mark.parametrize(
+    ("dtype", "x", "expected"),
+    [
+        ("float32", 1.0, 2.0**-23),
+        ("float32", -1.999, 2.0**-23),
+        ("float32", 2.0, 2.0**-22),
+        ("float32", 0.0, 2.0**-149),
+        ("float32", 1e-40, 2.0**-149),
+        ("float32", 2.0**-126, 2.0**-149),
+        ("float64", 1.0, 2.0**-52),
+        ("float64", 0.0, 2.0**-1074),
+        ("float16", 1.0, 2.0**-10),
+        ("float16", 60000.0, 32.0),
+        ("float16", 1e-7, 2.0**-24),
+        (ml_dtypes.bfloat16, 1.0, 2.0**-7),
+        (ml_dtypes.bfloat16, 200.0, 1.0),
+        (ml_dtypes.bfloat16, 0.0, 2.0**-133),
+    ],
+)
+def test_ulp_at_hand_values(dtype, x, expected):
+    assert bounds.ulp(x, dtype) == expected
+
+
+def test_ulp_is_the_spacing_numpy_knows():
+    x = np.random.default_rng(0).normal(size=1000) * 10.0 ** np.arange(-30, 30, 0.06)
+    assert np.array_equal(bounds.ulp(x.astype(np.float32), "float32"), np.spacing(np.abs(x.astype(np.float32))))
+
+
+def test_ulp_of_what_is_not_finite():
+    assert np.isnan(bounds.ulp([np.inf, -np.inf, np.nan], "float32")).all()
+
+
+def test_magnitude_takes_the_cells_of_each_window():
+    x = np.array([[[[1.0, -5.0, 2.0], [0.5, 3.0, -np.inf], [np.nan, -7.0, 4.0]]]])
+    assert bounds.magnitude(Window.of(2, 2, 1), x).tolist() == [[[[5, 5], [7, 7]]]]
+    assert bounds.magnitude(Window.of(2, 2, 2, ceil_mode=True), x).tolist() == [[[[5, 2], [7, 4]]]]
+    assert bounds.magnitude(Window.of(2, 3, 2, 1), x).tolist() == [[[[5, 5], [7, 7]]]]
+    assert bounds.magnitude(Window.of(1, 2, 1, dilation=2), x[0, :, :1]).tolist() == [[[2]]]
+
+
+def test_measure_at_hand_values():
+    answer = np.array([[1.0, 2.0], [0.0, -4.0]])
+    actual = np.array([[1.0, 2.5], [0.25, -4.0]], np.float32)
+    error = bounds.measure(actual, answer, np.array([[1, 1], [1, 1]]))
+    assert (error.max_abs, error.max_rel, error.share, error.cell) == (0.5, 0.25, 0.5, (0, 1))
+    assert error.max_ulp == 0.25 * 2**149  # at 0 the unit is the smallest subnormal
+    assert error.within
+    assert not bounds.measure(actual, answer, 0.49).within
+    assert bounds.measure(actual, actual.astype(float), 0).share == 0
+
+
+def test_measure_counts_nan_and_infinity():
+    answer = np.array([np.nan, 1.0, np.inf, np.inf, -np.inf, 1e39, 1.0])
+    same = answer.astype(np.float64).copy()
+    same[5] = np.inf  # 1e39 in float32
+    assert bounds.measure(same.astype(np.float32), answer, 0).within
+    wrong = np.array([0.0, np.nan, np.inf, -np.inf, 3e38, np.inf, np.inf], np.float32)
+    error = bounds.measure(wrong, answer, 1e300)
+    assert (error.nan, error.infinite) == (2, 3)
+    assert not error.within
+
+
+def test_measure_of_integers_is_exact():
+    assert bounds.measure(np.array([3, 4]), np.array([3.0, 4.0]), 0).within
+    assert not bounds.measure(np.array([3, 5]), np.array([3.0, 4.0]), 0).within
+
+
+def test_measure_of_nothing_finite_and_of_no_cells():
+    assert bounds.measure(np.array([np.nan], np.float32), np.array([np.nan]), 0).within
+    assert bounds.measure(np.empty((0, 3), np.float32), np.empty((0, 3)), 0).within
+
+
+WINDOWS = [Window.of(2, 2), Window.of(2, 3, 2, 1), Window.of(2, 5, 1, 2, ceil_mode=True), Window.of(2, 13)]
+
+
+def shifted(window: Window, x: np.ndarray) -> np.ndarray:
+    """SoftPool in the type of ``x``, one cell after the other: the least careful sum that a body may use."""
+    out = np.empty(window.check(x.shape), x.dtype)
+    for position, cells in window.windows(x.shape[2:]):
+        values = x[(..., *cells)].reshape(*x.shape[:2], -1)
+        top = values.max(-1)
+        total = moment = np.zeros_like(top)
+        for i in range(values.shape[-1]):
+            depth = values[..., i] - top
+            total = total + np.exp(depth)
+            moment = moment + depth * np.exp(depth)
+        out[(..., *position)] = top + moment / total
+    return out
+
+
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+@pytest.mark.parametrize("scale", [1e-3, 1, 30, 1e4])
+def test_body_bound_holds_and_is_far_below_the_values(window, scale):
+    x = (np.random.default_rng(1).normal(size=(1, 2, 14, 27)) * scale).astype(np.float32)
+    answer = SOFT(window, x.astype(np.float64))
+    bound = bounds.pooling(window, x, answer, "float32", native=False)
+    error = bounds.measure(shifted(window, x), answer, bound.allowed)
+    assert error.share < 0.5
+    assert (bound.allowed <= 1e-4 * bounds.magnitude(window, x)).all()
+    spoilt = shifted(window, x) + 2e-4 * bounds.magnitude(window, x).astype(np.float32)
+    assert not bounds.measure(spoilt, answer, bound.allowed).within
+
+
+def test_native_bound_is_four_ulp():
+    x = np.full((1, 1, 2, 2), 1.5)
+    bound = bounds.pooling(Window.of(2, 2), x, x[..., :1, :1], "float32", native=True)
+    assert bound.allowed.item() == 4 * 2**-23
+    assert "4 ULP" in bound.origin
+    four = np.full((1, 1, 1, 1), 1.5 + 4 * 2**-23, np.float32)
+    assert bounds.measure(four, x[..., :1, :1], bound.allowed).share == 1
+    five = np.full((1, 1, 1, 1), 1.5 + 5 * 2**-23, np.float32)
+    assert not bounds.measure(five, x[..., :1, :1], bound.allowed).within
+
+
+@pytest.mark.parametrize("dtype", ["float16", ml_dtypes.bfloat16])
+def test_narrow_types_round_once(dtype):
+    x = np.random.default_rng(2).normal(size=(1, 8, 16, 16)).astype(dtype).astype(np.float64)
+    window = Window.of(2, 3, 2, 1)
+    answer = SOFT(window, x)
+    bound = bounds.pooling(window, x, answer, dtype, native=True)
+    assert bounds.measure(answer.astype(dtype), answer, bound.allowed).share <= 0.5
+    two_off = (answer + 2 * bounds.ulp(answer, dtype)).astype(dtype)
+    assert not bounds.measure(two_off, answer, bound.allowed).within
+
+
+def test_float64_allows_for_the_answers_own_rounding():
+    window = Window.of(2, 3)
+    x = np.random.default_rng(3).normal(size=(1, 1, 30, 30))
+    answer = SOFT(window, x)
+    bound = bounds.pooling(window, x, answer, "float64", native=True)
+    assert (bound.allowed < 50 * np.spacing(bounds.magnitude(window, x))).all()
+    assert "float64 answer itself" in bound.origin
+    assert bounds.measure(shifted(window, x), answer, bound.allowed).within
+
+
+def test_network_bound_is_the_yardstick_and_a_floor():
+    answer = np.array([1.0, -3.0, np.nan, np.inf])
+    bound = bounds.network(answer, "float32", 1e-5, "PyTorch's own error")
+    assert bound.allowed == 4e-5 + 16 * 2**-22
+    assert "PyTorch's own error" in bound.origin
+    assert bounds.network(np.array([1, 2]), "int64", 0, "").allowed == 0
+
+
+def test_reference_ulps_cover_the_reference():
+    mpmath = pytest.importorskip("mpmath")
+    window = Window.of(1, 40)
+    x = np.random.default_rng(4).normal(size=(1, 1, 400)) * 20
+    for i, y in enumerate(SOFT(window, x).flat):
+        cells = [mpmath.mpf(value) for value in x[0, 0, 40 * i : 40 * i + 40]]
+        with mpmath.workdps(50):
+            weights = [mpmath.exp(cell) for cell in cells]
+            exact = sum(w * cell for w, cell in zip(weights, cells, strict=True)) / sum(weights)
+            error = float(abs(exact - mpmath.mpf(y))) / np.spacing(np.abs(x[0, 0, 40 * i : 40 * i + 40]).max())
+        assert error < bounds.reference_ulps(40) / 4
+    assert math.isclose(bounds.reference_ulps(1), 12)
