@@ -156,8 +156,8 @@ struct Operator : abi::CustomOp {
       static_cast<Node*>(node)->~Node();
       std::free(node);
     };
-    InferOutputShapeFn = [](const OrtCustomOp* op, OrtShapeInferContext* context) {
-      return self(op).infer(Ort(served.load(std::memory_order_acquire)), context);
+    InferOutputShapeFn = [](const OrtCustomOp*, OrtShapeInferContext* context) {
+      return infer(Ort(served.load(std::memory_order_acquire)), context);
     };
   }
 
@@ -183,28 +183,41 @@ struct Operator : abi::CustomOp {
     return ort.invalid(why);
   }
 
-  // Sizes that are known give sizes; names of N and C pass through. What is wrong is left for create() to refuse.
-  OrtStatus* infer(const Ort& ort, OrtShapeInferContext* context) const {
+  // Known sizes give sizes, a named size gives a formula of its name (equal names must mean equal sizes: ONNX Runtime
+  // shares memory by them), N and C pass through. Where a size has neither, nothing is set: ONNX Runtime would take -1
+  // for a size and warn in every run. What is wrong with the node is left for create() to refuse.
+  static OrtStatus* infer(const Ort& ort, OrtShapeInferContext* context) {
     OrtTensorTypeAndShapeInfo* input = nullptr;  // the context's own
     ORT_TRY(ort.ShapeInferContext_GetInputTypeShape(context, size_t{0}, &input));
     Shape shape;
     Window window;
     Message ignored;
-    const InferenceAttributes attributes{ort, context};
     ORT_TRY(read_shape(ort, input, &shape));
-    if (!read_window(attributes, &window, &ignored)) return nullptr;
+    if (!read_window(InferenceAttributes{ort, context}, &window, &ignored)) return nullptr;
     if (shape.rank != static_cast<size_t>(window.rank) + 2) return nullptr;  // an unknown rank looks like rank 0
     const char* names[Shape::kMost] = {};
+    Message formulas[kMostAxes];
     ORT_TRY(ort.GetSymbolicDimensions(input, names, shape.rank));
-    for (size_t i = 2; i < shape.rank; ++i) {
-      names[i] = "";
-      const int64_t n = shape.dims[i];
-      shape.dims[i] = n < 1 ? -1 : window.axis[i - 2].output(n, window.ceil);
-      if (n >= 1 && shape.dims[i] < 1) return nullptr;
+    for (size_t i = 0; i < shape.rank; ++i) {
+      const bool named = names[i] != nullptr && names[i][0] != '\0';
+      if (shape.dims[i] < 0 && !named) return nullptr;
+      if (i < 2) continue;
+      const Axis& axis = window.axis[i - 2];
+      if (shape.dims[i] >= 0) {
+        shape.dims[i] = axis.output(shape.dims[i]);
+        if (shape.dims[i] < 1) return nullptr;
+      } else {
+        const auto shift = static_cast<long long>(axis.shift()), stride = static_cast<long long>(axis.stride);
+        formulas[i - 2].add("floor((%s %c %lld)/%lld) + 1", names[i], shift < 0 ? '-' : '+', shift < 0 ? -shift : shift,
+                            stride);
+        names[i] = formulas[i - 2].text();
+      }
     }
     OrtTensorTypeAndShapeInfo* output = nullptr;
     ORT_TRY(ort.CreateTensorTypeAndShapeInfo(&output));
-    OrtStatus* status = ort.SetTensorElementType(output, kElement[element]);
+    int type = 0;  // the input's: ONNX Runtime asks the operator of the first element type for all of them
+    OrtStatus* status = ort.GetTensorElementType(input, &type);
+    if (status == nullptr) status = ort.SetTensorElementType(output, type);
     if (status == nullptr) status = ort.SetDimensions(output, shape.dims, shape.rank);
     if (status == nullptr) status = ort.SetSymbolicDimensions(output, names, shape.rank);
     if (status == nullptr) status = ort.ShapeInferContext_SetOutputTypeShape(context, size_t{0}, output);

@@ -3,10 +3,11 @@
 //
 // Along an axis of n cells, with extent = dilation * (kernel - 1) + 1:
 //
-//   output = floor((n + 2 pad - extent) / stride) + 1
-//   output = ceil((n + pad - max(extent - pad, stride)) / stride) + 1     (ceil_mode: no window starts in the padding)
+//   output = floor((n + pad + tail - extent) / stride) + 1
+//   tail = pad, or in ceil_mode min(pad, extent - stride) + stride - 1
 //
-// The same rule as onnxpool/window.py, PyTorch and ONNX Runtime's MaxPool.
+// Tail is how far windows may reach beyond the end: in ceil_mode as far as they like, unless they would start there.
+// The rule of onnxpool/window.py, PyTorch and ONNX Runtime's MaxPool.
 #pragma once
 
 #include "../ort.h"
@@ -21,12 +22,13 @@ struct Axis {
   int64_t kernel = 1, stride = 1, pad = 0, dilation = 1;
   int64_t extent = 1;
 
-  // Below 1 where no window fits.
-  int64_t output(int64_t n, bool ceil) const {
-    const auto floor_divide = [](int64_t a, int64_t b) { return a / b - (a % b != 0 && a < 0 ? 1 : 0); };
-    if (!ceil) return floor_divide(n + 2 * pad - extent, stride) + 1;
-    const int64_t first = extent - pad > stride ? extent - pad : stride;
-    return floor_divide(n + pad - first + stride - 1, stride) + 1;
+  int64_t tail = 0;
+
+  // Output cells = floor((n + shift()) / stride) + 1: below 1 where no window fits.
+  int64_t shift() const { return pad + tail - extent; }
+  int64_t output(int64_t n) const {
+    const int64_t last = n + shift();
+    return (last >= 0 ? last / stride : -((stride - 1 - last) / stride)) + 1;
   }
 
   // A dilated window that starts in the padding steps over an input shorter than its step: no cell would be inside.
@@ -41,7 +43,6 @@ struct Axis {
 struct Window {
   int64_t rank = 0;
   Axis axis[kMostAxes];
-  bool ceil = false;
 };
 
 // Always three axes (depth, height, width): what a 1d or 2d input lacks is an axis of one cell and a window of one.
@@ -116,7 +117,6 @@ bool read_window(const Attributes& attributes, Window* window, Message* why) {
     return false;
   }
   window->rank = static_cast<int64_t>(rank);
-  window->ceil = ceil_mode == 1;
   int64_t cells = 1;
   for (size_t i = 0; i < rank; ++i) {
     Axis& axis = window->axis[i];
@@ -140,6 +140,8 @@ bool read_window(const Attributes& attributes, Window* window, Message* why) {
                static_cast<int>(axis.extent / 2), static_cast<int>(axis.extent));
       return false;
     }
+    const int64_t overlap = axis.extent - axis.stride;
+    axis.tail = ceil_mode == 0 ? axis.pad : (axis.pad < overlap ? axis.pad : overlap) + axis.stride - 1;
   }
   return true;
 }
@@ -156,7 +158,7 @@ inline bool output_shape(const Window& window, const Shape& in, Shape* out, Mess
   for (size_t i = 0; i < rank; ++i) {
     const Axis& axis = window.axis[i];
     const int64_t n = in.dims[2 + i];
-    out->dims[2 + i] = n < 1 ? 0 : axis.output(n, window.ceil);
+    out->dims[2 + i] = n < 1 ? 0 : axis.output(n);
     if (out->dims[2 + i] < 1 || axis.misses(n)) {
       why->add("the input of shape ").add(in.dims, in.rank);
       why->add(" is too small on spatial axis %d: a window there spans %d positions %d apart with padding %d, and must "

@@ -105,6 +105,8 @@ class Soft {
   }
 
   int64_t rows_begin(int64_t h) const { return first_inside(plan_.height, h * plan_.height.stride - plan_.height.pad); }
+  // From here on rows may be asked for: a dilated window that starts in the padding begins below, but not the next.
+  int64_t rows_needed(int64_t h) const { return most(0, h * plan_.height.stride - plan_.height.pad); }
   int64_t rows_end(int64_t h) const {
     return least(plan_.height.in, h * plan_.height.stride - plan_.height.pad + plan_.height.extent);
   }
@@ -133,7 +135,7 @@ class Soft {
       }
     }
     exp_ = ScaledExp<Value>(reference);
-    filled_ = rows_begin(h_);
+    filled_ = rows_needed(h_);
     smallest_ = ~Unsigned{0};
   }
 
@@ -178,7 +180,7 @@ class Soft {
   bool fast() {
     const PlannedAxis& height = plan_.height;
     const int64_t to = most(fill_end_, rows_end(h_));
-    if (filled_ < rows_begin(h_)) filled_ = rows_begin(h_);
+    filled_ = most(filled_, rows_needed(h_));
     if (filled_ < to) fill(filled_, to);
     filled_ = most(filled_, to);
 
