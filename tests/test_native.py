@@ -4,6 +4,7 @@ Errors are counted in ULPs of the largest magnitude in each window: 4 for float3
 `ONNXPOOL_LIBRARY` names a library to test in place of the installed one; tools/compat and tools/sanitize set it.
 """
 
+import ctypes
 import itertools
 from pathlib import Path
 
@@ -106,10 +107,10 @@ def ulps(window, x, y):
     assert y.dtype == x.dtype
     assert y.shape == expected.shape == window.check(x.shape)
     np.testing.assert_array_equal(np.isnan(y), np.isnan(expected))
-    magnitude = np.maximum(over_windows(largest, window, wide), np.float64(ml_dtypes.finfo(x.dtype).tiny))
     info = ml_dtypes.finfo(x.dtype)
-    unit = 2.0 ** np.floor(np.log2(magnitude)) * np.float64(info.eps)
-    unit = np.maximum(unit, np.float64(info.smallest_subnormal))
+    magnitude = np.maximum(over_windows(largest, window, wide), np.float64(info.tiny))
+    exponent = np.frexp(magnitude)[1] - 1
+    unit = np.maximum(np.ldexp(np.float64(info.eps), exponent), np.float64(info.smallest_subnormal))
     with np.errstate(invalid="ignore"):
         error = np.abs(y.astype(np.float64) - expected) / unit
     return float(np.nanmax(error, initial=0))
@@ -191,6 +192,8 @@ def test_every_argument(rank, dtype):
         ((1, 1, 20000), {"kernel_size": 3, "stride": 2, "padding": 1}),
         ((1, 1, 9001), {"kernel_size": 9001}),
         ((1, 2, 3, 5000), {"kernel_size": (3, 129), "stride": (1, 2), "padding": (1, 64)}),
+        ((1, 2, 600, 3), {"kernel_size": (513, 1), "stride": (7, 1)}),
+        ((1, 1, 40, 12, 12), {"kernel_size": (33, 5, 5), "stride": 3}),
         ((1, 1, 300, 300), {"kernel_size": 3, "stride": 1, "padding": 1}),
         ((1, 1, 5, 5), {"kernel_size": 3, "stride": 7, "ceil_mode": True}),
         ((1, 1, 3, 3), {"kernel_size": 4, "stride": 2, "ceil_mode": True}),
@@ -346,7 +349,7 @@ HUGE = 2**62
         ({"kernel_shape": [3.0, 3.0]}, "kernel_shape is missing or is no list"),
         ({"strides": "22"}, "strides is missing or is no list"),
         ({"kernel_shape": [3, 3, 3, 3]}, "expected 1, 2 or 3 numbers"),
-        ({"kernel_shape": [3] * 7}, "no list of at most 6 integers"),
+        ({"kernel_shape": [3] * 7}, "no list of 1 to 6 integers"),
         ({"strides": [2]}, r"strides is \[2\], 1 numbers, but kernel_shape has 2 axes: expected 2"),
         ({"pads": [1, 1]}, r"pads is \[1, 1\], 2 numbers, but kernel_shape has 2 axes: expected 4"),
         ({"dilations": [1, 1, 1]}, r"dilations is \[1, 1, 1\], 3 numbers"),
@@ -485,7 +488,6 @@ def with_function(window):
 def test_the_native_operator_takes_the_place_of_a_local_function():
     x = np.array([1, 2, 3, 4], np.float32).reshape(1, 1, 2, 2)
     model = with_function(Window.of(2, 2))
-    onnx.checker.check_model(model)
     body, native = (session(model, registered=registered).run(None, {"x": x})[0].item() for registered in (False, True))
     assert body == 4
     assert native == pytest.approx(3.4926527346, abs=1e-6)
@@ -496,24 +498,26 @@ def test_without_the_library_a_bare_node_is_refused():
         session(bare(GOOD), registered=False)
 
 
-def test_a_runtime_that_is_too_old_is_told_so(tmp_path):
+def test_a_runtime_that_is_too_old_is_told_so():
     """A stand-in for an old ONNX Runtime, which serves no API version but 1: registration must return a status."""
-    import ctypes
-
-    create = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p)
+    name = ctypes.create_string_buffer(b"1.17.3")
     said = []
 
-    @create
+    @ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p)
     def create_status(code, text):
         said.append(text.decode())
         return 1
 
+    @ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_uint32)
+    def get_api(version):
+        return ctypes.addressof(table) if version == 1 else None
+
+    @ctypes.CFUNCTYPE(ctypes.c_void_p)
+    def get_version():
+        return ctypes.addressof(name)
+
     table = (ctypes.c_void_p * 300)(ctypes.cast(create_status, ctypes.c_void_p).value)
-    get_api = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_uint32)(
-        lambda version: ctypes.addressof(table) if version == 1 else None
-    )
-    get_version = ctypes.CFUNCTYPE(ctypes.c_char_p)(lambda: b"1.17.3")
-    base = (ctypes.c_void_p * 2)(*(ctypes.cast(f, ctypes.c_void_p).value for f in (get_api, get_version)))
+    base = (ctypes.c_void_p * 2)(*(ctypes.cast(function, ctypes.c_void_p).value for function in (get_api, get_version)))
     register = ctypes.CDLL(str(library_path())).RegisterCustomOps
     register.argtypes, register.restype = [ctypes.c_void_p, ctypes.c_void_p], ctypes.c_void_p
     assert register(None, ctypes.addressof(base)) == 1
@@ -524,8 +528,6 @@ def test_a_runtime_that_is_too_old_is_told_so(tmp_path):
 
 
 def test_one_symbol_is_exported():
-    import ctypes
-
     loaded = ctypes.CDLL(str(library_path()))
     assert loaded.RegisterCustomOps
     assert not hasattr(loaded, "OrtGetApiBase")

@@ -85,8 +85,9 @@ bool read_window(const Attributes& attributes, Window* window, Message* why) {
   size_t rank = 0;
   const auto read = [&](const char* name, int64_t* out, size_t expected, int64_t least) {
     size_t count = 0;
-    if (!attributes.ints(name, out, kRoom, &count)) {
-      why->add("attribute %s is missing or is no list of at most %d integers; write all of kernel_shape, strides, "
+    // An attribute of another type looks like an empty list.
+    if (!attributes.ints(name, out, kRoom, &count) || count == 0) {
+      why->add("attribute %s is missing or is no list of 1 to %d integers; write all of kernel_shape, strides, "
                "pads, dilations (lists) and ceil_mode (0 or 1) on the node", name, static_cast<int>(kRoom));
       return false;
     }

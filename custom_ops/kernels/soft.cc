@@ -39,12 +39,32 @@ inline int64_t first_inside(const PlannedAxis& axis, int64_t start) {
 constexpr int64_t kAlign = 64;
 
 size_t scratch_bytes(const Plan& plan) {
-  const int64_t cells = 2 * plan.ring * plan.tile_in + 3 * plan.tile_span + 8 * plan.tile;
+  const int64_t cells = 2 * plan.ring * plan.tile_in + 5 * plan.tile_span + 7 * plan.tile;
   return static_cast<size_t>(cells * 8 + 16 * kAlign);
 }
 
-template <class T, class Value, class Sum>
+// Adds, and keeps what rounding lost (Knuth's two-sum): the error of a long sum would grow with its length.
+template <class T>
+inline void add(T value, T* sum, T* lost) {
+  const T total = *sum + value, back = total - *sum;
+  *lost += (*sum - (total - back)) + (value - back);
+  *sum = total;
+}
+
+template <class T, bool kWide>
+struct SumType {
+  using type = T;
+};
+template <>
+struct SumType<float, true> {
+  using type = double;
+};
+
+// T is how a cell is stored, Value how it is computed with; kWide sums the many cells of large windows with care.
+template <class T, class Value, bool kWide>
 class Soft {
+  using Sum = typename SumType<Value, kWide>::type;
+
  public:
   Soft(const Plan& plan, const void* input, void* output, void* scratch)
       : plan_(plan), x_(static_cast<const T*>(input)), y_(static_cast<T*>(output)), free_(static_cast<char*>(scratch)) {
@@ -52,6 +72,8 @@ class Soft {
     products_ = take<Value>(plan.ring * plan.tile_in);
     column_weights_ = take<Sum>(plan.tile_span);
     column_products_ = take<Sum>(plan.tile_span);
+    lost_weights_ = take<Sum>(plan.tile_span);
+    lost_products_ = take<Sum>(plan.tile_span);
     row_ = take<Value>(plan.tile_span);
     sum_weights_ = take<Sum>(plan.tile);
     sum_products_ = take<Sum>(plan.tile);
@@ -190,13 +212,19 @@ class Soft {
       const Value* weights = weights_ + h % plan_.ring * row_cells();
       const Value* products = products_ + h % plan_.ring * row_cells();
       if (first) {
-        sum_rows<false>(weights, column_weights_ + offset, cells);
-        sum_rows<false>(products, column_products_ + offset, cells);
+        begin_sum(weights, column_weights_ + offset, lost_weights_, cells);
+        begin_sum(products, column_products_ + offset, lost_products_, cells);
       } else {
-        sum_rows<true>(weights, column_weights_ + offset, cells);
-        sum_rows<true>(products, column_products_ + offset, cells);
+        add_row(weights, column_weights_ + offset, lost_weights_, cells);
+        add_row(products, column_products_ + offset, lost_products_, cells);
       }
       first = false;
+    }
+    if (kWide) {
+      for (int64_t i = 0; i < cells; ++i) {
+        column_weights_[offset + i] += lost_weights_[i];
+        column_products_[offset + i] += lost_products_[i];
+      }
     }
     across(column_weights_, sum_weights_);
     across(column_products_, sum_products_);
@@ -226,9 +254,14 @@ class Soft {
            (size <= static_cast<Sum>(Limits::most)) & (size >= least_sum);
   }
 
-  template <bool kAdd>
-  static void sum_rows(const Value* __restrict row, Sum* __restrict sum, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) sum[i] = kAdd ? sum[i] + static_cast<Sum>(row[i]) : static_cast<Sum>(row[i]);
+  static void begin_sum(const Value* __restrict row, Sum* __restrict sum, Sum* __restrict lost, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) sum[i] = static_cast<Sum>(row[i]);
+    for (int64_t i = 0; i < count && kWide; ++i) lost[i] = 0;
+  }
+
+  static void add_row(const Value* __restrict row, Sum* __restrict sum, Sum* __restrict lost, int64_t count) {
+    for (int64_t i = 0; i < count && kWide; ++i) add(static_cast<Sum>(row[i]), sum + i, lost + i);
+    for (int64_t i = 0; i < count && !kWide; ++i) sum[i] += static_cast<Sum>(row[i]);
   }
 
   void across(const Sum* columns, Sum* sums) const {
@@ -236,11 +269,29 @@ class Soft {
     if (width.kernel == 3 && width.dilation == 1 && width.stride == 2) return across_of<3, 2>(columns, sums, columns_);
     if (width.kernel == 3 && width.dilation == 1 && width.stride == 1) return across_of<3, 1>(columns, sums, columns_);
     if (width.kernel == 2 && width.dilation == 1 && width.stride == 2) return across_of<2, 2>(columns, sums, columns_);
+    if (width.kernel > kBlock) {
+      for (int64_t i = 0; i < columns_; ++i) {
+        sums[i] = pairwise(columns + i * width.stride, width.kernel, width.dilation);
+      }
+      return;
+    }
     for (int64_t i = 0; i < columns_; ++i) sums[i] = columns[i * width.stride];
     for (int64_t k = 1; k < width.kernel; ++k) {
       const Sum* shifted = columns + k * width.dilation;
       for (int64_t i = 0; i < columns_; ++i) sums[i] += shifted[i * width.stride];
     }
+  }
+
+  // Long sums by halves, and the last halves in lanes: their error grows only as the logarithm of their length.
+  static constexpr int64_t kBlock = 32;
+  static Sum pairwise(const Sum* values, int64_t count, int64_t step) {
+    if (count > kBlock) {
+      const int64_t half = count / 2;
+      return pairwise(values, half, step) + pairwise(values + half * step, count - half, step);
+    }
+    Sum lanes[8] = {};
+    for (int64_t i = 0; i < count; ++i) lanes[i % 8] += values[i * step];
+    return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
   }
 
   template <int kKernel, int kStride>
@@ -256,7 +307,7 @@ class Soft {
   void exact(int64_t from, int64_t to) {
     for (int64_t i = from; i < to; ++i) {
       maximum_[i] = bits<Value>(ExpConstants<Value>::kMinusInfinity);
-      sum_weights_[i] = sum_products_[i] = 0;
+      sum_weights_[i] = sum_products_[i] = lost_weights_[i] = lost_products_[i] = 0;
     }
     cells(from, to, [this, from, to] {
       for (int64_t i = from; i < to; ++i) maximum_[i] = cell_[i] > maximum_[i] ? cell_[i] : maximum_[i];
@@ -265,11 +316,19 @@ class Soft {
     cells(from, to, [this, from, to, exp] {
       for (int64_t i = from; i < to; ++i) {
         const Value distance = soft_distance(cell_[i], maximum_[i]), weight = exp(distance);
-        sum_weights_[i] += static_cast<Sum>(weight);
-        sum_products_[i] += static_cast<Sum>(distance) * static_cast<Sum>(weight);
+        const Sum product = static_cast<Sum>(distance) * static_cast<Sum>(weight);
+        if (kWide) {
+          add(static_cast<Sum>(weight), sum_weights_ + i, lost_weights_ + i);
+          add(product, sum_products_ + i, lost_products_ + i);
+        } else {
+          sum_weights_[i] += static_cast<Sum>(weight);
+          sum_products_[i] += product;
+        }
       }
     });
-    for (int64_t i = from; i < to; ++i) result_[i] = soft_result(maximum_[i], sum_weights_[i], sum_products_[i]);
+    for (int64_t i = from; i < to; ++i) {
+      result_[i] = soft_result(maximum_[i], sum_weights_[i] + lost_weights_[i], sum_products_[i] + lost_products_[i]);
+    }
   }
 
   // Calls visit once for each cell of the window, with that cell of windows [from, to) in cell_; padding is -inf.
@@ -300,7 +359,7 @@ class Soft {
   T* y_;
   char* free_;
   Value *weights_, *products_, *row_, *result_, *maximum_, *cell_;
-  Sum *column_weights_, *column_products_, *sum_weights_, *sum_products_;
+  Sum *column_weights_, *column_products_, *lost_weights_, *lost_products_, *sum_weights_, *sum_products_;
 
   // The step: columns [begin_, end_) of the input, seen from window start start_ (which may lie in the padding).
   const T* plane_ = nullptr;
@@ -316,10 +375,10 @@ class Soft {
 template <class T, class Value>
 void steps(const Plan& plan, const void* const* inputs, void* output, int64_t begin, int64_t end, void* scratch) {
   if (plan.wide) {
-    Soft<T, Value, double> soft(plan, inputs[0], output, scratch);
+    Soft<T, Value, true> soft(plan, inputs[0], output, scratch);
     for (int64_t i = begin; i < end; ++i) soft.step(i);
   } else {
-    Soft<T, Value, Value> soft(plan, inputs[0], output, scratch);
+    Soft<T, Value, false> soft(plan, inputs[0], output, scratch);
     for (int64_t i = begin; i < end; ++i) soft.step(i);
   }
 }
