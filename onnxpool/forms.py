@@ -85,6 +85,8 @@ def write(model: ir.Model, path: str | os.PathLike[str]) -> None:
     data = f"{path.name}.data" if size_bytes > _EXTERNAL_FROM_BYTES else None
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
+        if not data:
+            model = ir.external_data.load_to_model(model)  # weights that were beside another file come along
         ir.save(model, folder / path.name, external_data=data)
         if data:
             (folder / data).replace(path.with_name(data))

@@ -45,8 +45,8 @@ def _soft(x: Array) -> Array:
 
 # --- how it looks in ONNX
 
-_FLOOR = -100
-"""Distances below the maximum are cut here: exp(-100) weighs nothing beside the maximum's 1, and -inf stays out."""
+_FLOOR = -1000
+"""Distances below the maximum are cut here, so that -inf times its weight is 0: exp(-1000) is 0 even in float64."""
 
 _ORDINARY = 60
 """Below this magnitude exp(x), and sums of more products x exp(x) than a tensor has cells, are normal float32."""
@@ -138,10 +138,10 @@ def _exact(wide: str) -> str:
                 start = Gather <axis = 1> (offsets, index)
                 end = Add (start, span)
                 cell = Slice (padded, start, end, axes, stride)
-                depth = Sub (cell, top)
-                weight = Exp (depth)
-                finite = Max (depth, floor)
-                part = Mul (finite, weight)
+                distance = Sub (cell, top)
+                weight = Exp (distance)
+                depth = Max (distance, floor)
+                part = Mul (depth, weight)
                 total_after = Add (total_before, weight)
                 moment_after = Add (moment_before, part)
             }}
@@ -179,8 +179,8 @@ def standard(window: Window, opset: int, dtype: str) -> str:
     for i in range(len(offsets)):
         lines += [
             f"distance_{i} = Sub (cell_{i}, top)",
+            f"weight_{i} = Exp (distance_{i})",
             f"depth_{i} = Max (distance_{i}, floor)",
-            f"weight_{i} = Exp (depth_{i})",
             f"part_{i} = Mul (depth_{i}, weight_{i})",
             f"total_{i} = {f'Add (total_{i - 1}, weight_{i})' if i else 'Identity (weight_0)'}",
             f"moment_{i} = {f'Add (moment_{i - 1}, part_{i})' if i else 'Identity (part_0)'}",
@@ -221,7 +221,7 @@ def _parts(window: Window, x: "Tensor") -> "tuple[Tensor, list[Tensor], list[Ten
     """Maximum ``m``, distances below it ``d_i``, weights ``exp(d_i)`` and their sum; lists in the order of cells."""
     views = list(cells(widen(x), window, fill=-torch.inf))
     top = reduce(torch.maximum, views)
-    depths = [(view - top).clamp(min=-1000) for view in views]  # exp(-1000) is 0 even in float64, and 0 * -1000 too
+    depths = [(view - top).clamp(min=_FLOOR) for view in views]
     weights = [depth.exp() for depth in depths]
     return top, depths, weights, sum(weights[1:], weights[0])
 

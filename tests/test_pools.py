@@ -1,0 +1,50 @@
+"""Every pool x window x input x dtype x form x kernels against the float64 reference, within its bound."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+from cases import WINDOWS, inputs
+from models import pooled
+
+import onnxpool
+from onnxpool import bounds
+from onnxpool.kernels import why_missing
+from onnxpool.pools import POOLS
+
+DTYPES = {"float32": 3.4e38, "float64": 1.79e308, "float16": 65504.0, "bfloat16": 3.38e38}
+RUNS = [("function", "off"), ("standard", "off"), ("function", "require"), ("custom", "require")]
+
+
+@pytest.mark.parametrize(("form", "kernels"), RUNS, ids="-".join)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+@pytest.mark.parametrize("pool", POOLS.values(), ids=POOLS)
+def test_everything_is_within_its_bound(pool, window, dtype, form, kernels):
+    if kernels == "require" and why_missing():
+        pytest.skip("without the native library")
+    session = onnxpool.load(onnxpool.to_form(pooled(window, dtype, pool.op_type), form), kernels=kernels, threads=2)
+    native = kernels == "require"
+    assert [placement.native for placement in session.placements] == [native]
+    for name, wide in inputs(window, DTYPES[dtype]).items():
+        with np.errstate(over="ignore"):
+            x = wide.astype(np.dtype(getattr(ml_dtypes, dtype, dtype)))
+        answer = pool.reference(window, x.astype(np.float64))
+        y = session.run({"x": x})["y"]
+        bound = bounds.pooling(window, x.astype(np.float64), answer, x.dtype, native=native)
+        error = bounds.measure(y, answer, bound.allowed)
+        assert y.dtype == x.dtype
+        assert y.shape == answer.shape
+        assert error.within, f"{name}: {error}, allowed by {bound.origin}"
+
+
+@pytest.mark.parametrize("opset", [18, 19, 22, 26])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_every_opset_gives_the_same_bits(opset, dilation):
+    window = onnxpool.Window.of(2, 3, 2, 1, dilation)
+    x = inputs(window, 1e30)["everything"].astype(np.float32)
+    for form in ("function", "standard"):
+        y, y18 = (
+            onnxpool.load(onnxpool.to_form(pooled(window, opset=version), form), kernels="off").run({"x": x})["y"]
+            for version in (opset, 18)
+        )
+        np.testing.assert_array_equal(y, y18)
