@@ -1,0 +1,218 @@
+"""Who answers: a PyTorch module in float64, or any function of float64 arrays, asked for every case.
+
+(For a model that came alone, :mod:`onnxpool.judge` answers.) What comes of it is a :class:`~onnxpool.golden.Golden`.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import DTypeLike, NDArray
+
+from onnxpool import bounds, cases
+from onnxpool.cases import Feeds
+from onnxpool.errors import GoldenError, MissingExtra
+from onnxpool.fingerprint import fingerprints
+from onnxpool.forms import Model, read
+from onnxpool.golden import Answers, Case, Golden
+
+if TYPE_CHECKING:
+    import torch
+
+MOST_BYTES = 20_000_000
+"""Cases are added while inputs and answers are smaller than this; the export's own example is always there."""
+
+Yardstick = Callable[[Feeds, Answers], dict[str, float]]
+"""How far the network's own run in the model's type is from the answers, by output; :class:`GoldenError` if it has
+NaN or infinity in other places, so that nothing can be said about others."""
+
+
+def collect(
+    model: ir.Model,
+    answer: Callable[[Feeds], Answers],
+    yardstick: Yardstick,
+    *,
+    source: str,
+    yardstick_source: str,
+    example: Feeds | None = None,
+) -> Golden:
+    """Ask ``answer`` for the float64 answers to every case that fits ``model``, given the inputs in float64.
+
+    A case that ``answer`` or ``yardstick`` fails on (an image too small for the network, say) is left out, with a note.
+    Raises :class:`GoldenError` where none is left.
+    """
+    inputs = cases.inputs_of(model, example)
+    smaller = cases.modest(inputs)
+    trial = next(feeds for name, feeds in cases.generate(smaller) if name == "ordinary")
+    with suppress(Exception):  # too small for this network
+        answer(widen(trial))
+        inputs = smaller
+
+    found: list[Case] = []
+    notes: list[str] = []
+    size_bytes = 0
+    for name, feeds in cases.generate(inputs, example):
+        try:
+            answers = answer(widen(feeds))
+            case = Case(name, feeds, answers, yardstick(feeds, answers))
+        except Exception as error:  # whatever a network raises
+            notes.append(f"case {name!r} left out: {str(error).strip().splitlines()[0] if str(error) else error!r}")
+            continue
+        more = sum(array.nbytes for array in (*feeds.values(), *answers.values()))
+        if found and size_bytes + more > MOST_BYTES:
+            notes.append(f"case {name!r} left out: the golden file would exceed {MOST_BYTES / 1e6:g} MB")
+            continue
+        size_bytes += more
+        found.append(case)
+    if not found:
+        raise GoldenError(f"{source} could answer no case: {'; '.join(notes)}")
+    dtypes = {
+        str(value.name): str(np.dtype(value.dtype.numpy())) for value in model.graph.outputs if value.dtype is not None
+    }
+    return Golden(source, yardstick_source, dtypes, tuple(found), tuple(notes), fingerprints=None)
+
+
+def widen(feeds: Mapping[str, NDArray[Any]], dtype: DTypeLike = np.float64) -> Feeds:
+    """The floating point arrays in float64, or another type; others as they are."""
+    return {name: array.astype(dtype) if bounds.is_floating(array.dtype) else array for name, array in feeds.items()}
+
+
+def own_error(run: Callable[[Feeds], dict[str, NDArray[Any]]], model: ir.Model) -> Yardstick:
+    """The yardstick of a network that ``run`` runs on inputs in whatever floating point type they come in.
+
+    A float64 network would have no error against itself: it is run in float32, and the error scaled to float64.
+    """
+    if any(value.dtype == ir.DataType.DOUBLE for value in model.graph.inputs):
+
+        def scaled(feeds: Feeds, answers: Answers) -> dict[str, float]:
+            results = run(widen(feeds, np.float32))
+            return {name: bounds.measure(results[name], answers[name], 0).max_abs * 2.0**-29 for name in answers}
+
+        return scaled
+
+    def measured(feeds: Feeds, answers: Answers) -> dict[str, float]:
+        results = run(feeds)
+        errors = {name: bounds.measure(results[name], answers[name], 0) for name in answers}
+        for name, error in errors.items():
+            if error.nan or error.infinite:
+                raise GoldenError(
+                    f"in its own type the network overflows, or has NaN where float64 has none, in {name!r} "
+                    f"({error.nan + error.infinite} cells)"
+                )
+        return {name: error.max_abs for name, error in errors.items()}
+
+    return measured
+
+
+def from_callable(function: Callable[[Feeds], Mapping[str, Any]], model: Model) -> Golden:
+    """The answers of any function ``{name: float64 array} -> {name: array}`` to every case that fits ``model``.
+
+    It computes in float64 alone, so the yardstick is how far its answers move when every input moves by one ULP of
+    the model's type, once for each node of the model, since each rounds like an input was.
+    """
+    model = read(model)
+    nodes = len(model.graph)
+
+    def answer(feeds: Feeds) -> Answers:
+        answers = function(feeds)
+        names = {str(value.name) for value in model.graph.outputs}
+        if set(answers) != names:
+            raise GoldenError(f"the reference gave {sorted(answers)}; the model has the outputs {sorted(names)}")
+        return {name: np.asarray(array, np.float64) for name, array in answers.items()}
+
+    def yardstick(feeds: Feeds, answers: Answers) -> dict[str, float]:
+        rng = np.random.default_rng(0)
+        moved = widen(feeds)
+        for name, array in feeds.items():
+            if bounds.is_floating(array.dtype):
+                step = np.nan_to_num(bounds.ulp(moved[name], array.dtype))
+                moved[name] = moved[name] + rng.choice([-1, 1], array.shape) * step
+        changed = answer(moved)
+        return {name: nodes * bounds.measure(changed[name], answers[name], 0).max_abs for name in answers}
+
+    return collect(
+        model, answer, yardstick, source="the given function", yardstick_source="a rounding of each input, per node"
+    )
+
+
+def record(
+    module: "torch.nn.Module", model: Model, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None
+) -> Golden:
+    """The answers of a PyTorch module to every case, for the ``model`` that was exported from it.
+
+    ``args`` and ``kwargs`` are what the module was exported with; without them its inputs are taken to be those of the
+    model, in order. The module itself is left as it is: copies of it run in evaluation mode, on the CPU.
+    Raises :class:`GoldenError` where the inputs or outputs of module and model differ in number, and where no
+    case could be answered; :class:`MissingExtra` without PyTorch.
+    """
+    try:
+        import torch
+        from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+    except ImportError as error:
+        raise MissingExtra("torch", "export", "record") from error
+    model = read(model)
+    names = [str(value.name) for value in model.graph.inputs]
+    given = tuple(torch.empty(0) for _ in names) if args is None else tuple(args)
+    leaves, structure = tree_flatten((given, dict(kwargs or {})))
+    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
+    if len(places) != len(names):
+        raise GoldenError(f"the module was called with {len(places)} tensors, the model has the inputs {names}")
+
+    def runner(network: torch.nn.Module) -> Callable[[Feeds], dict[str, NDArray[Any]]]:
+        def run(feeds: Feeds) -> dict[str, NDArray[Any]]:
+            filled = list(leaves)
+            for place, name in zip(places, names, strict=True):
+                filled[place] = _to_torch(feeds[name])
+            positional, named = tree_unflatten(filled, structure)
+            with torch.no_grad():
+                outputs = tree_leaves(network(*positional, **named))
+            tensors = [_to_numpy(leaf) for leaf in outputs if isinstance(leaf, torch.Tensor)]
+            wanted = [str(value.name) for value in model.graph.outputs]
+            if len(tensors) != len(wanted):
+                raise GoldenError(f"the module gives {len(tensors)} tensors, the model has the outputs {wanted}")
+            return dict(zip(wanted, tensors, strict=True))
+
+        return run
+
+    own = copy.deepcopy(module).cpu().eval()
+    double = runner(copy.deepcopy(own).double())
+    if any(value.dtype == ir.DataType.DOUBLE for value in model.graph.inputs):
+        own = own.float()
+    example = None
+    if args is not None:
+        example = {name: _to_numpy(leaves[place]) for place, name in zip(places, names, strict=True)}
+    golden = collect(
+        model,
+        lambda feeds: {name: array.astype(np.float64) for name, array in double(feeds).items()},
+        own_error(runner(own), model),
+        source=f"{type(module).__name__} in float64, PyTorch {torch.__version__}",
+        yardstick_source="PyTorch's own error",
+        example=example,
+    )
+    return replace(golden, fingerprints=fingerprints(model))
+
+
+_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+
+def _to_torch(array: NDArray[Any]) -> "torch.Tensor":
+    import torch
+
+    if array.dtype == _BFLOAT16:
+        return torch.tensor(array.view(np.int16)).view(torch.bfloat16)
+    return torch.tensor(array)
+
+
+def _to_numpy(tensor: "torch.Tensor") -> NDArray[Any]:
+    import torch
+
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        return _to_numpy(tensor.view(torch.int16)).view(_BFLOAT16)
+    array: NDArray[Any] = tensor.numpy().copy()
+    return array

@@ -1,0 +1,141 @@
+"""Inputs and float64 answers that travel beside a model, so that validation needs no PyTorch.
+
+``network.golden.npz`` beside ``network.onnx`` holds for each case the inputs in the model's own types, the answers of
+the original network computed in float64, and as a yardstick the error that PyTorch's own run in the model's type has
+against them; and a fingerprint of every exported node. It is an npz file without pickles: a ``header`` in JSON, and
+arrays that the header names. bfloat16, which NumPy's format lacks, is stored as its bits.
+"""
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxpool.cases import Feeds
+from onnxpool.errors import GoldenError
+from onnxpool.fingerprint import Fingerprints
+from onnxpool.pool import Array
+
+VERSION = 1
+"""Version of the file format; files of other versions are refused."""
+
+Answers = dict[str, Array]
+"""Float64 arrays by output name."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One input and its answers. ``yardstick`` is the error by output that the network itself has in its own type."""
+
+    name: str
+    inputs: Feeds
+    answers: Answers
+    yardstick: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Golden:
+    """What a model is judged by.
+
+    ``source`` says who answered, ``yardstick`` whose error the yardstick is, ``dtypes`` the type of each output,
+    ``notes`` which cases were left out and why. ``fingerprints`` is None where they were not taken at export.
+    """
+
+    source: str
+    yardstick: str
+    dtypes: dict[str, str]
+    cases: tuple[Case, ...]
+    notes: tuple[str, ...]
+    fingerprints: Fingerprints | None
+
+
+# --- the file
+
+
+def path_for(model: str | os.PathLike[str]) -> Path:
+    """Where the golden file of a model file is: ``network.onnx`` has ``network.golden.npz``."""
+    return Path(model).with_suffix(".golden.npz")
+
+
+def save(golden: Golden, path: str | os.PathLike[str]) -> None:
+    """Write ``golden`` to ``path``; the file gets its name only when it is complete."""
+    arrays: dict[str, NDArray[Any]] = {}
+    entries = []
+    for i, case in enumerate(golden.cases):
+        types = {name: array.dtype.name for name, array in case.inputs.items()}
+        entries.append({"name": case.name, "inputs": types, "answers": [*case.answers], "yardstick": case.yardstick})
+        arrays |= {f"{i}.input.{j}": _to_bits(array) for j, array in enumerate(case.inputs.values())}
+        arrays |= {f"{i}.answer.{j}": array for j, array in enumerate(case.answers.values())}
+    header = {
+        "version": VERSION,
+        "source": golden.source,
+        "yardstick": golden.yardstick,
+        "dtypes": golden.dtypes,
+        "notes": golden.notes,
+        "fingerprints": golden.fingerprints,
+        "cases": entries,
+    }
+    arrays["header"] = np.frombuffer(json.dumps(header, allow_nan=False).encode(), np.uint8)
+    path = Path(path)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        complete = Path(folder, path.name)
+        with complete.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+        complete.replace(path)
+
+
+def load(path: str | os.PathLike[str]) -> Golden:
+    """Read a golden file.
+
+    Raises :class:`GoldenError` for a file that is missing, damaged, no golden file, or of another version.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            header = json.loads(file["header"].tobytes())
+            _check(header["version"])
+            found = tuple(
+                Case(
+                    name=entry["name"],
+                    inputs={
+                        name: _from_bits(file[f"{i}.input.{j}"], dtype)
+                        for j, (name, dtype) in enumerate(entry["inputs"].items())
+                    },
+                    answers={name: file[f"{i}.answer.{j}"] for j, name in enumerate(entry["answers"])},
+                    yardstick=entry["yardstick"],
+                )
+                for i, entry in enumerate(header["cases"])
+            )
+            return Golden(
+                source=header["source"],
+                yardstick=header["yardstick"],
+                dtypes=header["dtypes"],
+                cases=found,
+                notes=tuple(header["notes"]),
+                fingerprints=header["fingerprints"],
+            )
+    except FileNotFoundError as error:
+        raise GoldenError(f"there is no golden file {path}; export the model again, or give reference=") from error
+    except Exception as error:  # a damaged zip file, array or header fails in many ways
+        raise GoldenError(f"{path} is damaged or no golden file ({error}); export the model again") from error
+
+
+def _check(version: int) -> None:
+    if version != VERSION:
+        raise ValueError(f"its format has version {version}, this onnxpool reads {VERSION}")
+
+
+_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+
+def _to_bits(array: NDArray[Any]) -> NDArray[Any]:
+    return array.view(np.uint16) if array.dtype == _BFLOAT16 else array
+
+
+def _from_bits(array: NDArray[Any], dtype: str) -> NDArray[Any]:
+    return array.view(_BFLOAT16) if dtype == _BFLOAT16.name else array

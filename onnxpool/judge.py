@@ -1,0 +1,113 @@
+"""Float64 answers for a model that came without any: onnx's reference evaluator, with the pools' own references.
+
+The model becomes a float64 model (weights, constants, casts), its pooling nodes are computed by ``Pool.reference``, all
+others by NumPy in the onnx package. It judges how a model is run, not whether the model is the right one; and it is
+slow, so it takes small models only.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+
+from onnxpool import answers
+from onnxpool.cases import Feeds
+from onnxpool.errors import GoldenError
+from onnxpool.forms import Model, to_form
+from onnxpool.golden import Answers, Golden
+from onnxpool.pool import DOMAIN, Pool
+from onnxpool.window import Window
+
+MOST_WEIGHTS = 4_000_000
+"""A model with more weights than this would take minutes."""
+
+_FLOATING = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
+
+
+def judge(model: Model) -> Golden:
+    """The answers of the model itself, evaluated in float64; the yardstick is its evaluation in its own type.
+
+    Raises :class:`GoldenError` for a model that is too large, or that the reference evaluator cannot run in float64.
+    """
+    bare = to_form(model, "custom")
+    weights = sum(value.const_value.size for value in bare.graph.initializers.values() if value.const_value)
+    if weights > MOST_WEIGHTS:
+        raise GoldenError(
+            f"the model has {weights:,} weights and no golden file; onnx's reference evaluator can judge up to "
+            f"{MOST_WEIGHTS:,}: give reference= (the PyTorch module, a golden file, or a function)"
+        )
+    double = _evaluator(_in_dtype(bare, ir.DataType.DOUBLE))
+    is_double = any(value.dtype == ir.DataType.DOUBLE for value in bare.graph.inputs)
+    own = _evaluator(_in_dtype(bare, ir.DataType.FLOAT) if is_double else bare)
+
+    def answer(feeds: Feeds) -> Answers:
+        return {name: np.asarray(array, np.float64) for name, array in double(feeds).items()}
+
+    return answers.collect(
+        bare,
+        answer,
+        answers.own_error(own, bare),
+        source=f"the model itself in float64, onnx {onnx.__version__}",
+        yardstick_source="the reference evaluator's own error",
+    )
+
+
+def _evaluator(model: ir.Model) -> Callable[[Feeds], dict[str, NDArray[Any]]]:
+    from onnxpool.pools import POOLS
+
+    names = [str(value.name) for value in model.graph.outputs]
+    try:
+        evaluator = ReferenceEvaluator(ir.to_proto(model), new_ops=[_operator(pool) for pool in POOLS.values()])
+    except Exception as error:
+        raise GoldenError(f"onnx's reference evaluator cannot run this model ({error}); give reference=") from error
+
+    def run(feeds: Feeds) -> dict[str, NDArray[Any]]:
+        with np.errstate(all="ignore"):  # NaN and infinity are part of some cases
+            return dict(zip(names, evaluator.run(None, feeds), strict=True))
+
+    return run
+
+
+def _operator(pool: Pool) -> type[OpRun]:
+    """The operator for the reference evaluator: computed in float64, rounded to the type of its input."""
+
+    def run(_: OpRun, x: NDArray[Any], *others: NDArray[Any], **attributes: Any) -> tuple[NDArray[Any]]:
+        inputs = (array.astype(np.float64) for array in (x, *others))
+        return (pool.reference(Window.from_attributes(attributes), *inputs).astype(x.dtype),)
+
+    return type(pool.op_type, (OpRun,), {"op_domain": DOMAIN, "_run": run})
+
+
+# --- a model in another floating point type
+
+
+def _in_dtype(model: ir.Model, dtype: ir.DataType) -> ir.Model:
+    """The same model, computing in ``dtype`` wherever it computed in a floating point type."""
+    model = model.clone()
+    for graph in (*model.graphs(), *(function.graph for function in model.functions.values())):
+        for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
+            if value.dtype in _FLOATING:
+                value.dtype = dtype
+            if value.const_value is not None:
+                value.const_value = _tensor(value.const_value, dtype)
+        for node in graph:
+            for attribute in list(node.attributes.values()):
+                for changed in _attribute(attribute, dtype):
+                    node.attributes[changed.name] = changed
+    return model
+
+
+def _attribute(attribute: ir.Attr, dtype: ir.DataType) -> Iterator[ir.Attr]:
+    if attribute.type == ir.AttributeType.TENSOR:
+        yield ir.AttrTensor(attribute.name, _tensor(attribute.as_tensor(), dtype))
+    elif attribute.name in ("to", "dtype", "output_dtype") and attribute.value in _FLOATING:
+        yield ir.AttrInt64(attribute.name, int(dtype))
+
+
+def _tensor(tensor: Any, dtype: ir.DataType) -> Any:
+    return ir.tensor(tensor.numpy().astype(dtype.numpy()), name=tensor.name) if tensor.dtype in _FLOATING else tensor

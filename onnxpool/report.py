@@ -1,0 +1,154 @@
+"""What a validation found, as plain values, and as JSON or text; :mod:`onnxpool.page` makes a web page of it."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Verdict: TypeAlias = Literal["passed", "noted", "failed", "skipped"]
+"""``noted``: a deviation that is known, explained, and not the model's fault. ``skipped`` never counts as passed."""
+
+SCHEMA = 1
+"""Version of what :meth:`Report.to_json` returns."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One output of one case in one run.
+
+    ``max_abs``, ``max_rel`` and ``max_ulp`` are the worst errors against float64 over all cells (units as in
+    :class:`onnxpool.bounds.Error`), ``share`` is the largest part of its allowed error that a cell used, ``allowed``
+    what that cell was allowed, ``origin`` where the bound comes from. ``reason`` says why the verdict is not passed.
+    """
+
+    case: str
+    output: str
+    verdict: Verdict
+    reason: str = ""
+    max_abs: float = math.nan
+    max_rel: float = math.nan
+    max_ulp: float = math.nan
+    share: float = math.nan
+    allowed: float = math.nan
+    origin: str = ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One form of the model, with or without native kernels, on every case.
+
+    ``pooling`` says of each pooling node how it ran, ``reason`` why the whole run was skipped or failed.
+    """
+
+    form: str
+    kernels: bool
+    verdict: Verdict
+    reason: str = ""
+    providers: tuple[str, ...] = ()
+    pooling: tuple[str, ...] = ()
+    results: tuple[Result, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Form and kernels in words."""
+        return f"{self.form}, {'native kernels' if self.kernels else 'no kernels'}"
+
+    @property
+    def worst(self) -> Result | None:
+        """The result that used most of its allowed error, if any was measured."""
+        measured = [result for result in self.results if not math.isnan(result.share)]
+        return max(measured, key=lambda result: result.share, default=None)
+
+    def count(self, verdict: Verdict) -> int:
+        """How many results have this verdict."""
+        return sum(result.verdict == verdict for result in self.results)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Whether a model gives the answers that it should.
+
+    ``reference`` says who gave the answers, ``causes`` names what changed in the model since its export, ``notes`` is
+    all else that a reader should know, ``environment`` the versions that ran.
+    """
+
+    model: str
+    passed: bool
+    reference: str
+    runs: tuple[Run, ...]
+    causes: tuple[str, ...]
+    notes: tuple[str, ...]
+    environment: dict[str, str]
+
+    @property
+    def summary(self) -> str:
+        """The verdict in one sentence."""
+        counts = {
+            verdict: sum(run.verdict == verdict for run in self.runs)
+            for verdict in ("passed", "noted", "failed", "skipped")
+        }
+        told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+        return f"{'PASSED' if self.passed else 'FAILED'}: {len(self.runs)} runs, {told}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for ``json.dumps``; what is not a finite number is None, or ``"inf"``."""
+        plain: dict[str, Any] = _plain({"schema": SCHEMA, **asdict(self)})
+        return plain
+
+    def table(self) -> "RenderableType":
+        """A table of the runs and every sentence of the report, for ``rich.print``."""
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=f"{self.model} against {self.reference}", title_justify="left")
+        for column in ("run", "verdict", "cases", "share of budget", "max abs", "max ULP", "worst case"):
+            table.add_column(column, overflow="fold")
+        for run in self.runs:
+            worst = run.worst
+            cases = f"{len(run.results) - run.count('failed')}/{len(run.results)}" if run.results else ""
+            cells: list[str | Text] = [run.name, Text(run.verdict, _STYLE[run.verdict]), cases]
+            if worst:
+                cells += [
+                    f"{worst.share:.1%}",
+                    f"{worst.max_abs:.2g}",
+                    f"{worst.max_ulp:.3g}",
+                    worst.case,
+                    worst.origin,
+                ]
+            table.add_row(*cells)
+        origins = dict.fromkeys(f"allowed: {run.worst.origin}" for run in self.runs if run.worst)
+        lines = [Text(line) for line in (*origins, *self.sentences())]
+        return Group(table, *lines, Text(self.summary, _STYLE["passed" if self.passed else "failed"]))
+
+    def sentences(self) -> list[str]:
+        """Why runs were skipped or failed, what changed in the model, and the notes."""
+        told = [f"{run.name}: {run.verdict}: {run.reason}" for run in self.runs if run.reason]
+        told += [
+            f"{run.name}: {result.case}, {result.output}: {result.reason}"
+            for run in self.runs
+            for result in run.results
+            if result.verdict == "failed"
+        ]
+        return [*told, *(f"cause: {cause}" for cause in self.causes), *(f"note: {note}" for note in self.notes)]
+
+    def html(self) -> str:
+        """One web page, complete in itself."""
+        from onnxpool.page import render
+
+        return render(self)
+
+
+_STYLE = {"passed": "bold green", "noted": "yellow", "failed": "bold red", "skipped": "dim"}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
