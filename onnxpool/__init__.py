@@ -16,10 +16,22 @@ from onnxpool.export import export
 from onnxpool.forms import form_of, pool_nodes, to_form
 from onnxpool.kernels import library_path
 from onnxpool.session import Session, load
+from onnxpool.validate import validate
 from onnxpool.window import Window
 
 __version__ = "0.1.0"
-__all__ = ["Session", "Window", "export", "form_of", "library_path", "load", "nn", "pool_nodes", "to_form"]
+__all__ = [
+    "Session",
+    "Window",
+    "export",
+    "form_of",
+    "library_path",
+    "load",
+    "nn",
+    "pool_nodes",
+    "to_form",
+    "validate",
+]
 
 
 def __getattr__(name: str) -> Any:

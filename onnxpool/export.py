@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
+from onnxpool import answers
+from onnxpool import golden as golden_file
 from onnxpool.errors import ArgumentError, ExportError, MissingExtra
 from onnxpool.forms import Form, to_form, write
 from onnxpool.pool import DOMAIN, IR_VERSION, OPSETS, VERSION, Pool
@@ -32,15 +34,19 @@ def export(
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     opset: int = OPSETS[0],
+    golden: bool = True,
 ) -> ir.Model:
     """Export ``module``, called with ``args`` and ``kwargs``, in evaluation mode, and write it to ``path`` if given.
 
     ``dynamic_shapes`` says which axes may change, as in ``torch.export``: for each argument a mapping from axis to a
     name; other axes are fixed at the sizes in ``args``. ``opset`` is 18 to 26. Weights beyond 2 GB go to
-    ``<path>.data``. Names of inputs and outputs follow the module's signature unless given.
+    ``<path>.data``. Names of inputs and outputs follow the module's signature unless given. With ``golden``, the
+    module's answers in float64 to ordinary and adversarial inputs are written beside the model, so that
+    :func:`onnxpool.validate` can judge it anywhere (:mod:`onnxpool.golden`).
 
     Raises :class:`ArgumentError` for an opset out of range, :class:`MissingExtra` without PyTorch or onnxscript, and
-    :class:`ExportError` where PyTorch cannot trace or translate the module.
+    :class:`ExportError` where PyTorch cannot trace or translate the module, and, once the model is written,
+    :class:`GoldenError` where no answer could be had.
     """
     if opset not in OPSETS:
         raise ArgumentError(f"opset={opset!r} is out of range; use {OPSETS[0]} to {OPSETS[-1]}")
@@ -74,6 +80,10 @@ def export(
     model = to_form(program.model, form)
     if path is not None:
         write(model, path)
+        beside = golden_file.path_for(path)
+        beside.unlink(missing_ok=True)  # the answers of another network
+        if golden:
+            golden_file.save(answers.record(module, model, args, kwargs), beside)
     return model
 
 

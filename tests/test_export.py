@@ -50,6 +50,19 @@ def test_a_network_with_dynamic_sizes(network, form, tmp_path):
         np.testing.assert_allclose(y, network(x).detach(), atol=1e-6)
 
 
+def test_answers_travel_beside_the_model(network, tmp_path):
+    path = tmp_path / "network.onnx"
+    onnxpool.export(network, (torch.randn(2, 3, 21, 17),), path, dynamic_shapes=DYNAMIC)
+    report = onnxpool.validate(path)
+    assert report.passed, report.sentences()
+    assert report.reference.startswith("Network in float64")
+    assert {"ordinary", "huge", "nan", "sizes 1x3x21x17"} <= {result.case for result in report.runs[0].results}
+    other = copy.deepcopy(network)
+    torch.nn.init.normal_(other.head.weight)
+    onnxpool.export(other, (torch.randn(2, 3, 21, 17),), path, golden=False)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["network.onnx"], "answers of another network are gone"
+
+
 @pytest.mark.parametrize("opset", list(range(18, 27)))
 def test_every_opset(network, opset, tmp_path):
     x = torch.randn(1, 3, 12, 12)

@@ -8,7 +8,27 @@ from pathlib import Path
 import onnxpool
 
 PACKAGE = Path(onnxpool.__file__).parent
-ORDER = ["errors", "window", "pool", "torch_op", "pools", "nn", "kernels", "forms", "export", "session"]
+ORDER = [
+    "errors",
+    "window",
+    "pool",
+    "torch_op",
+    "pools",
+    "nn",
+    "kernels",
+    "forms",
+    "bounds",
+    "cases",
+    "fingerprint",
+    "golden",
+    "answers",
+    "export",
+    "session",
+    "page",
+    "report",
+    "judge",
+    "validate",
+]
 
 
 def imported(path: Path, *, module_level: bool) -> set[str]:
