@@ -61,7 +61,7 @@ def collect(
             answers = answer(widen(feeds))
             case = Case(name, feeds, answers, yardstick(feeds, answers))
         except Exception as error:  # whatever a network raises
-            notes.append(f"case {name!r} left out: {str(error).strip().splitlines()[0] if str(error) else error!r}")
+            notes.append(f"case {name!r} left out: {_first_line(error)}")
             continue
         more = sum(array.nbytes for array in (*feeds.values(), *answers.values()))
         if found and size_bytes + more > MOST_BYTES:
@@ -75,6 +75,10 @@ def collect(
         str(value.name): str(np.dtype(value.dtype.numpy())) for value in model.graph.outputs if value.dtype is not None
     }
     return Golden(source, yardstick_source, dtypes, tuple(found), tuple(notes), fingerprints=None)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def widen(feeds: Mapping[str, NDArray[Any]], dtype: DTypeLike = np.float64) -> Feeds:

@@ -194,10 +194,10 @@ def measure(actual: NDArray[Any], answer: Array, allowed: ArrayLike) -> Error:
 
     right, budget = answer[finite], np.broadcast_to(np.asarray(allowed, np.float64), answer.shape)[finite]
     distance = np.abs(result[finite] - right)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         share = np.where(distance == 0, 0, distance / budget)
         relative = np.where(right == 0, 0, distance / np.abs(right))
-    units = distance / ulp(right, actual.dtype) if floating else distance
+        units = distance / ulp(right, actual.dtype) if floating else distance
     worst = int(share.argmax())
     return Error(
         max_abs=float(distance.max()),

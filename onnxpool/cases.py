@@ -182,7 +182,7 @@ def _sizes(inputs: Sequence[Input]) -> Iterator[dict[str, int]]:
             lambda size, i: size - 1 - i,
             lambda size, i: size + 1 + i,
             lambda size, i: size // 2 + i,
-            lambda size, i: _prime(size + 4 * i),
+            lambda size, i: _prime(size + 2 + 4 * i),
         ):
             yield {name: max(1, change(size, i)) for i, (name, size) in enumerate(others.items())}
 

@@ -51,26 +51,22 @@ def fingerprints(model: Model) -> Fingerprints:
 def changes(before: Fingerprints, after: Fingerprints) -> list[Change]:
     """What differs, as sentences that name nodes.
 
-    Other attributes or weights are a fault where the model still has the nodes that were exported. Where nodes came or
-    went a program has rewritten the model, which it may do as long as the answers are right.
+    Any difference is a fault while the model still has the nodes that were exported. Where nodes came or went, a
+    program has rewritten the model: it may, as long as the answers are right and pooling nodes are what they were.
     """
     then, now = before["nodes"], after["nodes"]
-    rewritten = set(then) != set(now)
-    found = [
-        Change(f"node {name!r} ({then[name]['op']}) is not in this model", fault=False)
-        for name in then.keys() - now.keys()
-    ]
-    found += [
-        Change(f"node {name!r} ({now[name]['op']}) was not in the exported model", fault=False)
-        for name in now.keys() - then.keys()
-    ]
-    found.sort(key=lambda change: change.text)
+    gone = [f"node {name!r} ({then[name]['op']}) is not in this model" for name in then if name not in now]
+    new = [f"node {name!r} ({now[name]['op']}) was not in the exported model" for name in now if name not in then]
+    rewritten = bool(gone or new)
+    found = [Change(text, fault=False) for text in (*gone, *new)]
     for name in then:
         if name in now:
-            pooling = then[name]["op"].startswith(f"{DOMAIN}::")
-            found += [
-                Change(text, fault=pooling or not rewritten) for text in _differences(name, then[name], now[name])
-            ]
+            fault = not rewritten or then[name]["op"].startswith(f"{DOMAIN}::")
+            found += [Change(text, fault) for text in _contents(name, then[name], now[name])]
+            if then[name]["inputs"] != now[name]["inputs"] and not rewritten:
+                found.append(
+                    Change(f"node {name!r} ({then[name]['op']}) takes its inputs from other nodes", fault=True)
+                )
     found += [
         Change(f"the function body of {name} differs from the exported one", fault=True)
         for name, digest in before["functions"].items()
@@ -79,19 +75,17 @@ def changes(before: Fingerprints, after: Fingerprints) -> list[Change]:
     return found
 
 
-def _differences(name: str, then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def _contents(name: str, then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs inside of one node."""
     node = f"node {name!r} ({then['op']})"
     if then["op"] != now["op"]:
         return [f"{node} has become {now['op']}"]
-    found = [f"attributes of {node} changed since export"] if then["attributes"] != now["attributes"] else []
-    if then["inputs"] != now["inputs"]:
-        found.append(f"{node} takes its inputs from other nodes than when it was exported")
-    found += [
+    changed = [f"attributes of {node} changed since export"] if then["attributes"] != now["attributes"] else []
+    return changed + [
         f"weights of {node} (initializer {initializer!r}) differ from the exported ones"
         for (initializer, digest), (_, other) in zip(then["weights"], now["weights"], strict=False)
         if digest != other
     ]
-    return found
 
 
 # --- how they are made

@@ -96,7 +96,7 @@ def load(path: str | os.PathLike[str]) -> Golden:
     Raises :class:`GoldenError` for a file that is missing, damaged, no golden file, or of another version.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             header = json.loads(file["header"].tobytes())
             _check(header["version"])
             found = tuple(

@@ -1,34 +1,36 @@
 """A report as one web page: no script, no other file, light and dark, readable without seeing colours."""
 
+from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any, TypeAlias
 
-from onnxpool.report import Report, Result, Run, Verdict
+Values: TypeAlias = Mapping[str, Any]
 
 
-def render(report: Report) -> str:
-    """The whole page."""
-    verdict: Verdict = "passed" if report.passed else "failed"
-    sentences = "".join(f"<li>{escape(line)}</li>" for line in report.sentences())
-    versions = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in report.environment.items())
+def render(report: Values, summary: str, sentences: Sequence[str]) -> str:
+    """The whole page, from what :meth:`onnxpool.report.Report.to_json` gives."""
+    verdict = "passed" if report["passed"] else "failed"
+    told = "".join(f"<li>{escape(line)}</li>" for line in sentences)
+    versions = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in report["environment"].items())
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{verdict}: {escape(report.model)}</title>
+<title>{verdict}: {escape(report["model"])}</title>
 <style>{_STYLE}</style>
 </head>
 <body>
 <header class="{verdict}">
-<h1>{_MARK[verdict]} {escape(report.summary)}</h1>
-<p><code>{escape(report.model)}</code> against {escape(report.reference)}</p>
+<h1>{_MARK[verdict]} {escape(summary)}</h1>
+<p><code>{escape(report["model"])}</code> against {escape(report["reference"])}</p>
 </header>
 <main>
-{f"<ul>{sentences}</ul>" if sentences else ""}
+{f"<ul>{told}</ul>" if told else ""}
 <h2>Error as a share of what is allowed</h2>
-{_matrix(report)}
+{_matrix(report["runs"])}
 <h2>Runs</h2>
-{"".join(map(_details, report.runs))}
+{"".join(map(_details, report["runs"]))}
 <h2>Environment</h2>
 <dl>{versions}</dl>
 </main>
@@ -37,66 +39,63 @@ def render(report: Report) -> str:
 """
 
 
-_MARK: dict[Verdict, str] = {"passed": "✓", "noted": "!", "failed": "✗", "skipped": "–"}
+_MARK = {"passed": "✓", "noted": "!", "failed": "✗", "skipped": "–"}
 
 
-def _matrix(report: Report) -> str:
+def _matrix(runs: Sequence[Values]) -> str:
     """Cases and outputs down, runs across."""
-    found = {(run.name, result.case, result.output): result for run in report.runs for result in run.results}
-    rows = dict.fromkeys((result.case, result.output) for run in report.runs for result in run.results)
+    found = {(i, result["case"], result["output"]): result for i, run in enumerate(runs) for result in run["results"]}
+    rows = dict.fromkeys((case, output) for _, case, output in found)
     several = len({output for _, output in rows}) > 1
-    head = "".join(f'<th scope="col">{escape(run.name)}<br>{_verdict(run.verdict)}</th>' for run in report.runs)
+    head = "".join(f'<th scope="col">{escape(run["name"])}<br>{_verdict(run["verdict"])}</th>' for run in runs)
     body = "".join(
         f'<tr><th scope="row">{escape(case)}{f" · {escape(output)}" if several else ""}</th>'
-        + "".join(f"<td>{_bar(found.get((run.name, case, output)))}</td>" for run in report.runs)
+        + "".join(f"<td>{_bar(found.get((i, case, output)))}</td>" for i in range(len(runs)))
         + "</tr>"
         for case, output in rows
     )
+    return _table(f'<th scope="col">case</th>{head}', body)
+
+
+def _bar(result: Values | None) -> str:
+    """The share of the budget: a bar that is full at 100%, and the number."""
+    if result is None or not result["origin"]:
+        return _verdict(result["verdict"] if result else "skipped")
+    share, verdict = float(result["share"]), result["verdict"]
     return (
-        f'<div class="wide"><table><thead><tr><th scope="col">case</th>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
+        f'<span class="{verdict}" title="{escape(result["reason"] or result["origin"])}">'
+        f'<svg viewBox="0 0 100 8" aria-hidden="true" preserveAspectRatio="none"><rect class="budget" width="100" '
+        f'height="8"/><rect width="{100 * min(1.0, share):.2f}" height="8"/></svg>{_MARK[verdict]} {share:.1%}</span>'
     )
 
 
-def _verdict(verdict: Verdict) -> str:
+def _details(run: Values) -> str:
+    columns = ("case", "output", "verdict", "max abs", "max rel", "max ULP", "share", "allowed", "origin of the bound")
+    head = "".join(f'<th scope="col">{column}</th>' for column in columns)
+    places = "".join(f"<li>{escape(place)}</li>" for place in (", ".join(run["providers"]), *run["pooling"]))
+    told = f"<ul>{places}</ul>{_table(head, ''.join(map(_row, run['results'])))}" if run["results"] else ""
+    return (
+        f"<details{' open' if run['verdict'] == 'failed' else ''}>"
+        f"<summary>{escape(run['name'])}: {_verdict(run['verdict'])} {escape(run['reason'])}</summary>{told}</details>"
+    )
+
+
+def _row(result: Values) -> str:
+    numbers = (result[key] for key in ("max_abs", "max_rel", "max_ulp", "share", "allowed"))
+    cells = "".join("<td></td>" if number is None else f"<td>{float(number):.3g}</td>" for number in numbers)
+    why = "; ".join(filter(None, (result["reason"], result["origin"])))
+    return (
+        f'<tr><th scope="row">{escape(result["case"])}</th><td>{escape(result["output"])}</td>'
+        f"<td>{_verdict(result['verdict'])}</td>{cells}<td>{escape(why)}</td></tr>"
+    )
+
+
+def _verdict(verdict: str) -> str:
     return f'<span class="{verdict}">{_MARK[verdict]} {verdict}</span>'
 
 
-def _bar(result: Result | None) -> str:
-    """The share of the budget: a bar that is full at 100%, and the number."""
-    if result is None:
-        return _verdict("skipped")
-    if not result.origin:
-        return _verdict(result.verdict)
-    return (
-        f'<span class="{result.verdict}" title="{escape(result.reason or result.origin)}">'
-        f'<svg viewBox="0 0 100 8" aria-hidden="true" preserveAspectRatio="none"><rect class="budget" width="100" '
-        f'height="8"/><rect width="{100 * min(1.0, result.share):.2f}" height="8"/></svg>'
-        f"{_MARK[result.verdict]} {result.share:.1%}</span>"
-    )
-
-
-def _details(run: Run) -> str:
-    columns = ("case", "output", "verdict", "max abs", "max rel", "max ULP", "share", "allowed", "origin of the bound")
-    head = "".join(f'<th scope="col">{column}</th>' for column in columns)
-    body = "".join(map(_row, run.results))
-    pooling = "".join(f"<li>{escape(place)}</li>" for place in (", ".join(run.providers), *run.pooling))
-    table = f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    return (
-        f"<details{' open' if run.verdict == 'failed' else ''}>"
-        f"<summary>{escape(run.name)}: {_verdict(run.verdict)} {escape(run.reason)}</summary>"
-        f"{f'<ul>{pooling}</ul>{table}' if run.results else ''}</details>"
-    )
-
-
-def _row(result: Result) -> str:
-    numbers = (result.max_abs, result.max_rel, result.max_ulp, result.share, result.allowed)
-    cells = "".join(f"<td>{number:.3g}</td>" if result.origin else "<td></td>" for number in numbers)
-    why = "; ".join(filter(None, (result.reason, result.origin)))
-    return (
-        f'<tr><th scope="row">{escape(result.case)}</th><td>{escape(result.output)}</td>'
-        f"<td>{_verdict(result.verdict)}</td>{cells}<td>{escape(why)}</td></tr>"
-    )
+def _table(head: str, body: str) -> str:
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 _STYLE = """

@@ -4,6 +4,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from onnxpool.page import render
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -94,7 +96,9 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``json.dumps``; what is not a finite number is None, or ``"inf"``."""
-        plain: dict[str, Any] = _plain({"schema": SCHEMA, **asdict(self)})
+        values = {"schema": SCHEMA, "summary": self.summary, **asdict(self)}
+        values["runs"] = [{"name": run.name, **asdict(run)} for run in self.runs]
+        plain: dict[str, Any] = _plain(values)
         return plain
 
     def table(self) -> "RenderableType":
@@ -111,13 +115,7 @@ class Report:
             cases = f"{len(run.results) - run.count('failed')}/{len(run.results)}" if run.results else ""
             cells: list[str | Text] = [run.name, Text(run.verdict, _STYLE[run.verdict]), cases]
             if worst:
-                cells += [
-                    f"{worst.share:.1%}",
-                    f"{worst.max_abs:.2g}",
-                    f"{worst.max_ulp:.3g}",
-                    worst.case,
-                    worst.origin,
-                ]
+                cells += [f"{worst.share:.1%}", f"{worst.max_abs:.2g}", f"{worst.max_ulp:.3g}", worst.case]
             table.add_row(*cells)
         origins = dict.fromkeys(f"allowed: {run.worst.origin}" for run in self.runs if run.worst)
         lines = [Text(line) for line in (*origins, *self.sentences())]
@@ -136,9 +134,7 @@ class Report:
 
     def html(self) -> str:
         """One web page, complete in itself."""
-        from onnxpool.page import render
-
-        return render(self)
+        return render(self.to_json(), self.summary, self.sentences())
 
 
 _STYLE = {"passed": "bold green", "noted": "yellow", "failed": "bold red", "skipped": "dim"}
@@ -147,7 +143,7 @@ _STYLE = {"passed": "bold green", "noted": "yellow", "failed": "bold red", "skip
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return [_plain(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)

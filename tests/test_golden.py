@@ -1,0 +1,306 @@
+"""Golden files and the answers in them: round trips, the cases that are asked, and files that are no good."""
+
+import json
+import subprocess
+import sys
+import zipfile
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from models import pooled
+
+import onnxpool
+from onnxpool import answers, cases, forms, golden, nn
+from onnxpool.errors import GoldenError
+from onnxpool.fingerprint import changes, fingerprints
+from onnxpool.judge import judge
+from onnxpool.pools import POOLS
+from onnxpool.window import Window
+
+WINDOW = Window.of(2, 2)
+
+
+def soft(feeds):
+    return {"y": POOLS["SoftPool"].reference(WINDOW, feeds["x"])}
+
+
+class Small(torch.nn.Module):
+    """Two poolings, weights, and an output of its own beside the image."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = torch.nn.Conv2d(2, 4, 3, padding=1), torch.nn.Conv2d(4, 3, 1)
+        self.down, self.smooth = nn.SoftPool2d(3, 2, 1), nn.SoftPool2d(3, 1, 1)
+
+    def forward(self, x):
+        x = self.smooth(self.down(torch.relu(self.first(x))))
+        return self.last(x), x.mean((2, 3))
+
+
+@pytest.fixture(scope="module")
+def exported():
+    module, args = Small(), (torch.randn(2, 2, 12, 12),)
+    dynamic = ({0: "batch", 2: "height", 3: "width"},)
+    return module, args, onnxpool.export(module, args, dynamic_shapes=dynamic)
+
+
+@pytest.fixture(scope="module")
+def recorded(exported):
+    module, args, model = exported
+    return answers.record(module, model, args)
+
+
+# --- the file
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+def test_round_trip(tmp_path, dtype):
+    before = answers.from_callable(soft, pooled(WINDOW, dtype))
+    golden.save(before, tmp_path / "a.golden.npz")
+    after = golden.load(tmp_path / "a.golden.npz")
+    assert {case.name for case in after.cases} >= {"ordinary", "huge", "tiny", "nan", "inf", "-inf", "zeros"}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.golden.npz"]
+    assert (after.source, after.yardstick, after.dtypes) == (before.source, before.yardstick, {"y": dtype})
+    for was, now in zip(before.cases, after.cases, strict=True):
+        assert now.inputs["x"].dtype == np.dtype(getattr(ml_dtypes, dtype, dtype))
+        assert now.inputs["x"].tobytes() == was.inputs["x"].tobytes()
+        assert now.answers["y"].dtype == np.float64
+        np.testing.assert_array_equal(now.answers["y"], was.answers["y"])
+        assert now.yardstick == was.yardstick
+
+
+def test_path_is_beside_the_model():
+    assert golden.path_for("models/net.v2.onnx").as_posix() == "models/net.v2.golden.npz"
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(GoldenError, match=r"no golden file .*a\.golden\.npz; export"):
+        golden.load(tmp_path / "a.golden.npz")
+
+
+@pytest.mark.parametrize("fault", ["cut", "flipped", "text", "empty", "other arrays", "pickle"])
+def test_damaged_file(tmp_path, recorded, fault):
+    path = tmp_path / "a.golden.npz"
+    golden.save(recorded, path)
+    data = path.read_bytes()
+    if fault == "cut":
+        path.write_bytes(data[: len(data) // 2])
+    elif fault == "flipped":
+        middle = len(data) // 2
+        path.write_bytes(data[:middle] + bytes([data[middle] ^ 0xFF]) + data[middle + 1 :])
+    elif fault == "text":
+        path.write_text("no archive")
+    elif fault == "empty":
+        path.write_bytes(b"")
+    elif fault == "other arrays":
+        np.savez(path, a=np.ones(3))
+    else:
+        np.savez(path, header=np.array([{"version": 1}], dtype=object))
+    with pytest.raises(GoldenError, match="damaged or no golden file"):
+        golden.load(path)
+
+
+def test_other_version(tmp_path, monkeypatch, recorded):
+    monkeypatch.setattr(golden, "VERSION", 99)
+    golden.save(recorded, tmp_path / "a.golden.npz")
+    monkeypatch.undo()
+    with pytest.raises(GoldenError, match="version 99, this onnxpool reads 1"):
+        golden.load(tmp_path / "a.golden.npz")
+
+
+def test_header_is_strict_json(tmp_path, recorded):
+    golden.save(recorded, tmp_path / "a.golden.npz")
+    with zipfile.ZipFile(tmp_path / "a.golden.npz") as archive:
+        header = archive.read("header.npy")
+    json.loads(header[header.index(b'{"version') :], parse_constant=pytest.fail)
+
+
+def test_reading_needs_no_torch(tmp_path, recorded):
+    golden.save(recorded, tmp_path / "a.golden.npz")
+    program = f"""
+import sys
+sys.modules["torch"] = None
+from onnxpool import golden, answers, validate, judge, report
+assert golden.load({str(tmp_path / "a.golden.npz")!r}).cases
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+# --- the answers
+
+
+def test_answers_are_those_of_the_module(exported, recorded):
+    module, args, _ = exported
+    example = next(case for case in recorded.cases if case.name == "example")
+    assert np.array_equal(example.inputs["x"], args[0].numpy())
+    right = Small().double().eval()(args[0].double())
+    for answer, output in zip(example.answers.values(), right, strict=True):
+        np.testing.assert_array_equal(answer, output.detach().numpy())
+    assert all(0 < error < 1e-6 for error in example.yardstick.values())
+    assert module.training
+    assert next(module.parameters()).dtype == torch.float32
+
+
+def test_sizes_where_axes_may_change(recorded):
+    shapes = {case.inputs["x"].shape for case in recorded.cases}
+    assert {shape[0] for shape in shapes} == {1, 2, 3}
+    assert {shape[1] for shape in shapes} == {2}
+    assert {shape[2:] for shape in shapes} == {(12, 12), (11, 10), (13, 14), (6, 7), (17, 19)}
+
+
+def test_fixed_axes_stay():
+    module, args = Small(), (torch.randn(1, 2, 9, 8),)
+    found = answers.record(module, onnxpool.export(module, args), args)
+    assert {case.inputs["x"].shape for case in found.cases} == {(1, 2, 9, 8)}
+
+
+def test_large_axes_are_tried_at_modest_sizes():
+    inputs = [cases.Input("x", np.dtype("float32"), (8, 3, 512, 40), ("batch", None, "height", "width"))]
+    assert [entry.shape for entry in cases.modest(inputs)] == [(2, 3, 64, 40)]
+
+
+def test_axes_of_one_name_change_together_and_expressions_stay():
+    dtype = np.dtype("float32")
+    twin = [cases.Input(name, dtype, (2, 8, 8), ("n", "side", "side")) for name in "ab"]
+    for name, feeds in cases.generate(twin):
+        assert feeds["a"].shape == feeds["b"].shape, name
+        assert feeds["a"].shape[1] == feeds["a"].shape[2]
+    derived = [cases.Input("a", dtype, (2, 8), ("n", "side")), cases.Input("b", dtype, (2, 16), ("n", "2*side"))]
+    assert {feeds["b"].shape for _, feeds in cases.generate(derived)} == {(2, 16)}
+
+
+def test_adversarial_values():
+    found = dict(cases.generate([cases.Input("x", np.dtype("float16"), (1, 3, 9, 9), (None,) * 4)]))
+    x = {name: feeds["x"].astype(float) for name, feeds in found.items()}
+    assert (x["negative"] <= -1).all()
+    assert np.isfinite(x["huge"]).all()
+    assert np.abs(x["huge"]).max() > 2e4
+    assert 0 < np.abs(x["tiny"]).max() < 1e-3
+    assert np.count_nonzero(np.isnan(x["nan"])) == np.count_nonzero(np.isinf(x["inf"])) == 1
+    assert np.count_nonzero(x["-inf"] == -np.inf) == 1
+    assert 0 <= x["image"].min() < x["image"].max() <= 1
+    again = dict(cases.generate([cases.Input("x", np.dtype("float16"), (1, 3, 9, 9), (None,) * 4)]))
+    assert all(np.array_equal(found[name]["x"], again[name]["x"], equal_nan=True) for name in found)
+
+
+def test_integers_keep_the_example():
+    ids = cases.Input("ids", np.dtype("int64"), (2, 3), ("batch", None))
+    found = dict(cases.generate([ids], {"ids": np.array([[5, 6, 7], [8, 9, 10]])}))
+    assert found["ordinary"]["ids"].tolist() == [[5, 6, 7], [8, 9, 10]]
+    assert found["sizes 1x3"]["ids"].tolist() == [[5, 6, 7]]
+
+
+def test_cases_that_fail_are_noted():
+    class Even(Small):
+        def forward(self, x):
+            if x.shape[2] % 2 or torch.isnan(x).any():
+                raise ValueError("no odd heights\nsecond line")
+            return super().forward(x)
+
+    module, args = Small(), (torch.randn(2, 2, 12, 12),)
+    model = onnxpool.export(module, args, dynamic_shapes=({2: "height"},))
+    found = answers.record(Even(), model, args)
+    assert "case 'nan' left out: no odd heights" in found.notes
+    assert {case.inputs["x"].shape[2] for case in found.cases} == {12, 6}
+
+    class Never(Small):
+        def forward(self, _):
+            raise ValueError("never")
+
+    with pytest.raises(GoldenError, match=r"no case: .*never"):
+        answers.record(Never(), model, args)
+
+
+def test_a_case_that_overflows_the_networks_own_type_is_noted():
+    class Grows(torch.nn.Module):
+        def forward(self, x):
+            return torch.nn.functional.avg_pool2d(x * 100 / 100, 2)
+
+    model = pooled(WINDOW, "float16")
+    found = answers.record(Grows(), model)
+    assert any("'huge' left out: in its own type the network overflows" in note for note in found.notes)
+    assert "ordinary" in {case.name for case in found.cases}
+
+
+def test_small_enough_to_travel(monkeypatch, exported):
+    module, args, model = exported
+    monkeypatch.setattr(answers, "MOST_BYTES", 6000)
+    found = answers.record(module, model, args)
+    sizes = [sum(a.nbytes for a in (*case.inputs.values(), *case.answers.values())) for case in found.cases]
+    assert sum(sizes) <= 6000
+    assert found.cases[0].name == "example"
+    assert any("would exceed 0.006 MB" in note for note in found.notes)
+
+
+def test_float64_networks_have_a_yardstick():
+    module, args = Small().double(), (torch.randn(2, 2, 12, 12, dtype=torch.float64),)
+    found = answers.record(module, onnxpool.export(module, args), args)
+    example = next(case for case in found.cases if case.name == "example")
+    assert all(1e-18 < error < 1e-14 for error in example.yardstick.values())
+
+
+def test_inputs_must_match(exported):
+    module, args, model = exported
+    with pytest.raises(GoldenError, match="called with 2 tensors"):
+        answers.record(module, model, (*args, *args))
+    with pytest.raises(GoldenError, match="the model has the outputs"):
+        answers.record(torch.nn.Identity(), model, args)
+    with pytest.raises(GoldenError, match=r"gave \['z'\]; the model has the outputs \['y'\]"):
+        answers.from_callable(lambda feeds: {"z": feeds["x"]}, pooled(WINDOW))
+
+
+def test_the_judge_gives_the_answers_of_the_module(exported, recorded):
+    judged = {case.name: case for case in judge(exported[2]).cases}
+    module = Small().double().eval()
+    for name in ("ordinary", "huge", "nan", "-inf"):
+        case = judged[name]
+        right = module(torch.tensor(case.inputs["x"]).double())
+        for answer, output in zip(case.answers.values(), right, strict=True):
+            scale = np.nanmax(np.abs(np.where(np.isinf(answer), 0, answer)))
+            np.testing.assert_allclose(answer, output.detach().numpy(), rtol=1e-12, atol=1e-13 * scale)
+
+
+def test_the_judge_refuses_what_would_take_minutes(monkeypatch, exported):
+    monkeypatch.setattr("onnxpool.judge.MOST_WEIGHTS", 50)
+    with pytest.raises(GoldenError, match="give reference="):
+        judge(exported[2])
+
+
+# --- fingerprints
+
+
+def test_fingerprints_survive_saving_and_changes_of_form(tmp_path, exported, recorded):
+    model = exported[2]
+    golden.save(recorded, tmp_path / "a.golden.npz")
+    before = golden.load(tmp_path / "a.golden.npz").fingerprints
+    for form in ("function", "standard", "custom"):
+        forms.write(forms.to_form(model, form), tmp_path / "a.onnx")
+        assert changes(before, fingerprints(tmp_path / "a.onnx")) == [], form
+    assert any("SoftPool" in node["op"] for node in before["nodes"].values())
+    assert before["functions"].keys() == {"onnxpool::SoftPool"}
+
+
+def test_fingerprints_name_what_changed(exported, recorded):
+    model = exported[2].clone()
+    node = next(node for node in model.graph if node.op_type == "Conv")
+    weight = node.inputs[1]
+    weight.const_value = ir.tensor(weight.const_value.numpy() * 1.001, name=weight.name)
+    (change,) = changes(recorded.fingerprints, fingerprints(model))
+    assert (
+        change.text
+        == f"weights of node {node.name!r} (Conv) (initializer {weight.name!r}) differ from the exported ones"
+    )
+    assert change.fault
+
+
+def test_a_rewritten_model_is_no_fault_in_itself(exported, recorded):
+    model = exported[2].clone()
+    node = next(node for node in model.graph if node.op_type == "Relu")
+    node.name = "other"
+    found = changes(recorded.fingerprints, fingerprints(model))
+    assert [change.fault for change in found] == [False] * len(found)
+    assert any("node 'other' (Relu) was not in the exported model" in change.text for change in found)
