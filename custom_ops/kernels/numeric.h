@@ -69,8 +69,9 @@ class ScaledExp {
   }
 
   T operator()(T x) const {
-    const T inside = x < low_ ? low_ : x > high_ ? high_ : x;  // in this form NaN stays
-    const T shifted = inside * K::log2e + K::magic;            // the nearest whole number, in the low bits
+    const T above = x < low_ ? low_ : x;  // in this form NaN stays, and both are single instructions
+    const T inside = above > high_ ? high_ : above;
+    const T shifted = inside * K::log2e + K::magic;  // the nearest whole number, in the low bits
     const T n = shifted - K::magic;
     const T r = (inside - n * K::ln2_high) - n * K::ln2_low;
     constexpr int kLast = static_cast<int>(sizeof K::q / sizeof K::q[0]) - 1;

@@ -200,26 +200,14 @@ class Soft {
 
   // result_ for one output row. False, and nothing, where most windows are out of range.
   bool fast() {
-    const PlannedAxis& height = plan_.height;
     const int64_t to = most(fill_end_, rows_end(h_));
     filled_ = most(filled_, rows_needed(h_));
     if (filled_ < to) fill(filled_, to);
     filled_ = most(filled_, to);
 
-    bool first = true;
     const int64_t offset = begin_ - start_, cells = least(row_cells(), plan_.tile_span - offset);
-    for (int64_t h = rows_begin(h_); h < rows_end(h_); h += height.dilation) {
-      const Value* weights = weights_ + h % plan_.ring * row_cells();
-      const Value* products = products_ + h % plan_.ring * row_cells();
-      if (first) {
-        begin_sum(weights, column_weights_ + offset, lost_weights_, cells);
-        begin_sum(products, column_products_ + offset, lost_products_, cells);
-      } else {
-        add_row(weights, column_weights_ + offset, lost_weights_, cells);
-        add_row(products, column_products_ + offset, lost_products_, cells);
-      }
-      first = false;
-    }
+    sum_rows(weights_, column_weights_ + offset, lost_weights_, cells);
+    sum_rows(products_, column_products_ + offset, lost_products_, cells);
     if (kWide) {
       for (int64_t i = 0; i < cells; ++i) {
         column_weights_[offset + i] += lost_weights_[i];
@@ -231,12 +219,7 @@ class Soft {
 
     using Limits = Trust<Value>;
     const Sum least_sum = smallest_ < bits<Unsigned>(Limits::tiny_x) - 1 ? static_cast<Sum>(Limits::least_sum) : Sum{0};
-    int64_t bad = 0;
-    for (int64_t i = 0; i < columns_; ++i) {
-      const Sum weight = sum_weights_[i], product = sum_products_[i], size = absolute(product);
-      result_[i] = static_cast<Value>(product / weight);
-      bad += trusted(weight, size, least_sum) ? 0 : 1;
-    }
+    const int64_t bad = divide(sum_weights_, sum_products_, result_, columns_, least_sum);
     if (bad == 0) return true;
     if (bad * 2 > columns_) return false;
     for (int64_t i = 0; i < columns_;) {
@@ -248,20 +231,47 @@ class Soft {
     return true;
   }
 
+  // Returns how many of the quotients cannot be trusted.
+  static int64_t divide(const Sum* __restrict weights, const Sum* __restrict products, Value* __restrict results,
+                        int64_t count, Sum least_sum) {
+    Unsigned bad = 0;  // as wide as a cell, for the compiler's sake; a tile has fewer columns than it can count
+    for (int64_t i = 0; i < count; ++i) {
+      results[i] = static_cast<Value>(products[i] / weights[i]);
+      bad += trusted(weights[i], absolute(products[i]), least_sum) ? 0U : 1U;
+    }
+    return static_cast<int64_t>(bad);
+  }
+
   static bool trusted(Sum weight, Sum size, Sum least_sum) {
     using Limits = Trust<Value>;
     return (weight >= static_cast<Sum>(Limits::least_weight)) & (weight <= static_cast<Sum>(Limits::most)) &
            (size <= static_cast<Sum>(Limits::most)) & (size >= least_sum);
   }
 
-  static void begin_sum(const Value* __restrict row, Sum* __restrict sum, Sum* __restrict lost, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) sum[i] = static_cast<Sum>(row[i]);
-    for (int64_t i = 0; i < count && kWide; ++i) lost[i] = 0;
-  }
-
-  static void add_row(const Value* __restrict row, Sum* __restrict sum, Sum* __restrict lost, int64_t count) {
-    for (int64_t i = 0; i < count && kWide; ++i) add(static_cast<Sum>(row[i]), sum + i, lost + i);
-    for (int64_t i = 0; i < count && !kWide; ++i) sum[i] += static_cast<Sum>(row[i]);
+  // The ring's rows under the window, summed; the first three in one pass, since that is all that most windows have.
+  void sum_rows(const Value* ring, Sum* __restrict sum, Sum* __restrict lost, int64_t count) const {
+    const int64_t step = plan_.height.dilation, last = rows_end(h_);
+    int64_t h = rows_begin(h_);
+    const auto row = [this, ring](int64_t at) { return ring + at % plan_.ring * row_cells(); };
+    if (!kWide && h + 2 * step < last) {
+      const Value *__restrict a = row(h), *__restrict b = row(h + step), *__restrict c = row(h + 2 * step);
+      for (int64_t i = 0; i < count; ++i) sum[i] = static_cast<Sum>(a[i]) + static_cast<Sum>(b[i]) + static_cast<Sum>(c[i]);
+      h += 3 * step;
+    } else if (!kWide && h + step < last) {
+      const Value *__restrict a = row(h), *__restrict b = row(h + step);
+      for (int64_t i = 0; i < count; ++i) sum[i] = static_cast<Sum>(a[i]) + static_cast<Sum>(b[i]);
+      h += 2 * step;
+    } else {
+      const Value* __restrict a = row(h);
+      for (int64_t i = 0; i < count; ++i) sum[i] = static_cast<Sum>(a[i]);
+      for (int64_t i = 0; i < count && kWide; ++i) lost[i] = 0;
+      h += step;
+    }
+    for (; h < last; h += step) {
+      const Value* __restrict a = row(h);
+      for (int64_t i = 0; i < count && kWide; ++i) add(static_cast<Sum>(a[i]), sum + i, lost + i);
+      for (int64_t i = 0; i < count && !kWide; ++i) sum[i] += static_cast<Sum>(a[i]);
+    }
   }
 
   void across(const Sum* columns, Sum* sums) const {
