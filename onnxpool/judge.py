@@ -92,7 +92,7 @@ def _in_dtype(model: ir.Model, dtype: ir.DataType) -> ir.Model:
     for graph in (*model.graphs(), *(function.graph for function in model.functions.values())):
         for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
             if value.dtype in _FLOATING:
-                value.dtype = dtype
+                value.type = ir.TensorType(dtype)  # a new one: clones share theirs with the original
             if value.const_value is not None:
                 value.const_value = _tensor(value.const_value, dtype)
         for node in graph:

@@ -123,13 +123,10 @@ class Report:
 
     def sentences(self) -> list[str]:
         """Why runs were skipped or failed, what changed in the model, and the notes."""
-        told = [f"{run.name}: {run.verdict}: {run.reason}" for run in self.runs if run.reason]
-        told += [
-            f"{run.name}: {result.case}, {result.output}: {result.reason}"
-            for run in self.runs
-            for result in run.results
-            if result.verdict == "failed"
-        ]
+        told = []
+        for run in self.runs:
+            told += [f"{run.name}: {run.verdict}: {run.reason}"] if run.reason else []
+            told += [f"{run.name}: {line}" for line in _failures(run)]
         return [*told, *(f"cause: {cause}" for cause in self.causes), *(f"note: {note}" for note in self.notes)]
 
     def html(self) -> str:
@@ -138,6 +135,23 @@ class Report:
 
 
 _STYLE = {"passed": "bold green", "noted": "yellow", "failed": "bold red", "skipped": "dim"}
+
+
+_MOST_LINES = 4
+
+
+def _failures(run: Run) -> list[str]:
+    """Why results of this run failed, cases with one reason together, and not too many lines."""
+    reasons: dict[str, list[str]] = {}
+    for result in run.results:
+        if result.verdict == "failed":
+            reasons.setdefault(f"{result.output}: {result.reason}", []).append(result.case)
+    lines = [
+        f"{' and '.join((cases[0], f'{len(cases) - 1} more') if len(cases) > 1 else cases)}, {reason}"
+        for reason, cases in reasons.items()
+    ]
+    left = len(lines) - _MOST_LINES
+    return [*lines[:_MOST_LINES], f"and {left} other failures"] if left > 1 else lines
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,397 @@
+"""Validation: right models pass in every form, and each way of being wrong is found and named."""
+
+import json
+from dataclasses import FrozenInstanceError, replace
+from html.parser import HTMLParser
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import rich.console
+import torch
+from models import model, pooled
+from onnx import helper
+
+import onnxpool
+from onnxpool import answers, forms, golden, kernels, nn
+from onnxpool.errors import ArgumentError, FormError, GoldenError
+from onnxpool.pools import POOLS
+from onnxpool.report import Report, Result, Run
+from onnxpool.validate import validate
+from onnxpool.window import Window
+
+WINDOW = Window.of(2, 3, 2, 1)
+SKIPS = kernels.why_missing() is not None
+native = pytest.mark.skipif(SKIPS, reason="without the native library")
+DTYPES = ["float32", "float64", "float16", "bfloat16"]
+
+
+def soft(feeds):
+    return {"y": POOLS["SoftPool"].reference(WINDOW, feeds["x"])}
+
+
+class Small(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = torch.nn.Conv2d(2, 4, 3, padding=1), torch.nn.Conv2d(4, 3, 1)
+        self.down, self.smooth = nn.SoftPool2d(3, 2, 1), nn.SoftPool2d(3, 1, 1)
+
+    def forward(self, x):
+        return self.last(self.smooth(self.down(torch.relu(self.first(x)))))
+
+
+@pytest.fixture(scope="module")
+def exported():
+    """A network of two poolings beside two convolutions, and its golden answers."""
+    module, args = Small(), (torch.randn(2, 2, 12, 12),)
+    made = onnxpool.export(module, args, dynamic_shapes=({0: "batch", 2: "height", 3: "width"},))
+    return made, answers.record(module, made, args)
+
+
+def failures(report: Report) -> str:
+    return "\n".join(report.sentences())
+
+
+# --- right models
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("reference", [None, soft], ids=["judge", "function"])
+def test_one_pooling_node_passes_in_every_form(dtype, reference):
+    report = validate(pooled(WINDOW, dtype), reference)
+    assert report.passed, failures(report)
+    assert [(run.form, run.kernels) for run in report.runs] == [
+        ("function", False),
+        ("function", True),
+        ("standard", False),
+        ("custom", True),
+    ]
+    for run in report.runs:
+        assert run.verdict == ("skipped" if run.kernels and SKIPS else "passed")
+        assert all(result.verdict == "passed" for result in run.results)
+        assert all("promise" in result.origin or "analysis" in result.origin for result in run.results)
+
+
+@native
+def test_the_native_promise_is_tighter_than_the_analysis():
+    off, on = validate(pooled(WINDOW), soft, forms=["function"]).runs
+    assert "promise of the native kernel: 4 ULP" in on.results[0].origin
+    assert "rounding analysis, 9 cells: 63.8 ULP" in off.results[0].origin
+    assert on.pooling == ("pool (SoftPool): CPUExecutionProvider",)
+    assert off.pooling == ("pool (SoftPool): standard operators",)
+
+
+def test_a_network_passes_against_its_golden_answers(exported):
+    report = validate(*exported)
+    assert report.passed, failures(report)
+    assert report.causes == ()
+    for run in report.runs:
+        if run.verdict != "skipped":
+            assert {"example", "ordinary", "nan", "sizes 3x2x12x12"} <= {result.case for result in run.results}
+            assert run.worst.share < 0.7
+            assert "PyTorch's own error" in run.worst.origin
+
+
+def test_the_golden_file_beside_the_model_is_used(tmp_path, exported):
+    made, answered = exported
+    forms.write(made, tmp_path / "net.onnx")
+    golden.save(answered, tmp_path / "net.golden.npz")
+    report = validate(tmp_path / "net.onnx", forms=["function"])
+    assert report.passed
+    assert report.reference.startswith("Small in float64, PyTorch")
+    assert validate(tmp_path / "net.onnx", str(tmp_path / "net.golden.npz"), forms=["standard"]).passed
+
+
+def test_a_module_judges(exported):
+    assert validate(exported[0], Small(), forms=["function"]).passed
+    other = Small()
+    other.last.bias.data += 1e-3
+    assert not validate(exported[0], other, forms=["function"]).passed
+
+
+def test_a_network_judged_by_itself(exported):
+    report = validate(exported[0], forms=["standard"])
+    assert report.passed, failures(report)
+    assert "model itself in float64" in report.reference
+
+
+def test_a_model_without_pooling_runs_as_it_is():
+    report = validate(model([helper.make_node("Relu", ["x"], ["y"], "relu")], 2))
+    assert report.passed, failures(report)
+    assert [run.name for run in report.runs] == ["standard, no kernels"]
+
+
+def test_missing_kernels_are_skipped_and_shown(monkeypatch, tmp_path):
+    monkeypatch.setenv(kernels.OVERRIDE, str(tmp_path / "nothing.so"))
+    report = validate(pooled(WINDOW), soft)
+    assert report.passed
+    assert [run.verdict for run in report.runs] == ["passed", "skipped", "passed", "skipped"]
+    assert "names no file" in report.runs[1].reason
+    assert "2 skipped" in report.summary
+    only = validate(pooled(WINDOW), soft, forms=["custom"])
+    assert not only.passed, "nothing ran"
+
+
+# --- wrong models
+
+
+def tampered(made: ir.Model, change) -> ir.Model:
+    """A copy, its first pooling node, or what else ``change`` picks, altered."""
+    copy = made.clone()
+    change(copy, next(node for node in copy.graph if node.op_type == "SoftPool"))
+    return copy
+
+
+def attribute(name, value):
+    return lambda _, node: node.attributes.add(ir.convenience.convert_attribute(name, value))
+
+
+def conv_weight(factor):
+    def change(copy, _):
+        node = next(node for node in copy.graph if node.op_type == "Conv")
+        weight = node.inputs[1]
+        weight.const_value = ir.tensor((weight.const_value.numpy() * factor).astype("float32"), name=weight.name)
+
+    return change
+
+
+def larger_same_shape(_, node):
+    for name, value in (("kernel_shape", [5, 5]), ("pads", [2, 2, 2, 2])):
+        node.attributes.add(ir.convenience.convert_attribute(name, value))
+
+
+POOLING = {
+    "pads": attribute("pads", [0, 0, 0, 0]),
+    "uneven pads": attribute("pads", [1, 1, 0, 0]),
+    "kernel": attribute("kernel_shape", [2, 2]),
+    "kernel and pads, same shape": larger_same_shape,
+    "strides": attribute("strides", [1, 1]),
+    "dilations": attribute("dilations", [2, 2]),
+    "ceil_mode": attribute("ceil_mode", 1),
+    "nonsense": attribute("ceil_mode", 7),
+    "no kernel": attribute("kernel_shape", [0, 3]),
+    "missing": lambda _, node: node.attributes.pop("strides"),
+}
+
+
+@pytest.mark.parametrize("fault", POOLING)
+def test_a_changed_pooling_attribute_fails_and_is_named(exported, fault):
+    made, answered = exported
+    name = next(node.name for node in made.graph if node.op_type == "SoftPool")
+    report = validate(tampered(made, POOLING[fault]), answered, forms=["function", "standard"])
+    assert not report.passed
+    assert report.causes == (f"attributes of node {name!r} (onnxpool::SoftPool) changed since export",)
+    assert any(run.verdict == "failed" for run in report.runs)
+
+
+def test_a_changed_attribute_fails_even_where_no_answer_shows_it():
+    module, args = nn.SoftPool2d(2), (torch.randn(1, 1, 4, 4),)  # 4 = 2 * 2: floor and ceil agree
+    made = onnxpool.export(module, args)
+    answered = answers.record(module, made, args)
+    report = validate(tampered(made, POOLING["ceil_mode"]), answered)
+    assert all(run.verdict in ("passed", "skipped") for run in report.runs)
+    assert not report.passed
+    assert "attributes of node" in report.causes[0]
+
+
+def test_perturbed_weights_fail_and_are_named(exported):
+    made, answered = exported
+    conv = next(node for node in made.graph if node.op_type == "Conv")
+    report = validate(tampered(made, conv_weight(1 + 1e-3)), answered)
+    assert not report.passed
+    assert all(run.verdict in ("failed", "skipped") for run in report.runs)
+    assert f"weights of node {conv.name!r} (Conv) (initializer {conv.inputs[1].name!r})" in report.causes[0]
+    assert "times the" in failures(report)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("softpool_x", "Neg"),  # another operator in front
+        ("count", "ReduceMax"),  # the number of cells
+        ("limit", "value"),  # the guard
+    ],
+)
+def test_a_tampered_body_fails_and_is_named(exported, old, new):
+    made, answered = exported
+    copy = made.clone()
+    body = copy.functions[("onnxpool", "SoftPool", "")]
+    every = list(body.graph.all_nodes())
+    if new == "Neg":
+        cast = next(node for node in every if node.op_type == "Cast")
+        negated = ir.node("Neg", [cast.inputs[0]])
+        cast.replace_input_with(0, negated.outputs[0])
+        body.insert_before(cast, negated)
+    elif new == "ReduceMax":
+        exact = next(node for node in every if node.outputs[0].name == old)
+        exact.op_type = new
+    else:
+        limit = next(node for node in every if node.outputs[0].name == old)
+        limit.attributes.add(ir.AttrTensor("value", ir.tensor(np.float32(1e30))))
+    report = validate(copy, answered, forms=["function", "standard"])
+    assert not report.passed
+    assert "the function body of onnxpool::SoftPool differs from the exported one" in report.causes
+    assert report.runs[0].verdict == "failed"
+    assert report.runs[-1].verdict == "passed", "the standard form is made anew from the node"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_another_window_than_the_reference_fails(dtype):
+    report = validate(pooled(Window.of(2, 3, 2, 1, ceil_mode=True), dtype), soft, forms=["standard"])
+    assert not report.passed
+    assert "expected" in failures(report)
+    assert not validate(pooled(Window.of(2, 5, 2, 2), dtype), soft, forms=["standard"]).passed
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_two_output_units_off_fail(dtype):
+    def shifted(feeds):
+        y = soft(feeds)["y"]
+        return {"y": y + 3 * np.abs(y) * {"float16": 2**-10, "bfloat16": 2**-7}.get(dtype, 2**-16)}
+
+    assert not validate(pooled(WINDOW, dtype), shifted, forms=["standard"]).passed
+
+
+def test_a_model_of_another_type_fails(exported):
+    report = validate(pooled(WINDOW, "float64"), answers.from_callable(soft, pooled(WINDOW)))
+    assert not report.passed
+    assert "has dtype float32; this model takes float64" in failures(report)
+
+
+def test_nan_in_other_places_fails():
+    def clean(feeds):
+        return {"y": np.nan_to_num(soft(feeds)["y"])}
+
+    report = validate(pooled(WINDOW), clean, forms=["standard"])
+    assert {result.case for result in report.runs[0].results if result.verdict == "failed"} == {"nan", "inf"}
+    assert "NaN in" in failures(report)
+
+
+# --- the known deviation
+
+
+def with_max_pool(window: Window) -> onnx.ModelProto:
+    largest = helper.make_node("MaxPool", ["x"], ["t"], "largest", kernel_shape=[3, 3], strides=[1, 1])
+    pool = helper.make_node("SoftPool", ["t"], ["y"], "pool", domain="onnxpool", **window.attributes())
+    return model([largest, pool], 2)
+
+
+def test_nan_lost_in_max_pool_is_noted(exported):
+    x = np.random.default_rng(0).normal(size=(1, 8, 32, 32)).astype("float32")
+    x[..., ::5, ::7] = np.nan
+
+    def keeps(feeds):
+        kept = np.lib.stride_tricks.sliding_window_view(feeds["x"], (3, 3), (2, 3)).max((-2, -1))
+        return soft({"x": kept})
+
+    answered = answers.from_callable(keeps, with_max_pool(WINDOW))
+    case = replace(answered.cases[0], name="many nan", inputs={"x": x}, answers=keeps({"x": x.astype(float)}))
+    answered = replace(answered, cases=(case,))
+    report = validate(with_max_pool(WINDOW), answered, forms=["function", "standard"])
+    assert report.passed
+    assert {run.verdict for run in report.runs if run.verdict != "skipped"} == {"noted"}
+    assert "dropped on the way through MaxPool" in report.runs[0].results[0].reason
+    assert any("known deviation" in note for note in report.notes)
+
+    wrong = {"y": np.nan_to_num(case.answers["y"])}  # NaN where there should be none is no such loss
+    answered = replace(answered, cases=(replace(case, answers=wrong),))
+    assert not validate(with_max_pool(WINDOW), answered, forms=["standard"]).passed
+
+
+# --- asked wrongly
+
+
+def test_wrong_questions(tmp_path, exported):
+    with pytest.raises(ArgumentError, match="must be some of function, standard, custom"):
+        validate(pooled(WINDOW), forms=["fast"])
+    with pytest.raises(ArgumentError, match="must be some of"):
+        validate(pooled(WINDOW), forms=[])
+    with pytest.raises(FormError, match="no model file"):
+        validate(tmp_path / "none.onnx")
+    with pytest.raises(GoldenError, match="no golden file"):
+        validate(pooled(WINDOW), tmp_path / "none.npz")
+    with pytest.raises(ArgumentError, match=r"reference=3 must be"):
+        validate(pooled(WINDOW), 3)
+
+
+# --- the report
+
+
+@pytest.fixture(scope="module")
+def failed(exported):
+    return validate(tampered(exported[0], POOLING["pads"]), exported[1])
+
+
+def test_report_is_plain_values(failed, exported):
+    passed = validate(*exported)
+    for report in (failed, passed):
+        values = report.to_json()
+        assert json.loads(json.dumps(values, allow_nan=False)) == values
+        assert values["schema"] == 1
+        assert values["passed"] == report.passed
+        assert len(values["runs"]) == 4
+        assert values["runs"][0]["name"] == "function, no kernels"
+    with pytest.raises(FrozenInstanceError):
+        failed.passed = True
+
+
+def test_table_tells_the_verdict_and_the_cause(failed):
+    console = rich.console.Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(failed.table())
+    text = console.export_text()
+    console.file.close()
+    assert "FAILED: 4 runs" in text
+    assert "function, no kernels" in text
+    assert "cause: attributes of node" in text
+
+
+class Page(HTMLParser):
+    """Every tag closed, text gathered."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.text, self.tags = [], [], set()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        assert not {"src", "href"} & {name for name, _ in attrs}
+        if tag not in ("meta", "br", "rect"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, _):
+        self.tags.add(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_page_is_complete_in_itself(failed, exported):
+    for report in (failed, validate(*exported)):
+        page = Page()
+        page.feed(report.html())
+        assert page.open == []
+        text = "".join(page.text)
+        assert report.summary in text
+        assert all(sentence in text for sentence in report.sentences())
+        assert not page.tags & {"script", "link", "img"}
+        assert "://" not in report.html()
+
+
+def test_page_escapes_and_shows_what_was_not_measured():
+    result = Result("<case>", "y", "failed", "a < b")
+    skipped = Run("custom", kernels=True, verdict="skipped", reason="no <library>")
+    run = Run("function", kernels=False, verdict="failed", results=(result,))
+    endless = replace(result, case="none allowed", share=np.inf, max_abs=1.0, origin="exact")
+    report = Report(
+        "<m>", False, "r", (replace(run, results=(result, endless)), skipped), ("<c>",), (), {"python": "3"}
+    )
+    page = Page()
+    page.feed(report.html())
+    assert not page.tags & {"case", "library", "m", "c"}
+    assert json.loads(json.dumps(report.to_json(), allow_nan=False))["runs"][0]["results"][1]["share"] == "inf"
+    assert run.worst is None
