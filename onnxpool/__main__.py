@@ -1,0 +1,5 @@
+"""``python -m onnxpool``: the command line."""
+
+from onnxpool.cli import main
+
+main()

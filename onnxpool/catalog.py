@@ -1,0 +1,127 @@
+"""The pooling methods: what each computes, its modules, and the element types that a native kernel really pools here.
+
+>>> [method.op_type for method in catalog().methods]
+['SoftPool']
+"""
+
+import sys
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+
+from onnxpool import bounds
+from onnxpool.errors import OnnxpoolError
+from onnxpool.kernels import why_missing
+from onnxpool.pool import DOMAIN, IR_VERSION, OPSETS, VERSION, Pool
+from onnxpool.session import load
+from onnxpool.window import Window
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+DTYPES: dict[str, Any] = {
+    "float32": np.float32,
+    "float64": np.float64,
+    "float16": np.float16,
+    "bfloat16": ml_dtypes.bfloat16,
+}
+"""The element types that pooling takes, by name."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One pooling method. ``native`` lists the element types for which a native kernel ran here and was right."""
+
+    op_type: str
+    summary: str
+    formula: str
+    source: str
+    modules: tuple[str, ...]
+    ranks: tuple[int, ...]
+    dtypes: tuple[str, ...]
+    native: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Every method, and why none runs natively here, where that is so."""
+
+    methods: tuple[Method, ...]
+    no_kernels: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for ``json.dumps``."""
+        return asdict(self)
+
+    def table(self) -> "RenderableType":
+        """The same for people, for ``rich.print``."""
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        parts: list[RenderableType] = []
+        for method in self.methods:
+            facts = Table.grid(padding=(0, 2))
+            facts.add_column(style="bold")
+            facts.add_column(overflow="fold")
+            facts.add_row(method.op_type, method.summary)
+            facts.add_row("  formula", method.formula)
+            facts.add_row("  source", method.source)
+            facts.add_row("  modules", ", ".join(f"onnxpool.nn.{name}" for name in method.modules))
+            facts.add_row("  types", ", ".join(method.dtypes))
+            facts.add_row("  native", Text(", ".join(method.native) or f"none here: {self.no_kernels or 'no kernel'}"))
+            parts.append(facts)
+        return Group(*parts)
+
+
+def catalog() -> Catalog:
+    """Every method of :mod:`onnxpool.pools`, with each of its kernels tried."""
+    from onnxpool.pools import POOLS
+
+    reason = why_missing()
+    return Catalog(tuple(_method(pool, tried=reason is None) for pool in POOLS.values()), reason)
+
+
+def _method(pool: Pool, *, tried: bool) -> Method:
+    return Method(
+        op_type=pool.op_type,
+        summary=pool.summary,
+        formula=pool.formula,
+        source=pool.source,
+        modules=tuple(sys.modules[pool.reference.__module__].__all__),
+        ranks=(1, 2, 3),
+        dtypes=tuple(DTYPES),
+        native=tuple(dtype for dtype in DTYPES if tried and why_not_native(pool, dtype) is None),
+    )
+
+
+def why_not_native(pool: Pool, dtype: str = "float32") -> str | None:
+    """Why the native kernel for this type does not work here; None where it pools ``[[1, 2], [3, 4]]`` rightly."""
+    window = Window.of(2, 2)
+    x = np.array([[[[1.0, 2.0], [3.0, 4.0]]]])
+    answer = pool.reference(window, *[x] * len(pool.inputs))
+    try:
+        session = load(_bare(pool, window, dtype), providers=["CPUExecutionProvider"], kernels="require")
+        (y,) = session.run({name: x.astype(DTYPES[dtype]) for name in pool.inputs}).values()
+    except OnnxpoolError as error:
+        return str(error)
+    bound = bounds.pooling(window, x, answer, DTYPES[dtype], native=True)
+    if bounds.measure(y, answer, bound.allowed).within:
+        return None
+    return f"{pool.op_type} of [[1, 2], [3, 4]] in {dtype} gave {y.item()}, not {answer.item():.8}"
+
+
+def _bare(pool: Pool, window: Window, dtype: str) -> ir.Model:
+    """A model of one bare pooling node, from the method's inputs to ``y``."""
+    code = ir.DataType.from_numpy(np.dtype(DTYPES[dtype]))
+    shape = ir.Shape([None] * (window.rank + 2))
+    taken = [ir.Value(name=name, shape=shape, type=ir.TensorType(code)) for name in pool.inputs]
+    given = ir.Value(name="y", shape=shape, type=ir.TensorType(code))
+    node = ir.node(pool.op_type, taken, window.attributes(), domain=DOMAIN, outputs=[given], name=pool.op_type)
+    opsets = {"": OPSETS[0], DOMAIN: VERSION}
+    return ir.Model(
+        ir.Graph(taken, [given], nodes=[node], opset_imports=opsets, name=pool.op_type), ir_version=IR_VERSION
+    )

@@ -1,0 +1,200 @@
+"""The command line, a skin: each command parses, calls one function of the library, and prints the value it returns.
+
+With ``--json`` that value goes to standard output as JSON and nothing else does. Exit status 0: done; 1: the check that
+was asked for failed; 2: asked wrongly, with one sentence on standard error. typer and rich, rather than argparse: the
+help, the types and the tables come from the signatures and values that exist anyway.
+"""
+
+import json
+import tempfile
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+import typer
+from rich.console import Console, RenderableType
+from typer.core import TyperGroup
+
+import onnxpool
+from onnxpool.errors import OnnxpoolError
+from onnxpool.forms import Form
+from onnxpool.pool import OPSETS
+
+
+class _Printable(Protocol):
+    """What the library returns to a command."""
+
+    def to_json(self) -> dict[str, Any]: ...
+    def table(self) -> RenderableType: ...
+
+
+class _Commands(TyperGroup):
+    """Commands that end with status 2 and one sentence where they were asked wrongly."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (OnnxpoolError, OSError) as error:
+            typer.echo(f"onnxpool: {error}", err=True)
+            raise typer.Exit(2) from error
+
+
+app = typer.Typer(
+    name="onnxpool",
+    cls=_Commands,
+    help="PyTorch pooling layers in production: exported to ONNX, proven equal, run natively.",
+    epilog="Every command has --help with an example, and --json.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Source = "SoftPool2d(3,stride=2,padding=1), package.module:name or file.py:name"
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Seed = Annotated[int, typer.Option(help="Seed of PyTorch's generator: weights made in SOURCE, and example inputs.")]
+ModelFile = Annotated[Path, typer.Argument(help="ONNX file, in any form.", show_default=False)]
+OutputFile = Annotated[Path, typer.Argument(help="ONNX file to write.", show_default=False)]
+SourceName = Annotated[str, typer.Argument(help=f"The network: {Source}.", show_default=False)]
+DType = Literal["float32", "float16", "bfloat16", "float64"]
+
+
+def main() -> None:
+    """Run the command line; what ``onnxpool`` and ``python -m onnxpool`` start."""
+    app()
+
+
+@app.command()
+def export(
+    source: SourceName,
+    output: OutputFile,
+    input: Annotated[  # noqa: A002 - the option is called --input
+        list[str], typer.Option(help="Shape of an example input, such as 1x3x224x224; once per input.")
+    ],
+    dtype: Annotated[DType, typer.Option(help="Element type of the network and its inputs.")] = "float32",
+    dynamic: Annotated[
+        list[str] | None,
+        typer.Option(help="Axes that may change: batch,height,width, or of one input by number: x:0=batch,2=time."),
+    ] = None,
+    form: Annotated[Form, typer.Option(help="What the file holds; see onnxpool form --help.")] = "function",
+    opset: Annotated[int, typer.Option(help=f"ONNX opset, {OPSETS[0]} to {OPSETS[-1]}.")] = OPSETS[0],
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Export a PyTorch module to ONNX, with answers to validate it by.
+
+    Example: onnxpool export nets.py:resnet resnet.onnx --input 1x3x224x224 --dynamic batch,height,width
+    """
+    from onnxpool import spelling
+    from onnxpool.describe import describe
+
+    with _working(f"Exporting {source}"):
+        module = spelling.module(source, seed)
+        inputs = spelling.inputs(input, dtype, seed)
+        axes = spelling.axes(dynamic or [], module, inputs)
+        module.to(inputs[0].dtype)
+        onnxpool.export(module, inputs, output, dynamic_shapes=axes, form=form, opset=opset)
+        description = describe(output)
+    _print(description, as_json)
+
+
+@app.command()
+def form(
+    model: ModelFile,
+    output: OutputFile,
+    to: Annotated[Form, typer.Option(help="function, standard or custom.")],
+    as_json: Json = False,
+) -> None:
+    """Rewrite a model: function (runs on ONNX Runtime), standard (runs anywhere), custom (needs the native library).
+
+    Example: onnxpool form resnet.onnx resnet-standard.onnx --to standard
+    """
+    from onnxpool import forms
+    from onnxpool.describe import describe
+
+    with _working(f"Writing {output} in {to} form"):
+        forms.write(forms.to_form(model, to), output)
+        description = describe(output)
+    _print(description, as_json)
+
+
+@app.command()
+def validate(
+    model: ModelFile,
+    reference: Annotated[
+        str | None,
+        typer.Option(help=f"What is right: a golden file (.npz), or the network: {Source}. Default: the golden file."),
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the report as a web page, too.")] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Run a model in every form, with and without native kernels, against answers in float64.
+
+    Example: onnxpool validate resnet.onnx --html report.html
+    """
+    from onnxpool import spelling
+    from onnxpool.validate import validate as compare
+
+    with _working(f"Validating {model}"):
+        given = spelling.module(reference, seed) if reference and not reference.endswith(".npz") else reference
+        report = compare(model, given)
+    if html:
+        _write(html, report.html())
+    _print(report, as_json)
+    raise typer.Exit(0 if report.passed else 1)
+
+
+@app.command()
+def inspect(model: ModelFile, as_json: Json = False) -> None:
+    """Show what a model holds, and how each of its pooling nodes would run here.
+
+    Example: onnxpool inspect resnet.onnx
+    """
+    from onnxpool.describe import describe
+
+    _print(describe(model), as_json)
+
+
+@app.command()
+def pools(as_json: Json = False) -> None:
+    """List the pooling methods, their modules, and the types that native kernels pool here.
+
+    Example: onnxpool pools
+    """
+    from onnxpool.catalog import catalog
+
+    _print(catalog(), as_json)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Look at this machine: versions, providers, the native library, and what is broken, with the remedy.
+
+    Example: onnxpool doctor
+    """
+    from onnxpool.doctor import diagnose
+
+    diagnosis = diagnose()
+    _print(diagnosis, as_json)
+    raise typer.Exit(0 if diagnosis.healthy else 1)
+
+
+def _print(value: _Printable, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(value.to_json(), indent=2, allow_nan=False))
+    else:
+        Console(markup=False, highlight=False).print(value.table())
+
+
+def _working(what: str) -> AbstractContextManager[Any]:
+    """A sign of life on standard error, where that is a terminal."""
+    return Console(stderr=True, markup=False).status(f"{what} ...")
+
+
+def _write(path: Path, text: str) -> None:
+    """The file gets its name only when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        complete = Path(folder, path.name)
+        complete.write_text(text, encoding="utf-8")
+        complete.replace(path)

@@ -1,0 +1,158 @@
+"""What a model file holds: its tensors, form, operators, and each pooling node with how it would run here.
+
+>>> print(describe("network.onnx").form)  # doctest: +SKIP
+function
+"""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from onnxpool import golden
+from onnxpool.errors import ArgumentError, KernelError, MissingExtra, SessionError
+from onnxpool.forms import Form, form_of, pool_nodes, read
+from onnxpool.session import load
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output: a number per fixed axis, a name or None per axis that may change."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...] | None
+
+    def __str__(self) -> str:
+        """Short form, for example ``x: float32 (batch, 3, 224, 224)``."""
+        axes = "unknown shape" if self.shape is None else f"({', '.join(str(size or '?') for size in self.shape)})"
+        return f"{self.name}: {self.dtype} {axes}"
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """One pooling node. ``runs`` says how it would run here: ``"natively on CPUExecutionProvider"``, say."""
+
+    node: str
+    op_type: str
+    window: str
+    runs: str
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a model file holds. ``operators`` counts nodes, without those inside of functions."""
+
+    model: str
+    size_bytes: int
+    golden: str | None
+    form: Form
+    opset: int
+    ir_version: int
+    producer: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    operators: dict[str, int]
+    pooling: tuple[Pooling, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for ``json.dumps``."""
+        return asdict(self)
+
+    def table(self) -> "RenderableType":
+        """The same for people, for ``rich.print``."""
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        facts = Table.grid(padding=(0, 2))
+        facts.add_column(style="bold")
+        facts.add_column(overflow="fold")
+        facts.add_row("model", f"{self.model} ({_size(self.size_bytes)})")
+        facts.add_row("golden", self.golden or "none: validate needs a reference")
+        facts.add_row("form", f"{self.form}, opset {self.opset}, IR version {self.ir_version}, from {self.producer}")
+        facts.add_row("inputs", "\n".join(map(str, self.inputs)))
+        facts.add_row("outputs", "\n".join(map(str, self.outputs)))
+        facts.add_row("operators", ", ".join(f"{name} {count}" for name, count in self.operators.items()))
+        if not self.pooling:
+            facts.add_row("pooling", "no node of onnxpool")
+            return facts
+        nodes = Table()
+        for column in ("pooling node", "operator", "window", "runs"):
+            nodes.add_column(column, overflow="fold")
+        for pool in self.pooling:
+            nodes.add_row(pool.node, pool.op_type, pool.window, Text(pool.runs))
+        return Group(facts, nodes)
+
+
+def describe(path: str | os.PathLike[str]) -> Description:
+    """Read the model file and load it, to see where its pooling nodes run.
+
+    Raises :class:`onnxpool.errors.FormError` for a missing file, and for one that is no ONNX model.
+    """
+    model = read(path)
+    answers = golden.path_for(path)
+    operators = Counter(f"{node.domain}::{node.op_type}".removeprefix("::") for node in model.graph.all_nodes())
+    return Description(
+        model=os.fspath(path),
+        size_bytes=Path(path).stat().st_size + sum(file.stat().st_size for file in _weight_files(model)),
+        golden=str(answers) if answers.exists() else None,
+        form=form_of(model),
+        opset=model.opset_imports.get("", 0),
+        ir_version=model.ir_version,
+        producer=" ".join(filter(None, (model.producer_name, model.producer_version))) or "an unknown program",
+        inputs=_tensors(model.graph.inputs),
+        outputs=_tensors(model.graph.outputs),
+        operators=dict(operators.most_common()),
+        pooling=_pooling(path, model),
+    )
+
+
+def _pooling(path: str | os.PathLike[str], model: ir.Model) -> tuple[Pooling, ...]:
+    nodes = pool_nodes(model)
+    if not nodes:
+        return ()
+    bodies = "as standard operators" if form_of(model) == "standard" else "as its function body"
+    try:
+        placements = load(path).placements
+    except (ArgumentError, KernelError, MissingExtra, SessionError) as error:
+        return tuple(Pooling(node.name, node.op_type, str(node.window), f"not here: {error}") for node in nodes)
+    providers = {placement.node: placement.provider for placement in placements}
+    return tuple(
+        Pooling(
+            node.name,
+            node.op_type,
+            str(node.window),
+            f"natively on {provider}" if (provider := providers[node.name]) else bodies,
+        )
+        for node in nodes
+    )
+
+
+def _tensors(values: Sequence[ir.Value]) -> tuple[Tensor, ...]:
+    return tuple(
+        Tensor(
+            name=str(value.name),
+            dtype="unknown" if value.dtype is None else value.dtype.numpy().name,
+            shape=None
+            if value.shape is None
+            else tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape),
+        )
+        for value in values
+    )
+
+
+def _weight_files(model: ir.Model) -> set[Path]:
+    weights = (value.const_value for value in model.graph.initializers.values())
+    return {Path(weight.path) for weight in weights if isinstance(weight, ir.ExternalTensor)}
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e6 else f"{size_bytes / 1e3:.1f} kB"

@@ -1,0 +1,182 @@
+"""Looks at this machine: versions, ONNX Runtime's providers, the native library, and what stands in the way.
+
+>>> diagnose().healthy  # doctest: +SKIP
+True
+
+A problem is something that is installed and does not work; each comes with its remedy. Optional packages that are not
+there are no problem.
+"""
+
+import os
+import platform
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from onnxpool.kernels import OVERRIDE, library_path, why_missing
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+PACKAGES = (
+    "onnxpool",
+    "numpy",
+    "onnx",
+    "onnx-ir",
+    "ml-dtypes",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "torch",
+    "onnxscript",
+)
+"""What this looks for; their allowed versions are those in onnxpool's own metadata."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What does not work, and what to do about it."""
+
+    what: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The state of this machine. ``versions`` has None for what is not installed."""
+
+    python: str
+    platform: str
+    versions: dict[str, str | None]
+    providers: tuple[str, ...]
+    library: str | None
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether all that is installed works."""
+        return not self.problems
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for ``json.dumps``."""
+        return {"healthy": self.healthy, **asdict(self)}
+
+    def table(self) -> "RenderableType":
+        """The same for people, for ``rich.print``."""
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        facts = Table.grid(padding=(0, 2))
+        facts.add_column(style="bold")
+        facts.add_column(overflow="fold")
+        facts.add_row("python", f"{self.python}, {self.platform}")
+        for package, version in self.versions.items():
+            facts.add_row(package, version or "not installed")
+        facts.add_row("providers", ", ".join(self.providers) or "none")
+        facts.add_row("native library", self.library or "none")
+        notes = [Text(f"note: {note}") for note in self.notes]
+        problems = [Text(f"problem: {found.what}; remedy: {found.remedy}", "red") for found in self.problems]
+        verdict = Text("all that is installed works", "green") if self.healthy else Text("something is broken", "red")
+        return Group(facts, *notes, *problems, verdict)
+
+
+def diagnose() -> Diagnosis:
+    """Look at everything; run a SoftPool through the native library where there is one."""
+    versions = {package: _version(package) for package in PACKAGES}
+    providers, failure = _providers(versions)
+    missing = why_missing()
+    problems = [*_clashes(versions), *_outdated(versions), *failure]
+    if missing and OVERRIDE in os.environ:
+        problems.append(Problem(f"{OVERRIDE} names no file", missing))
+    if missing is None and providers and not problems:  # else what stands above is what the trial would fail on
+        problems += _trial()
+    return Diagnosis(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        versions=versions,
+        providers=providers,
+        library=None if missing else str(library_path()),
+        problems=tuple(problems),
+        notes=tuple(_notes(versions, missing)),
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _providers(versions: dict[str, str | None]) -> tuple[tuple[str, ...], list[Problem]]:
+    try:
+        import onnxruntime
+
+        return tuple(onnxruntime.get_available_providers()), []
+    except Exception as error:  # a damaged installation fails in many ways
+        if not (versions["onnxruntime"] or versions["onnxruntime-gpu"]):
+            return (), []
+        remedy = "pip uninstall onnxruntime onnxruntime-gpu, then pip install 'onnxpool[cpu]' or 'onnxpool[gpu]'"
+        return (), [Problem(f"onnxruntime is installed but cannot be used: {error}", remedy)]
+
+
+def _clashes(versions: dict[str, str | None]) -> Iterator[Problem]:
+    if versions["onnxruntime"] and versions["onnxruntime-gpu"]:
+        yield Problem(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files",
+            "pip uninstall onnxruntime onnxruntime-gpu, then pip install 'onnxpool[cpu]' or 'onnxpool[gpu]'",
+        )
+
+
+def _outdated(versions: dict[str, str | None]) -> Iterator[Problem]:
+    for package, (least, below) in _allowed().items():
+        version = versions.get(package)
+        if version and not _numbers(least) <= _numbers(version) < _numbers(below):
+            yield Problem(
+                f"{package} {version} is not among the versions that onnxpool works with, {least} to below {below}",
+                f"pip install '{package}>={least},<{below}'",
+            )
+
+
+def _allowed() -> dict[str, tuple[str, str]]:
+    """First allowed and first refused version of each package, as pyproject.toml has them."""
+    try:
+        requirements = metadata.requires("onnxpool") or []
+    except metadata.PackageNotFoundError:
+        return {}
+    found = {}
+    for line in requirements:  # such as: onnxruntime<2,>=1.24; extra == "cpu"
+        name, least, below = (re.search(pattern, line) for pattern in (r"^[\w.-]+", r">=([\d.]+)", r"<([\d.]+)"))
+        if name and least and below:
+            found[name[0]] = (least[1], below[1])
+    return found
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version.partition("+")[0])[:3])
+
+
+def _trial() -> Iterator[Problem]:
+    from onnxpool.catalog import why_not_native
+    from onnxpool.pools import POOLS
+
+    for pool in POOLS.values():
+        if reason := why_not_native(pool):
+            yield Problem(
+                f"the native kernel of {pool.op_type} does not work: {reason}",
+                "install onnxpool again (pip install --force-reinstall --no-deps), or load models with kernels='off'",
+            )
+
+
+def _notes(versions: dict[str, str | None], missing: str | None) -> Iterator[str]:
+    if versions["onnxpool"] is None:
+        yield "onnxpool runs from its source tree and is not installed, so that versions are not checked"
+    if not (versions["onnxruntime"] or versions["onnxruntime-gpu"]):
+        yield "nothing can be run or validated without ONNX Runtime: pip install 'onnxpool[cpu]' or 'onnxpool[gpu]'"
+    if not (versions["torch"] and versions["onnxscript"]):
+        yield "nothing can be exported without PyTorch and onnxscript: pip install 'onnxpool[export]'"
+    if missing:
+        yield f"{missing}; until then pooling runs as standard operators"

@@ -1,0 +1,158 @@
+"""From the spellings of the command line to PyTorch's objects: a module, example inputs, the axes that may change.
+
+    module    SoftPool2d(3, stride=2, padding=1)   a layer of onnxpool.nn; its arguments are literals, nothing is run
+              package.module:network               a torch.nn.Module in a Python module, or what makes one when called
+              folder/file.py:network               the same in a file, which may import others from its folder
+    inputs    1x3x224x224                          the shape of one input
+    axes      batch,height,width                   axes of every input, by the names that poolings give them
+              x:0=batch,2=time                     axes of the input x by number, with names of one's own
+
+>>> module("SoftPool2d(3, stride=2, padding=1)")
+SoftPool2d(3x3 s2 p1)
+"""
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxpool.errors import ArgumentError, MissingExtra
+
+if TYPE_CHECKING:
+    import torch
+
+_AXES = {3: ("batch", "channels", "length"), 4: ("batch", "channels", "height", "width")}
+_AXES[5] = ("batch", "channels", "depth", "height", "width")
+"""What the axes of an input are called, by their number."""
+
+
+def module(source: str, seed: int = 0) -> "torch.nn.Module":
+    """The module that ``source`` spells, made with PyTorch's generator at ``seed``.
+
+    Raises :class:`ArgumentError` for a spelling that leads to no module, and :class:`MissingExtra` without PyTorch.
+    """
+    pytorch = _torch()
+    pytorch.manual_seed(seed)
+    place, colon, name = source.rpartition(":")
+    found = _attribute(source, place, name) if colon else _layer(source)
+    if callable(found) and not isinstance(found, pytorch.nn.Module):
+        try:
+            found = found()
+        except Exception as error:  # whatever a stranger's function raises
+            raise ArgumentError(f"source={source!r}: {name}() raised {type(error).__name__}: {error}") from error
+    if not isinstance(found, pytorch.nn.Module):
+        raise ArgumentError(
+            f"source={source!r} gives a {type(found).__name__}; name a torch.nn.Module, or a function without "
+            "arguments that returns one"
+        )
+    network: torch.nn.Module = found
+    return network
+
+
+def inputs(shapes: Sequence[str], dtype: str, seed: int = 0) -> "tuple[torch.Tensor, ...]":
+    """Standard normal tensors of these shapes.
+
+    Raises :class:`ArgumentError` for what is no shape, and :class:`MissingExtra` without PyTorch.
+    """
+    torch = _torch()
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(_shape(text), generator=generator).to(getattr(torch, dtype)) for text in shapes)
+
+
+def axes(
+    texts: Sequence[str], module: "torch.nn.Module", inputs: "Sequence[torch.Tensor]"
+) -> tuple[dict[int, str], ...]:
+    """The name of each axis that may change, for each input: what ``onnxpool.export`` takes as ``dynamic_shapes``.
+
+    Raises :class:`ArgumentError` for an input or axis that is not there.
+    """
+    names = list(inspect.signature(module.forward).parameters)[: len(inputs)]
+    chosen: tuple[dict[int, str], ...] = tuple({} for _ in inputs)
+    for text in texts:
+        target, colon, items = text.rpartition(":")
+        if colon and target not in names:
+            raise ArgumentError(f"dynamic={text!r}: there is no input {target!r}; the inputs are {', '.join(names)}")
+        places = [names.index(target)] if colon else range(len(inputs))
+        for item in items.split(","):
+            found = {place: axis for place in places if (axis := _axis(item, inputs[place].dim()))}
+            if not found:
+                usual = _AXES.get(inputs[0].dim(), ())
+                raise ArgumentError(
+                    f"dynamic={text!r}: no input has an axis {item!r}; write axes as {','.join(usual) or '0=batch'}, "
+                    "or by number with a name, such as 0=batch,2=time"
+                )
+            for place, (number, name) in found.items():
+                chosen[place][number] = name
+    return chosen
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingExtra("torch", "export", "making a module") from error
+    return torch
+
+
+def _layer(source: str) -> Any:
+    from onnxpool import nn
+
+    expected = f"write a layer ({', '.join(nn.__all__)}) such as 'SoftPool2d(3, stride=2)', or package.module:name"
+    try:
+        call = ast.parse(source, mode="eval").body
+    except (SyntaxError, ValueError) as error:
+        raise ArgumentError(f"source={source!r} cannot be read: {expected}, or file.py:name") from error
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id not in nn.__all__:
+        raise ArgumentError(f"source={source!r} is no pooling layer: {expected}, or file.py:name")
+    try:
+        given = [ast.literal_eval(argument) for argument in call.args]
+        named = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+        return getattr(nn, call.func.id)(*given, **named)
+    except ArgumentError as error:
+        raise ArgumentError(f"source={source!r}: {error}") from error
+    except (ValueError, TypeError) as error:
+        raise ArgumentError(f"source={source!r}: {error}; its arguments are numbers, tuples, True or False") from error
+
+
+def _attribute(source: str, place: str, name: str) -> Any:
+    file = Path(place)
+    folder = str(file.resolve().parent if file.suffix == ".py" else Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        found = _run(file) if file.suffix == ".py" else importlib.import_module(place)
+    except Exception as error:  # whatever a stranger's file raises
+        raise ArgumentError(f"source={source!r}: importing {place} raised {type(error).__name__}: {error}") from error
+    if not hasattr(found, name):
+        raise ArgumentError(f"source={source!r}: there is no {name!r} in {place}")
+    return getattr(found, name)
+
+
+def _run(file: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    found = importlib.util.module_from_spec(spec)
+    sys.modules[file.stem] = found
+    spec.loader.exec_module(found)
+    return found
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    sizes = text.split("x")
+    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
+        raise ArgumentError(f"input={text!r} is no shape; write sizes with x between them, such as 1x3x224x224")
+    return tuple(map(int, sizes))
+
+
+def _axis(item: str, rank: int) -> tuple[int, str] | None:
+    """Number and name of the axis, if an input with so many axes has it."""
+    axis, _, name = item.partition("=")
+    usual = _AXES.get(rank, ())
+    if axis in usual:
+        return usual.index(axis), name or axis
+    return (int(axis), name) if axis.isdecimal() and int(axis) < rank and name else None
