@@ -64,7 +64,6 @@ struct Plan {
   int64_t steps = 0;  // planes * bands * tiles
   int64_t steps_per_task = 1;
   int64_t tasks = 0;
-  bool wide = false;  // many cells in a window: sum in double
 };
 
 // Names of pooling attributes elsewhere. ONNX Runtime does not list a node's attributes to its kernel, so unknown names
@@ -209,7 +208,6 @@ inline Plan make_plan(const Window& window, const Shape& in, const Shape& out) {
   plan.steps = plan.planes * plan.bands * plan.tiles;
   plan.steps_per_task = kTaskCells / (plan.band * row_cells) + 1;
   plan.tasks = (plan.steps + plan.steps_per_task - 1) / plan.steps_per_task;
-  plan.wide = depth.kernel * height.kernel * width.kernel > 64;
   return plan;
 }
 

@@ -39,7 +39,7 @@ inline int64_t first_inside(const PlannedAxis& axis, int64_t start) {
 constexpr int64_t kAlign = 64;
 
 size_t scratch_bytes(const Plan& plan) {
-  const int64_t cells = 2 * plan.ring * plan.tile_in + 5 * plan.tile_span + 7 * plan.tile;
+  const int64_t cells = 4 * plan.ring * plan.tile_in + 5 * plan.tile_span + 9 * plan.tile;
   return static_cast<size_t>(cells * 8 + 16 * kAlign);
 }
 
@@ -51,36 +51,38 @@ inline void add(T value, T* sum, T* lost) {
   *sum = total;
 }
 
-template <class T, bool kWide>
-struct SumType {
-  using type = T;
-};
-template <>
-struct SumType<float, true> {
-  using type = double;
-};
+template <class T, class Other>
+constexpr bool same = false;
+template <class T>
+constexpr bool same<T, T> = true;
 
-// T is how a cell is stored, Value how it is computed with; kWide sums the many cells of large windows with care.
-template <class T, class Value, bool kWide>
+// T is how a cell is stored, Value how it is computed with, Ring how weights are kept: as double where they are sums
+// already. Ten roundings of float make 5 ULP, so sums of float are double; in sums of double what they lose is added up.
+template <class T, class Value, class Ring>
 class Soft {
-  using Sum = typename SumType<Value, kWide>::type;
+  using Sum = double;
+  static constexpr bool kCareful = same<Value, double>;
 
  public:
   Soft(const Plan& plan, const void* input, void* output, void* scratch)
       : plan_(plan), x_(static_cast<const T*>(input)), y_(static_cast<T*>(output)), free_(static_cast<char*>(scratch)) {
-    weights_ = take<Value>(plan.ring * plan.tile_in);
-    products_ = take<Value>(plan.ring * plan.tile_in);
+    weights_ = take<Ring>(plan.ring * plan.tile_in);
+    products_ = take<Ring>(plan.ring * plan.tile_in);
+    lost_ring_weights_ = take<Ring>(kCareful ? plan.ring * plan.tile_in : 0);
+    lost_ring_products_ = take<Ring>(kCareful ? plan.ring * plan.tile_in : 0);
     column_weights_ = take<Sum>(plan.tile_span);
     column_products_ = take<Sum>(plan.tile_span);
-    lost_weights_ = take<Sum>(plan.tile_span);
-    lost_products_ = take<Sum>(plan.tile_span);
+    lost_column_weights_ = take<Sum>(plan.tile_span);
+    lost_column_products_ = take<Sum>(plan.tile_span);
+    lost_weights_ = take<Sum>(plan.tile);
+    lost_products_ = take<Sum>(plan.tile);
     row_ = take<Value>(plan.tile_span);
     sum_weights_ = take<Sum>(plan.tile);
     sum_products_ = take<Sum>(plan.tile);
     result_ = take<Value>(plan.tile);
     maximum_ = take<Value>(plan.tile);
     cell_ = take<Value>(plan.tile);
-    for (int64_t i = 0; i < plan.tile_span; ++i) column_weights_[i] = column_products_[i] = 0;
+    clear_columns(0, plan.tile_span);
   }
 
   void step(int64_t index) {
@@ -95,7 +97,8 @@ class Soft {
     plane_ = x_ + plane * depth.in * height.in * width.in;
     const int64_t rows = depth.out * height.out, last = least((band + 1) * plan_.band, rows);
     T* out = y_ + plane * rows * width.out + first_column_;
-    clear_columns_after(end_ - start_);
+    clear_columns(0, begin_ - start_);  // padding, which the step before may have written to
+    clear_columns(end_ - start_, plan_.tile_span);
     int64_t z = -1, exact_rows = 0;
     for (int64_t row = band * plan_.band; row < last; ++row) {
       h_ = row % height.out;
@@ -107,7 +110,7 @@ class Soft {
         choose_reference();
       }
       if (exact_rows == 0 && !fast()) {
-        choose_reference();  // most of the row was out of range: once more, with a reference of its own
+        choose_reference();  // much of the row was out of range: once more, with a reference of its own
         if (!fast()) exact_rows = 16;
       }
       if (exact_rows > 0) {
@@ -137,10 +140,10 @@ class Soft {
   }
   int64_t row_cells() const { return end_ - begin_; }
 
-  // The padding before and after the input's columns stays 0. The tile before may have been further from the edge.
-  void clear_columns_after(int64_t from) {
-    for (int64_t i = 0; i < begin_ - start_ && i < plan_.tile_span; ++i) column_weights_[i] = column_products_[i] = 0;
-    for (int64_t i = from; i < plan_.tile_span; ++i) column_weights_[i] = column_products_[i] = 0;
+  void clear_columns(int64_t from, int64_t to) {
+    for (int64_t i = from; i < to; ++i) {
+      column_weights_[i] = column_products_[i] = lost_column_weights_[i] = lost_column_products_[i] = 0;
+    }
   }
 
   // The largest cell under the current output row, or 0: any value near the cells will do.
@@ -168,37 +171,48 @@ class Soft {
     for (int64_t h = from; h < to;) {
       const int64_t slot = h % plan_.ring;
       const int64_t rows = contiguous ? least(to - h, plan_.ring - slot) : 1;
-      Value* weights = weights_ + slot * row_cells();
-      Value* products = products_ + slot * row_cells();
+      const int64_t at = slot * row_cells(), count = rows * row_cells();
       bool first = true;
       for (int64_t z = first_inside(depth, z_); z < least(depth.in, z_ + depth.extent); z += depth.dilation) {
         if (first) {
-          exponentials<false>(input_row(z, h), rows * row_cells(), weights, products);
+          exponentials<false>(input_row(z, h), count, at);
         } else {
-          exponentials<true>(input_row(z, h), rows * row_cells(), weights, products);
+          exponentials<true>(input_row(z, h), count, at);
         }
         first = false;
+      }
+      for (int64_t i = at; i < at + count && kCareful; ++i) {
+        weights_[i] += lost_ring_weights_[i];
+        products_[i] += lost_ring_products_[i];
       }
       h += rows;
     }
   }
 
   template <bool kAdd>
-  void exponentials(const T* __restrict x, int64_t count, Value* __restrict weights, Value* __restrict products) {
+  void exponentials(const T* __restrict x, int64_t count, int64_t at) {
     const ScaledExp<Value> exp = exp_;
+    Ring *__restrict weights = weights_ + at, *__restrict products = products_ + at;
+    Ring *__restrict lost_weights = lost_ring_weights_ + at, *__restrict lost_products = lost_ring_products_ + at;
     Unsigned smallest = smallest_;
     for (int64_t i = 0; i < count; ++i) {
       const Value value = widen(x[i]);
-      const Value weight = exp(value), product = value * weight;
-      weights[i] = kAdd ? weights[i] + weight : weight;
-      products[i] = kAdd ? products[i] + product : product;
+      const Ring weight = static_cast<Ring>(exp(value)), product = static_cast<Ring>(value) * weight;
+      if (kAdd && kCareful) {
+        add(weight, weights + i, lost_weights + i);
+        add(product, products + i, lost_products + i);
+      } else {
+        weights[i] = kAdd ? weights[i] + weight : weight;
+        products[i] = kAdd ? products[i] + product : product;
+      }
+      if (!kAdd && kCareful) lost_weights[i] = lost_products[i] = 0;
       const Unsigned size = (bits<Unsigned>(value) & (~Unsigned{0} >> 1)) - 1;  // 0 becomes the largest
       smallest = size < smallest ? size : smallest;
     }
     smallest_ = smallest;
   }
 
-  // result_ for one output row. False, and nothing, where most windows are out of range.
+  // result_ for one output row. False, and nothing, where many windows are out of range.
   bool fast() {
     const int64_t to = most(fill_end_, rows_end(h_));
     filled_ = most(filled_, rows_needed(h_));
@@ -206,22 +220,16 @@ class Soft {
     filled_ = most(filled_, to);
 
     const int64_t offset = begin_ - start_, cells = least(row_cells(), plan_.tile_span - offset);
-    sum_rows(weights_, column_weights_ + offset, lost_weights_, cells);
-    sum_rows(products_, column_products_ + offset, lost_products_, cells);
-    if (kWide) {
-      for (int64_t i = 0; i < cells; ++i) {
-        column_weights_[offset + i] += lost_weights_[i];
-        column_products_[offset + i] += lost_products_[i];
-      }
-    }
-    across(column_weights_, sum_weights_);
-    across(column_products_, sum_products_);
+    sum_rows(weights_, column_weights_ + offset, lost_column_weights_ + offset, cells);
+    sum_rows(products_, column_products_ + offset, lost_column_products_ + offset, cells);
+    across(column_weights_, lost_column_weights_, sum_weights_, lost_weights_);
+    across(column_products_, lost_column_products_, sum_products_, lost_products_);
 
     using Limits = Trust<Value>;
     const Sum least_sum = smallest_ < bits<Unsigned>(Limits::tiny_x) - 1 ? static_cast<Sum>(Limits::least_sum) : Sum{0};
     const int64_t bad = divide(sum_weights_, sum_products_, result_, columns_, least_sum);
     if (bad == 0) return true;
-    if (bad * 2 > columns_) return false;
+    if (bad * 8 > columns_) return false;  // one at a time they cost more than the row at once
     for (int64_t i = 0; i < columns_;) {
       int64_t j = i;
       while (j < columns_ && !trusted(sum_weights_[j], absolute(sum_products_[j]), least_sum)) ++j;
@@ -249,59 +257,49 @@ class Soft {
   }
 
   // The ring's rows under the window, summed; the first three in one pass, since that is all that most windows have.
-  void sum_rows(const Value* ring, Sum* __restrict sum, Sum* __restrict lost, int64_t count) const {
+  void sum_rows(const Ring* ring, Sum* __restrict sum, Sum* __restrict lost, int64_t count) const {
     const int64_t step = plan_.height.dilation, last = rows_end(h_);
     int64_t h = rows_begin(h_);
     const auto row = [this, ring](int64_t at) { return ring + at % plan_.ring * row_cells(); };
-    if (!kWide && h + 2 * step < last) {
-      const Value *__restrict a = row(h), *__restrict b = row(h + step), *__restrict c = row(h + 2 * step);
-      for (int64_t i = 0; i < count; ++i) sum[i] = static_cast<Sum>(a[i]) + static_cast<Sum>(b[i]) + static_cast<Sum>(c[i]);
+    if (!kCareful && h + 2 * step < last) {
+      const Ring *__restrict a = row(h), *__restrict b = row(h + step), *__restrict c = row(h + 2 * step);
+      for (int64_t i = 0; i < count; ++i) sum[i] = Sum{a[i]} + Sum{b[i]} + Sum{c[i]};
       h += 3 * step;
-    } else if (!kWide && h + step < last) {
-      const Value *__restrict a = row(h), *__restrict b = row(h + step);
-      for (int64_t i = 0; i < count; ++i) sum[i] = static_cast<Sum>(a[i]) + static_cast<Sum>(b[i]);
+    } else if (!kCareful && h + step < last) {
+      const Ring *__restrict a = row(h), *__restrict b = row(h + step);
+      for (int64_t i = 0; i < count; ++i) sum[i] = Sum{a[i]} + Sum{b[i]};
       h += 2 * step;
     } else {
-      const Value* __restrict a = row(h);
-      for (int64_t i = 0; i < count; ++i) sum[i] = static_cast<Sum>(a[i]);
-      for (int64_t i = 0; i < count && kWide; ++i) lost[i] = 0;
+      const Ring* __restrict a = row(h);
+      for (int64_t i = 0; i < count; ++i) sum[i] = Sum{a[i]};
+      for (int64_t i = 0; i < count && kCareful; ++i) lost[i] = 0;
       h += step;
     }
     for (; h < last; h += step) {
-      const Value* __restrict a = row(h);
-      for (int64_t i = 0; i < count && kWide; ++i) add(static_cast<Sum>(a[i]), sum + i, lost + i);
-      for (int64_t i = 0; i < count && !kWide; ++i) sum[i] += static_cast<Sum>(a[i]);
+      const Ring* __restrict a = row(h);
+      for (int64_t i = 0; i < count && kCareful; ++i) add(Sum{a[i]}, sum + i, lost + i);
+      for (int64_t i = 0; i < count && !kCareful; ++i) sum[i] += Sum{a[i]};
     }
   }
 
-  void across(const Sum* columns, Sum* sums) const {
+  void across(const Sum* columns, const Sum* lost_columns, Sum* __restrict sums, Sum* __restrict lost) const {
     const PlannedAxis& width = plan_.width;
-    if (width.kernel == 3 && width.dilation == 1 && width.stride == 2) return across_of<3, 2>(columns, sums, columns_);
-    if (width.kernel == 3 && width.dilation == 1 && width.stride == 1) return across_of<3, 1>(columns, sums, columns_);
-    if (width.kernel == 2 && width.dilation == 1 && width.stride == 2) return across_of<2, 2>(columns, sums, columns_);
-    if (width.kernel > kBlock) {
-      for (int64_t i = 0; i < columns_; ++i) {
-        sums[i] = pairwise(columns + i * width.stride, width.kernel, width.dilation);
+    if (!kCareful && width.dilation == 1) {
+      if (width.kernel == 3 && width.stride == 2) return across_of<3, 2>(columns, sums, columns_);
+      if (width.kernel == 3 && width.stride == 1) return across_of<3, 1>(columns, sums, columns_);
+      if (width.kernel == 2 && width.stride == 2) return across_of<2, 2>(columns, sums, columns_);
+    }
+    for (int64_t i = 0; i < columns_; ++i) sums[i] = lost[i] = 0;
+    for (int64_t k = 0; k < width.kernel; ++k) {
+      const Sum* __restrict shifted = columns + k * width.dilation;
+      const Sum* __restrict lost_shifted = lost_columns + k * width.dilation;
+      for (int64_t i = 0; i < columns_ && kCareful; ++i) {
+        add(shifted[i * width.stride], sums + i, lost + i);
+        lost[i] += lost_shifted[i * width.stride];
       }
-      return;
+      for (int64_t i = 0; i < columns_ && !kCareful; ++i) sums[i] += shifted[i * width.stride];
     }
-    for (int64_t i = 0; i < columns_; ++i) sums[i] = columns[i * width.stride];
-    for (int64_t k = 1; k < width.kernel; ++k) {
-      const Sum* shifted = columns + k * width.dilation;
-      for (int64_t i = 0; i < columns_; ++i) sums[i] += shifted[i * width.stride];
-    }
-  }
-
-  // Long sums by halves, and the last halves in lanes: their error grows only as the logarithm of their length.
-  static constexpr int64_t kBlock = 32;
-  static Sum pairwise(const Sum* values, int64_t count, int64_t step) {
-    if (count > kBlock) {
-      const int64_t half = count / 2;
-      return pairwise(values, half, step) + pairwise(values + half * step, count - half, step);
-    }
-    Sum lanes[8] = {};
-    for (int64_t i = 0; i < count; ++i) lanes[i % 8] += values[i * step];
-    return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
+    for (int64_t i = 0; i < columns_ && kCareful; ++i) sums[i] += lost[i];
   }
 
   template <int kKernel, int kStride>
@@ -319,15 +317,16 @@ class Soft {
       maximum_[i] = bits<Value>(ExpConstants<Value>::kMinusInfinity);
       sum_weights_[i] = sum_products_[i] = lost_weights_[i] = lost_products_[i] = 0;
     }
-    cells(from, to, [this, from, to] {
-      for (int64_t i = from; i < to; ++i) maximum_[i] = cell_[i] > maximum_[i] ? cell_[i] : maximum_[i];
+    cells(from, to, [this, from, to](const Value* __restrict cell) {
+      Value* __restrict maximum = maximum_;
+      for (int64_t i = from; i < to; ++i) maximum[i] = cell[i] > maximum[i] ? cell[i] : maximum[i];
     });
     const ScaledExp<Value> exp(0);
-    cells(from, to, [this, from, to, exp] {
+    cells(from, to, [this, from, to, exp](const Value* __restrict cell) {
       for (int64_t i = from; i < to; ++i) {
-        const Value distance = soft_distance(cell_[i], maximum_[i]), weight = exp(distance);
+        const Value distance = soft_distance(cell[i], maximum_[i]), weight = exp(distance);
         const Sum product = static_cast<Sum>(distance) * static_cast<Sum>(weight);
-        if (kWide) {
+        if (kCareful) {
           add(static_cast<Sum>(weight), sum_weights_ + i, lost_weights_ + i);
           add(product, sum_products_ + i, lost_products_ + i);
         } else {
@@ -341,24 +340,35 @@ class Soft {
     }
   }
 
-  // Calls visit once for each cell of the window, with that cell of windows [from, to) in cell_; padding is -inf.
+  // Calls visit(cell) once for each cell of the window, with cell[i] that of window i in [from, to); padding is -inf.
   template <class Visit>
   void cells(int64_t from, int64_t to, Visit visit) {
     const PlannedAxis &depth = plan_.depth, &height = plan_.height, &width = plan_.width;
     const Value nothing = bits<Value>(ExpConstants<Value>::kMinusInfinity);
     const int64_t first = from * width.stride, last = (to - 1) * width.stride + width.extent;  // columns from start_
+    const int64_t left = most(first, -start_), right = least(last, width.in - start_);         // and inside the input
     for (int64_t z = first_inside(depth, z_); z < least(depth.in, z_ + depth.extent); z += depth.dilation) {
       for (int64_t h = rows_begin(h_); h < rows_end(h_); h += height.dilation) {
         const T* x = input_row(z, h) - begin_;
-        for (int64_t i = first; i < last; ++i) {
-          const int64_t column = start_ + i;
-          row_[i] = column >= 0 && column < width.in ? widen(x[column]) : nothing;
-        }
+        for (int64_t i = first; i < left; ++i) row_[i] = nothing;
+        for (int64_t i = left; i < right; ++i) row_[i] = widen(x[start_ + i]);
+        for (int64_t i = right; i < last; ++i) row_[i] = nothing;
         for (int64_t k = 0; k < width.kernel; ++k) {
-          for (int64_t i = from; i < to; ++i) cell_[i] = row_[i * width.stride + k * width.dilation];
-          visit();
+          const Value* shifted = row_ + k * width.dilation;
+          if (width.stride > 1) strided(shifted, from, to);
+          visit(width.stride > 1 ? cell_ : shifted);
         }
       }
+    }
+  }
+
+  void strided(const Value* __restrict row, int64_t from, int64_t to) {
+    const int64_t stride = plan_.width.stride;
+    Value* __restrict cell = cell_;
+    if (stride == 2) {
+      for (int64_t i = from; i < to; ++i) cell[i] = row[i * 2];
+    } else {
+      for (int64_t i = from; i < to; ++i) cell[i] = row[i * stride];
     }
   }
 
@@ -368,8 +378,10 @@ class Soft {
   const T* x_;
   T* y_;
   char* free_;
-  Value *weights_, *products_, *row_, *result_, *maximum_, *cell_;
-  Sum *column_weights_, *column_products_, *lost_weights_, *lost_products_, *sum_weights_, *sum_products_;
+  Value *row_, *result_, *maximum_, *cell_;
+  Ring *weights_, *products_, *lost_ring_weights_, *lost_ring_products_;
+  Sum *column_weights_, *column_products_, *lost_column_weights_, *lost_column_products_;
+  Sum *sum_weights_, *sum_products_, *lost_weights_, *lost_products_;
 
   // The step: columns [begin_, end_) of the input, seen from window start start_ (which may lie in the padding).
   const T* plane_ = nullptr;
@@ -382,15 +394,16 @@ class Soft {
   Unsigned smallest_ = 0;  // of |x| > 0 since exp_ was chosen, as bits, less one
 };
 
+template <class T, class Value, class Ring>
+void steps_of(const Plan& plan, const void* input, void* output, int64_t begin, int64_t end, void* scratch) {
+  Soft<T, Value, Ring> soft(plan, input, output, scratch);
+  for (int64_t i = begin; i < end; ++i) soft.step(i);
+}
+
 template <class T, class Value>
 void steps(const Plan& plan, const void* const* inputs, void* output, int64_t begin, int64_t end, void* scratch) {
-  if (plan.wide) {
-    Soft<T, Value, true> soft(plan, inputs[0], output, scratch);
-    for (int64_t i = begin; i < end; ++i) soft.step(i);
-  } else {
-    Soft<T, Value, false> soft(plan, inputs[0], output, scratch);
-    for (int64_t i = begin; i < end; ++i) soft.step(i);
-  }
+  const auto run = plan.depth.kernel > 1 ? steps_of<T, Value, double> : steps_of<T, Value, Value>;
+  run(plan, inputs[0], output, begin, end, scratch);
 }
 
 }  // namespace
