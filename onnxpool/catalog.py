@@ -1,10 +1,9 @@
 """The pooling methods: what each computes, its modules, and the element types that a native kernel really pools here.
 
->>> [method.op_type for method in catalog().methods]
+>>> [method.name for method in catalog().methods]
 ['SoftPool']
 """
 
-import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ import onnx_ir as ir
 from onnxpool import bounds
 from onnxpool.errors import OnnxpoolError
 from onnxpool.kernels import why_missing
-from onnxpool.pool import DOMAIN, IR_VERSION, OPSETS, VERSION, Pool
+from onnxpool.pool import DOMAIN, IR_VERSION, OPSETS, VERSION, Node, Pool
 from onnxpool.session import load
 from onnxpool.window import Window
 
@@ -35,7 +34,7 @@ DTYPES: dict[str, Any] = {
 class Method:
     """One pooling method. ``native`` lists the element types for which a native kernel ran here and was right."""
 
-    op_type: str
+    name: str
     summary: str
     formula: str
     source: str
@@ -67,7 +66,7 @@ class Catalog:
             facts = Table.grid(padding=(0, 2))
             facts.add_column(style="bold")
             facts.add_column(overflow="fold")
-            facts.add_row(method.op_type, method.summary)
+            facts.add_row(method.name, method.summary)
             facts.add_row("  formula", method.formula)
             facts.add_row("  source", method.source)
             facts.add_row("  modules", ", ".join(f"onnxpool.nn.{name}" for name in method.modules))
@@ -87,41 +86,41 @@ def catalog() -> Catalog:
 
 def _method(pool: Pool, *, tried: bool) -> Method:
     return Method(
-        op_type=pool.op_type,
+        name=pool.name,
         summary=pool.summary,
         formula=pool.formula,
         source=pool.source,
-        modules=tuple(sys.modules[pool.reference.__module__].__all__),
+        modules=tuple(dict.fromkeys(spelling.partition("(")[0] for spelling in pool.modules)),
         ranks=(1, 2, 3),
         dtypes=tuple(DTYPES),
-        native=tuple(dtype for dtype in DTYPES if tried and why_not_native(pool, dtype) is None),
+        native=tuple(dtype for dtype in DTYPES if tried and pool.node and why_not_native(pool.node, dtype) is None),
     )
 
 
-def why_not_native(pool: Pool, dtype: str = "float32") -> str | None:
+def why_not_native(node: Node, dtype: str = "float32") -> str | None:
     """Why the native kernel for this type does not work here; None where it pools ``[[1, 2], [3, 4]]`` rightly."""
     window = Window.of(2, 2)
     x = np.array([[[[1.0, 2.0], [3.0, 4.0]]]])
-    answer = pool.reference(window, *[x] * len(pool.inputs))
+    answer = node.reference(window, *[x] * len(node.inputs))
     try:
-        session = load(_bare(pool, window, dtype), providers=["CPUExecutionProvider"], kernels="require")
-        (y,) = session.run({name: x.astype(DTYPES[dtype]) for name in pool.inputs}).values()
+        session = load(_bare(node, window, dtype), providers=["CPUExecutionProvider"], kernels="require")
+        (y,) = session.run({name: x.astype(DTYPES[dtype]) for name in node.inputs}).values()
     except OnnxpoolError as error:
         return str(error)
     bound = bounds.pooling(window, x, answer, DTYPES[dtype], native=True)
     if bounds.measure(y, answer, bound.allowed).within:
         return None
-    return f"{pool.op_type} of [[1, 2], [3, 4]] in {dtype} gave {y.item()}, not {answer.item():.8}"
+    return f"{node.op_type} of [[1, 2], [3, 4]] in {dtype} gave {y.item()}, not {answer.item():.8}"
 
 
-def _bare(pool: Pool, window: Window, dtype: str) -> ir.Model:
+def _bare(node: Node, window: Window, dtype: str) -> ir.Model:
     """A model of one bare pooling node, from the method's inputs to ``y``."""
     code = ir.DataType.from_numpy(np.dtype(DTYPES[dtype]))
     shape = ir.Shape([None] * (window.rank + 2))
-    taken = [ir.Value(name=name, shape=shape, type=ir.TensorType(code)) for name in pool.inputs]
+    taken = [ir.Value(name=name, shape=shape, type=ir.TensorType(code)) for name in node.inputs]
     given = ir.Value(name="y", shape=shape, type=ir.TensorType(code))
-    node = ir.node(pool.op_type, taken, window.attributes(), domain=DOMAIN, outputs=[given], name=pool.op_type)
+    call = ir.node(node.op_type, taken, window.attributes(), domain=DOMAIN, outputs=[given], name=node.op_type)
     opsets = {"": OPSETS[0], DOMAIN: VERSION}
     return ir.Model(
-        ir.Graph(taken, [given], nodes=[node], opset_imports=opsets, name=pool.op_type), ir_version=IR_VERSION
+        ir.Graph(taken, [given], nodes=[call], opset_imports=opsets, name=node.op_type), ir_version=IR_VERSION
     )

@@ -161,12 +161,12 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _trial() -> Iterator[Problem]:
     from onnxpool.catalog import why_not_native
-    from onnxpool.pools import POOLS
+    from onnxpool.pools import NODES
 
-    for pool in POOLS.values():
-        if reason := why_not_native(pool):
+    for node in NODES.values():
+        if reason := why_not_native(node):
             yield Problem(
-                f"the native kernel of {pool.op_type} does not work: {reason}",
+                f"the native kernel of {node.op_type} does not work: {reason}",
                 "install onnxpool again (pip install --force-reinstall --no-deps), or load models with kernels='off'",
             )
 

@@ -16,7 +16,7 @@ from onnxpool import answers
 from onnxpool import golden as golden_file
 from onnxpool.errors import ArgumentError, ExportError, MissingExtra
 from onnxpool.forms import Form, to_form, write
-from onnxpool.pool import DOMAIN, IR_VERSION, OPSETS, VERSION, Pool
+from onnxpool.pool import DOMAIN, IR_VERSION, OPSETS, VERSION, Node
 from onnxpool.window import Window
 
 if TYPE_CHECKING:
@@ -92,13 +92,13 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
 
     (The exporter inlines every function that it knows of.)
     """
-    from onnxpool.pools import POOLS
+    import onnxpool.pools  # noqa: F401 - registers the operators
     from onnxpool.torch_op import OPERATORS
 
-    return {overload: _translation(POOLS[op_type]) for overload, op_type in OPERATORS.items()}
+    return {overload: _translation(node) for overload, node in OPERATORS.items()}
 
 
-def _translation(pool: Pool) -> Callable[..., Any]:
+def _translation(node: Node) -> Callable[..., Any]:
     from onnx.defs import OpSchema
     from onnxscript.values import Op, Opset
 
@@ -107,10 +107,10 @@ def _translation(pool: Pool) -> Callable[..., Any]:
     types = [f"tensor({name})" for name in ("float", "double", "float16", "bfloat16")]
     attributes = Window.of(1, 1).attributes()
     schema = OpSchema(
-        pool.op_type,
+        node.op_type,
         DOMAIN,
         VERSION,
-        inputs=[OpSchema.FormalParameter(name, "T") for name in pool.inputs],
+        inputs=[OpSchema.FormalParameter(name, "T") for name in node.inputs],
         outputs=[OpSchema.FormalParameter("y", "T")],
         type_constraints=[("T", types, "")],
         attributes=[
@@ -120,10 +120,10 @@ def _translation(pool: Pool) -> Callable[..., Any]:
             for name, value in attributes.items()
         ],
     )
-    op = Op(Opset(DOMAIN, VERSION), pool.op_type, schema)
+    op = Op(Opset(DOMAIN, VERSION), node.op_type, schema)
 
     def translate(*args: Any) -> Any:
-        tensors, fields = args[: len(pool.inputs)], args[len(pool.inputs) :]
+        tensors, fields = args[: len(node.inputs)], args[len(node.inputs) :]
         return op(*tensors, **window_from(fields).attributes())
 
     return translate

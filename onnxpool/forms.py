@@ -227,7 +227,7 @@ def _fold(graph: ir.Graph, name: str, group: list[ir.Node]) -> None:
 
 
 def _check(model: ir.Model) -> None:
-    from onnxpool.pools import POOLS
+    from onnxpool.pools import NODES
 
     opset = model.opset_imports.get("", 0)
     nodes = list(_nodes(model))
@@ -237,18 +237,18 @@ def _check(model: ir.Model) -> None:
             "example with onnx.version_converter, or export it again"
         )
     for node in nodes:
-        if node.op_type not in POOLS:
+        if node.op_type not in NODES:
             raise FormError(
                 f"node {node.name!r} calls {DOMAIN}::{node.op_type}, which this version does not know; it has "
-                f"{', '.join(POOLS)}"
+                f"{', '.join(NODES)}"
             )
         attributes = ir.convenience.convert_attributes(_window(node).attributes())
         node.attributes.clear()  # the same order in every model: equal nodes have equal bytes
         node.attributes.update({attribute.name: attribute for attribute in attributes})
-        if len(node.inputs) != len(POOLS[node.op_type].inputs) or len(node.outputs) != 1:
+        if len(node.inputs) != len(NODES[node.op_type].inputs) or len(node.outputs) != 1:
             raise FormError(
                 f"node {node.name!r} ({DOMAIN}::{node.op_type}) has {len(node.inputs)} inputs and {len(node.outputs)} "
-                f"outputs; it takes {', '.join(POOLS[node.op_type].inputs)} and gives one"
+                f"outputs; it takes {', '.join(NODES[node.op_type].inputs)} and gives one"
             )
     _infer_dtypes(model)
     if nodes:
@@ -289,27 +289,27 @@ def _dtype(node: ir.Node) -> str:
 
 def _attach(model: ir.Model) -> None:
     """Give each operator in use its function, ahead of every function that may call it."""
-    from onnxpool.pools import POOLS
+    from onnxpool.pools import NODES
 
     nodes = list(_nodes(model))
     wide = "double" if any(_dtype(node) == "double" for node in nodes) else "float"
     dilated = any(set(_window(node).dilation) != {1} for node in nodes)
     for op_type in sorted({node.op_type for node in nodes}):
-        text = POOLS[op_type].function(model.opset_imports[""], wide, dilated)
+        text = NODES[op_type].function(model.opset_imports[""], wide, dilated)
         function = _parse(text)
         model.functions[function.identifier()] = function
 
 
 def _inline(model: ir.Model) -> None:
     """Replace each pooling node by its body for its own window, tagged, and tidy up."""
-    from onnxpool.pools import POOLS
+    from onnxpool.pools import NODES
 
     functions: dict[tuple[str, Window, str], ir.Function] = {}
     for node in list(_nodes(model)):
         window, dtype = _window(node), _dtype(node)
         key = (node.op_type, window, dtype)
         if key not in functions:
-            function = _parse(POOLS[node.op_type].standard(window, model.opset_imports[""], dtype))
+            function = _parse(NODES[node.op_type].standard(window, model.opset_imports[""], dtype))
             function.domain, function.name = _INLINED, f"{node.op_type}_{len(functions)}"
             model.functions[function.identifier()] = functions[key] = function
         node.metadata_props[TAG] = json.dumps(

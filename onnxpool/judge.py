@@ -1,6 +1,6 @@
 """Float64 answers for a model that came without any: onnx's reference evaluator, with the pools' own references.
 
-The model becomes a float64 model (weights, constants, casts), its pooling nodes are computed by ``Pool.reference``, all
+The model becomes a float64 model (weights, constants, casts), its pooling nodes are computed by ``Node.reference``, all
 others by NumPy in the onnx package. It judges how a model is run, not whether the model is the right one; and it is
 slow, so it takes small models only.
 """
@@ -20,7 +20,7 @@ from onnxpool.cases import Feeds
 from onnxpool.errors import GoldenError
 from onnxpool.forms import Model, to_form
 from onnxpool.golden import Answers, Golden
-from onnxpool.pool import DOMAIN, Pool
+from onnxpool.pool import DOMAIN, Node
 from onnxpool.window import Window
 
 MOST_WEIGHTS = 4_000_000
@@ -58,11 +58,11 @@ def judge(model: Model) -> Golden:
 
 
 def _evaluator(model: ir.Model) -> Callable[[Feeds], dict[str, NDArray[Any]]]:
-    from onnxpool.pools import POOLS
+    from onnxpool.pools import NODES
 
     names = [str(value.name) for value in model.graph.outputs]
     try:
-        evaluator = ReferenceEvaluator(ir.to_proto(model), new_ops=[_operator(pool) for pool in POOLS.values()])
+        evaluator = ReferenceEvaluator(ir.to_proto(model), new_ops=[_operator(node) for node in NODES.values()])
     except Exception as error:
         raise GoldenError(f"onnx's reference evaluator cannot run this model ({error}); give reference=") from error
 
@@ -73,14 +73,14 @@ def _evaluator(model: ir.Model) -> Callable[[Feeds], dict[str, NDArray[Any]]]:
     return run
 
 
-def _operator(pool: Pool) -> type[OpRun]:
+def _operator(node: Node) -> type[OpRun]:
     """The operator for the reference evaluator: computed in float64, rounded to the type of its input."""
 
     def run(_: OpRun, x: NDArray[Any], *others: NDArray[Any], **attributes: Any) -> tuple[NDArray[Any]]:
         inputs = (array.astype(np.float64) for array in (x, *others))
-        return (pool.reference(Window.from_attributes(attributes), *inputs).astype(x.dtype),)
+        return (node.reference(Window.from_attributes(attributes), *inputs).astype(x.dtype),)
 
-    return type(pool.op_type, (OpRun,), {"op_domain": DOMAIN, "_run": run})
+    return type(node.op_type, (OpRun,), {"op_domain": DOMAIN, "_run": run})
 
 
 # --- a model in another floating point type

@@ -1,8 +1,9 @@
 """What a method file in :mod:`onnxpool.pools` provides, and the ONNX domain that its operator lives in.
 
-A :class:`Pool` holds one method in the three ways that everything else works with: as float64 arithmetic that judges,
-as a function body that any ONNX Runtime can run, and as a straight line of standard operators. It needs no PyTorch;
-the method's torch operator and modules stand in the same file.
+A :class:`Pool` describes one method. Most methods are standard ONNX operators, or a few of them, and need no more. A
+method that would cost several passes over memory that way has an operator of its own, a :class:`Node`, in the three
+ways that everything else works with: as float64 arithmetic that judges, as a function body that any ONNX Runtime can
+run, and as a straight line of standard operators. None of this needs PyTorch; modules stand in the same file.
 """
 
 import math
@@ -30,10 +31,11 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Pool:
-    """One pooling method.
+class Node:
+    """An operator of the domain.
 
-    ``reference(window, x, ...) -> y`` takes float64 ``(N, C, *spatial)`` and is the definition of the method.
+    ``reference(window, x, ...) -> y`` takes float64 ``(N, C, *spatial)``, once per name in ``inputs``, and is the
+    definition of the method.
 
     ``function(opset, wide, dilated) -> str`` is the body of the model-local function in ONNX's text format, generic in
     rank, dtype and window: ``wide`` is the type to compute in (``"float"`` or ``"double"``), ``dilated`` says whether a
@@ -44,13 +46,26 @@ class Pool:
     """
 
     op_type: str
-    summary: str
-    formula: str
-    source: str
     inputs: tuple[str, ...]
     reference: Callable[..., Array]
     function: Callable[[int, str, bool], str]
     standard: Callable[[Window, int, str], str]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """One pooling method, for people: and its operator, if it has one.
+
+    ``modules`` are spellings of its modules that tests, benchmarks and galleries use, such as ``"SoftPool2d(2)"``; each
+    module's ``reference(x)`` is its float64 answer.
+    """
+
+    name: str
+    summary: str
+    formula: str
+    source: str
+    modules: tuple[str, ...]
+    node: Node | None = None
 
 
 def over_windows(formula: Callable[..., Array], window: Window, *inputs: Array) -> Array:

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnxpool.errors import ArgumentError, MissingExtra
-from onnxpool.pool import DOMAIN
+from onnxpool.pool import DOMAIN, Array, Node
 from onnxpool.window import Size, Window
 
 __all__ = ["OPERATORS", "WindowModule", "cells", "operator", "spread", "torch", "widen", "window_from"]
@@ -33,18 +33,19 @@ else:
 Forward = Callable[..., "Tensor"]
 Backward = Callable[..., "tuple[Tensor, ...]"]
 
-OPERATORS: dict[Any, str] = {}
+OPERATORS: dict[Any, Node] = {}
 """The ONNX operator of each PyTorch operator (``torch.ops.onnxpool.*.default``); filled by :func:`operator`."""
 
 
-def operator(op_type: str, name: str, inputs: Sequence[str], forward: Forward, backward: Backward) -> Forward:
-    """Register ``torch.ops.onnxpool.<name>`` and return it as a function ``(window, *inputs) -> output``.
+def operator(node: Node, name: str, forward: Forward, backward: Backward) -> Forward:
+    """Register ``torch.ops.onnxpool.<name>``, exported as ``node``; returns a function ``(window, *inputs) -> output``.
 
     ``forward(window, *inputs) -> output`` and ``backward(window, grad, *inputs) -> gradients`` get plain tensors
     ``(N, C, *spatial)``. The operator is opaque to ``torch.compile`` and ``torch.export``, which know its output shape;
     the backward pass is ordinary traceable code, so that it compiles and can be differentiated again.
     Without PyTorch the function raises :class:`MissingExtra`.
     """
+    inputs = node.inputs
     if not HAVE_TORCH:
 
         def missing(*_: Any) -> "Tensor":
@@ -74,7 +75,7 @@ def operator(op_type: str, name: str, inputs: Sequence[str], forward: Forward, b
     op.register_fake(fake)
     op.register_autograd(differentiate, setup_context=save)
     overload = getattr(getattr(torch.ops, DOMAIN), name).default
-    OPERATORS[overload] = op_type
+    OPERATORS[overload] = node
 
     def call(window: Window, *tensors: "Tensor") -> "Tensor":
         for argument, tensor in zip(inputs, tensors, strict=True):
@@ -148,6 +149,10 @@ class WindowModule(Module):
 
     def pool(self, x: "Tensor") -> "Tensor":
         """Pool a batch ``(N, C, *spatial)``."""
+        raise NotImplementedError
+
+    def reference(self, x: Array) -> Array:
+        """The float64 answer for a float64 batch ``(N, C, *spatial)``, by the plain formula."""
         raise NotImplementedError
 
     def forward(self, x: "Tensor") -> "Tensor":

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from onnxpool import bounds
-from onnxpool.pools import POOLS
+from onnxpool.pools import NODES
 from onnxpool.window import Window
 
-SOFT = POOLS["SoftPool"].reference
+SOFT = NODES["SoftPool"].reference
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_a_pool_inside_of_if():
     bare.graph.initializer.append(helper.make_tensor("flag", TensorProto.BOOL, [], [True]))
     x = np.random.default_rng(0).standard_normal((1, 2, 9, 9)).astype(np.float32)
     for sample, window in ((x, WINDOW), (x * 0, Window.of(2, 5, 2, 2))):
-        answer = onnxpool.pools.soft.POOL.reference(window, sample.astype(float))
+        answer = onnxpool.pools.soft.reference(window, sample.astype(float))
         for form in ("function", "standard"):
             np.testing.assert_allclose(run(onnxpool.to_form(bare, form), sample), answer, atol=1e-6)
     assert text(onnxpool.to_form(onnxpool.to_form(bare, "standard"), "custom")) == text(
@@ -139,7 +139,7 @@ def test_a_pool_inside_of_somebody_elses_function():
     bare.opset_import.append(helper.make_opsetid("theirs", 1))
     bare.functions.append(function)
     x = np.random.default_rng(0).standard_normal((1, 2, 9, 9)).astype(np.float32)
-    answer = onnxpool.pools.soft.POOL.reference(WINDOW, x.astype(float))
+    answer = onnxpool.pools.soft.reference(WINDOW, x.astype(float))
     for form in ("function", "standard"):
         np.testing.assert_allclose(run(onnxpool.to_form(bare, form), x), answer, atol=1e-6)
 
@@ -154,7 +154,7 @@ def test_float64_and_float32_in_one_model_keep_float64():
     bare = model(nodes, 2)
     bare.graph.output[0].type.tensor_type.elem_type = CODES["float64"]
     x = np.random.default_rng(0).standard_normal((1, 2, 9, 9)).astype(np.float32)
-    reference = onnxpool.pools.soft.POOL.reference
+    reference = onnxpool.pools.soft.reference
     answer = reference(Window.of(2, 2), reference(WINDOW, x.astype(float)).astype(np.float32).astype(float))
     y = run(onnxpool.to_form(bare, "function"), x)
     assert y.dtype == np.float64
@@ -171,7 +171,7 @@ def test_large_weights_go_beside_the_model(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data"]
     forms.write(onnxpool.to_form(tmp_path / "m.onnx", "standard"), tmp_path / "m.onnx")  # onto itself
     x = np.zeros((1, 8, 9, 9), np.float32)
-    answer = onnxpool.pools.soft.POOL.reference(WINDOW, weights.astype(float))
+    answer = onnxpool.pools.soft.reference(WINDOW, weights.astype(float))
     np.testing.assert_allclose(onnxpool.load(tmp_path / "m.onnx").run({"x": x})["y"], answer, atol=1e-6)
     monkeypatch.undo()
     forms.write(forms.read(tmp_path / "m.onnx"), tmp_path / "elsewhere" / "m.onnx")

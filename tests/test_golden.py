@@ -17,14 +17,14 @@ from onnxpool import answers, cases, forms, golden, nn
 from onnxpool.errors import GoldenError
 from onnxpool.fingerprint import changes, fingerprints
 from onnxpool.judge import judge
-from onnxpool.pools import POOLS
+from onnxpool.pools import NODES
 from onnxpool.window import Window
 
 WINDOW = Window.of(2, 2)
 
 
 def soft(feeds):
-    return {"y": POOLS["SoftPool"].reference(WINDOW, feeds["x"])}
+    return {"y": NODES["SoftPool"].reference(WINDOW, feeds["x"])}
 
 
 class Small(torch.nn.Module):

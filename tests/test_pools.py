@@ -1,4 +1,4 @@
-"""Every pool x window x input x dtype x form x kernels against the float64 reference, within its bound."""
+"""Every node x window x input x dtype x form x kernels against the float64 reference, within its bound."""
 
 import ml_dtypes
 import numpy as np
@@ -9,7 +9,7 @@ from models import pooled
 import onnxpool
 from onnxpool import bounds
 from onnxpool.kernels import why_missing
-from onnxpool.pools import POOLS
+from onnxpool.pools import NODES
 
 DTYPES = {"float32": 3.4e38, "float64": 1.79e308, "float16": 65504.0, "bfloat16": 3.38e38}
 RUNS = [("function", "off"), ("standard", "off"), ("function", "require"), ("custom", "require")]
@@ -18,17 +18,17 @@ RUNS = [("function", "off"), ("standard", "off"), ("function", "require"), ("cus
 @pytest.mark.parametrize(("form", "kernels"), RUNS, ids="-".join)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("window", WINDOWS, ids=str)
-@pytest.mark.parametrize("pool", POOLS.values(), ids=POOLS)
-def test_everything_is_within_its_bound(pool, window, dtype, form, kernels):
+@pytest.mark.parametrize("node", NODES.values(), ids=NODES)
+def test_everything_is_within_its_bound(node, window, dtype, form, kernels):
     if kernels == "require" and why_missing():
         pytest.skip("without the native library")
-    session = onnxpool.load(onnxpool.to_form(pooled(window, dtype, pool.op_type), form), kernels=kernels, threads=2)
+    session = onnxpool.load(onnxpool.to_form(pooled(window, dtype, node.op_type), form), kernels=kernels, threads=2)
     native = kernels == "require"
     assert [placement.native for placement in session.placements] == [native]
     for name, wide in inputs(window, DTYPES[dtype]).items():
         with np.errstate(over="ignore"):
             x = wide.astype(np.dtype(getattr(ml_dtypes, dtype, dtype)))
-        answer = pool.reference(window, x.astype(np.float64))
+        answer = node.reference(window, x.astype(np.float64))
         y = session.run({"x": x})["y"]
         bound = bounds.pooling(window, x.astype(np.float64), answer, x.dtype, native=native)
         error = bounds.measure(y, answer, bound.allowed)

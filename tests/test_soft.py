@@ -7,7 +7,7 @@ from cases import WINDOWS, inputs, shape
 
 from onnxpool import nn
 from onnxpool.errors import ArgumentError
-from onnxpool.pools.soft import POOL, soft_pool
+from onnxpool.pools.soft import reference, soft_pool
 from onnxpool.window import Window
 
 HAND = [  # (window, input, answer), computed by hand from the formula
@@ -25,19 +25,19 @@ HAND = [  # (window, input, answer), computed by hand from the formula
 @pytest.mark.parametrize(("window", "x", "y"), HAND)
 def test_numbers_by_hand(window, x, y):
     x = np.array(x, float)[None, None]
-    np.testing.assert_allclose(POOL.reference(window, x)[0, 0], y, rtol=0, atol=6e-11)
+    np.testing.assert_allclose(reference(window, x)[0, 0], y, rtol=0, atol=6e-11)
     np.testing.assert_allclose(soft_pool(window, torch.from_numpy(x))[0, 0], y, rtol=0, atol=6e-11)
 
 
 def test_formula_in_one_line():
     x = np.random.default_rng(0).standard_normal((1, 1, 2, 2))
-    np.testing.assert_allclose(POOL.reference(Window.of(2, 2), x).item(), (x * np.exp(x)).sum() / np.exp(x).sum())
+    np.testing.assert_allclose(reference(Window.of(2, 2), x).item(), (x * np.exp(x)).sum() / np.exp(x).sum())
 
 
 @pytest.mark.parametrize("window", WINDOWS, ids=str)
 def test_torch_agrees_with_the_reference_everywhere(window):
     for name, x in inputs(window, 1e308).items():
-        expected = POOL.reference(window, x)
+        expected = reference(window, x)
         got = soft_pool(window, torch.from_numpy(x)).numpy()
         scale = np.abs(x[np.isfinite(x)]).max(initial=0)
         np.testing.assert_array_equal(np.isnan(got), np.isnan(expected), err_msg=name)
@@ -49,7 +49,7 @@ def test_half_precision_never_overflows(dtype, largest):
     window = Window.of(2, 3, 2, 1)
     for name, wide in inputs(window, largest).items():
         x = torch.from_numpy(wide).to(dtype)
-        expected = torch.from_numpy(POOL.reference(window, x.double().numpy())).to(dtype)
+        expected = torch.from_numpy(reference(window, x.double().numpy())).to(dtype)
         got = soft_pool(window, x)
         scale = x[torch.isfinite(x)].abs().double().max().item() if torch.isfinite(x).any() else 0
         assert got.dtype == dtype
@@ -63,15 +63,15 @@ def test_laws():
     rng = np.random.default_rng(1)
     window = Window.of(2, 3, 2, 1, 1, True)
     x = rng.standard_normal((2, 3, 8, 9)) * 3
-    y = POOL.reference(window, x)
-    mean = POOL.reference(window, x * 1e-9) * 1e9  # exp is flat: the mean
+    y = reference(window, x)
+    mean = reference(window, x * 1e-9) * 1e9  # exp is flat: the mean
     largest = -torch.nn.functional.max_pool2d(torch.from_numpy(-x), 3, 2, 1, 1, True).numpy()
     top = torch.nn.functional.max_pool2d(torch.from_numpy(x), 3, 2, 1, 1, True).numpy()
     assert (y > mean - 1e-6).all()
     assert (y <= top).all()
     assert (largest <= y).all()
-    np.testing.assert_allclose(POOL.reference(window, x + 5), y + 5)
-    np.testing.assert_allclose(POOL.reference(window, x[:, ::-1]), y[:, ::-1], rtol=0, atol=0)
+    np.testing.assert_allclose(reference(window, x + 5), y + 5)
+    np.testing.assert_allclose(reference(window, x[:, ::-1]), y[:, ::-1], rtol=0, atol=0)
 
 
 def test_equal_cells_give_their_value_and_padding_takes_no_part():

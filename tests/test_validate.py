@@ -16,7 +16,7 @@ from onnx import helper
 import onnxpool
 from onnxpool import answers, forms, golden, kernels, nn
 from onnxpool.errors import ArgumentError, FormError, GoldenError
-from onnxpool.pools import POOLS
+from onnxpool.pools import NODES
 from onnxpool.report import Report, Result, Run
 from onnxpool.validate import validate
 from onnxpool.window import Window
@@ -28,7 +28,7 @@ DTYPES = ["float32", "float64", "float16", "bfloat16"]
 
 
 def soft(feeds):
-    return {"y": POOLS["SoftPool"].reference(WINDOW, feeds["x"])}
+    return {"y": NODES["SoftPool"].reference(WINDOW, feeds["x"])}
 
 
 class Small(torch.nn.Module):

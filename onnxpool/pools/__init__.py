@@ -1,15 +1,21 @@
-"""The pooling methods, one file each. A new file here that sets ``POOL`` is all that a new method needs."""
+"""The pooling methods, one file each.
+
+A new file here is all that a new method needs: it sets ``POOL``, and ``__all__`` to the names of its PyTorch modules.
+"""
 
 from importlib import import_module
 from pkgutil import iter_modules
+from typing import Any
 
-from onnxpool.pool import Pool
+from onnxpool.pool import Node, Pool
 
+_METHODS = [import_module(f"{__name__}.{info.name}") for info in iter_modules(__path__)]
 
-def _find() -> dict[str, Pool]:
-    modules = (import_module(f"{__name__}.{info.name}") for info in iter_modules(__path__))
-    return {module.POOL.op_type: module.POOL for module in modules}
+POOLS: dict[str, Pool] = {method.POOL.name: method.POOL for method in _METHODS}
+"""Every method by its name."""
 
+NODES: dict[str, Node] = {pool.node.op_type: pool.node for pool in POOLS.values() if pool.node}
+"""The operators of our domain by their ONNX name."""
 
-POOLS = _find()
-"""Every method by the name of its ONNX operator."""
+MODULES: dict[str, Any] = {name: getattr(method, name) for method in _METHODS for name in method.__all__}
+"""The PyTorch modules of every method by their name."""

@@ -8,7 +8,7 @@ with ``d_i = x_i - m`` and ``m`` the window's maximum, which cannot overflow. A 
 that holds NaN or +inf, or only -inf, gives NaN.
 
 >>> import numpy as np
->>> POOL.reference(Window.of(2, 2), np.array([[[[1.0, 2.0], [3.0, 4.0]]]])).item()
+>>> reference(Window.of(2, 2), np.array([[[[1.0, 2.0], [3.0, 4.0]]]])).item()
 3.4926527345951543
 """
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxpool.pool import DOMAIN, Array, Pool, over_windows
+from onnxpool.pool import DOMAIN, Array, Node, Pool, over_windows
 from onnxpool.torch_op import WindowModule, cells, operator, spread, torch, widen
 from onnxpool.window import Window
 
@@ -202,15 +202,15 @@ def _ints(*numbers: int) -> str:
     return f"int64[{len(numbers)}] {{{', '.join(map(str, numbers))}}}"
 
 
+NODE = Node("SoftPool", ("x",), reference, function, standard)
+
 POOL = Pool(
-    op_type="SoftPool",
+    name="SoftPool",
     summary="mean of the window weighted by the softmax of its values",
     formula="y = sum x_i exp(x_i) / sum exp(x_i)",
     source="Stergiou et al., ICCV 2021",
-    inputs=("x",),
-    reference=reference,
-    function=function,
-    standard=standard,
+    modules=("SoftPool1d(3, 2, 1, 2)", "SoftPool2d(3, 2, 1)", "SoftPool2d(2, ceil_mode=True)", "SoftPool3d(2)"),
+    node=NODE,
 )
 
 
@@ -241,12 +241,15 @@ def _backward(window: Window, grad: "Tensor", x: "Tensor") -> "tuple[Tensor]":
     return (spread(slopes, widen(x), window).to(x.dtype),)
 
 
-soft_pool = operator("SoftPool", "soft_pool", POOL.inputs, _forward, _backward)
+soft_pool = operator(NODE, "soft_pool", _forward, _backward)
 
 
 class _SoftPool(WindowModule):
     def pool(self, x: "Tensor") -> "Tensor":
         return soft_pool(self.window, x)
+
+    def reference(self, x: Array) -> Array:
+        return reference(self.window, x)
 
 
 class SoftPool1d(_SoftPool):
