@@ -29,6 +29,7 @@ struct ExpConstants;
 template <>
 struct ExpConstants<float> {
   using Unsigned = uint32_t;
+  using Signed = int32_t;
   static constexpr int kMantissa = 23, kBias = 127;
   static constexpr Unsigned kMinusInfinity = 0xff800000;
   static constexpr float log2e = 0x1.715476p+0F, magic = 0x1.8p+23F, ln2 = 0x1.62e43p-1F, ln2_high = 0x1.63p-1F,
@@ -39,6 +40,7 @@ struct ExpConstants<float> {
 template <>
 struct ExpConstants<double> {
   using Unsigned = uint64_t;
+  using Signed = int64_t;
   static constexpr int kMantissa = 52, kBias = 1023;
   static constexpr Unsigned kMinusInfinity = 0xfff0000000000000;
   static constexpr double log2e = 0x1.71547652b82fep+0, magic = 0x1.8p+52, ln2 = 0x1.62e42fefa39efp-1,

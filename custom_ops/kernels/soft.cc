@@ -62,6 +62,8 @@ template <class T, class Value, class Ring>
 class Soft {
   using Sum = double;
   static constexpr bool kCareful = same<Value, double>;
+  using Unsigned = typename ExpConstants<Value>::Unsigned;
+  using Signed = typename ExpConstants<Value>::Signed;
 
  public:
   Soft(const Plan& plan, const void* input, void* output, void* scratch)
@@ -146,22 +148,37 @@ class Soft {
     }
   }
 
-  // The largest cell under the current output row, or 0: any value near the cells will do.
+  // The largest cell under the current output row, or thereabouts: any value near the cells will do.
   void choose_reference() {
-    constexpr Value kMost = ScaledExp<Value>::kMostReference;
-    Value reference = -kMost;
-    const int64_t z = first_inside(plan_.depth, z_);
-    for (int64_t h = rows_begin(h_); h < rows_end(h_); h += plan_.height.dilation) {
-      const T* x = input_row(z, h);
-      for (int64_t i = 0; i < row_cells(); ++i) {
-        const Value value = widen(x[i]);
-        const Value usable = value < kMost ? value : -kMost;
-        reference = usable > reference ? usable : reference;
-      }
+    const int64_t z = first_inside(plan_.depth, z_), from = rows_needed(h_), to = rows_end(h_);
+    Signed largest = ordered(-ScaledExp<Value>::kMostReference);
+    if (plan_.tiles == 1) {
+      largest = largest_of(input_row(z, from), (to - from) * row_cells(), largest);
+    } else {
+      for (int64_t h = from; h < to; ++h) largest = largest_of(input_row(z, h), row_cells(), largest);
     }
-    exp_ = ScaledExp<Value>(reference);
-    filled_ = rows_needed(h_);
+    exp_ = ScaledExp<Value>(bits<Value>(ordered(bits<Value>(largest))));
+    filled_ = from;
     smallest_ = ~Unsigned{0};
+  }
+
+  // A whole number that orders like x, and its own inverse on bits: whole numbers have a maximum that vectorises.
+  static Signed ordered(Value x) {
+    const auto word = bits<Signed>(x);
+    return word ^ static_cast<Signed>(static_cast<Unsigned>(word >> (8 * sizeof(Value) - 1)) >> 1);
+  }
+
+  // The largest of x that can be a reference (which NaN and the infinities cannot), or `largest`.
+  static Signed largest_of(const T* x, int64_t count, Signed largest) {
+    const Unsigned most_size = bits<Unsigned>(ScaledExp<Value>::kMostReference);
+    const Signed none = largest;
+    for (int64_t i = 0; i < count; ++i) {
+      const Value value = widen(x[i]);
+      const bool usable = (bits<Unsigned>(value) & (~Unsigned{0} >> 1)) < most_size;
+      const Signed order = usable ? ordered(value) : none;
+      largest = order > largest ? order : largest;
+    }
+    return largest;
   }
 
   // Rows [from, to) of the ring get exp(x) and x exp(x), summed over the window's depth.
@@ -259,24 +276,28 @@ class Soft {
   // The ring's rows under the window, summed; the first three in one pass, since that is all that most windows have.
   void sum_rows(const Ring* ring, Sum* __restrict sum, Sum* __restrict lost, int64_t count) const {
     const int64_t step = plan_.height.dilation, last = rows_end(h_);
-    int64_t h = rows_begin(h_);
-    const auto row = [this, ring](int64_t at) { return ring + at % plan_.ring * row_cells(); };
+    int64_t h = rows_begin(h_), slot = h % plan_.ring - step;
+    const auto next = [this, ring, step, &slot] {
+      slot += step;
+      if (slot >= plan_.ring) slot -= plan_.ring;
+      return ring + slot * row_cells();
+    };
     if (!kCareful && h + 2 * step < last) {
-      const Ring *__restrict a = row(h), *__restrict b = row(h + step), *__restrict c = row(h + 2 * step);
+      const Ring *__restrict a = next(), *__restrict b = next(), *__restrict c = next();
       for (int64_t i = 0; i < count; ++i) sum[i] = Sum{a[i]} + Sum{b[i]} + Sum{c[i]};
       h += 3 * step;
     } else if (!kCareful && h + step < last) {
-      const Ring *__restrict a = row(h), *__restrict b = row(h + step);
+      const Ring *__restrict a = next(), *__restrict b = next();
       for (int64_t i = 0; i < count; ++i) sum[i] = Sum{a[i]} + Sum{b[i]};
       h += 2 * step;
     } else {
-      const Ring* __restrict a = row(h);
+      const Ring* __restrict a = next();
       for (int64_t i = 0; i < count; ++i) sum[i] = Sum{a[i]};
       for (int64_t i = 0; i < count && kCareful; ++i) lost[i] = 0;
       h += step;
     }
     for (; h < last; h += step) {
-      const Ring* __restrict a = row(h);
+      const Ring* __restrict a = next();
       for (int64_t i = 0; i < count && kCareful; ++i) add(Sum{a[i]}, sum + i, lost + i);
       for (int64_t i = 0; i < count && !kCareful; ++i) sum[i] += Sum{a[i]};
     }
@@ -371,8 +392,6 @@ class Soft {
       for (int64_t i = from; i < to; ++i) cell[i] = row[i * stride];
     }
   }
-
-  using Unsigned = typename ExpConstants<Value>::Unsigned;
 
   const Plan& plan_;
   const T* x_;
