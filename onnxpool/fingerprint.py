@@ -22,6 +22,9 @@ Fingerprints: TypeAlias = dict[str, dict[str, Any]]
 """``nodes``: by name, each with ``op``, ``attributes``, ``inputs`` and ``weights`` (pairs of initializer and digest);
 ``functions``: a digest by name. Plain values that survive JSON."""
 
+Digests: TypeAlias = dict[int, tuple[Any, str]]
+"""Tensors read so far by ``id``, kept so that no other tensor gets that ``id``, and their digests."""
+
 
 @dataclass(frozen=True)
 class Change:
@@ -41,7 +44,7 @@ def fingerprints(model: Model) -> Fingerprints:
     if form_of(model) != "function":
         with suppress(FormError):  # where another program has rewritten it, its nodes as they are still tell something
             model = to_form(model, "function")
-    digests: dict[int, str] = {}
+    digests: Digests = {}
     return {
         "nodes": {name: _node(node, digests) for name, node in _named(model.graph).items()},
         "functions": {f"{domain}::{name}": _function(body) for (domain, name, _), body in functions.items()},
@@ -102,7 +105,7 @@ def _named(graph: ir.Graph) -> dict[str, ir.Node]:
     return named
 
 
-def _node(node: ir.Node, digests: dict[int, str]) -> dict[str, Any]:
+def _node(node: ir.Node, digests: Digests) -> dict[str, Any]:
     inputs = [_origin(value) for value in node.inputs]
     constants = [(str(value.name), ir.convenience.get_const_tensor(value)) for value in inputs if value is not None]
     return {
@@ -137,7 +140,7 @@ def _source(value: ir.Value | None) -> str:
     return f"input {value.name}" if producer is None else f"{producer.op_type} {producer.name} {value.index()}"
 
 
-def _attribute(attribute: ir.Attr, digests: dict[int, str]) -> str:
+def _attribute(attribute: ir.Attr, digests: Digests) -> str:
     if attribute.is_ref():
         return f"@{attribute.ref_attr_name}"
     value = attribute.value
@@ -150,12 +153,12 @@ def _attribute(attribute: ir.Attr, digests: dict[int, str]) -> str:
     return repr(list(value) if isinstance(value, list | tuple) else value)
 
 
-def _tensor(tensor: Any, digests: dict[int, str]) -> str:
+def _tensor(tensor: Any, digests: Digests) -> str:
     """Of the element type, shape and contents; each tensor is read once."""
     if id(tensor) not in digests:
         contents = np.array(tensor.string_data()).tobytes() if tensor.dtype == ir.DataType.STRING else tensor.tobytes()
-        digests[id(tensor)] = _digest(tensor.dtype.name, tuple(tensor.shape.numpy()), contents)
-    return digests[id(tensor)]
+        digests[id(tensor)] = tensor, _digest(tensor.dtype.name, tuple(tensor.shape.numpy()), contents)
+    return digests[id(tensor)][1]
 
 
 def _digest(*parts: Any) -> str:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 Reference: TypeAlias = "Golden | str | os.PathLike[str] | torch.nn.Module | Callable[[Feeds], Mapping[str, Any]] | None"
 
-_DROPS_NAN = {"MaxPool", "GlobalMaxPool", "ReduceMax"}
+_DROPS_NAN = ("MaxPool", "GlobalMaxPool", "ReduceMax")
 """Standard operators in which ONNX Runtime's CPU provider may lose a NaN that PyTorch keeps."""
 
 
@@ -63,9 +63,15 @@ def validate(
     original = read(model)
     golden = _golden(model, original, reference)
     bare = _bare(original)
+
+    def start(form: Form, kernels: Kernels) -> Session:
+        """The model's own form is run as it is, with the function bodies that it carries."""
+        given = model if form_of(original) == form else to_form(original, form)
+        return load(given, providers=providers, kernels=kernels, threads=threads)
+
     judge = _Judge(golden, bare)
     plan = _plan(forms, any(node.domain == DOMAIN for node in bare.graph.all_nodes()))
-    runs = tuple(_run(model, form, kernels, judge, providers, threads) for form, kernels in plan)
+    runs = tuple(_run(form, kernels, start, judge) for form, kernels in plan)
     found = changes(golden.fingerprints, fingerprints(original)) if golden.fingerprints else []
     verdicts = {run.verdict for run in runs}
     sound = not any(change.fault for change in found)
@@ -116,20 +122,12 @@ def _plan(forms: Sequence[Form], pools: bool) -> list[tuple[Form, Kernels]]:
 # --- one run
 
 
-def _run(
-    model: Model,
-    form: Form,
-    kernels: Kernels,
-    judge: "_Judge",
-    providers: Sequence[str | tuple[str, Mapping[str, Any]]] | None,
-    threads: int | None,
-) -> Run:
+def _run(form: Form, kernels: Kernels, start: Callable[[Form, Kernels], Session], judge: "_Judge") -> Run:
     native = kernels == "require"
     if native and (reason := why_missing()):
         return Run(form, native, "skipped", reason)
     try:
-        given = form_of(model) == form  # run as it is, with the function bodies that it carries
-        session = load(model if given else to_form(model, form), providers=providers, kernels=kernels, threads=threads)
+        session = start(form, kernels)
     except OnnxpoolError as error:
         return Run(form, native, "failed", str(error))
     results = tuple(result for case in judge.golden.cases for result in judge.results(session, case, native))
@@ -153,7 +151,7 @@ class _Judge:
     def __init__(self, golden: Golden, bare: ir.Model) -> None:
         self.golden = golden
         self.single = _single(bare)
-        self.drops_nan = sorted(_DROPS_NAN & {node.op_type for node in bare.graph.all_nodes()})
+        self.drops_nan = sorted({node.op_type for node in bare.graph.all_nodes()}.intersection(_DROPS_NAN))
 
     def results(self, session: Session, case: Case, native: bool) -> list[Result]:
         try:
@@ -163,11 +161,11 @@ class _Judge:
             return [Result(case.name, name, "failed", str(error)) for name in case.answers]
 
     def result(self, case: Case, name: str, actual: NDArray[Any] | None, native: bool) -> Result:
-        answer, dtype = case.answers[name], self.golden.dtypes.get(name)
         if actual is None:
             return Result(case.name, name, "failed", "the model has no such output")
-        if actual.shape != answer.shape or str(actual.dtype) != (dtype or actual.dtype):
-            reason = f"came as {actual.dtype} {actual.shape}, expected {dtype or ''} {answer.shape}"
+        answer, dtype = case.answers[name], self.golden.dtypes.get(name, str(actual.dtype))
+        if (actual.shape, str(actual.dtype)) != (answer.shape, dtype):
+            reason = f"came as {actual.dtype} {actual.shape}, expected {dtype} {answer.shape}"
             return Result(case.name, name, "failed", reason)
         bound = self.bound(case, name, answer, actual.dtype, native)
         error = bounds.measure(actual, answer, bound.allowed)
@@ -223,13 +221,13 @@ def _bare(model: ir.Model) -> ir.Model:
 def _single(bare: ir.Model) -> tuple[str, Window] | None:
     """The input and window of a model that is one pooling node and nothing else."""
     nodes = [node for node in bare.graph if node.op_type not in ("Identity", "Constant")]
-    if len(nodes) != 1 or nodes[0].domain != DOMAIN:
+    if len(nodes) != 1 or nodes[0].domain != DOMAIN or nodes[0].inputs[0] not in bare.graph.inputs:
         return None
     try:
         window = Window.from_attributes({name: attribute.value for name, attribute in nodes[0].attributes.items()})
     except ArgumentError:
         return None  # every run will say what is wrong with it
-    return str(bare.graph.inputs[0].name), window
+    return str(nodes[0].inputs[0].name), window  # type: ignore[union-attr]
 
 
 # --- what the report adds
@@ -237,23 +235,16 @@ def _single(bare: ir.Model) -> tuple[str, Window] | None:
 
 def _notes(runs: Sequence[Run], passed: bool, found: Sequence[Change], golden: Golden) -> list[str]:
     notes = []
-    noted = {
-        result.reason.partition(" were ")[2] for run in runs for result in run.results if result.verdict == "noted"
-    }
-    notes += [
-        f"known deviation: NaN were {what}: ONNX Runtime's CPU kernels lose NaN there, PyTorch's keep it"
-        for what in noted
-    ]
+    if any(run.verdict == "noted" for run in runs):
+        notes.append(
+            f"known deviation: ONNX Runtime's CPU kernels of {', '.join(_DROPS_NAN)} lose NaN, PyTorch's keep it"
+        )
     if skipped := [run.name for run in runs if run.verdict == "skipped"]:
         notes.append(f"skipped, so not known to be right: {'; '.join(skipped)}")
     if found and passed:
         notes.append("another program has rewritten this model since its export; all answers are still right")
     if not passed and not found:
-        known = (
-            "no node has changed since the export"
-            if golden.fingerprints
-            else "without a golden file, no cause is known"
-        )
+        known = "no node has changed since the export" if golden.fingerprints else "nothing tells what the export was"
         notes.append(f"{known}: look at the versions that ran, and at how the bounds were exceeded")
     return notes
 
