@@ -133,11 +133,10 @@ def validate(
     Example: onnxpool validate resnet.onnx --html report.html
     """
     from onnxpool import spelling
-    from onnxpool.validate import validate as compare
 
     with _working(f"Validating {model}"):
         given = spelling.module(reference, seed) if reference and not reference.endswith(".npz") else reference
-        report = compare(model, given)
+        report = onnxpool.validate(model, given)
     if html:
         _write(html, report.html())
     _print(report, as_json)

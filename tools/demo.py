@@ -26,7 +26,6 @@ from transformers import ResNetConfig, ResNetForImageClassification
 import onnxpool
 from onnxpool import nn
 from onnxpool.errors import KernelError
-from onnxpool.validate import validate
 
 Images = NDArray[np.float32]
 
@@ -159,7 +158,7 @@ def main() -> None:
         network = SoftPoolResNet18().eval()
         onnxpool.export(network, (torch.randn(1, 3, 224, 224),), model, dynamic_shapes=DYNAMIC)
     with console.status("Validating every form of it ..."):
-        report = validate(model)
+        report = onnxpool.validate(model)
         (OUT / "report.html").write_text(report.html(), encoding="utf-8")
     console.print(report.table())
     with console.status("Timing it ..."):

@@ -1,0 +1,299 @@
+"""The command line: what it prints, its exit status, and one clear sentence for each wrong question."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from models import pooled
+from typer.testing import CliRunner
+
+import onnxpool
+from onnxpool import spelling
+from onnxpool.catalog import catalog
+from onnxpool.cli import app
+from onnxpool.describe import describe
+from onnxpool.errors import ArgumentError
+from onnxpool.forms import write
+from onnxpool.kernels import why_missing
+from onnxpool.window import Window
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxruntime")
+
+COMMANDS = ("export", "form", "validate", "inspect", "pools", "doctor")
+NETWORK = """
+import torch
+from layers import pool                     # from the folder of this file
+
+class Network(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 2, 3)
+        self.pool = pool()
+
+    def forward(self, x, gate):
+        return self.pool(self.conv(x)) * gate[:, :, None, None]
+
+network = Network
+made = torch.nn.ReLU()
+number = 3
+
+def broken():
+    raise RuntimeError("no weights")
+"""
+LAYERS = "from onnxpool import nn\n\ndef pool():\n    return nn.SoftPool2d(2)\n"
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def refused(*arguments):
+    """What a wrong question is answered with on standard error."""
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    return " ".join(result.stderr.replace("│", " ").split())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A file with networks, and two models exported by the command: one layer, and one network of two inputs."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "nets.py").write_text(NETWORK)
+    (folder / "layers.py").write_text(LAYERS)
+    layer = "SoftPool2d(3, stride=2, padding=1)"
+    arguments = ["--input", "1x2x8x8", "--dynamic", "batch,height,width"]
+    assert run("export", layer, folder / "layer.onnx", *arguments).exit_code == 0
+    arguments = ["--input", "2x3x9x9", "--input", "2x2", "--dynamic", "0=batch", "--dynamic", "x:3=columns"]
+    assert run("export", f"{folder}/nets.py:network", folder / "network.onnx", *arguments, "--json").exit_code == 0
+    return folder
+
+
+# --- right questions
+
+
+def test_export_describes_what_it_wrote(folder):
+    layer = describe(folder / "layer.onnx")
+    assert layer.form == "function"
+    assert layer.golden == str(folder / "layer.golden.npz")
+    assert [str(tensor) for tensor in layer.inputs] == ["x: float32 (batch, 2, height, width)"]
+    assert [(pool.op_type, pool.window) for pool in layer.pooling] == [("SoftPool", "3x3 s2 p1")]
+    assert layer.size_bytes == (folder / "layer.onnx").stat().st_size
+    network = describe(folder / "network.onnx")
+    assert [tensor.shape for tensor in network.inputs] == [("batch", 3, 9, "columns"), ("batch", 2)]
+    assert network.operators["Conv"] == network.operators["onnxpool::SoftPool"] == 1
+
+
+def test_seed_and_dtype_reach_the_model(folder):
+    for seed in (1, 1, 2):
+        arguments = ["--input", "1x3x9x9", "--input", "1x2", "--dtype", "float64", "--seed", seed, "--form", "standard"]
+        output = folder / f"seed-{seed}.onnx"
+        before = output.read_bytes() if output.exists() else None
+        assert run("export", f"{folder}/nets.py:network", output, *arguments).exit_code == 0
+        assert before in (None, output.read_bytes())
+    assert describe(output).inputs[0].dtype == "float64"
+    assert describe(output).form == "standard"
+    first, second = (onnx.load(folder / f"seed-{seed}.onnx").graph.initializer for seed in (1, 2))
+    assert {tensor.raw_data for tensor in first} != {tensor.raw_data for tensor in second}
+
+
+def test_form_moves_there_and_back(folder):
+    for source, target, form in (("layer", "standard", "standard"), ("standard", "back", "function")):
+        result = run("form", folder / f"{source}.onnx", folder / f"{target}.onnx", "--to", form, "--json")
+        assert json.loads(result.stdout)["form"] == form
+    assert describe(folder / "back.onnx").operators == {"onnxpool::SoftPool": 1}
+
+
+def test_validate_passes_writes_a_page_and_fails(folder, tmp_path):
+    page = tmp_path / "new" / "report.html"
+    result = run("validate", folder / "layer.onnx", "--html", page, "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["passed"] is True
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    assert list(page.parent.iterdir()) == [page]
+
+    changed = onnx.load(folder / "layer.onnx")
+    changed.graph.node[0].attribute[0].ints[:] = [1, 1]
+    onnx.save(changed, tmp_path / "changed.onnx")
+    result = run("validate", tmp_path / "changed.onnx", "--reference", folder / "layer.golden.npz")
+    assert result.exit_code == 1
+    assert "FAILED" in result.stdout
+
+
+def test_validate_against_the_module_itself(folder):
+    reference = f"{folder}/nets.py:network"
+    assert run("validate", folder / "network.onnx", "--reference", reference).exit_code == 0
+    assert run("validate", folder / "network.onnx", "--reference", reference, "--seed", 1).exit_code == 1
+
+
+def test_json_is_what_the_library_returns(folder):
+    assert json.loads(run("inspect", folder / "layer.onnx", "--json").stdout) == json.loads(
+        json.dumps(describe(folder / "layer.onnx").to_json())
+    )
+    assert json.loads(run("pools", "--json").stdout) == json.loads(json.dumps(catalog().to_json()))
+    doctor = run("doctor", "--json")
+    assert json.loads(doctor.stdout)["healthy"] is (doctor.exit_code == 0)
+
+
+def test_inspect_says_where_each_node_runs(folder, monkeypatch):
+    native = "natively on CPUExecutionProvider" if why_missing() is None else "as its function body"
+    assert native in run("inspect", folder / "layer.onnx").stdout
+    write(onnxpool.to_form(folder / "layer.onnx", "custom"), folder / "custom.onnx")
+    write(onnxpool.to_form(folder / "layer.onnx", "standard"), folder / "plain.onnx")
+    assert "as standard operators" in run("inspect", folder / "plain.onnx").stdout
+    monkeypatch.setenv("ONNXPOOL_LIBRARY", "nowhere.so")
+    assert "as its function body" in run("inspect", folder / "layer.onnx").stdout
+    (pool,) = describe(folder / "custom.onnx").pooling
+    assert pool.runs.startswith("not here:")
+    assert "nowhere.so" in pool.runs
+
+
+def test_inspect_counts_weights_beside_the_model(tmp_path):
+    model = pooled(Window.of(2, 2))
+    weight = onnx.numpy_helper.from_array(np.zeros(1000, np.float32), "weight")
+    model.graph.initializer.append(weight)
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+    assert describe(tmp_path / "m.onnx").size_bytes == 4000 + (tmp_path / "m.onnx").stat().st_size
+
+
+@pytest.mark.skipif(why_missing() is not None, reason="no native library here")
+def test_pools_lists_the_kernels_that_really_run():
+    (method,) = catalog().methods
+    assert method.name == "SoftPool"
+    assert method.native == ("float32", "float64", "float16", "bfloat16")
+    assert method.modules == ("SoftPool1d", "SoftPool2d", "SoftPool3d")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(command):
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert f"Example: onnxpool {command}" in result.stdout
+
+
+def test_the_program_starts_without_heavy_imports():
+    program = "import sys, onnxpool.cli; print([m for m in ('torch', 'onnxruntime', 'onnxscript') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_program_as_a_process(folder):
+    command = [sys.executable, "-m", "onnxpool", "inspect"]
+    done = subprocess.run([*command, folder / "layer.onnx", "--json"], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["form"] == "function"
+    assert done.stderr == ""
+    done = subprocess.run([*command, folder / "absent.onnx"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"onnxpool: there is no model file {folder}/absent.onnx\n"
+
+
+# --- wrong questions
+
+EXPORT = ["--input", "1x2x8x8"]
+LAYER = "SoftPool2d(2)"
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("SoftPool2d(0)", "kernel_size=(0, 0): each number must be at least 1"),
+        ("SoftPool2d(3, padding=2)", "padding=(2, 2) is more than half the extent of the window, (3, 3); use at most"),
+        ("SoftPool2d(size=3)", "unexpected keyword argument 'size'; its arguments are numbers"),
+        ("SoftPool2d(__import__('os').getpid())", "malformed node"),
+        ("SoftPool2d(*[3])", "malformed node"),
+        ("SoftPool4d(3)", "is no pooling layer: write a layer (SoftPool1d, SoftPool2d, SoftPool3d) such as"),
+        ("resnet18", "is no pooling layer"),
+        ("SoftPool2d(3", "cannot be read"),
+        ("no_such_package:network", "importing no_such_package raised ModuleNotFoundError"),
+        ("{folder}/absent.py:network", "absent.py raised FileNotFoundError"),
+        ("{folder}/nets.py:absent", "there is no 'absent' in"),
+        ("{folder}/nets.py:number", "gives a int; name a torch.nn.Module, or a function without arguments"),
+        ("{folder}/nets.py:broken", "broken() raised RuntimeError: no weights"),
+    ],
+)
+def test_wrong_sources(folder, source, told):
+    source = source.format(folder=folder)
+    said = refused("export", source, folder / "x.onnx", *EXPORT)
+    assert said.startswith(f"onnxpool: source={source!r}")
+    assert told in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--input", "1x2x8xq"], "input='1x2x8xq' is no shape; write sizes with x between them, such as 1x3x224x224"),
+        (["--input", "1x0x8x8"], "input='1x0x8x8' is no shape"),
+        ([*EXPORT, "--dynamic", "batch,depth"], "no input has an axis 'depth'; write axes as batch,channels,height"),
+        ([*EXPORT, "--dynamic", "4=batch"], "no input has an axis '4=batch'"),
+        ([*EXPORT, "--dynamic", "y:0=batch"], "there is no input 'y'; the inputs are x"),
+        ([*EXPORT, "--opset", "17"], "opset=17 is out of range; use 18 to 26"),
+        ([*EXPORT, "--dtype", "int8"], "'--dtype'"),
+        ([*EXPORT, "--form", "tidy"], "'--form'"),
+        ([], "'--input'"),
+    ],
+)
+def test_wrong_options(tmp_path, arguments, told):
+    assert told in refused("export", LAYER, tmp_path / "x.onnx", *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_inputs_for_the_module(tmp_path):
+    said = refused("export", LAYER, tmp_path / "x.onnx", "--input", "8x8")
+    assert "SoftPool2d" in said
+    assert "(8, 8)" in said
+
+
+def test_wrong_files(folder, tmp_path):
+    (tmp_path / "text.onnx").write_text("no model")
+    assert "cannot read" in refused("inspect", tmp_path / "text.onnx")
+    assert "there is no model file absent.onnx" in refused("validate", "absent.onnx")
+    assert "there is no model file absent.onnx" in refused("form", "absent.onnx", "y.onnx", "--to", "standard")
+    assert "is damaged or no golden file" in refused(
+        "validate", folder / "layer.onnx", "--reference", folder / "absent.npz"
+    ).replace("there is no golden file", "is damaged or no golden file")
+    assert "Not a directory" in refused("form", folder / "layer.onnx", "/dev/null/x.onnx", "--to", "custom")
+
+
+def test_wrong_commands():
+    assert "No such command" in refused("serve")
+    assert "'--to'" in refused("form", "a.onnx", "b.onnx")
+
+
+# --- spellings
+
+
+def test_axes_by_name_go_to_every_input_that_has_them():
+    class Two(torch.nn.Module):
+        def forward(self, image, series):
+            return image, series
+
+    inputs = spelling.inputs(["1x3x8x8", "1x2x5"], "float32")
+    assert spelling.axes(["batch,width"], Two(), inputs) == ({0: "batch", 3: "width"}, {0: "batch"})
+    assert spelling.axes(["series:length=time", "image:batch"], Two(), inputs) == ({0: "batch"}, {2: "time"})
+    with pytest.raises(ArgumentError, match="no input has an axis '2'"):
+        spelling.axes(["2"], Two(), inputs)
+
+
+def test_a_module_may_be_named_as_it_is(folder):
+    assert isinstance(spelling.module(f"{folder}/nets.py:made"), torch.nn.ReLU)
+    assert isinstance(spelling.module("torch.nn:Identity"), torch.nn.Identity)
+
+
+def test_readme_examples_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    examples = [part.partition("```")[0] for part in text.split("```python\n")[1:]]
+    if why_missing() is not None:  # this one is about the library
+        examples = [example for example in examples if "library_path" not in example]
+    assert examples
+    names = {}
+    for example in examples:
+        exec(compile(example, "README.md", "exec"), names)
+    assert names["features"].shape == (4, 16, 48, 64)
+    assert names["report"].passed
