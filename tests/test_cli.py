@@ -254,10 +254,8 @@ def test_wrong_files(folder, tmp_path):
     assert "cannot read" in refused("inspect", tmp_path / "text.onnx")
     assert "there is no model file absent.onnx" in refused("validate", "absent.onnx")
     assert "there is no model file absent.onnx" in refused("form", "absent.onnx", "y.onnx", "--to", "standard")
-    assert "is damaged or no golden file" in refused(
-        "validate", folder / "layer.onnx", "--reference", folder / "absent.npz"
-    ).replace("there is no golden file", "is damaged or no golden file")
-    assert "Not a directory" in refused("form", folder / "layer.onnx", "/dev/null/x.onnx", "--to", "custom")
+    assert "there is no golden file" in refused("validate", folder / "layer.onnx", "--reference", folder / "absent.npz")
+    assert "/dev/null" in refused("form", folder / "layer.onnx", "/dev/null/x.onnx", "--to", "custom")
 
 
 def test_wrong_commands():
