@@ -12,14 +12,25 @@ from onnxpool.errors import ArgumentError, MissingExtra
 from onnxpool.pool import DOMAIN, Array, Node
 from onnxpool.window import Size, Window
 
-__all__ = ["OPERATORS", "WindowModule", "cells", "operator", "spread", "torch", "widen", "window_from"]
+__all__ = [
+    "OPERATORS",
+    "Module",
+    "Sequential",
+    "WindowModule",
+    "cells",
+    "operator",
+    "spread",
+    "torch",
+    "widen",
+    "window_from",
+]
 
 HAVE_TORCH = find_spec("torch") is not None
 
 if TYPE_CHECKING or HAVE_TORCH:
     import torch
     from torch import Tensor
-    from torch.nn import Module
+    from torch.nn import Module, Sequential
 else:
     torch = None
 
@@ -28,6 +39,9 @@ else:
 
         def __init__(self, *_: Any, **__: Any) -> None:
             raise MissingExtra("torch", "export", f"{type(self).__name__}, a PyTorch module,")
+
+    class Sequential(Module):
+        """Stands in for ``torch.nn.Sequential``."""
 
 
 Forward = Callable[..., "Tensor"]

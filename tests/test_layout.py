@@ -12,6 +12,7 @@ ORDER = [
     "errors",
     "window",
     "pool",
+    "body",
     "torch_op",
     "pools",
     "nn",

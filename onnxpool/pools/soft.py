@@ -12,12 +12,14 @@ that holds NaN or +inf, or only -inf, gives NaN.
 3.4926527345951543
 """
 
+import math
 from functools import reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxpool.pool import DOMAIN, Array, Node, Pool, over_windows
+from onnxpool import body
+from onnxpool.pool import Array, Node, Pool, over_windows
 from onnxpool.torch_op import WindowModule, cells, operator, spread, torch, widen
 from onnxpool.window import Window
 
@@ -51,6 +53,12 @@ _FLOOR = -1000
 _ORDINARY = 60
 """Below this magnitude exp(x), and sums of more products x exp(x) than a tensor has cells, are normal float32."""
 
+_CELL = """
+    distance# = Sub (x#, top)
+    weight# = Exp (distance#)
+    depth# = Max (distance#, floor)
+    part# = Mul (depth#, weight#)"""
+
 
 def function(opset: int, wide: str, dilated: bool) -> str:
     """The generic body: a ratio of two average pools where no value is large, else a loop over the window's cells.
@@ -58,148 +66,38 @@ def function(opset: int, wide: str, dilated: bool) -> str:
     The ratio is out where a node is dilated (AveragePool learned that in opset 19, and ONNX Runtime wants its padding
     below the undilated kernel) and in float64 (ONNX Runtime's CPU provider has no AveragePool for it).
     """
-    if dilated or wide == "double":
-        body = f"{_exact(wide)} soft = Identity (exact)"
-    else:
-        same = "kernel_shape: ints = @kernel_shape, strides: ints = @strides, pads: ints = @pads"
-        body = f"""
-            magnitude = Abs (wide)
-            largest = ReduceMax <keepdims = 0> (magnitude)
-            limit = Constant <value = {wide} {{{_ORDINARY}}}> ()
-            ordinary = Less (largest, limit)
-            soft = If (ordinary) <
-                then_branch = ratio () => ({wide}[] quotient) {{
-                    weight = Exp (wide)
-                    part = Mul (wide, weight)
-                    mean_part = AveragePool <{same}, ceil_mode: int = @ceil_mode> (part)
-                    mean_weight = AveragePool <{same}, ceil_mode: int = @ceil_mode> (weight)
-                    quotient = Div (mean_part, mean_weight)
-                }},
-                else_branch = loop () => ({wide}[] exact) {{ {_exact(wide)} }}
-            >"""
-    return f"""
-        <domain: "{DOMAIN}", opset_import: ["" : {opset}]>
-        SoftPool <kernel_shape, strides, pads, dilations, ceil_mode> (softpool_x) => (softpool_y) {{
-            wide = Cast <to = {_CODE[wide]}> (softpool_x)
-            {body}
-            softpool_y = CastLike (soft, softpool_x)
-        }}"""
-
-
-def _exact(wide: str) -> str:
-    return f"""
-        kernel = Constant <value_ints: ints = @kernel_shape> ()
-        stride = Constant <value_ints: ints = @strides> ()
-        pads = Constant <value_ints: ints = @pads> ()
-        dilation = Constant <value_ints: ints = @dilations> ()
-        ceil_mode = Constant <value_int: int = @ceil_mode> ()
-        zero = Constant <value = int64[1] {{0}}> ()
-        one = Constant <value = int64 {{1}}> ()
-        two = Constant <value = int64 {{2}}> ()
-        true = Constant <value = bool {{1}}> ()
-        nothing = Constant <value = {wide} {{-inf}}> ()
-        floor = Constant <value = {wide} {{{_FLOOR}}}> ()
-
-        rank_axis = Shape (kernel)
-        rank = Squeeze (rank_axis)
-        end_axis = Add (rank, two)
-        axes = Range (two, end_axis, one)
-
-        steps = Sub (kernel, one)
-        reach = Mul (steps, dilation)
-        extent = Add (reach, one)
-        pad = Slice (pads, zero, rank_axis)
-        room = Sub (extent, stride)
-        inside = Min (pad, room)
-        more = Sub (stride, one)
-        overhang = Add (inside, more)
-        ceil = Cast <to = 9> (ceil_mode)
-        tail = Where (ceil, overhang, pad)
-        amounts = Concat <axis = 0> (pad, tail)
-        padded = Pad (wide, amounts, nothing, axes)
-        lengths = Shape <start = 2> (padded)
-        moves = Sub (lengths, extent)
-        span = Add (moves, one)
-
-        everywhere = ConstantOfShape <value = int64[1] {{1}}> (kernel)
-        counted = NonZero (everywhere)
-        dilation_column = Unsqueeze (dilation, one)
-        offsets = Mul (counted, dilation_column)
-        count = ReduceProd <keepdims = 0> (kernel)
-
-        top = MaxPool <kernel_shape: ints = @kernel_shape, strides: ints = @strides, dilations: ints = @dilations>
-            (padded)
-        shape = Shape (top)
-        zeros = ConstantOfShape <value = {wide}[1] {{0}}> (shape)
-        total, moment = Loop (count, true, zeros, zeros) <
-            body = add (int64 index, bool go, {wide}[] total_before, {wide}[] moment_before)
-                => (bool on, {wide}[] total_after, {wide}[] moment_after) {{
-                on = Identity (go)
-                start = Gather <axis = 1> (offsets, index)
-                end = Add (start, span)
-                cell = Slice (padded, start, end, axes, stride)
-                distance = Sub (cell, top)
-                weight = Exp (distance)
-                depth = Max (distance, floor)
-                part = Mul (depth, weight)
-                total_after = Add (total_before, weight)
-                moment_after = Add (moment_before, part)
-            }}
-        >
+    exact = f"""
+        {body.constants(wide, floor=_FLOOR)}
+        {body.geometry(wide, {"x": -math.inf}, top="x")}
+        {body.loop(wide, ["x"], _CELL)}
         below = Div (moment, total)
-        exact = Add (top, below)
-    """
+        exact = Add (top, below)"""
+    if dilated or wide == "double":
+        return body.function(opset, "SoftPool", ["x"], wide, f"{exact} y = Identity (exact)")
+    ordinary = f"""
+        {body.constants(wide, limit=_ORDINARY)}
+        magnitude = Abs (x)
+        largest = ReduceMax <keepdims = 0> (magnitude)
+        is_ordinary = Less (largest, limit)"""
+    ratio = f"""
+        weight = Exp (x)
+        part = Mul (x, weight)
+        mean_part = AveragePool <{body.AVERAGE}> (part)
+        mean_weight = AveragePool <{body.AVERAGE}> (weight)
+        quotient = Div (mean_part, mean_weight)"""
+    return body.function(opset, "SoftPool", ["x"], wide, body.guarded(ordinary, ratio, exact, wide))
 
 
 def standard(window: Window, opset: int, dtype: str) -> str:
-    """The body for one window, without control flow: one strided slice per cell of the window.
-
-    The end of the padded input lies one position further than any window reaches, so that every slice can end at a
-    negative index and none depends on the input's size.
-    """
-    wide = "double" if dtype == "double" else "float"
-    offsets = list(window.offsets())
-    lines = [
-        f"wide = Cast <to = {_CODE[wide]}> (softpool_x)",
-        f"amounts = Constant <value = {_ints(0, 0, *window.pad, 0, 0, *(tail + 1 for tail in window.tail))}> ()",
-        f"nothing = Constant <value = {wide} {{-inf}}> ()",
-        f"floor = Constant <value = {wide} {{{_FLOOR}}}> ()",
-        f"axes = Constant <value = {_ints(*range(2, 2 + window.rank))}> ()",
-        f"stride = Constant <value = {_ints(*window.stride)}> ()",
-        "padded = Pad (wide, amounts, nothing)",
-    ]
-    for i, offset in enumerate(offsets):
-        ends = (start - extent for start, extent in zip(offset, window.extent, strict=True))
-        lines += [
-            f"start_{i} = Constant <value = {_ints(*offset)}> ()",
-            f"end_{i} = Constant <value = {_ints(*ends)}> ()",
-            f"cell_{i} = Slice (padded, start_{i}, end_{i}, axes, stride)",
-        ]
-    lines.append(f"top = Max ({', '.join(f'cell_{i}' for i in range(len(offsets)))})")
-    for i in range(len(offsets)):
-        lines += [
-            f"distance_{i} = Sub (cell_{i}, top)",
-            f"weight_{i} = Exp (distance_{i})",
-            f"depth_{i} = Max (distance_{i}, floor)",
-            f"part_{i} = Mul (depth_{i}, weight_{i})",
-            f"total_{i} = {f'Add (total_{i - 1}, weight_{i})' if i else 'Identity (weight_0)'}",
-            f"moment_{i} = {f'Add (moment_{i - 1}, part_{i})' if i else 'Identity (part_0)'}",
-        ]
-    lines += [
-        f"below = Div (moment_{i}, total_{i})",
-        "soft = Add (top, below)",
-        f"softpool_y = Cast <to = {_CODE[dtype]}> (soft)",
-    ]
-    body = "\n".join(lines)
-    return f'<domain: "{DOMAIN}", opset_import: ["" : {opset}]> SoftPool (softpool_x) => (softpool_y) {{ {body} }}'
-
-
-_CODE = {"float": 1, "float16": 10, "double": 11, "bfloat16": 16}
-"""``TensorProto.DataType`` of the dtypes that pooling takes."""
-
-
-def _ints(*numbers: int) -> str:
-    return f"int64[{len(numbers)}] {{{', '.join(map(str, numbers))}}}"
+    """The body for one window, without control flow: one strided slice per cell of the window."""
+    wide = body.wide_of(dtype)
+    text = f"""
+        {body.constants(wide, floor=_FLOOR)}
+        {body.taps(window, wide, {"x": -math.inf})}
+        {body.across(window, "x", _CELL)}
+        below = Div (moment, total)
+        y = Add (top, below)"""
+    return body.standard(opset, "SoftPool", ["x"], dtype, text)
 
 
 NODE = Node("SoftPool", ("x",), reference, function, standard)

@@ -1,0 +1,404 @@
+"""Local importance pooling (LIP): the mean of a window weighted by exp of logits that a small network gives.
+
+    y = sum_i w_i x_i,   w_i = exp(l_i) / sum_j exp(l_j),   l = logit(x),   over the in-bounds cells of the window
+
+Source: Gao, Wang, Wu, "LIP: Local Importance-based Pooling", ICCV 2019. Per channel; ``min <= y <= max``, and adding a
+constant to all logits changes nothing. A cell whose logit is -inf takes no part, whatever its value (a mask). A window
+gives NaN where a cell that takes part is NaN, where a logit is NaN or +inf, and where all logits are -inf. Otherwise an
+infinite cell gives that infinity, however small its weight.
+
+>>> import numpy as np
+>>> x, logit = np.array([[[[1.0, 2.0], [5.0, 6.0]]]]), np.array([[[[0.0, 1.0], [1.0, 2.0]]]])
+>>> reference(Window.of(2, 2), x, logit).round(10).item()
+4.6552928932
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from functools import reduce
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from onnxpool import body
+from onnxpool.errors import ArgumentError
+from onnxpool.pool import Array, Node, Pool, over_windows
+from onnxpool.torch_op import Module, Sequential, WindowModule, cells, operator, spread, torch, widen
+from onnxpool.window import Size, Window
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "BottleneckLogit1d",
+    "BottleneckLogit2d",
+    "BottleneckLogit3d",
+    "LocalImportancePool1d",
+    "LocalImportancePool2d",
+    "LocalImportancePool3d",
+    "ProjectionLogit1d",
+    "ProjectionLogit2d",
+    "ProjectionLogit3d",
+    "SimplifiedLogit1d",
+    "SimplifiedLogit2d",
+    "SimplifiedLogit3d",
+    "SoftGate",
+]
+
+
+# --- what it computes: float64, plain
+
+
+def reference(window: Window, x: Array, logit: Array) -> Array:
+    """Float64 ``(N, C, *spatial) -> (N, C, *output)``, ``logit`` of ``x``'s shape: what all else is compared with."""
+    return over_windows(_mean, window, x, logit)
+
+
+def _mean(x: Array, logit: Array) -> Array:
+    logit = np.where(logit.max(-1, keepdims=True) == np.inf, np.nan, logit)
+    weights = np.exp(logit - logit.max(-1, keepdims=True))
+    weights = weights / weights.sum(-1, keepdims=True)  # NaN where all logits are -inf
+    parts = np.where(np.isinf(x) & ~np.isnan(weights), x, weights * x)
+    mean: Array = np.where(logit == -np.inf, 0 * weights, parts).sum(-1)
+    return mean
+
+
+# --- how it looks in ONNX
+
+_LEAST = 1e-30
+"""No weight is less: beside the largest, 1, this adds nothing, and it gives an infinite cell its say."""
+
+_ORDINARY_LOGIT, _ORDINARY = 16, 1e17
+"""Below these magnitudes weights scaled by 2^24 are 1 or more, so that no product falls below float32's range where its
+cell does not, and sums of 2^24 products stay inside it."""
+
+_FILLS = {"logit": -math.inf, "x": 0.0}
+
+_CELL = """
+    distance# = Sub (logit#, top)
+    weight# = Exp (distance#)
+    positive# = Max (weight#, least)
+    scaled# = Div (x#, spread)
+    share# = Mul (scaled#, positive#)
+    masked# = Less (logit#, lowest)
+    part# = Where (masked#, nothing, share#)"""
+
+_RESULT = """
+    mean = Div (moment, total)
+    limit = Div (largest, spread)
+    least_mean = Neg (limit)
+    from_below = Max (mean, least_mean)
+    brought_back = Min (from_below, limit)
+    size = Abs (mean)
+    far = Mul (limit, margin)
+    near = Less (size, far)
+    representable = Where (near, brought_back, mean)
+    spread_back = Mul (representable, spread)
+    missing = Div (nothing, total)
+    exact = Add (spread_back, missing)"""
+"""Cells were divided by ``spread``, twice their number or more, so that no sum leaves the range of the type. What
+rounding took a little beyond its largest number is brought back, and where nothing took part there is NaN."""
+
+
+def _numbers(wide: str) -> str:
+    largest = body.LARGEST[wide]
+    return body.constants(wide, least=_LEAST, lowest=-largest, largest=largest, nothing=0.0, margin=1.5)
+
+
+def function(opset: int, wide: str, dilated: bool) -> str:
+    """The generic body: a ratio of two average pools where no logit is large, else a loop over the window's cells.
+
+    For when the ratio is out, see :func:`onnxpool.pools.soft.function`.
+    """
+    exact = f"""
+        {_numbers(wide)}
+        {body.geometry(wide, _FILLS, top="logit")}
+        {body.constants(wide, base=2.0, double=2.0)}
+        cell_count = Cast <to = {body.CODE[wide]}> (count)
+        nats = Log (cell_count)
+        nat = Log (base)
+        bits = Div (nats, nat)
+        whole_bits = Ceil (bits)
+        power = Pow (base, whole_bits)
+        spread = Mul (power, double)
+        {body.loop(wide, [*_FILLS], _CELL)}
+        {_RESULT}"""
+    if dilated or wide == "double":
+        return body.function(opset, "LocalImportancePool", NODE.inputs, wide, f"{exact} y = Identity (exact)")
+    ordinary = f"""
+        {body.constants(wide, limit_logit=_ORDINARY_LOGIT, limit_x=_ORDINARY)}
+        size_logit = Abs (logit)
+        size_x = Abs (x)
+        largest_logit = ReduceMax <keepdims = 0> (size_logit)
+        largest_x = ReduceMax <keepdims = 0> (size_x)
+        ordinary_logit = Less (largest_logit, limit_logit)
+        ordinary_x = Less (largest_x, limit_x)
+        is_ordinary = And (ordinary_logit, ordinary_x)"""
+    ratio = f"""
+        {body.constants(wide, scale=2.0**24)}
+        weight = Exp (logit)
+        scaled = Mul (weight, scale)
+        part = Mul (x, scaled)
+        mean_part = AveragePool <{body.AVERAGE}> (part)
+        mean_weight = AveragePool <{body.AVERAGE}> (scaled)
+        quotient = Div (mean_part, mean_weight)"""
+    return body.function(opset, "LocalImportancePool", NODE.inputs, wide, body.guarded(ordinary, ratio, exact, wide))
+
+
+def standard(window: Window, opset: int, dtype: str) -> str:
+    """The body for one window, without control flow: two strided slices per cell of the window."""
+    wide = body.wide_of(dtype)
+    power = 2.0 ** (1 + (math.prod(window.kernel) - 1).bit_length())
+    text = f"""
+        {_numbers(wide)}
+        {body.constants(wide, spread=power)}
+        {body.taps(window, wide, _FILLS)}
+        {body.across(window, "logit", _CELL)}
+        {_RESULT}
+        y = Identity (exact)"""
+    return body.standard(opset, "LocalImportancePool", NODE.inputs, dtype, text)
+
+
+NODE = Node("LocalImportancePool", ("x", "logit"), reference, function, standard)
+
+POOL = Pool(
+    name="LocalImportancePool",
+    summary="mean of the window weighted by exp of learned logits",
+    formula="y = sum x_i exp(l_i) / sum exp(l_i), l = logit(x)",
+    source="Gao et al., ICCV 2019",
+    modules=(
+        "LocalImportancePool2d(SimplifiedLogit2d(3))",
+        "LocalImportancePool2d(ProjectionLogit2d(3, zero=False), 2, 2, 0, ceil_mode=True)",
+        "LocalImportancePool2d(BottleneckLogit2d(3, width=8, zero=False))",
+        "LocalImportancePool1d(SimplifiedLogit1d(3, zero=False))",
+        "LocalImportancePool3d(ProjectionLogit3d(3, zero=False), 2, 2, 0)",
+    ),
+    node=NODE,
+)
+
+
+# --- how it trains
+
+
+def _weights(window: Window, logit: "Tensor") -> "list[Tensor]":
+    """``w_i``, in the order of cells: 0 for a masked cell, NaN in a window of nothing else."""
+    views = list(cells(widen(logit), window, fill=-torch.inf))
+    top = reduce(torch.maximum, views)
+    weights = [(view - top).exp() for view in views]
+    total = sum(weights[1:], weights[0])
+    return [weight / total for weight in weights]
+
+
+def _forward(window: Window, x: "Tensor", logit: "Tensor") -> "Tensor":
+    parts = []
+    values, logits = cells(widen(x), window, fill=0.0), cells(widen(logit), window, fill=-torch.inf)
+    for weight, value, own in zip(_weights(window, logit), values, logits, strict=True):
+        part = weight.clamp(min=_LEAST) * value / 2
+        parts.append(torch.where(own == -torch.inf, 0 * weight, part))
+    half = sum(parts[1:], parts[0])
+    limit = torch.finfo(half.dtype).max / 2  # rounding may have gone a little beyond the largest cell
+    y = torch.where(half.isfinite(), half.clamp(-limit, limit), half) * 2
+    return y.to(x.dtype)
+
+
+def _backward(window: Window, grad: "Tensor", x: "Tensor", logit: "Tensor") -> "tuple[Tensor, Tensor]":
+    """``dy/dx_i = w_i``, ``dy/dl_i = w_i (x_i - y)``."""
+    weights = _weights(window, logit)
+    y = sum(weight * value for weight, value in zip(weights, cells(widen(x), window, fill=0.0), strict=True))
+    steps = [widen(grad) * weight for weight in weights]
+    slopes = (step * (value - y) for step, value in zip(steps, cells(widen(x), window, fill=0.0), strict=True))
+    return spread(steps, widen(x), window).to(x.dtype), spread(slopes, widen(logit), window).to(logit.dtype)
+
+
+local_importance_pool = operator(NODE, "local_importance_pool", _forward, _backward)
+
+
+# --- the networks that give logits; child names are those of the authors' code, so that their checkpoints load
+
+
+class SoftGate(Module):
+    """``coefficient * sigmoid(z)``: keeps logits in ``[0, coefficient]``, so that no cell's weight is negligible.
+
+    The authors' coefficient is 12. Raises :class:`ArgumentError` for one that is not positive and finite.
+    """
+
+    def __init__(self, coefficient: float = 12.0) -> None:
+        super().__init__()
+        if not (isinstance(coefficient, int | float) and 0 < coefficient < math.inf):
+            raise ArgumentError(f"coefficient={coefficient!r} must be a positive number")
+        self.coefficient = float(coefficient)
+
+    def forward(self, z: "Tensor") -> "Tensor":
+        """Logits of the shape of ``z``."""
+        return self.coefficient * torch.sigmoid(z)
+
+    def extra_repr(self) -> str:
+        """The coefficient."""
+        return f"{self.coefficient:g}"
+
+
+class _Logit(Sequential):
+    """Convolutions without bias, each with instance norm (affine, eps 1e-5, the input's own statistics always).
+
+    ``(N, C, *spatial)`` in and out. ``coefficient`` is that of the :class:`SoftGate` at the end, None for no gate.
+    ``zero`` starts the last convolution at 0, so that the untrained layer is average pooling; else it starts as
+    PyTorch's convolutions do.
+    """
+
+    rank: ClassVar[int]
+
+    def __init__(self, sizes: "list[tuple[str, int, int, int]]", coefficient: float | None, zero: bool) -> None:
+        super().__init__()
+        convolution, norm = (getattr(torch.nn, f"{name}{self.rank}d") for name in ("Conv", "InstanceNorm"))
+        for number, taken, given, kernel in sizes:
+            if min(taken, given) < 1:
+                raise ArgumentError(f"channels or width is {min(taken, given)}; use 1 or more")
+            last = convolution(taken, given, kernel, padding=kernel // 2, bias=False)
+            self.add_module(f"conv{number}", last)
+            self.add_module(f"bn{number}", norm(given, affine=True))
+            if number != sizes[-1][0]:
+                self.add_module(f"relu{number}", torch.nn.ReLU())
+        if zero:
+            torch.nn.init.zeros_(last.weight)
+        if coefficient is not None:
+            self.add_module("gate", SoftGate(coefficient))
+
+
+class _ProjectionLogit(_Logit):
+    def __init__(self, channels: int, *, coefficient: float | None = 12.0, zero: bool = True) -> None:
+        super().__init__([("", channels, channels, 1)], coefficient, zero)
+
+
+class _SimplifiedLogit(_Logit):
+    def __init__(self, channels: int, *, coefficient: float | None = 12.0, zero: bool = True) -> None:
+        super().__init__([("", channels, channels, 3)], coefficient, zero)
+
+
+class _BottleneckLogit(_Logit):
+    def __init__(self, channels: int, width: int = 128, *, coefficient: float | None = 12.0, zero: bool = True) -> None:
+        sizes = [("1", channels, width, 1), ("2", width, width, 3), ("3", width, channels, 1)]
+        super().__init__(sizes, coefficient, zero)
+
+
+class ProjectionLogit1d(_ProjectionLogit):
+    """Logits over ``(N, C, L)``: as :class:`ProjectionLogit2d`."""
+
+    rank = 1
+
+
+class ProjectionLogit2d(_ProjectionLogit):
+    """Logits by a 1x1 convolution ``channels -> channels``, instance norm and gate; see :class:`SoftGate`."""
+
+    rank = 2
+
+
+class ProjectionLogit3d(_ProjectionLogit):
+    """Logits over ``(N, C, D, H, W)``: as :class:`ProjectionLogit2d`."""
+
+    rank = 3
+
+
+class SimplifiedLogit1d(_SimplifiedLogit):
+    """Logits over ``(N, C, L)``: as :class:`SimplifiedLogit2d`."""
+
+    rank = 1
+
+
+class SimplifiedLogit2d(_SimplifiedLogit):
+    """Logits by a 3x3 convolution ``channels -> channels``, instance norm and gate; for a stem."""
+
+    rank = 2
+
+
+class SimplifiedLogit3d(_SimplifiedLogit):
+    """Logits over ``(N, C, D, H, W)``: as :class:`SimplifiedLogit2d`."""
+
+    rank = 3
+
+
+class BottleneckLogit1d(_BottleneckLogit):
+    """Logits over ``(N, C, L)``: as :class:`BottleneckLogit2d`."""
+
+    rank = 1
+
+
+class BottleneckLogit2d(_BottleneckLogit):
+    """Logits by convolutions 1x1 to ``width``, 3x3, 1x1 back, each with instance norm, ReLU between, and gate."""
+
+    rank = 2
+
+
+class BottleneckLogit3d(_BottleneckLogit):
+    """Logits over ``(N, C, D, H, W)``: as :class:`BottleneckLogit2d`."""
+
+    rank = 3
+
+
+# --- the pools
+
+
+class _LocalImportancePool(WindowModule):
+    def __init__(
+        self,
+        logit: "Callable[[Tensor], Tensor]",
+        kernel_size: Size = 3,
+        stride: Size | None = 2,
+        padding: Size = 1,
+        dilation: Size = 1,
+        ceil_mode: bool = False,
+    ) -> None:
+        super().__init__(kernel_size, stride, padding, dilation, ceil_mode)
+        if not isinstance(logit, Module):
+            raise ArgumentError(
+                f"logit={logit!r:.80} is no torch.nn.Module; use one such as SimplifiedLogit2d(channels)"
+            )
+        self.logit = logit
+
+    def pool(self, x: "Tensor") -> "Tensor":
+        return local_importance_pool(self.window, x, _expanded(self.logit(x), x))
+
+    def reference(self, x: Array) -> Array:
+        """As :func:`reference`, with logits that PyTorch computes in float64."""
+        given = torch.from_numpy(x)
+        with torch.no_grad():
+            logit = _expanded(copy.deepcopy(self.logit).double().eval()(given), given)
+        return reference(self.window, x, logit.numpy())
+
+
+def _expanded(logit: "Tensor", x: "Tensor") -> "Tensor":
+    """Logits of one channel serve all."""
+    fits = logit.dim() == x.dim() and logit.shape[1] in (1, x.shape[1])
+    if not fits or logit.shape[0] != x.shape[0] or logit.shape[2:] != x.shape[2:]:
+        raise ArgumentError(
+            f"logit gives the shape {tuple(logit.shape)} for x of shape {tuple(x.shape)}; it must give one logit per "
+            "cell: the same shape, or 1 channel"
+        )
+    return logit.expand_as(x)
+
+
+class LocalImportancePool1d(_LocalImportancePool):
+    """Local importance pooling over ``(N, C, L)``: as :class:`LocalImportancePool2d`."""
+
+    rank = 1
+
+
+class LocalImportancePool2d(_LocalImportancePool):
+    """Local importance pooling over ``(N, C, H, W)``, by default 3x3 windows with stride 2 and padding 1.
+
+    ``logit`` is a module that gives one logit per cell, of ``x``'s shape or with one channel for all. Other arguments
+    and errors as :class:`onnxpool.torch_op.WindowModule`.
+
+    >>> import torch
+    >>> x = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
+    >>> LocalImportancePool2d(SimplifiedLogit2d(1), 2, 2, 0)(x).item()  # untrained, so the mean
+    2.5
+    """
+
+    rank = 2
+
+
+class LocalImportancePool3d(_LocalImportancePool):
+    """Local importance pooling over ``(N, C, D, H, W)``: as :class:`LocalImportancePool2d`."""
+
+    rank = 3
