@@ -186,15 +186,18 @@ def taps(window: Window, wide: str, fills: Mapping[str, float]) -> str:
     return "\n".join(lines)
 
 
-def across(window: Window, top: str, update: str) -> str:
-    """``top``, the maximum over the cells of that input, and ``total`` and ``moment`` as in :func:`loop`."""
-    count = math.prod(window.kernel)
-    lines = [f"top = Max ({', '.join(f'{top}_{i}' for i in range(count))})"]
-    for i in range(count):
+def largest(window: Window, name: str) -> str:
+    """``top``, the maximum of that input over the cells of each window."""
+    return f"top = Max ({', '.join(f'{name}_{i}' for i in range(math.prod(window.kernel)))})"
+
+
+def across(window: Window, update: str) -> str:
+    """``total`` and ``moment`` over the cells, as :func:`loop` gives them."""
+    lines = []
+    for i in range(math.prod(window.kernel)):
         lines += [
             update.replace("#", f"_{i}"),
             f"total_{i} = {f'Add (total_{i - 1}, weight_{i})' if i else 'Identity (weight_0)'}",
             f"moment_{i} = {f'Add (moment_{i - 1}, part_{i})' if i else 'Identity (part_0)'}",
         ]
-    last = count - 1
-    return "\n".join([*lines, f"total = Identity (total_{last})", f"moment = Identity (moment_{last})"])
+    return "\n".join([*lines, f"total = Identity (total_{i})", f"moment = Identity (moment_{i})"])

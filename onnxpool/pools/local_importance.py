@@ -154,7 +154,8 @@ def standard(window: Window, opset: int, dtype: str) -> str:
         {_numbers(wide)}
         {body.constants(wide, spread=power)}
         {body.taps(window, wide, _FILLS)}
-        {body.across(window, "logit", _CELL)}
+        {body.largest(window, "logit")}
+        {body.across(window, _CELL)}
         {_RESULT}
         y = Identity (exact)"""
     return body.standard(opset, "LocalImportancePool", NODE.inputs, dtype, text)

@@ -94,7 +94,8 @@ def standard(window: Window, opset: int, dtype: str) -> str:
     text = f"""
         {body.constants(wide, floor=_FLOOR)}
         {body.taps(window, wide, {"x": -math.inf})}
-        {body.across(window, "x", _CELL)}
+        {body.largest(window, "x")}
+        {body.across(window, _CELL)}
         below = Div (moment, total)
         y = Add (top, below)"""
     return body.standard(opset, "SoftPool", ["x"], dtype, text)

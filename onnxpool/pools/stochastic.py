@@ -1,0 +1,243 @@
+"""Stochastic pooling: trained, a cell drawn with probability in proportion to its value; evaluated, their mean.
+
+    training      y = a_i with probability a_i / sum_j a_j
+    evaluation    y = sum_i a_i^2 / sum_j a_j,   a = max(x, 0),   over the in-bounds cells of the window
+
+Source: Zeiler, Fergus, "Stochastic Pooling for Regularization of Deep Convolutional Neural Networks", ICLR 2013, which
+takes its input from a rectifier. ``y = 0`` where no cell is above 0; ``y(c x) = c y(x)`` for ``c > 0``; in evaluation
+``mean(a) <= y <= max(a)``. Everywhere computed from ``a_i / m`` with ``m = max a``, so that no square leaves the range
+of its type. A window that holds NaN or +inf gives NaN; -inf counts as 0.
+
+>>> import numpy as np
+>>> reference(Window.of(2, 2), np.array([[[[-1.0, 2.0], [3.0, -4.0]]]])).item()
+2.6
+"""
+
+from functools import reduce
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnxpool import body
+from onnxpool.errors import ArgumentError
+from onnxpool.pool import Array, Node, Pool, over_windows
+from onnxpool.torch_op import WindowModule, cells, operator, spread, torch, widen
+from onnxpool.window import Size, Window
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["StochasticPool1d", "StochasticPool2d", "StochasticPool3d"]
+
+
+# --- what it computes: float64, plain
+
+
+def reference(window: Window, x: Array) -> Array:
+    """Float64 ``(N, C, *spatial) -> (N, C, *output)``, in evaluation: what all else is compared with."""
+    return over_windows(_expected, window, x)
+
+
+def _expected(x: Array) -> Array:
+    a = np.where(x < 0, 0, x)
+    top = a.max(-1, keepdims=True)
+    shares = np.divide(a, top, out=np.zeros_like(a), where=top != 0)
+    total = shares.sum(-1)
+    mean: Array = np.divide((shares**2).sum(-1), total, out=np.zeros_like(total), where=total != 0)
+    return top[..., 0] * mean
+
+
+# --- how it looks in ONNX
+
+_ORDINARY = 2.0**50
+"""Where every cell above 0 is between 1 / this and this, sums of 2^24 squares are normal float32."""
+
+_RECTIFIED = """
+    never = Less (x, nothing)
+    a = Where (never, nothing, x)"""
+"""Unlike Relu, which may lose NaN."""
+
+_CELL = """
+    weight# = Div (a#, above)
+    part# = Mul (weight#, weight#)"""
+
+_RESULT = """
+    least_total = Max (total, one_share)
+    mean = Div (moment, least_total)
+    exact = Mul (top, mean)"""
+"""The largest cell has the share 1: a sum of shares is 1 or more, or there was nothing above 0."""
+
+
+def _numbers(wide: str) -> str:
+    smallest = {"float": 2.0**-149, "double": 5e-324}[wide]
+    return body.constants(wide, smallest=smallest, one_share=1.0)
+
+
+def function(opset: int, wide: str, dilated: bool) -> str:
+    """The generic body: a ratio of two average pools where no value is large or tiny, else a loop over the cells.
+
+    For when the ratio is out, see :func:`onnxpool.pools.soft.function`.
+    """
+    rectified = f"{body.constants(wide, nothing=0.0)} {_RECTIFIED}"
+    exact = f"""
+        {_numbers(wide)}
+        {body.geometry(wide, {"a": 0.0}, top="a")}
+        above = Max (top, smallest)
+        {body.loop(wide, ["a"], _CELL)}
+        {_RESULT}"""
+    if dilated or wide == "double":
+        text = f"{rectified} {exact} y = Identity (exact)"
+        return body.function(opset, "StochasticPool", NODE.inputs, wide, text)
+    ordinary = f"""
+        {rectified}
+        {body.constants(wide, limit=_ORDINARY, least=1 / _ORDINARY)}
+        largest = ReduceMax <keepdims = 0> (a)
+        is_positive = Greater (a, nothing)
+        positive = Where (is_positive, a, limit)
+        smallest_positive = ReduceMin <keepdims = 0> (positive)
+        is_small = Less (largest, limit)
+        is_large = Greater (smallest_positive, least)
+        is_ordinary = And (is_small, is_large)"""
+    ratio = f"""
+        {body.constants(wide, least_mean=2.0**-80)}
+        square = Mul (a, a)
+        mean_square = AveragePool <{body.AVERAGE}> (square)
+        mean_a = AveragePool <{body.AVERAGE}> (a)
+        positive_mean = Max (mean_a, least_mean)
+        quotient = Div (mean_square, positive_mean)"""
+    return body.function(opset, "StochasticPool", NODE.inputs, wide, body.guarded(ordinary, ratio, exact, wide))
+
+
+def standard(window: Window, opset: int, dtype: str) -> str:
+    """The body for one window, without control flow: one strided slice per cell of the window."""
+    wide = body.wide_of(dtype)
+    text = f"""
+        {body.constants(wide, nothing=0.0)}
+        {_RECTIFIED}
+        {_numbers(wide)}
+        {body.taps(window, wide, {"a": 0.0})}
+        {body.largest(window, "a")}
+        above = Max (top, smallest)
+        {body.across(window, _CELL)}
+        {_RESULT}
+        y = Identity (exact)"""
+    return body.standard(opset, "StochasticPool", NODE.inputs, dtype, text)
+
+
+NODE = Node("StochasticPool", ("x",), reference, function, standard)
+
+POOL = Pool(
+    name="StochasticPool",
+    summary="a cell drawn in proportion to its value in training, the mean of such draws in evaluation",
+    formula="y = sum a_i^2 / sum a_i, a = max(x, 0)",
+    source="Zeiler and Fergus, ICLR 2013",
+    modules=(
+        "StochasticPool1d(3, 2, 1, 2)",
+        "StochasticPool2d(3, 2, 1)",
+        "StochasticPool2d(2, ceil_mode=True)",
+        "StochasticPool3d(2)",
+    ),
+    node=NODE,
+)
+
+
+# --- how it trains
+
+
+def _shares(window: Window, x: "Tensor") -> "tuple[Tensor, list[Tensor], Tensor]":
+    """Maximum ``m`` of ``a``, ``a_i / m`` in the order of cells (0 where ``m`` is), and their sum."""
+    views = [view.clamp(min=0) for view in cells(widen(x), window, fill=0.0)]
+    top = reduce(torch.maximum, views)
+    shares = [torch.where(top == 0, 0, view / top) for view in views]
+    return top, shares, sum(shares[1:], shares[0])
+
+
+def _forward(window: Window, x: "Tensor") -> "Tensor":
+    top, shares, total = _shares(window, x)
+    moment = sum(share * share for share in shares)
+    return torch.where(top == 0, 0, top * (moment / total)).to(x.dtype)
+
+
+def _backward(window: Window, grad: "Tensor", x: "Tensor") -> "tuple[Tensor]":
+    """``dy/dx_i = (2 a_i - y) / sum a`` where ``x_i > 0``, else 0."""
+    top, shares, total = _shares(window, x)
+    mean = sum(share * share for share in shares) / total
+    step = torch.where(top == 0, 0, widen(grad) / total)
+    slopes = (torch.where(share > 0, step * (2 * share - mean), 0) for share in shares)
+    return (spread(slopes, widen(x), window).to(x.dtype),)
+
+
+stochastic_pool = operator(NODE, "stochastic_pool", _forward, _backward)
+
+
+def draw(window: Window, x: "Tensor") -> "Tensor":
+    """Draw one cell of each window, the last whose predecessors sum up to no more than a random part of the whole.
+
+    Draws come from PyTorch's generator. The gradient goes to the cell that was drawn; ``y = 0`` has none.
+    """
+    with torch.no_grad():
+        top, shares, total = _shares(window, x)
+        threshold = torch.rand_like(top) * total
+    before, drawn = torch.zeros_like(top), 0 * total  # NaN where a cell is
+    for share, value in zip(shares, cells(widen(x), window, fill=0.0), strict=True):
+        drawn = torch.where((share > 0) & (before <= threshold), value, drawn)
+        before = before + share
+    return drawn.to(x.dtype)
+
+
+class _StochasticPool(WindowModule):
+    def __init__(
+        self,
+        kernel_size: Size,
+        stride: Size | None = None,
+        padding: Size = 0,
+        dilation: Size = 1,
+        ceil_mode: bool = False,
+        *,
+        sample_in_eval: bool = False,
+    ) -> None:
+        super().__init__(kernel_size, stride, padding, dilation, ceil_mode)
+        if not isinstance(sample_in_eval, bool):
+            raise ArgumentError(f"sample_in_eval={sample_in_eval!r} is not a bool; use True or False")
+        self.sample_in_eval = sample_in_eval
+
+    @property
+    def draws(self) -> bool:
+        """Whether forward draws at random, so that no two calls give the same: then it cannot be exported."""
+        return self.training or self.sample_in_eval
+
+    def pool(self, x: "Tensor") -> "Tensor":
+        if not self.draws:
+            return stochastic_pool(self.window, x)
+        self.window.check(x.shape)
+        return draw(self.window, x)
+
+    def reference(self, x: Array) -> Array:
+        """As :func:`reference`: what many draws come to on average."""
+        return reference(self.window, x)
+
+
+class StochasticPool1d(_StochasticPool):
+    """Stochastic pooling over ``(N, C, L)``: as :class:`StochasticPool2d`."""
+
+    rank = 1
+
+
+class StochasticPool2d(_StochasticPool):
+    """Stochastic pooling over ``(N, C, H, W)``: draws a cell in training, and averages in evaluation.
+
+    ``sample_in_eval=True`` draws in evaluation too, for averages over several runs of a network (section 5.5 of the
+    paper). Other arguments and errors as :class:`onnxpool.torch_op.WindowModule`.
+
+    >>> import torch
+    >>> StochasticPool2d(2).eval()(torch.tensor([[[[-1.0, 2.0], [3.0, -4.0]]]], dtype=torch.float64)).item()
+    2.6
+    """
+
+    rank = 2
+
+
+class StochasticPool3d(_StochasticPool):
+    """Stochastic pooling over ``(N, C, D, H, W)``: as :class:`StochasticPool2d`."""
+
+    rank = 3
