@@ -27,6 +27,7 @@ __all__ = [
     "form_of",
     "library_path",
     "load",
+    "models",
     "nn",
     "pool_nodes",
     "to_form",
@@ -35,6 +36,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "nn":  # needs torch: imported on first use
-        return import_module("onnxpool.nn")
+    if name in {"models", "nn"}:  # need torch: imported on first use
+        return import_module(f"onnxpool.{name}")
     raise AttributeError(f"module 'onnxpool' has no attribute {name!r}")

@@ -49,7 +49,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Source = "SoftPool2d(3,stride=2,padding=1), package.module:name or file.py:name"
+Source = "SoftPool2d(3,stride=2,padding=1), lip_resnet50, package.module:name or file.py:name"
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Seed = Annotated[int, typer.Option(help="Seed of PyTorch's generator: weights made in SOURCE, and example inputs.")]
 ModelFile = Annotated[Path, typer.Argument(help="ONNX file, in any form.", show_default=False)]
@@ -77,6 +77,9 @@ def export(
     ] = None,
     form: Annotated[Form, typer.Option(help="What the file holds; see onnxpool form --help.")] = "function",
     opset: Annotated[int, typer.Option(help=f"ONNX opset, {OPSETS[0]} to {OPSETS[-1]}.")] = OPSETS[0],
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="File of the network's parameters: its state_dict, as torch.save writes it.")
+    ] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -89,6 +92,8 @@ def export(
 
     with _working(f"Exporting {source}"):
         module = spelling.module(source, seed)
+        if checkpoint:
+            onnxpool.models.load_checkpoint(module, checkpoint)
         inputs = spelling.inputs(input, dtype, seed)
         axes = spelling.axes(dynamic or [], module, inputs)
         module.to(inputs[0].dtype)

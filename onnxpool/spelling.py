@@ -1,6 +1,8 @@
 """From the spellings of the command line to PyTorch's objects: a module, example inputs, the axes that may change.
 
-    module    SoftPool2d(3, stride=2, padding=1)   a layer of onnxpool.nn; its arguments are literals, nothing is run
+    module    SoftPool2d(3, stride=2, padding=1)   a layer of onnxpool.nn; its arguments are literals, nothing is run,
+                                                   or layers: LocalImportancePool2d(SimplifiedLogit2d(3))
+              lip_resnet50                         a network of onnxpool.models, or lip_resnet50(num_classes=10)
               package.module:network               a torch.nn.Module in a Python module, or what makes one when called
               folder/file.py:network               the same in a file, which may import others from its folder
     inputs    1x3x224x224                          the shape of one input
@@ -16,9 +18,9 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from onnxpool.errors import ArgumentError, MissingExtra
 
@@ -38,7 +40,7 @@ def module(source: str, seed: int = 0) -> "torch.nn.Module":
     pytorch = _torch()
     pytorch.manual_seed(seed)
     place, colon, name = source.rpartition(":")
-    found = _attribute(source, place, name) if colon else _layer(source)
+    found = _attribute(source, place, name) if colon else _built_in(source)
     if callable(found) and not isinstance(found, pytorch.nn.Module):
         try:
             found = found()
@@ -98,24 +100,50 @@ def _torch() -> Any:
     return torch
 
 
-def _layer(source: str) -> Any:
-    from onnxpool import nn
+def _built_in(source: str) -> Any:
+    from onnxpool import models, nn
 
-    expected = f"write a layer ({', '.join(nn.__all__)}) such as 'SoftPool2d(3, stride=2)', or package.module:name"
+    expected = (
+        f"write a layer ({', '.join(nn.__all__)}) such as 'SoftPool2d(3, stride=2)', a network "
+        f"({', '.join(models.NETWORKS)}), package.module:name or file.py:name"
+    )
+    if source in models.NETWORKS:
+        return models.NETWORKS[source]()
+    makers = {name: getattr(nn, name) for name in nn.__all__} | models.NETWORKS
     try:
-        call = ast.parse(source, mode="eval").body
+        spelled = ast.parse(source, mode="eval").body
     except (SyntaxError, ValueError) as error:
-        raise ArgumentError(f"source={source!r} cannot be read: {expected}, or file.py:name") from error
-    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id not in nn.__all__:
-        raise ArgumentError(f"source={source!r} is no pooling layer: {expected}, or file.py:name")
+        raise ArgumentError(f"source={source!r} cannot be read: {expected}") from error
+    if _maker(spelled, makers) is None:
+        raise ArgumentError(f"source={source!r} is neither a layer nor a network of onnxpool: {expected}")
     try:
-        given = [ast.literal_eval(argument) for argument in call.args]
-        named = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
-        return getattr(nn, call.func.id)(*given, **named)
+        return _value(spelled, makers)
     except ArgumentError as error:
         raise ArgumentError(f"source={source!r}: {error}") from error
     except (ValueError, TypeError) as error:
-        raise ArgumentError(f"source={source!r}: {error}; its arguments are numbers, tuples, True or False") from error
+        raise ArgumentError(f"source={source!r}: {error}; its arguments are {_ARGUMENTS}") from error
+
+
+_ARGUMENTS = "numbers, tuples, True, False, None or layers"
+
+_Makers: TypeAlias = Mapping[str, Callable[..., Any]]
+
+
+def _maker(spelled: ast.expr, makers: _Makers) -> Callable[..., Any] | None:
+    """What a call calls, if it is one of ``makers``."""
+    return makers.get(spelled.func.id) if isinstance(spelled, ast.Call) and isinstance(spelled.func, ast.Name) else None
+
+
+def _value(spelled: ast.expr, makers: _Makers) -> Any:
+    """A literal, or what a call of one of ``makers`` with such values gives."""
+    maker = _maker(spelled, makers)
+    if maker is not None and isinstance(spelled, ast.Call):
+        given = [_value(argument, makers) for argument in spelled.args]
+        return maker(*given, **{str(keyword.arg): _value(keyword.value, makers) for keyword in spelled.keywords})
+    try:
+        return ast.literal_eval(spelled)
+    except ValueError as error:
+        raise ArgumentError(f"{ast.unparse(spelled)} cannot be an argument; these are {_ARGUMENTS}") from error
 
 
 def _attribute(source: str, place: str, name: str) -> Any:

@@ -205,10 +205,16 @@ LAYER = "SoftPool2d(2)"
         ("SoftPool2d(0)", "kernel_size=(0, 0): each number must be at least 1"),
         ("SoftPool2d(3, padding=2)", "padding=(2, 2) is more than half the extent of the window, (3, 3); use at most"),
         ("SoftPool2d(size=3)", "unexpected keyword argument 'size'; its arguments are numbers"),
-        ("SoftPool2d(__import__('os').getpid())", "malformed node"),
-        ("SoftPool2d(*[3])", "malformed node"),
-        ("SoftPool4d(3)", "is no pooling layer: write a layer (SoftPool1d, SoftPool2d, SoftPool3d) such as"),
-        ("resnet18", "is no pooling layer"),
+        ("SoftPool2d(__import__('os').getpid())", "__import__('os').getpid() cannot be an argument; these are numbers"),
+        ("SoftPool2d(*[3])", "*[3] cannot be an argument"),
+        ("SoftPool4d(3)", "is neither a layer nor a network of onnxpool: write a layer ("),
+        ("SoftPool4d(3)", " SoftPool1d, SoftPool2d, SoftPool3d"),
+        ("resnet18", "a network (lip_resnet50, lip_resnet101,"),
+        ("LocalImportancePool2d(SoftGate(0))", "coefficient=0 must be a positive number"),
+        ("LocalImportancePool2d(Gate(3))", "Gate(3) cannot be an argument"),
+        ("LocalImportancePool2d(3)", "logit=3 is no torch.nn.Module"),
+        ("softpool_resnet18(num_classes=0)", "num_classes=0 must be a positive integer"),
+        ("softpool_resnet18(10, True)", "takes from 0 to 1 positional arguments but 2 were given"),
         ("SoftPool2d(3", "cannot be read"),
         ("no_such_package:network", "importing no_such_package raised ModuleNotFoundError"),
         ("{folder}/absent.py:network", "absent.py raised FileNotFoundError"),
@@ -233,6 +239,7 @@ def test_wrong_sources(folder, source, told):
         ([*EXPORT, "--dynamic", "4=batch"], "no input has an axis '4=batch'"),
         ([*EXPORT, "--dynamic", "y:0=batch"], "there is no input 'y'; the inputs are x"),
         ([*EXPORT, "--opset", "17"], "opset=17 is out of range; use 18 to 26"),
+        ([*EXPORT, "--checkpoint", "absent.pth"], "checkpoint='absent.pth': there is no such file"),
         ([*EXPORT, "--dtype", "int8"], "'--dtype'"),
         ([*EXPORT, "--form", "tidy"], "'--form'"),
         ([], "'--input'"),
@@ -276,6 +283,28 @@ def test_axes_by_name_go_to_every_input_that_has_them():
     assert spelling.axes(["series:length=time", "image:batch"], Two(), inputs) == ({0: "batch"}, {2: "time"})
     with pytest.raises(ArgumentError, match="no input has an axis '2'"):
         spelling.axes(["2"], Two(), inputs)
+
+
+def test_layers_within_layers_and_networks():
+    pool = spelling.module("LocalImportancePool2d(SimplifiedLogit2d(3, coefficient=None), (2, 3), stride=None)")
+    assert [name for name, _ in pool.named_parameters()] == ["logit.conv.weight", "logit.bn.weight", "logit.bn.bias"]
+    assert str(pool.window) == "2x3 p1"
+    networks = [spelling.module("softpool_resnet18(num_classes=7)", seed=seed) for seed in (3, 3, 4)]
+    first, again, other = (network.fc.weight for network in networks)
+    assert first.shape == (7, 512)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert spelling.module("softpool_resnet18").fc.out_features == 1000
+
+
+def test_a_checkpoint_gives_the_network_its_parameters(folder, tmp_path):
+    other = spelling.module(f"{folder}/nets.py:network", seed=5)
+    torch.save({"state_dict": {f"module.{name}": value for name, value in other.state_dict().items()}}, tmp_path / "c")
+    arguments = ["--input", "1x3x9x9", "--input", "1x2", "--checkpoint", tmp_path / "c"]
+    assert run("export", f"{folder}/nets.py:network", tmp_path / "n.onnx", *arguments).exit_code == 0
+    x, gate = torch.ones(1, 3, 9, 9), torch.ones(1, 2)
+    (y,) = onnxpool.load(tmp_path / "n.onnx").run({"x": x.numpy(), "gate": gate.numpy()}).values()
+    np.testing.assert_allclose(y, other(x, gate).detach(), atol=1e-6)
 
 
 def test_a_module_may_be_named_as_it_is(folder):

@@ -1,0 +1,50 @@
+"""Ready networks built on the pools here, under the parameter names of their authors: checkpoints of theirs load.
+
+    network = onnxpool.models.lip_resnet50()
+    onnxpool.models.load_checkpoint(network, "lip_resnet-50.pth")
+
+Every function takes ``num_classes`` and gives an untrained network, ``(N, 3, H, W) -> (N, num_classes)``. They are
+made for images of 224x224 that are normalised by ImageNet's mean (0.485, 0.456, 0.406) and standard deviation (0.229,
+0.224, 0.225).
+"""
+
+from onnxpool.models.checkpoint import load_checkpoint
+from onnxpool.models.lip_densenet import lip_densenet121
+from onnxpool.models.lip_resnet import lip_resnet50, lip_resnet101, lip_resnet152
+from onnxpool.models.softpool_resnet import (
+    softpool_resnet18,
+    softpool_resnet34,
+    softpool_resnet50,
+    softpool_resnet101,
+    softpool_resnet152,
+)
+
+NETWORKS = {
+    make.__name__: make
+    for make in (
+        lip_resnet50,
+        lip_resnet101,
+        lip_resnet152,
+        lip_densenet121,
+        softpool_resnet18,
+        softpool_resnet34,
+        softpool_resnet50,
+        softpool_resnet101,
+        softpool_resnet152,
+    )
+}
+"""Every network's function by its name."""
+
+__all__ = [
+    "NETWORKS",
+    "lip_densenet121",
+    "lip_resnet50",
+    "lip_resnet101",
+    "lip_resnet152",
+    "load_checkpoint",
+    "softpool_resnet18",
+    "softpool_resnet34",
+    "softpool_resnet50",
+    "softpool_resnet101",
+    "softpool_resnet152",
+]

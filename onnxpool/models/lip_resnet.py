@@ -1,0 +1,108 @@
+"""LIP-ResNet: residual networks whose every downsampling but the first is a local importance pooling (seven pools).
+
+    stem      conv 7x7 s2, BN, ReLU, LIP with simplified logits in place of max pooling
+    layer2-4  first block: s = ReLU(IN(conv 3x3(ReLU(IN(conv 1x1(x)))))), 128 channels, and from this two pools' logits
+              main      conv 1x1, BN, ReLU, LIP with logits head(s), conv 1x1, BN, ReLU, conv 1x1, BN
+              shortcut  LIP with logits head'(s), conv 1x1, BN                           head: conv 1x1, IN, soft gate
+
+Source: Gao, Wang, Wu, "LIP: Local importance-based pooling", ICCV 2019. Parameter names are those of the authors' code,
+github.com/sebgao/LIP (imagenet/lip_resnet.py), so that their checkpoints load. Windows are 3x3, stride 2, padding 1;
+each pool starts as average pooling, each residual block as its shortcut.
+
+>>> sum(parameter.numel() for parameter in lip_resnet50().parameters())
+23864232
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from onnxpool.models.layers import Chain, convolution
+from onnxpool.models.resnet import Bottleneck, ResNet, bottleneck
+from onnxpool.pools.local_importance import LocalImportancePool2d, SimplifiedLogit2d, SoftGate, local_importance_pool
+from onnxpool.torch_op import Module, torch
+from onnxpool.window import Window
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["lip_resnet50", "lip_resnet101", "lip_resnet152"]
+
+_WINDOW = Window.of(2, 3, stride=2, padding=1)
+
+_SHARED = 128
+"""Channels of the features that two pools of a block make their logits of."""
+
+_ZERO = ("maxpool.logit.conv.weight", "postprocessing.conv.weight", "bn3.weight")
+"""Parameters that start at 0: the last convolution of all logits, and the scale of all residual branches."""
+
+
+def lip_resnet50(num_classes: int = 1000) -> ResNet:
+    """50 layers, not counting the logits'."""
+    return _network((3, 4, 6, 3), num_classes)
+
+
+def lip_resnet101(num_classes: int = 1000) -> ResNet:
+    """101 layers, not counting the logits'."""
+    return _network((3, 4, 23, 3), num_classes)
+
+
+def lip_resnet152(num_classes: int = 1000) -> ResNet:
+    """152 layers, not counting the logits'."""
+    return _network((3, 8, 36, 3), num_classes)
+
+
+class SharedImportancePool(Module):
+    """LIP with logits from features that several pools share.
+
+    ``x (N, channels, H, W), shared (N, 128, H, W) -> (N, channels, ceil(H / 2), ceil(W / 2))``.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        norm = torch.nn.InstanceNorm2d(channels, affine=True)
+        self.postprocessing = Chain(conv=convolution(_SHARED, channels), bn=norm, gate=SoftGate())
+
+    def forward(self, x: "Tensor", shared: "Tensor") -> "Tensor":
+        """``sum x_i exp(l_i) / sum exp(l_i)`` over each window, with ``l`` made of ``shared``."""
+        return local_importance_pool(_WINDOW, x, self.postprocessing(shared))
+
+
+class DownsamplingBottleneck(Bottleneck):
+    """A bottleneck with pools for its strides: ``(N, channels, H, W) -> (N, 4 width, ceil(H / 2), ceil(W / 2))``."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        norm = torch.nn.BatchNorm2d(4 * width)
+        super().__init__(
+            channels,
+            width,
+            conv2=Chain(**{"0": SharedImportancePool(width), "1": convolution(width, width)}),
+            downsample=Chain(lip=SharedImportancePool(channels), conv=convolution(channels, 4 * width), bn=norm),
+        )
+        self.bottleneck_shared = Chain(
+            logit=Chain(
+                conv1=convolution(channels, _SHARED),
+                bn1=torch.nn.InstanceNorm2d(_SHARED, affine=True),
+                relu1=torch.nn.ReLU(),
+                conv2=convolution(_SHARED, _SHARED, 3),
+                bn2=torch.nn.InstanceNorm2d(_SHARED, affine=True),
+                relu2=torch.nn.ReLU(),
+            )
+        )
+
+    def forward(self, x: "Tensor") -> "Tensor":
+        """``ReLU(f(x) + downsample(x))``."""
+        return self.join(x, self.bottleneck_shared(x))
+
+
+def _network(depths: Sequence[int], num_classes: int) -> ResNet:
+    network = ResNet(depths, _block, ("maxpool", LocalImportancePool2d(SimplifiedLogit2d(64))), num_classes)
+    for name, parameter in network.named_parameters():
+        if name.endswith(_ZERO):
+            torch.nn.init.zeros_(parameter)
+    torch.nn.init.normal_(network.fc.weight, std=0.01)
+    torch.nn.init.zeros_(network.fc.bias)
+    return network
+
+
+def _block(channels: int, width: int, stride: int) -> Bottleneck:
+    return DownsamplingBottleneck(channels, width) if stride == 2 else bottleneck(channels, width, 1, ("conv", "bn"))
