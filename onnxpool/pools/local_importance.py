@@ -369,8 +369,8 @@ class _LocalImportancePool(WindowModule):
 
 def _expanded(logit: "Tensor", x: "Tensor") -> "Tensor":
     """Logits of one channel serve all."""
-    fits = logit.dim() == x.dim() and logit.shape[1] in (1, x.shape[1])
-    if not fits or logit.shape[0] != x.shape[0] or logit.shape[2:] != x.shape[2:]:
+    fits = logit.dim() == x.dim() and all(logit.shape[i] == x.shape[i] for i in range(x.dim()) if i != 1)
+    if not fits or not (logit.shape[1] == 1 or logit.shape[1] == x.shape[1]):  # `in` does not compile
         raise ArgumentError(
             f"logit gives the shape {tuple(logit.shape)} for x of shape {tuple(x.shape)}; it must give one logit per "
             "cell: the same shape, or 1 channel"

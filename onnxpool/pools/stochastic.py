@@ -43,8 +43,9 @@ def _expected(x: Array) -> Array:
     top = a.max(-1, keepdims=True)
     shares = np.divide(a, top, out=np.zeros_like(a), where=top != 0)
     total = shares.sum(-1)
-    mean: Array = np.divide((shares**2).sum(-1), total, out=np.zeros_like(total), where=total != 0)
-    return top[..., 0] * mean
+    mean = np.divide((shares**2).sum(-1), total, out=np.zeros_like(total), where=total != 0)
+    expected: Array = top[..., 0] * mean
+    return expected
 
 
 # --- how it looks in ONNX
