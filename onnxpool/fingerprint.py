@@ -150,6 +150,8 @@ def _attribute(attribute: ir.Attr, digests: Digests) -> str:
         return _digest(*(_node(node, digests) for node in value))
     if attribute.type == ir.AttributeType.GRAPHS:
         return _digest(*(_node(node, digests) for graph in value for node in graph))
+    if attribute.type in (ir.AttributeType.FLOAT, ir.AttributeType.FLOATS):
+        value = np.asarray(value, np.float32).tolist()  # what a file holds, whatever the exporter had in memory
     return repr(list(value) if isinstance(value, list | tuple) else value)
 
 
