@@ -5,6 +5,8 @@ module raises :class:`MissingExtra`. Method files take ``torch`` from here.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -50,6 +52,9 @@ Backward = Callable[..., "tuple[Tensor, ...]"]
 OPERATORS: dict[Any, Node] = {}
 """The ONNX operator of each PyTorch operator (``torch.ops.onnxpool.*.default``); filled by :func:`operator`."""
 
+TRANSLATIONS: dict[Any, Callable[..., Any]] = {}
+"""How each other PyTorch operator is written in standard ONNX operators; filled by :func:`standard_operator`."""
+
 
 def operator(node: Node, name: str, forward: Forward, backward: Backward) -> Forward:
     """Register ``torch.ops.onnxpool.<name>``, exported as ``node``; returns a function ``(window, *inputs) -> output``.
@@ -61,15 +66,17 @@ def operator(node: Node, name: str, forward: Forward, backward: Backward) -> For
     """
     inputs = node.inputs
     if not HAVE_TORCH:
-
-        def missing(*_: Any) -> "Tensor":
-            raise MissingExtra("torch", "export", name)
-
-        return missing
+        return _missing(name)
 
     def kernel(*args: Any) -> "Tensor":
         tensors, window = args[: len(inputs)], window_from(args[len(inputs) :])
         window.check(tensors[0].shape)
+        for argument, tensor in zip(inputs, tensors, strict=True):
+            if tensor.shape != tensors[0].shape:
+                raise ArgumentError(
+                    f"{argument} has shape {tuple(tensor.shape)}, {inputs[0]} has {tuple(tensors[0].shape)}; they must "
+                    "be equal: use .expand_as"
+                )
         return forward(window, *tensors).contiguous()
 
     def fake(*args: Any) -> "Tensor":
@@ -101,6 +108,81 @@ def operator(node: Node, name: str, forward: Forward, backward: Backward) -> For
     return call
 
 
+def standard_operator(
+    name: str,
+    arguments: str,
+    forward: Forward,
+    shape: Callable[..., Sequence[int]],
+    translate: Callable[..., Any],
+) -> Forward:
+    """Register ``torch.ops.onnxpool.<name>``, exported as standard ONNX operators; returns a function like ``forward``.
+
+    ``arguments`` is PyTorch's schema with a ``Tensor x`` in it; ``Window window`` may stand first. ``forward`` is plain
+    differentiable PyTorch code, which runs as it is, compiled too. Only ``torch.export`` sees the operator in its
+    place: one opaque call, whose output shape is ``shape(*arguments)`` for symbolic sizes too, where PyTorch's own
+    operators would fix sizes or fall apart into arithmetic. For plain sizes ``shape`` refuses, with
+    :class:`ArgumentError`, what ``forward`` cannot pool. ``translate(op, *arguments)`` writes the ONNX operators with
+    onnxscript: ``op`` is its opset 18, tensors are values of the graph.
+    Without PyTorch the function raises :class:`MissingExtra`.
+    """
+    if not HAVE_TORCH:
+        return _missing(name)
+
+    windowed = arguments.startswith(_WINDOW)
+    names = [argument.split()[-1] for argument in arguments.split(", ")]
+
+    def gather(flat: Sequence[Any]) -> tuple[Any, ...]:
+        return (window_from(flat[: len(_FIELDS)]), *flat[len(_FIELDS) :]) if windowed else tuple(flat)
+
+    def kernel(*flat: Any) -> "Tensor":
+        args = gather(flat)
+        shape(*args)
+        return forward(*args).clone(memory_format=torch.contiguous_format)
+
+    def fake(*flat: Any) -> "Tensor":
+        args = gather(flat)
+        x: Tensor = args[names.index("x")]
+        return x.new_empty(shape(*args))
+
+    def save(ctx: Any, inputs: tuple[Any, ...], output: "Tensor") -> None:  # noqa: ARG001 - PyTorch passes it by name
+        ctx.places = [i for i, value in enumerate(inputs) if isinstance(value, torch.Tensor)]
+        ctx.save_for_backward(*(inputs[i] for i in ctx.places))
+        ctx.rest = [None if i in ctx.places else value for i, value in enumerate(inputs)]
+
+    def differentiate(ctx: Any, grad: "Tensor") -> tuple[Any, ...]:
+        def of_tensors(*tensors: "Tensor") -> "Tensor":
+            given = dict(zip(ctx.places, tensors, strict=True))
+            return forward(*gather([given.get(i, value) for i, value in enumerate(ctx.rest)]))
+
+        pull_back = torch.func.vjp(of_tensors, *ctx.saved_tensors)[1]
+        slopes = dict(zip(ctx.places, pull_back(grad), strict=True))
+        return tuple(slopes.get(i) for i in range(len(ctx.rest)))
+
+    schema = f"({arguments.replace(_WINDOW, ', '.join(_FIELDS))}) -> Tensor"
+    op = torch.library.custom_op(f"{DOMAIN}::{name}", kernel, mutates_args=(), schema=schema)
+    op.register_fake(fake)
+    op.register_autograd(differentiate, setup_context=save)
+    overload = getattr(getattr(torch.ops, DOMAIN), name).default
+    TRANSLATIONS[overload] = lambda op, *flat: translate(op, *gather(flat))
+
+    def call(*args: Any) -> "Tensor":
+        if torch.compiler.is_exporting():
+            flat = [args[0].kernel, args[0].stride, args[0].pad, args[0].dilation, args[0].ceil] if windowed else []
+            output: Tensor = overload(*flat, *args[windowed:])
+            return output
+        shape(*args)
+        return forward(*args)
+
+    return call
+
+
+def pooled_shape(window: Window, x: "Tensor") -> tuple[int, ...]:
+    """The output shape; while PyTorch traces it makes no condition on the sizes of ``x``, else it refuses bad ones."""
+    if torch.compiler.is_compiling():
+        return (*x.shape[:2], *window.output(x.shape[2:]))
+    return window.check(x.shape)
+
+
 def window_from(fields: Sequence[Any]) -> Window:
     """The window that an operator call carries: the five arguments after its tensors."""
     kernel, stride, pad, dilation, ceil = fields
@@ -108,6 +190,14 @@ def window_from(fields: Sequence[Any]) -> Window:
 
 
 _FIELDS = ("int[] kernel", "int[] stride", "int[] pad", "int[] dilation", "bool ceil")
+_WINDOW = "Window window"
+
+
+def _missing(name: str) -> Forward:
+    def missing(*_: Any) -> "Tensor":
+        raise MissingExtra("torch", "export", name)
+
+    return missing
 
 
 def widen(x: "Tensor") -> "Tensor":
@@ -115,11 +205,17 @@ def widen(x: "Tensor") -> "Tensor":
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def padded(x: "Tensor", window: Window, fill: float) -> "tuple[Tensor, Window]":
+    """``x`` with the padding that ``window`` asks for, and the window over it, which needs none."""
+    inside = replace(window, pad=(0,) * window.rank, ceil=False)
+    return torch.nn.functional.pad(x, _amounts(window), value=fill), inside
+
+
 def cells(x: "Tensor", window: Window, fill: float) -> "Iterator[Tensor]":
     """Each cell of all windows at once: views ``(N, C, *output)``, one per offset, ``fill`` where there is padding."""
-    padded = torch.nn.functional.pad(x, _amounts(window), value=fill)
-    for view in _views(padded.shape[2:], window):
-        yield padded[view]
+    x, _ = padded(x, window, fill)
+    for view in _views(x.shape[2:], window):
+        yield x[view]
 
 
 def spread(values: "Iterable[Tensor]", x: "Tensor", window: Window) -> "Tensor":
@@ -141,25 +237,22 @@ def _views(padded: Sequence[int], window: Window) -> Iterator[tuple[Any, ...]]:
         yield (..., *(slice(start, start + length - extent + 1, stride) for start, length, extent, stride in axes))
 
 
-class WindowModule(Module):
-    """Base of the modules that have a window and nothing else: the arguments of ``torch.nn`` poolings.
+class PoolModule(Module):
+    """Base of every module: ``(N, C, *spatial)`` in and out, or ``(C, *spatial)`` without a batch.
 
-    ``(N, C, *spatial)`` in and out, or ``(C, *spatial)`` without a batch. Raises :class:`ArgumentError` for arguments
-    that make no window, and in ``forward`` for a wrong rank, an integer dtype, or an input smaller than the window.
+    Raises :class:`ArgumentError` in ``forward`` for a wrong rank and an integer dtype.
     """
 
     rank: ClassVar[int]
 
-    def __init__(
-        self,
-        kernel_size: Size,
-        stride: Size | None = None,
-        padding: Size = 0,
-        dilation: Size = 1,
-        ceil_mode: bool = False,
-    ) -> None:
-        super().__init__()
-        self.window = Window.of(self.rank, kernel_size, stride, padding, dilation, ceil_mode)
+    @property
+    def draws(self) -> bool:
+        """Whether forward draws at random in the mode that the module is in: then it is not exported."""
+        return False
+
+    def settled(self) -> AbstractContextManager[None]:
+        """While it is open, forward makes its choices by the module's values as they are now: for export."""
+        return nullcontext()
 
     def pool(self, x: "Tensor") -> "Tensor":
         """Pool a batch ``(N, C, *spatial)``."""
@@ -171,15 +264,36 @@ class WindowModule(Module):
 
     def forward(self, x: "Tensor") -> "Tensor":
         """Pool ``x``."""
-        if x.dim() == self.rank + 1:
-            pooled: Tensor = self.pool(x.unsqueeze(0)).squeeze(0)
-            return pooled
-        if x.dim() != self.rank + 2:
+        if x.dim() not in (self.rank + 1, self.rank + 2):
             raise ArgumentError(
                 f"x has shape {tuple(x.shape)}; {type(self).__name__} takes {self.rank + 2} axes, (N, C, *spatial), "
                 f"or {self.rank + 1} without a batch"
             )
-        return self.pool(x)
+        if not x.is_floating_point():
+            raise ArgumentError(f"x has dtype {x.dtype}; pooling takes floating point, use .float()")
+        if x.dim() == self.rank + 2:
+            return self.pool(x)
+        pooled: Tensor = self.pool(x.unsqueeze(0)).squeeze(0)
+        return pooled
+
+
+class WindowModule(PoolModule):
+    """Base of the modules that have a window: the arguments of ``torch.nn`` poolings.
+
+    Raises :class:`ArgumentError` for arguments that make no window, and in ``forward`` for a wrong rank, an integer
+    dtype, or an input smaller than the window.
+    """
+
+    def __init__(
+        self,
+        kernel_size: Size,
+        stride: Size | None = None,
+        padding: Size = 0,
+        dilation: Size = 1,
+        ceil_mode: bool = False,
+    ) -> None:
+        super().__init__()
+        self.window = Window.of(self.rank, kernel_size, stride, padding, dilation, ceil_mode)
 
     def extra_repr(self) -> str:
         """The window, as it stands in tables."""

@@ -1,0 +1,86 @@
+"""The ONNX side that methods without a node of their own share: windows, cells and numbers as standard operators.
+
+A method's ``translate(op, ...)`` runs inside of PyTorch's exporter: ``op`` is onnxscript's opset 18, and each call such
+as ``op.Add(x, y)`` writes a node. What is known then becomes constants; sizes that may change are read at run time.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxpool.window import Window
+
+
+def ints(op: Any, *numbers: int) -> Any:
+    """A list of integers, as a tensor: older ONNX Runtimes do not load ``value_ints`` that feed Pad."""
+    return op.Constant(value=ir.tensor(np.array(numbers, np.int64)))
+
+
+def number(op: Any, value: float | Sequence[float], dtype: ir.DataType) -> Any:
+    """A constant of this element type."""
+    return op.Constant(value=ir.tensor(np.array(value, dtype.numpy())))
+
+
+def wide(dtype: ir.DataType) -> ir.DataType:
+    """The type to compute in: float32 for float16 and bfloat16, else the same."""
+    return dtype if dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
+
+
+def computed_in(op: Any, x: Any, dtype: ir.DataType, write: Callable[[Any], Any]) -> Any:
+    """``write(x)`` with ``x`` and the result cast to ``dtype`` and back, where ``x`` is of another type."""
+    if x.dtype == dtype:
+        return write(x)
+    return op.Cast(write(op.Cast(x, to=dtype)), to=x.dtype)
+
+
+def pooling_type(dtype: ir.DataType) -> ir.DataType:
+    """The type that a standard pooling operator gets: ONNX Runtime's CPU provider has none for bfloat16."""
+    return ir.DataType.FLOAT if dtype == ir.DataType.BFLOAT16 else dtype
+
+
+def padded(op: Any, x: Any, window: Window, fill: float, dtype: ir.DataType, more: int = 0) -> tuple[Any, Window]:
+    """``x`` with the padding that ``window`` asks for, and the window over it, which needs none.
+
+    ``more`` positions follow the end, which no window reaches.
+    """
+    inside = replace(window, pad=(0,) * window.rank, ceil=False)
+    if more == 0 and not any(window.pad + window.tail):
+        return x, inside
+    amounts = ints(op, 0, 0, *window.pad, 0, 0, *(tail + more for tail in window.tail))
+    return op.Pad(x, amounts, number(op, fill, dtype)), inside
+
+
+def cells(op: Any, x: Any, window: Window, fill: float, dtype: ir.DataType) -> Iterator[Any]:
+    """Each cell of all windows at once, ``(N, C, *output)``, one per offset, ``fill`` where there is padding.
+
+    Each slice ends at a negative index, thanks to one more position at the end, so that none depends on the size.
+    """
+    x, _ = padded(op, x, window, fill, dtype, more=1)
+    axes, stride = ints(op, *range(2, 2 + window.rank)), ints(op, *window.stride)
+    for offset in window.offsets():
+        ends = (start - extent for start, extent in zip(offset, window.extent, strict=True))
+        yield op.Slice(x, ints(op, *offset), ints(op, *ends), axes, stride)
+
+
+def count(op: Any, x: Any, window: Window, dtype: ir.DataType, *, include_pad: bool = False) -> Any:
+    """How many cells of each window lie inside of the input or, with ``include_pad``, of its ordinary padding.
+
+    A number where all windows have the same, else ``(1, 1, *output)`` from a convolution of ones.
+    """
+    if not window.ceil and (include_pad or not any(window.pad)):
+        return number(op, math.prod(window.kernel), dtype)
+    sizes = op.Concat(ints(op, 1, 1), op.Shape(x, start=2), axis=0)
+    ones = op.ConstantOfShape(sizes, value=ir.tensor(np.ones(1, np.float32)))
+    pad = window.pad
+    if include_pad:
+        ones = op.Pad(ones, ints(op, 0, 0, *pad, 0, 0, *pad), number(op, 1, ir.DataType.FLOAT))
+        pads = [*(0 for _ in pad), *(tail - before for tail, before in zip(window.tail, pad, strict=True))]
+    else:
+        pads = [*pad, *window.tail]
+    kernel = op.Constant(value=ir.tensor(np.ones((1, 1, *window.kernel), np.float32)))
+    counted = op.Conv(ones, kernel, pads=pads, strides=list(window.stride), dilations=list(window.dilation))
+    return op.Cast(counted, to=dtype)

@@ -1,0 +1,96 @@
+"""Max pooling: the largest value of the window.
+
+    y = max_i x_i   over the in-bounds cells of the window
+
+The standard operator of PyTorch and of ONNX, ``MaxPool``, in every form of a model. The gradient goes to the first
+maximum in row-major order. A window that holds NaN gives NaN; ONNX Runtime's CPU provider drops NaN instead, and gives
+the lowest finite number for a window of -inf.
+
+>>> import numpy as np
+>>> reference(Window.of(2, 2), np.array([[[[1.0, 2.0], [3.0, 4.0]]]])).item()
+4.0
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxpool import onnx_op
+from onnxpool.pool import Array, Pool, over_windows
+from onnxpool.torch_op import WindowModule, padded, pooled_shape, standard_operator, torch
+from onnxpool.window import Window
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["MaxPool1d", "MaxPool2d", "MaxPool3d"]
+
+
+def reference(window: Window, x: Array) -> Array:
+    """Float64 ``(N, C, *spatial) -> (N, C, *output)``: the definition that everything else is compared with."""
+    return over_windows(lambda cells: cells.max(-1), window, x)
+
+
+POOL = Pool(
+    name="MaxPool",
+    summary="largest value of the window",
+    formula="y = max x_i",
+    source="standard operator MaxPool",
+    modules=("MaxPool1d(3, 2, 1, 2)", "MaxPool2d(3, 2, 1)", "MaxPool2d(2, ceil_mode=True)", "MaxPool3d(2)"),
+)
+
+
+def _forward(window: Window, x: "Tensor") -> "Tensor":
+    if any(pad > kernel // 2 for pad, kernel in zip(window.pad, window.kernel, strict=True)):
+        x, window = padded(x, window, -torch.inf)  # PyTorch's CPU kernels refuse such pads, however wide the window
+    functions = torch.nn.functional
+    pool = (functions.max_pool1d, functions.max_pool2d, functions.max_pool3d)[window.rank - 1]
+    largest: Tensor = pool(x, window.kernel, window.stride, window.pad, window.dilation, window.ceil)
+    return largest
+
+
+def _translate(op: Any, window: Window, x: Any) -> Any:
+    dtype = onnx_op.pooling_type(x.dtype)
+
+    def write(x: Any) -> Any:
+        inside = window
+        if any(pad >= kernel for pad, kernel in zip(window.pad, window.kernel, strict=True)):
+            x, inside = onnx_op.padded(op, x, window, -np.inf, dtype)  # ONNX Runtime refuses such pads
+        largest, _ = op.MaxPool(x, **inside.attributes())
+        return largest
+
+    return onnx_op.computed_in(op, x, dtype, write)
+
+
+max_pool = standard_operator("max_pool", "Window window, Tensor x", _forward, pooled_shape, _translate)
+
+
+class _MaxPool(WindowModule):
+    def pool(self, x: "Tensor") -> "Tensor":
+        return max_pool(self.window, x)
+
+    def reference(self, x: Array) -> Array:
+        return reference(self.window, x)
+
+
+class MaxPool1d(_MaxPool):
+    """Max pooling over ``(N, C, L)``; arguments and errors as :class:`onnxpool.torch_op.WindowModule`."""
+
+    rank = 1
+
+
+class MaxPool2d(_MaxPool):
+    """Max pooling over ``(N, C, H, W)``; arguments and errors as :class:`onnxpool.torch_op.WindowModule`.
+
+    >>> import torch
+    >>> MaxPool2d(2)(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])).item()
+    4.0
+    """
+
+    rank = 2
+
+
+class MaxPool3d(_MaxPool):
+    """Max pooling over ``(N, C, D, H, W)``; arguments and errors as :class:`onnxpool.torch_op.WindowModule`."""
+
+    rank = 3
