@@ -80,9 +80,14 @@ struct Node {
     const void* inputs[2] = {};
     Shape in, out;
     const OrtMemoryInfo* memory = nullptr;
-    for (size_t i = 0; i < kernel.inputs; ++i) ORT_TRY(input_tensor(ort, context, i, &in, &inputs[i], &memory));
     Message why = who();
+    ORT_TRY(input_tensor(ort, context, 0, &in, &inputs[0], &memory));
     if (!output_shape(window, in, &out, &why)) return ort.invalid(why);
+    for (size_t i = 1; i < kernel.inputs; ++i) {
+      Shape other;
+      ORT_TRY(input_tensor(ort, context, i, &other, &inputs[i], &memory));
+      if (!same_shape(in, other, &why)) return ort.invalid(why);
+    }
     void* output = nullptr;
     ORT_TRY(output_tensor(ort, context, 0, out, &output));
     const Plan plan = make_plan(window, in, out);
@@ -228,10 +233,10 @@ struct Operator : abi::CustomOp {
 
 // The kernels for the best instruction set of this processor, or for the one that ONNXPOOL_CPU names (for tests).
 using Kernels = const Kernel* const*;
-constexpr size_t kMethods = 1;
-constexpr const Kernel* kBaseline[kMethods] = {&baseline::soft};
+constexpr size_t kMethods = 3;
+constexpr const Kernel* kBaseline[kMethods] = {&baseline::soft, &baseline::local_importance, &baseline::stochastic};
 #if defined(ONNXPOOL_AVX2)
-constexpr const Kernel* kAvx2[kMethods] = {&avx2::soft};
+constexpr const Kernel* kAvx2[kMethods] = {&avx2::soft, &avx2::local_importance, &avx2::stochastic};
 #endif
 
 Kernels choose_kernels(const Ort& ort, OrtStatus** status) {

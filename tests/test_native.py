@@ -1,4 +1,4 @@
-"""The native library in ONNX Runtime: bare nodes against the float64 reference, at the door and in the middle.
+"""The native library in ONNX Runtime: bare nodes against each method's formula, at the door and in the middle.
 
 Errors are counted in ULPs of the largest magnitude in each window: 4 for float32 and float64, 1 for the short types.
 `ONNXPOOL_LIBRARY` names a library to test in place of the installed one; tools/compat and tools/sanitize set it.
@@ -6,6 +6,8 @@ Errors are counted in ULPs of the largest magnitude in each window: 4 for float3
 
 import ctypes
 import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import ml_dtypes
@@ -16,8 +18,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnxpool.kernels import library_path
-from onnxpool.pool import over_windows
-from onnxpool.pools.soft import reference
+from onnxpool.pools import local_importance, soft, stochastic
 from onnxpool.window import Window
 
 FLOAT32, FLOAT64, FLOAT16 = (np.dtype(f"float{bits}") for bits in (32, 64, 16))
@@ -32,6 +33,68 @@ def library():
     return library_path()
 
 
+# --- the methods: what a window's cells (on the last axis, padding -inf) should give, and the magnitude of what counts
+
+
+@dataclass(frozen=True)
+class Method:
+    op_type: str
+    inputs: tuple[str, ...]
+    expected: Callable[..., np.ndarray]
+    magnitudes: Callable[..., np.ndarray]
+    reference: Callable[..., np.ndarray]
+
+    def __str__(self):
+        return self.op_type
+
+
+def soft_pool(x):
+    x = np.where(x.max(-1, keepdims=True) == INF, NAN, x)
+    distances = np.maximum(x - x.max(-1, keepdims=True), -2000)
+    weights = np.exp(distances)
+    return x.max(-1) + (distances * weights).sum(-1) / weights.sum(-1)
+
+
+def local_importance_pool(x, logit):
+    logit = np.where(logit.max(-1, keepdims=True) == INF, NAN, logit)
+    part = logit != -INF
+    weights = np.where(part, np.exp(logit - logit.max(-1, keepdims=True)), 0)
+    products = np.where(np.isinf(x), x, weights * x)
+    return np.where(part, products, 0).sum(-1) / weights.sum(-1)
+
+
+def stochastic_pool(x):
+    a = np.where(x < 0, 0, x)
+    total = a.sum(-1)
+    return np.where(total == 0, 0, (a * a).sum(-1) / total)
+
+
+SOFT = Method("SoftPool", ("x",), soft_pool, np.abs, soft.reference)
+LOCAL_IMPORTANCE = Method(
+    "LocalImportancePool",
+    ("x", "logit"),
+    local_importance_pool,
+    lambda x, logit: np.where(logit == -INF, 0, np.abs(x)),
+    local_importance.reference,
+)
+STOCHASTIC = Method("StochasticPool", ("x",), stochastic_pool, lambda x: np.where(x < 0, 0, x), stochastic.reference)
+METHODS = (SOFT, LOCAL_IMPORTANCE, STOCHASTIC)
+EACH = pytest.mark.parametrize("method", METHODS, ids=str)
+
+
+def cells(window, x):
+    """The cells of every window, ``(N, C, *output, cells)``; padding is -inf."""
+    first = (window.pad, window.extent)
+    starts = [np.arange(n) * s for n, s in zip(window.output(x.shape[2:]), window.stride, strict=True)]
+    ends = [start[-1] + extent - pad - n for start, pad, extent, n in zip(starts, *first, x.shape[2:], strict=True)]
+    padding = [(0, 0), (0, 0), *((pad, max(end, 0)) for pad, end in zip(window.pad, ends, strict=True))]
+    x = np.pad(x, padding, constant_values=-INF)
+    for axis, start in enumerate(starts):
+        offsets = np.arange(window.kernel[axis]) * window.dilation[axis]
+        x = np.moveaxis(x.take(start[:, None] + offsets, 2 + axis), 3 + axis, -1)
+    return x.reshape(*x.shape[: 2 + window.rank], -1)
+
+
 # --- a bare node, a session, a run
 
 
@@ -39,16 +102,19 @@ def onnx_type(dtype):
     return helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
 
 
-def bare(window, dtype=FLOAT32, shape=None, **changed):
-    """A model of one node; a keyword changes an attribute, or with None removes it."""
-    attributes = {**window.attributes(), **changed}
-    node = helper.make_node(
-        "SoftPool", ["x"], ["y"], "pool", domain="onnxpool", **{k: v for k, v in attributes.items() if v is not None}
-    )
+def bare(window, dtype=FLOAT32, shape=None, methods=(SOFT,), **changed):
+    """A model of one node a method; a keyword changes an attribute, or with None removes it."""
+    attributes = {k: v for k, v in {**window.attributes(), **changed}.items() if v is not None}
+    nodes = [
+        helper.make_node(m.op_type, m.inputs, [m.op_type], "pool" + "_" * i, domain="onnxpool", **attributes)
+        for i, m in enumerate(methods)
+    ]
     shape = ["N", "C", *(f"S{axis}" for axis in range(window.rank))] if shape is None else shape
-    x, y = (helper.make_tensor_value_info(name, onnx_type(dtype), s) for name, s in (("x", shape), ("y", None)))
+    names = dict.fromkeys(name for m in methods for name in m.inputs)
+    inputs = [helper.make_tensor_value_info(name, onnx_type(dtype), shape) for name in names]
+    outputs = [helper.make_tensor_value_info(m.op_type, onnx_type(dtype), None) for m in methods]
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("onnxpool", 1)]
-    return helper.make_model(helper.make_graph([node], "bare", [x], [y]), opset_imports=opsets, ir_version=10)
+    return helper.make_model(helper.make_graph(nodes, "bare", inputs, outputs), opset_imports=opsets, ir_version=10)
 
 
 def session(model, threads=1, registered=True, **entries):
@@ -62,68 +128,86 @@ def session(model, threads=1, registered=True, **entries):
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def between_casts(window):
-    """bfloat16 has no numpy type that ONNX Runtime takes: the node stands between two casts, which are exact."""
-    model = bare(window, FLOAT32)
-    node = model.graph.node[0]
-    node.input[0], node.output[0] = "short_x", "short_y"
-    into = helper.make_node("Cast", ["x"], ["short_x"], to=TensorProto.BFLOAT16)
-    back = helper.make_node("Cast", ["short_y"], ["y"], to=TensorProto.FLOAT)
-    nodes = [into, node, back]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+def between_casts(model):
+    """bfloat16 has no numpy type that ONNX Runtime takes: nodes stand between casts, which are exact."""
+    graph = model.graph
+    into = [helper.make_node("Cast", [i.name], [f"short_{i.name}"], to=TensorProto.BFLOAT16) for i in graph.input]
+    back = [helper.make_node("Cast", [f"short_{o.name}"], [o.name], to=TensorProto.FLOAT) for o in graph.output]
+    for node in graph.node:
+        node.input[:], node.output[:] = ([f"short_{name}" for name in names] for names in (node.input, node.output))
+    nodes = [*into, *graph.node, *back]
+    del graph.node[:]
+    graph.node.extend(nodes)
     return model
 
 
-def pool(window, x, threads=1):
-    if x.dtype == BFLOAT16:
-        (y,) = session(between_casts(window), threads).run(None, {"x": x.astype(np.float32)})
-        assert (y.astype(BFLOAT16).astype(np.float32) == y)[~np.isnan(y)].all()
-        return y.astype(BFLOAT16)
-    (y,) = session(bare(window, x.dtype), threads).run(None, {"x": x})
-    return y
+def pool_each(window, inputs, methods=METHODS, threads=1):
+    """The answer of each method's node, from one session; ``inputs`` are x and, where a method wants them, logits."""
+    dtype = inputs[0].dtype
+    names = dict.fromkeys(name for m in methods for name in m.inputs)
+    feeds = {name: x.astype(FLOAT32) if dtype == BFLOAT16 else x for name, x in zip(names, inputs, strict=False)}
+    if dtype != BFLOAT16:
+        return session(bare(window, dtype, methods=methods), threads).run(None, feeds)
+    answers = session(between_casts(bare(window, methods=methods)), threads).run(None, feeds)
+    for y in answers:
+        assert (y.astype(BFLOAT16).astype(FLOAT32) == y)[~np.isnan(y)].all()
+    return [y.astype(BFLOAT16) for y in answers]
 
 
-def largest(x):
-    return np.where(np.isfinite(x), np.abs(x), 0).max(-1)
+def pool(method, window, *inputs, threads=1):
+    return pool_each(window, inputs, (method,), threads)[0]
 
 
-def precise(window, x):
-    """The reference for float64 input, in the longest float there is: float64 cannot judge itself to 4 ULPs."""
-
-    def soft(cells):
-        cells = np.where(cells.max(-1, keepdims=True) == INF, NAN, cells.astype(np.longdouble))
-        distances = np.maximum(cells - cells.max(-1, keepdims=True), -2000)
-        weights = np.exp(distances)
-        return (cells.max(-1) + (distances * weights).sum(-1) / weights.sum(-1)).astype(np.float64)
-
-    return over_windows(soft, window, x)
-
-
-def ulps(window, x, y):
-    """The largest error of y, in ULPs of the largest magnitude in its window; NaN must be where it is expected."""
-    wide = x.astype(np.float64)
-    expected = precise(window, wide) if x.dtype == FLOAT64 else reference(window, wide)
-    assert y.dtype == x.dtype
-    assert y.shape == expected.shape == window.check(x.shape)
+def errors(method, window, inputs, y):
+    """The error of each y in ULPs of the largest magnitude in its window; NaN must be where it is expected."""
+    dtype = inputs[0].dtype
+    wide = np.longdouble if dtype == FLOAT64 else np.float64  # float64 cannot judge itself to 4 ULPs
+    parts = [cells(window, x.astype(wide)) for x in inputs[: len(method.inputs)]]
+    with np.errstate(all="ignore"):
+        expected, sizes = method.expected(*parts), method.magnitudes(*parts)
+    assert y.dtype == dtype
+    assert y.shape == expected.shape == window.check(inputs[0].shape)
     np.testing.assert_array_equal(np.isnan(y), np.isnan(expected))
-    info = ml_dtypes.finfo(x.dtype)
-    magnitude = np.maximum(over_windows(largest, window, wide), np.float64(info.tiny))
-    exponent = np.frexp(magnitude)[1] - 1
-    unit = np.maximum(np.ldexp(np.float64(info.eps), exponent), np.float64(info.smallest_subnormal))
+    info = ml_dtypes.finfo(dtype)
+    largest = np.where(np.isfinite(sizes), sizes, 0).max(-1)
+    exponent = np.frexp(np.maximum(largest, wide(info.tiny)))[1] - 1
+    unit = np.maximum(np.ldexp(wide(info.eps), exponent), wide(info.smallest_subnormal))
     with np.errstate(invalid="ignore"):
-        error = np.abs(y.astype(np.float64) - expected) / unit
-    return float(np.nanmax(error, initial=0))
+        error = np.abs(y.astype(wide) - expected) / unit
+    return np.nan_to_num(error.astype(float), nan=0, posinf=INF)  # infinity less infinity: as expected
 
 
-def check(window, x):
-    y = pool(window, x)
-    assert ulps(window, x, y) <= ALLOWED_ULPS[x.dtype]
-    return y
+def check(window, *inputs, methods=METHODS):
+    """Every method against its formula; the largest error."""
+    answers = pool_each(window, inputs, methods)
+    worst = {m.op_type: errors(m, window, inputs, y).max(initial=0) for m, y in zip(methods, answers, strict=True)}
+    assert max(worst.values()) <= ALLOWED_ULPS[inputs[0].dtype], worst
+    return max(worst.values())
 
 
-def numbers(shape, dtype, seed=0, scale=2.0):
+def numbers(shape, dtype=FLOAT32, seed=0, scale=2.0):
     return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(dtype)
+
+
+def pair(shape, dtype=FLOAT32, seed=0, scale=2.0):
+    """x and logits."""
+    return numbers(shape, dtype, seed, scale), numbers(shape, dtype, seed + 10**6, scale)
+
+
+@EACH
+@pytest.mark.parametrize("window", [Window.of(1, 3, 2, 1), Window.of(2, (2, 3), (3, 1), (1, 0), (1, 2), True)], ids=str)
+def test_the_judge_is_the_reference(method, window):
+    """The formulas here, which judge float64 too, are those of the package."""
+    x, logit = pair((2, 3, 9, 8)[: 2 + window.rank], FLOAT64)
+    for values in ([INF], [-INF] * 4, [NAN], [0, 0, 0, 0], [1e300, -1e300]):
+        for where in (x, logit):
+            inputs = [x.copy(), logit.copy()][: len(method.inputs)]
+            if where is x or len(inputs) == 2:
+                inputs[0 if where is x else 1].reshape(-1)[7 : 7 + len(values)] = values
+            expected = method.reference(window, *inputs)
+            with np.errstate(all="ignore"):
+                judged = method.expected(*(cells(window, i.astype(np.longdouble)) for i in inputs))
+            np.testing.assert_allclose(judged.astype(float), expected, rtol=1e-14, atol=1e-15 * np.nanmax(np.abs(x)))
 
 
 # --- values that a person can check (semantics of SoftPool)
@@ -131,28 +215,48 @@ def numbers(shape, dtype, seed=0, scale=2.0):
 
 @DTYPES
 @pytest.mark.parametrize(
-    ("cells", "expected"),
+    ("method", "x", "logit", "expected"),
     [
-        ([1, 2, 3, 4], 3.4926527346),
-        ([-1, -2, -3, -4], -1.5073472654),
-        ([1000, 999, 0, -1000], 999.7310585786),
-        ([7, 7, 7, 7], 7),
-        ([0, 0, 0, 0], 0),
+        (SOFT, [1, 2, 3, 4], [], 3.4926527346),
+        (SOFT, [-1, -2, -3, -4], [], -1.5073472654),
+        (SOFT, [1000, 999, 0, -1000], [], 999.7310585786),
+        (SOFT, [7, 7, 7, 7], [], 7),
+        (SOFT, [0, 0, 0, 0], [], 0),
+        (LOCAL_IMPORTANCE, [1, 2, 5, 6], [0, 1, 1, 2], 4.6552928932),
+        (LOCAL_IMPORTANCE, [1, 2, 5, 6], [3, 3, 3, 3], 3.5),
+        (LOCAL_IMPORTANCE, [1, -2, 5, NAN], [-INF, 9, -INF, -INF], -2),
+        (LOCAL_IMPORTANCE, [1, 1, 1, -INF], [500, 500, 500, -500], -INF),
+        (LOCAL_IMPORTANCE, [1, 2, 3, 4], [-INF, -INF, -INF, -INF], NAN),
+        (LOCAL_IMPORTANCE, [1, 2, 3, 4], [0, 0, 0, INF], NAN),
+        (STOCHASTIC, [-1, 2, 3, -4], [], 2.6),
+        (STOCHASTIC, [-INF, 2, 3, -INF], [], 2.6),
+        (STOCHASTIC, [300, 100, 0, 0], [], 250),
+        (STOCHASTIC, [0, -0.0, -1, -2], [], 0),
+        (STOCHASTIC, [1, 2, 3, INF], [], NAN),
     ],
+    ids=str,
 )
-def test_one_window_by_hand(dtype, cells, expected):
-    x = np.array(cells, dtype).reshape(1, 1, 2, 2)
-    y = pool(Window.of(2, 2), x).astype(np.float64).item()
-    unit = float(ml_dtypes.finfo(dtype).eps) * 2.0 ** np.floor(np.log2(max(abs(c) for c in cells) or 1))
-    assert abs(y - expected) <= ALLOWED_ULPS[dtype] * unit + 1e-10 * abs(expected)
+def test_one_window_by_hand(dtype, method, x, logit, expected):
+    inputs = (np.array(values, dtype).reshape(1, 1, 2, 2) for values in (x, logit) if values)
+    y = pool(method, Window.of(2, 2), *inputs).astype(np.float64).item()
+    unit = float(ml_dtypes.finfo(dtype).eps) * 2.0 ** np.floor(np.log2(max(abs(c) for c in x if np.isfinite(c)) or 1))
+    assert y == pytest.approx(expected, rel=1e-10, abs=ALLOWED_ULPS[dtype] * unit, nan_ok=True)
+    assert not (expected == 0 and np.signbit(y))
 
 
 @DTYPES
 def test_padding_takes_no_part(dtype):
     x = np.arange(1, 10).reshape(1, 1, 3, 3).astype(dtype)
-    y = pool(Window.of(2, 3, 2, 1), x).astype(np.float64)
-    expected = [[4.5887809591, 5.5887809591], [7.5887809591, 8.5887809591]]
-    np.testing.assert_allclose(y[0, 0], expected, rtol=0, atol=max(4e-10, 8 * float(ml_dtypes.finfo(dtype).eps)))
+    answers = pool_each(Window.of(2, 3, 2, 1), (x, np.ones_like(x)))
+    expected = (
+        [[4.5887809591, 5.5887809591], [7.5887809591, 8.5887809591]],
+        [[3, 4], [6, 7]],
+        [[46 / 12, 74 / 16], [154 / 24, 206 / 28]],
+    )
+    for y, right in zip(answers, expected, strict=True):
+        np.testing.assert_allclose(
+            y[0, 0].astype(np.float64), right, rtol=0, atol=max(4e-10, 8 * float(ml_dtypes.finfo(dtype).eps))
+        )
 
 
 # --- every window argument, rank and dtype
@@ -168,14 +272,10 @@ def windows(rank):
 @DTYPES
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_every_argument(rank, dtype):
-    tried, worst = 0, 0.0
     sizes = {1: (23,), 2: (11, 14), 3: (6, 7, 9)}[rank]
-    for window in windows(rank):
-        x = numbers((2, 3, *sizes), dtype, seed=tried)
-        worst = max(worst, ulps(window, x, pool(window, x)))
-        tried += 1
-    assert tried > 60
-    assert 0 < worst <= ALLOWED_ULPS[dtype]
+    worst = [check(window, *pair((1, 2, *sizes), dtype, seed=seed)) for seed, window in enumerate(windows(rank))]
+    assert len(worst) > 60
+    assert max(worst) > 0
 
 
 @DTYPES
@@ -203,7 +303,7 @@ def test_every_argument(rank, dtype):
     ids=str,
 )
 def test_unusual_geometry(shape, arguments, dtype):
-    check(Window.of(len(shape) - 2, **arguments), numbers(shape, dtype))
+    check(Window.of(len(shape) - 2, **arguments), *pair(shape, dtype))
 
 
 def test_output_sizes_are_those_of_max_pool():
@@ -245,45 +345,88 @@ def patch(dtype, name):
     return np.array([special[v] if isinstance(v, str) else v for v in PATCHES[name]], np.float64).astype(dtype)
 
 
+def place(x, values, how):
+    """Write values into a plane: in a corner, in the middle, along a row, in a block."""
+    at = (0, 5, 0, 4)[how]
+    flat = x[at:, at:]
+    rows, columns = (1, len(values)) if how % 2 else (3, 3)
+    flat[:rows, :columns] = np.resize(values, (rows, columns))[:, : flat.shape[1]]
+
+
 @DTYPES
-@pytest.mark.parametrize("name", PATCHES)
 @pytest.mark.parametrize("window", [Window.of(2, 3, 2, 1), Window.of(2, 3, 1, 1, 2), Window.of(2, 2, 2)], ids=str)
-def test_extremes_beside_ordinary_cells(name, window, dtype):
-    x = numbers((1, 6, 12, 12), dtype)
-    values = patch(dtype, name)
-    for channel in range(4):  # in a corner, in the middle, along a row, in a block
-        at = (0, 5, 0, 4)[channel]
-        flat = x[0, channel, at:, at:]
-        rows, columns = (1, len(values)) if channel % 2 else (3, 3)
-        block = np.resize(values, (rows, columns))[:, : flat.shape[1]]
-        flat[:rows, : block.shape[1]] = block
-    check(window, x)
+def test_extremes_beside_ordinary_cells(window, dtype):
+    """A channel for each patch of x, with each patch of logits over it, or none."""
+    pairs = list(itertools.product(PATCHES, [None, *PATCHES]))
+    x, logit = pair((2, len(pairs), 12, 12), dtype)
+    for channel, names in enumerate(pairs):
+        for sample, plane in itertools.product((0, 1), (x, logit)):
+            if name := names[plane is logit]:
+                place(plane[sample, channel], patch(dtype, name), (channel + 2 * sample) % 4)
+    answers = pool_each(window, (x, logit))
+    for method, y in zip(METHODS, answers, strict=True):
+        worst = errors(method, window, (x, logit), y).max((0, 2, 3))
+        assert worst.max() <= ALLOWED_ULPS[dtype], (method.op_type, pairs[worst.argmax()], worst.max())
 
 
 @DTYPES
 @pytest.mark.parametrize("name", PATCHES)
 def test_extremes_alone(name, dtype):
     values = patch(dtype, name)
-    check(Window.of(2, 3, 2, 1), np.resize(values, (1, 2, 9, 11)))
-    check(Window.of(2, 9, 9), np.resize(values, (1, 2, 9, 9)))
+    for window, size in ((Window.of(2, 3, 2, 1), (9, 11)), (Window.of(2, 9, 9), (9, 9))):
+        x = np.resize(values, (1, 2, *size))
+        check(window, x, x)
+        check(window, x, numbers(x.shape, dtype), methods=(LOCAL_IMPORTANCE,))
+        check(window, numbers(x.shape, dtype), x, methods=(LOCAL_IMPORTANCE,))
 
 
 @DTYPES
 @pytest.mark.parametrize("scale", [1e-42, 1e-30, 1e-6, 1.0, 20.0, 80.0, 1e3, 1e4, 1e30])
 def test_every_magnitude(scale, dtype):
-    with np.errstate(over="ignore"):
-        x = numbers((2, 2, 20, 23), dtype, scale=scale)
     top = ml_dtypes.finfo(dtype).max
-    check(Window.of(2, 3, 2, 1), np.clip(x, -top, top))
+    window = Window.of(2, 3, 2, 1)
+    with np.errstate(over="ignore"):
+        x, logit = (np.clip(i, -top, top).astype(dtype) for i in pair((2, 2, 20, 23), dtype, scale=scale))
+    check(window, x, logit)
+    check(window, x, numbers(x.shape, dtype), methods=(LOCAL_IMPORTANCE,))
+    check(window, numbers(x.shape, dtype), logit, methods=(LOCAL_IMPORTANCE,))
+
+
+@DTYPES
+@pytest.mark.parametrize("count", [1, 2, 4, 9])
+def test_the_largest_numbers_do_not_overflow(count, dtype):
+    """Convex combinations of the largest finite number, of either sign, with any weights."""
+    top = ml_dtypes.finfo(dtype).max
+    window = Window.of(2, 3, 2, 1)
+    logit = numbers((1, 2, 12, 13), dtype, scale=count)
+    signs = np.sign(numbers(logit.shape, np.float64, seed=1))
+    for x in (np.full(logit.shape, top, dtype), np.full(logit.shape, -top, dtype), (signs * top).astype(dtype)):
+        for y in pool_each(window, (x, logit)):
+            assert np.isfinite(y).all()
+        check(window, x, logit)
 
 
 @DTYPES
 def test_every_step_below_its_neighbours(dtype):
     """Planes that fall by 0.75 a row, so that windows lie anywhere from 0 to 240 below what rows are scaled by."""
-    x = numbers((1, 1, 320, 16), np.float32) - np.arange(320, dtype=np.float32)[:, None] * 0.75
-    check(Window.of(2, 3, 1, 1), x.astype(dtype))
-    check(Window.of(2, 3, 1, 1), x[:, :, ::-1].astype(dtype).copy())
-    check(Window.of(2, 3, 1, 1), np.sort(x.reshape(-1)).reshape(1, 1, 16, 320).astype(dtype))
+    window = Window.of(2, 3, 1, 1)
+    fall = numbers((1, 1, 320, 16)) - np.arange(320, dtype=np.float32)[:, None] * 0.75
+    x = numbers(fall.shape, dtype)
+    for logit in (fall, fall[:, :, ::-1].copy(), np.sort(fall.reshape(-1)).reshape(1, 1, 320, 16)):
+        check(window, logit.astype(dtype), methods=(SOFT,))
+        check(window, x, logit.astype(dtype), methods=(LOCAL_IMPORTANCE,))
+
+
+@DTYPES
+def test_squares_of_every_size(dtype):
+    """Planes whose values fall by half a row, from where squares overflow to where they vanish."""
+    info = ml_dtypes.finfo(dtype)
+    rows = int(np.log2(np.float64(info.max)) - np.log2(np.float64(info.smallest_subnormal)))
+    with np.errstate(over="ignore", under="ignore"):
+        scale = np.float64(info.max) * 2.0 ** -np.arange(rows + 4.0)[:, None]
+        x = np.clip(numbers((1, 1, rows + 4, 16), np.float64), -1, 1) * scale
+    check(Window.of(2, 3, 1, 1), x.astype(dtype), methods=(STOCHASTIC,))
+    check(Window.of(2, 2), x.astype(dtype), methods=(STOCHASTIC,))
 
 
 @DTYPES
@@ -292,17 +435,19 @@ def test_tiny_cells_beside_large_ones(dtype):
     x = np.zeros((1, 1, 4, 64), np.float64)
     x[..., 0:32] = 30.0
     x[..., 32:] = np.linspace(1, 3, 32) * (2.0**-20 if dtype == FLOAT16 else 1e-30)
-    y = check(Window.of(2, 2, 2), x.astype(dtype))
-    assert (y[..., 16:] > 0).all()
+    for method, y in zip(METHODS, pool_each(Window.of(2, 2), (x.astype(dtype), x.astype(dtype))), strict=True):
+        assert (y[..., 16:] > 0).all()
+        assert errors(method, Window.of(2, 2), (x.astype(dtype),) * 2, y).max() <= ALLOWED_ULPS[dtype]
 
 
 def test_only_bits_of_the_window_count():
     """A window gives the same bits wherever it stands, whatever surrounds it, and in any batch."""
     window = Window.of(2, 3, 2, 1)
-    x = numbers((5, 7, 33, 41), np.float32)
-    whole = pool(window, x)
-    np.testing.assert_array_equal(whole[2:3], pool(window, x[2:3].copy()))
-    np.testing.assert_array_equal(whole[:, 3:4], pool(window, x[:, 3:4].copy()))
+    inputs = pair((5, 7, 33, 41))
+    whole = pool_each(window, inputs)
+    for part in (np.s_[2:3], np.s_[:, 3:4]):
+        for y, alone in zip(whole, pool_each(window, [i[part].copy() for i in inputs]), strict=True):
+            np.testing.assert_array_equal(y[part], alone)
 
 
 # --- threads
@@ -311,21 +456,23 @@ def test_only_bits_of_the_window_count():
 @pytest.mark.parametrize("shape", [(8, 16, 56, 56), (1, 1, 1000, 300), (1, 1, 400000), (1, 3, 20, 60, 60)], ids=str)
 def test_threads_do_not_change_bits(shape):
     window = Window.of(len(shape) - 2, 3, 2, 1)
-    x = numbers(shape, np.float32)
-    one = pool(window, x)
-    assert ulps(window, x[:1, :1], one[:1, :1]) <= ALLOWED_ULPS[FLOAT32]
+    inputs = pair(shape)
+    one = pool_each(window, inputs)
+    for method, y in zip(METHODS, one, strict=True):
+        assert errors(method, window, [i[:1, :1] for i in inputs], y[:1, :1]).max() <= ALLOWED_ULPS[FLOAT32]
     for threads in (2, 3, 8):
-        np.testing.assert_array_equal(one, pool(window, x, threads))
+        for y, same in zip(one, pool_each(window, inputs, threads=threads), strict=True):
+            np.testing.assert_array_equal(y, same)
 
 
 def test_scratch_beyond_the_stack():
     """Wide rows under a tall window do not fit the stack: memory comes from ONNX Runtime, shared by bounded lanes."""
     window = Window.of(2, 70, 1)
-    x = numbers((3, 70, 200, 72), np.float32)
-    y = pool(window, x, threads=4)
-    for n, c in ((0, 0), (1, 33), (2, 69)):
-        part = x[n : n + 1, c : c + 1]
-        assert ulps(window, part, y[n : n + 1, c : c + 1]) <= ALLOWED_ULPS[FLOAT32]
+    inputs = pair((3, 70, 200, 72))
+    answers = pool_each(window, inputs, threads=4)
+    for part in (np.s_[0:1, 0:1], np.s_[1:2, 33:34], np.s_[2:3, 69:70]):
+        for method, y in zip(METHODS, answers, strict=True):
+            assert errors(method, window, [i[part] for i in inputs], y[part]).max() <= ALLOWED_ULPS[FLOAT32]
 
 
 # --- at the door
@@ -377,6 +524,41 @@ def test_wrong_attributes_are_refused_when_the_model_loads(changed, sentence):
         session(bare(GOOD, **changed))
 
 
+@EACH
+def test_every_operator_refuses(method):
+    with pytest.raises(Exception, match=f"{method} node 'pool': attribute strides is missing"):
+        session(bare(GOOD, methods=(method,), strides=None))
+    with pytest.raises(Exception, match=f"{method} node 'pool': the input has 3 axes"):
+        session_of_any_shape(method).run(None, dict.fromkeys(method.inputs, np.zeros((1, 1, 5), np.float32)))
+    with pytest.raises(Exception, match=str(method)):
+        session(bare(GOOD, np.int32, methods=(method,)))
+
+
+def session_of_any_shape(method, window=GOOD):
+    model = bare(window, methods=(method,))
+    for declared in model.graph.input:
+        declared.type.tensor_type.ClearField("shape")
+    return session(model)
+
+
+@pytest.mark.parametrize(
+    ("logit", "sentence"),
+    [
+        ((1, 2, 6, 5), r"the inputs have the shapes \[1, 2, 6, 6\] and \[1, 2, 6, 5\]; they must be equal"),
+        ((1, 1, 6, 6), r"and \[1, 1, 6, 6\]; they must be equal: expand the smaller one"),
+        ((2, 6, 6), r"and \[2, 6, 6\]; they must be equal"),
+        ((1,) * 12, r"and one of 12 axes; they must be equal"),
+        ((), r"and \[\]; they must be equal"),
+        ((0, 2, 6, 6), r"and \[0, 2, 6, 6\]; they must be equal"),
+    ],
+    ids=str,
+)
+def test_logits_of_another_shape_are_refused(logit, sentence):
+    x = np.zeros((1, 2, 6, 6), np.float32)
+    with pytest.raises(Exception, match="LocalImportancePool node 'pool': .*" + sentence):
+        session_of_any_shape(LOCAL_IMPORTANCE).run(None, {"x": x, "logit": np.zeros(logit, np.float32)})
+
+
 @pytest.mark.parametrize(
     ("shape", "sentence"),
     [
@@ -391,9 +573,7 @@ def test_wrong_attributes_are_refused_when_the_model_loads(changed, sentence):
 )
 def test_wrong_shapes_are_refused_and_the_session_lives_on(shape, sentence):
     window = Window.of(2, (3, 4), 2, (1, 1))
-    model = bare(window)
-    model.graph.input[0].type.tensor_type.ClearField("shape")
-    pool_session = session(model)
+    pool_session = session_of_any_shape(SOFT, window)
     good = numbers((1, 2, 6, 6), np.float32)
     before = pool_session.run(None, {"x": good})[0]
     with pytest.raises(Exception, match="SoftPool node 'pool': .*" + sentence):
@@ -404,19 +584,15 @@ def test_wrong_shapes_are_refused_and_the_session_lives_on(shape, sentence):
 def test_a_window_that_misses_every_cell_is_refused():
     window = Window.of(1, 2, 1, 1, 2)  # its first window has cells -1 and 1: none in an input of one cell
     with pytest.raises(Exception, match="is too small on spatial axis 0"):
-        pool(window, np.zeros((1, 1, 1), np.float32))
-    np.testing.assert_allclose(pool(window, np.array([[[1.0, 2.0]]], np.float32)), [[[2.0, 1.0]]])
+        pool(SOFT, window, np.zeros((1, 1, 1), np.float32))
+    np.testing.assert_allclose(pool(SOFT, window, np.array([[[1.0, 2.0]]], np.float32)), [[[2.0, 1.0]]])
 
 
 @DTYPES
 @pytest.mark.parametrize("shape", [(0, 3, 9, 9), (2, 0, 9, 9), (0, 0, 4, 4)], ids=str)
 def test_empty_batch_gives_empty_output(shape, dtype):
-    assert pool(GOOD, np.zeros(shape, dtype)).shape == GOOD.check(shape)
-
-
-def test_an_integer_input_is_refused():
-    with pytest.raises(Exception, match="SoftPool"):
-        session(bare(GOOD, np.int32))
+    for y in pool_each(GOOD, [np.zeros(shape, dtype)] * 2):
+        assert y.shape == GOOD.check(shape)
 
 
 # --- what a model's graph learns
@@ -433,10 +609,11 @@ def test_an_integer_input_is_refused():
     ],
 )
 def test_output_shape_is_inferred_when_the_model_loads(given, expected):
-    model = bare(GOOD, shape=given or ())
-    if given is None:
-        model.graph.input[0].type.tensor_type.ClearField("shape")
-    assert session(model).get_outputs()[0].shape == expected
+    model = bare(GOOD, shape=given or (), methods=METHODS)
+    for declared in model.graph.input if given is None else ():
+        declared.type.tensor_type.ClearField("shape")
+    for output in session(model).get_outputs():
+        assert output.shape == expected
 
 
 def test_inferred_names_mean_equal_sizes():
@@ -472,25 +649,29 @@ def test_many_sessions_share_one_library():
     np.testing.assert_array_equal(first.run(None, {"x": x})[0], expected)
 
 
-def with_function(window):
+def with_function(window, method):
     """The bare model with a local function of the same name that gives something else: the plain maximum."""
-    model = bare(window)
+    model = bare(window, methods=(method,))
     names = list(window.attributes())
     body = helper.make_node("MaxPool", ["a"], ["b"])
     for name in names:
         kind = onnx.AttributeProto.INT if name == "ceil_mode" else onnx.AttributeProto.INTS
         body.attribute.append(onnx.AttributeProto(name=name, ref_attr_name=name, type=kind))
     opsets = [helper.make_opsetid("", 18)]
-    model.functions.append(helper.make_function("onnxpool", "SoftPool", ["a"], ["b"], [body], opsets, names))
+    formal = ["a", "unused"][: len(method.inputs)]
+    model.functions.append(helper.make_function("onnxpool", method.op_type, formal, ["b"], [body], opsets, names))
     return model
 
 
-def test_the_native_operator_takes_the_place_of_a_local_function():
+@pytest.mark.parametrize(
+    ("method", "expected"), [(SOFT, 3.4926527346), (LOCAL_IMPORTANCE, 3.4926527346), (STOCHASTIC, 3.0)], ids=str
+)
+def test_the_native_operator_takes_the_place_of_a_local_function(method, expected):
     x = np.array([1, 2, 3, 4], np.float32).reshape(1, 1, 2, 2)
-    model = with_function(Window.of(2, 2))
-    body, native = (session(model, registered=registered).run(None, {"x": x})[0].item() for registered in (False, True))
+    model, feeds = with_function(Window.of(2, 2), method), dict.fromkeys(method.inputs, x)
+    body, native = (session(model, registered=registered).run(None, feeds)[0].item() for registered in (False, True))
     assert body == 4
-    assert native == pytest.approx(3.4926527346, abs=1e-6)
+    assert native == pytest.approx(expected, abs=1e-6)
 
 
 def test_without_the_library_a_bare_node_is_refused():

@@ -171,6 +171,18 @@ inline bool output_shape(const Window& window, const Shape& in, Shape* out, Mess
   return true;
 }
 
+// For operators of several inputs: false and the reason where another's shape differs from the first's.
+inline bool same_shape(const Shape& first, const Shape& other, Message* why) {
+  bool same = first.rank == other.rank;
+  for (size_t i = 0; same && i < first.rank; ++i) same = first.dims[i] == other.dims[i];
+  if (same) return true;
+  why->add("the inputs have the shapes ").add(first.dims, first.rank).add(" and ");
+  if (other.rank <= Shape::kMost) why->add(other.dims, other.rank);
+  else why->add("one of %d axes", static_cast<int>(other.rank));
+  why->add("; they must be equal: expand the smaller one");
+  return false;
+}
+
 // Shapes have been checked by output_shape.
 inline Plan make_plan(const Window& window, const Shape& in, const Shape& out) {
   Plan plan;

@@ -13,17 +13,17 @@ using Steps = void (*)(const Plan& plan, const void* const* inputs, void* output
 
 struct Kernel {
   const char* name;  // the operator's type in the domain `onnxpool`
-  size_t inputs;     // all of one element type and, so far, of one shape
+  size_t inputs;     // all of one element type and shape
   size_t (*scratch_bytes)(const Plan& plan);
   Steps steps[kElementTypes];
 };
 
 // One per instruction set and method; those a build does not hold are not referred to (see library.cc).
 namespace baseline {
-extern const Kernel soft;
+extern const Kernel soft, local_importance, stochastic;
 }
 namespace avx2 {
-extern const Kernel soft;
+extern const Kernel soft, local_importance, stochastic;
 }
 
 }  // namespace onnxpool

@@ -7,20 +7,30 @@
 // does a window of nothing but -inf.
 #pragma once
 
-#include "numeric.h"
+#include "method.h"
 
 namespace onnxpool::ONNXPOOL_ISA {
 
-// d, cut off where exp(d) is 0, so that 0 * -inf cannot arise; NaN stays.
-template <class T>
-inline T soft_distance(T x, T maximum) {
-  const T d = x - maximum;
-  return d < ExpConstants<T>::floor ? ExpConstants<T>::floor : d;
-}
+template <class Value, class Sum>
+struct Soft {
+  static constexpr const char* kName = "SoftPool";
+  static constexpr size_t kInputs = 1;
+  static constexpr bool kExponential = true;
+  using Weigher = ScaledExp<Value>;
 
-template <class T, class Sum>
-inline T soft_result(T maximum, Sum weights, Sum weighted_distances) {
-  return static_cast<T>(static_cast<Sum>(maximum) + weighted_distances / weights);
-}
+  static Value factor(Value x, Value) { return x; }
+  static Sum quotient(Sum products, Sum weights) { return products / weights; }
+
+  static void see(Value x, Value, Value* top, Value*) { *top = x > *top ? x : *top; }
+  static void weigh(Value x, Value, Value top, Value, Sum* weight, Sum* product) {
+    const Value below = x - top;
+    const Value d = below < ExpConstants<Value>::floor ? ExpConstants<Value>::floor : below;  // no 0 * -inf; NaN stays
+    *weight = static_cast<Sum>(ScaledExp<Value>(0)(d));
+    *product = static_cast<Sum>(d) * *weight;
+  }
+  static Value result(Sum products, Sum weights, Value top, Value) {
+    return static_cast<Value>(static_cast<Sum>(top) + products / weights);
+  }
+};
 
 }  // namespace onnxpool::ONNXPOOL_ISA
