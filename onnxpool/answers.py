@@ -145,12 +145,18 @@ def from_callable(function: Callable[[Feeds], Mapping[str, Any]], model: Model) 
 
 
 def record(
-    module: "torch.nn.Module", model: Model, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None
+    module: "torch.nn.Module",
+    model: Model,
+    args: Sequence[Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    evaluate: bool = True,
 ) -> Golden:
     """The answers of a PyTorch module to every case, for the ``model`` that was exported from it.
 
     ``args`` and ``kwargs`` are what the module was exported with; without them its inputs are taken to be those of the
-    model, in order. The module itself is left as it is: copies of it run in evaluation mode, on the CPU.
+    model, in order. The module itself is left as it is: copies of it run on the CPU, in evaluation mode unless
+    ``evaluate`` is False.
     Raises :class:`GoldenError` where the inputs or outputs of module and model differ in number, and where no
     case could be answered; :class:`MissingExtra` without PyTorch.
     """
@@ -183,7 +189,9 @@ def record(
 
         return run
 
-    own = copy.deepcopy(module).cpu().eval()
+    own = copy.deepcopy(module).cpu()
+    if evaluate:
+        own.eval()
     double = runner(copy.deepcopy(own).double())
     if any(value.dtype == ir.DataType.DOUBLE for value in model.graph.inputs):
         own = own.float()

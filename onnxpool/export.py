@@ -7,7 +7,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
@@ -35,8 +35,12 @@ def export(
     output_names: Sequence[str] | None = None,
     opset: int = OPSETS[0],
     golden: bool = True,
+    evaluate: bool = True,
 ) -> ir.Model:
-    """Export ``module``, called with ``args`` and ``kwargs``, in evaluation mode, and write it to ``path`` if given.
+    """Export ``module``, called with ``args`` and ``kwargs``, and write it to ``path`` if given.
+
+    The module is put in evaluation mode and back, unless ``evaluate`` is False; layers that would draw at random in the
+    mode they are in are refused.
 
     ``dynamic_shapes`` says which axes may change, as in ``torch.export``: for each argument a mapping from axis to a
     name; other axes are fixed at the sizes in ``args``. ``opset`` is 18 to 26. Weights beyond 2 GB go to
@@ -44,9 +48,9 @@ def export(
     module's answers in float64 to ordinary and adversarial inputs are written beside the model, so that
     :func:`onnxpool.validate` can judge it anywhere (:mod:`onnxpool.golden`).
 
-    Raises :class:`ArgumentError` for an opset out of range, :class:`MissingExtra` without PyTorch or onnxscript, and
-    :class:`ExportError` where PyTorch cannot trace or translate the module, and, once the model is written,
-    :class:`GoldenError` where no answer could be had.
+    Raises :class:`ArgumentError` for an opset out of range, :class:`MissingExtra` without PyTorch or onnxscript,
+    :class:`ExportError` for a layer that draws at random and where PyTorch cannot trace or translate the module, and,
+    once the model is written, :class:`GoldenError` where no answer could be had.
     """
     if opset not in OPSETS:
         raise ArgumentError(f"opset={opset!r} is out of range; use {OPSETS[0]} to {OPSETS[-1]}")
@@ -59,7 +63,7 @@ def export(
     if not isinstance(module, torch.nn.Module):
         raise ArgumentError(f"module={module!r:.80} is no torch.nn.Module; wrap a function in one")
 
-    with _evaluating(module), _quiet():
+    with _settled(module, evaluate), _quiet():
         try:
             program = torch.onnx.export(
                 module,
@@ -83,19 +87,27 @@ def export(
         beside = golden_file.path_for(path)
         beside.unlink(missing_ok=True)  # the answers of another network
         if golden:
-            golden_file.save(answers.record(module, model, args, kwargs), beside)
+            golden_file.save(answers.record(module, model, args, kwargs, evaluate=evaluate), beside)
     return model
 
 
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """How PyTorch's exporter writes each of our operators: as one bare node, whose function comes later.
+    """How PyTorch's exporter writes each of our operators: as standard ones, or as one bare node.
 
-    (The exporter inlines every function that it knows of.)
+    (The node's function comes later: the exporter inlines every function that it knows of.)
     """
-    import onnxpool.pools  # noqa: F401 - registers the operators
-    from onnxpool.torch_op import OPERATORS
+    from onnxscript import opset18
 
-    return {overload: _translation(node) for overload, node in OPERATORS.items()}
+    import onnxpool.pools  # noqa: F401 - registers the operators
+    from onnxpool.torch_op import OPERATORS, TRANSLATIONS
+
+    def standard(translate: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args: translate(opset18, *args)
+
+    return {
+        **{overload: _translation(node) for overload, node in OPERATORS.items()},
+        **{overload: standard(translate) for overload, translate in TRANSLATIONS.items()},
+    }
 
 
 def _translation(node: Node) -> Callable[..., Any]:
@@ -130,12 +142,25 @@ def _translation(node: Node) -> Callable[..., Any]:
 
 
 @contextmanager
-def _evaluating(module: "torch.nn.Module") -> Iterator[None]:
-    """Evaluation mode, and each submodule's own mode back afterwards."""
+def _settled(module: "torch.nn.Module", evaluate: bool) -> Iterator[None]:
+    """Evaluation mode if asked for, each layer's choices made, and everything as it was afterwards."""
+    from onnxpool.torch_op import PoolModule
+
     modes = [(part, part.training) for part in module.modules()]
-    module.eval()
+    if evaluate:
+        module.eval()
     try:
-        yield
+        with ExitStack() as choices:
+            for name, part in module.named_modules():
+                if not isinstance(part, PoolModule):
+                    continue
+                if part.draws:
+                    raise ExportError(
+                        f"layer {name!r} ({part}) draws at random in this mode, so that no two runs agree; export "
+                        "in evaluation mode (evaluate=True), and make the layer without sample_in_eval"
+                    )
+                choices.enter_context(part.settled())
+            yield
     finally:
         for part, mode in modes:
             part.training = mode
