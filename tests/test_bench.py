@@ -1,0 +1,170 @@
+"""The figures that tools/bench reports: medians, quartiles, ratios, and what it writes; and what it will not time."""
+
+import io
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
+
+from bench import judged, measure
+from bench_report import (
+    COPY,
+    FUNCTION,
+    MAX,
+    NATIVE,
+    PYTORCH,
+    STANDARD,
+    Group,
+    Result,
+    picture,
+    summary,
+    table,
+    to_json,
+    write_json,
+)
+from bench_ways import CPU, OPERATORS, Absent, Case, Way, share_of_allowed, ways
+from rich.console import Console
+
+from onnxpool.window import Window
+
+
+@pytest.fixture
+def group():
+    results = (
+        Result("", MAX, 0.0, times_s=(0.004, 0.001, 0.002, 0.003, 0.010)),
+        Result("SoftPool", NATIVE, 0.25, times_s=(0.006, 0.006, 0.006)),
+        Result("SoftPool", STANDARD, 0.5, times_s=(0.060, 0.030, 0.012)),
+        Result("SoftPool", PYTORCH, math.inf),
+        Result("StochasticPool", STANDARD, 0.5, times_s=(1.0,)),
+    )
+    return Group("1x1x4x4 2x2", "float32", 2, CPU, results, ("StochasticPool native: no such kernel",))
+
+
+def shown(found):
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(found)
+    return console.export_text()
+
+
+def test_medians_and_quartiles_by_hand(group):
+    largest, native, standard, wrong, once = group.results
+    assert largest.median_s == 0.003
+    assert largest.quartiles_s == (0.002, 0.004)
+    assert native.quartiles_s == (0.006, 0.006)
+    assert standard.quartiles_s == pytest.approx((0.021, 0.045))
+    assert once.quartiles_s == (1.0, 1.0)
+    assert math.isnan(wrong.median_s)
+
+
+def test_ratios_are_of_medians_and_of_one_operator(group):
+    largest, native, standard, wrong, once = group.results
+    assert group.ratio(native, MAX) == pytest.approx(2)
+    assert group.ratio(native, STANDARD) == pytest.approx(0.2)
+    assert group.ratio(standard, STANDARD) == 1
+    assert group.ratio(once, STANDARD) == 1
+    assert math.isnan(group.ratio(native, PYTORCH))
+    assert math.isnan(group.ratio(native, COPY))
+    assert math.isnan(group.ratio(wrong, MAX))
+    assert math.isnan(group.ratio(largest, STANDARD))
+
+
+def test_json(group, tmp_path):
+    path = tmp_path / "bench.json"
+    write_json(to_json([group], {"processors": 2}), path)
+    assert [file.name for file in tmp_path.iterdir()] == ["bench.json"]
+    found = json.loads(path.read_text())
+    assert found["machine"] == {"processors": 2}
+    (told,) = found["groups"]
+    assert (told["name"], told["dtype"], told["threads"], told["provider"]) == ("1x1x4x4 2x2", "float32", 2, CPU)
+    assert told["absent"] == ["StochasticPool native: no such kernel"]
+    _, native, _, wrong, _ = told["results"]
+    assert native["median_s"] == 0.006
+    assert native["times_s"] == [0.006, 0.006, 0.006]
+    assert native["ratios"] == {
+        "copy": None,
+        "MaxPool": pytest.approx(2),
+        "AveragePool": None,
+        "standard form": pytest.approx(0.2),
+        "PyTorch": None,
+    }
+    assert wrong["median_s"] is wrong["error_over_allowed"] is None
+    assert wrong["times_s"] == []
+
+
+def test_tables(group):
+    text = shown(table(group))
+    assert "1x1x4x4 2x2, float32, 2 threads, CPU" in text
+    row = {line.split("│")[2].strip(): line for line in text.splitlines() if "SoftPool" in line}
+    assert [cell.strip() for cell in row[NATIVE].split("│")[3:-1]] == ["6", "6-6", "2.00", "0.20", "", "0.25"]
+    assert "WRONG" in row[PYTORCH]
+    text = shown(summary([group]))
+    assert "2.00" in text
+    assert "StochasticPool" not in text  # it has no native result
+
+
+def test_picture_has_a_panel_for_every_group(group):
+    one, three = picture([group]), picture([group] * 3)
+    assert three.height > 1.8 * one.height
+    green = (np.asarray(three) == (0x1A, 0x7F, 0x37)).all(-1)
+    half = three.width // 2
+    assert green[: three.height // 2, :half].any()
+    assert green[: three.height // 2, half:].any()
+    assert green[three.height // 2 :, :half].any()
+    assert not green[three.height // 2 :, half:].any()
+    wrong = Group("all wrong", "float32", 1, CPU, (Result("SoftPool", NATIVE, 2.0),))
+    assert picture([wrong]).height > 0
+
+
+def test_wrong_failing_and_absent_ways_are_not_timed():
+    def way(name, value):
+        return Way("SoftPool", name, lambda: None, lambda: np.full((1, 1, 1), value))
+
+    def fails():
+        raise ZeroDivisionError
+
+    def absent():
+        raise Absent("not here")
+
+    made = {"right": lambda: way("right", 1.0), "wrong": lambda: way("wrong", 3.0), "failing": fails, "absent": absent}
+    makers = [("SoftPool", name, make) for name, make in made.items()]
+    right, results, missing = judged(makers, lambda way: abs(way.output().item() - 1))
+    assert [way.name for way in right] == ["right"]
+    assert [(r.way, r.share, r.fault) for r in results] == [
+        ("right", 0, ""),
+        ("wrong", 2, ""),
+        ("failing", None, "ZeroDivisionError"),
+    ]
+    assert missing == ["SoftPool absent: not here"]
+
+
+def test_every_way_takes_part_in_every_round():
+    counts = [0, 0]
+
+    def count(i):
+        counts[i] += 1
+
+    times_s = measure([Way("", str(i), lambda i=i: count(i), lambda: None) for i in range(2)], 0)
+    assert [len(times) for times in times_s] == [7, 7]
+    assert min(counts) > 7 * 10  # calls far below a millisecond are repeated
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_every_way_is_right_on_ordinary_values(dtype):
+    case = Case((2, 3, 9, 8), Window.of(2, 3, 2, 1), dtype, 1, CPU, 1.0)
+    right, results, absent = judged(ways(case, compiled=False), lambda way: share_of_allowed(case, way))
+    assert len(right) == len(results)
+    assert len(right) + len(absent) == 3 + 5 * len(OPERATORS)
+    assert {entry.split()[1].rstrip(":") for entry in absent} <= {NATIVE}  # only where there is no such kernel
+
+
+def test_what_is_wrong_on_large_values_is_found():
+    case = Case((2, 3, 9, 8), Window.of(2, 3, 2, 1), "float32", 1, CPU, 1e3)
+    _, results, _ = judged(ways(case, compiled=False), lambda way: share_of_allowed(case, way))
+    shares = {(r.operator, r.way): r.share for r in results}
+    assert shares["SoftPool", PYTORCH] == math.inf
+    assert shares["SoftPool", FUNCTION] <= 1

@@ -1,0 +1,258 @@
+"""Pooling operators side by side: ours in every form, ONNX Runtime's own, PyTorch, and a bare copy: tools/bench --help.
+
+All ways to pool one input take turns, in rounds of random order, so that whatever else the machine does meets all
+alike; reported are medians, quartiles and ratios of medians. A call of less than a millisecond is repeated within its
+turn, until that has passed. Before that each result is compared with the float64 reference, within the bounds of
+onnxpool.bounds: what is outside is marked WRONG and not timed. See bench_ways.py for the ways, and for what is done so
+that they do not disturb each other.
+"""
+
+import argparse
+import gc
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # PyTorch's threads would go on waiting actively after its turn
+
+import numpy as np
+import onnxruntime
+import torch
+from bench_report import (
+    FUNCTION,
+    NATIVE,
+    PYTORCH,
+    STANDARD,
+    Group,
+    Result,
+    picture,
+    summary,
+    table,
+    to_json,
+    write_json,
+)
+from bench_ways import CPU, CUDA, Absent, Case, Way, bound, in_pytorch, session, share_of_allowed, ways
+from rich.console import Console
+
+import onnxpool
+from onnxpool import bounds, models
+from onnxpool.window import Window
+
+GEOMETRIES = (  # shape, kernel, stride, padding
+    ((8, 64, 112, 112), 3, 2, 1),
+    ((8, 64, 112, 112), 2, 2, 0),
+    ((1, 64, 112, 112), 3, 2, 1),
+    ((32, 256, 14, 14), 3, 2, 1),
+    ((1, 2048, 7, 7), 7, 1, 0),
+    ((16, 128, 4096), 3, 2, 1),
+    ((2, 32, 16, 56, 56), 3, 2, 1),
+    ((2, 32, 16, 56, 56), 2, 2, 0),
+)
+QUICK = (GEOMETRIES[0], GEOMETRIES[4])
+NETWORKS = ("lip_resnet50", "softpool_resnet50")
+TURN_S = 1e-3
+ROUNDS = (7, 101)
+
+console = Console(width=None if sys.stdout.isatty() else 150)
+
+
+# --- measuring
+
+
+def measure(ways: Sequence[Way], seconds: float) -> list[tuple[float, ...]]:
+    """Times of each way, which must have run before: rounds in random order for so many seconds, at least seven."""
+    calls, rng = [_calls(way.run) for way in ways], np.random.default_rng(0)
+    times_s: list[list[float]] = [[] for _ in ways]
+    end, (least, most) = time.perf_counter() + seconds, ROUNDS
+    gc.disable()
+    for number in range(most):
+        if number >= least and time.perf_counter() > end:
+            break
+        for i in rng.permutation(len(ways)):
+            times_s[i].append(_time(ways[i].run, calls[i]))
+    gc.enable()
+    return [tuple(times) for times in times_s]
+
+
+def _time(run: Callable[[], Any], calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - start) / calls
+
+
+def _calls(run: Callable[[], Any]) -> int:
+    return max(1, round(TURN_S / _time(run, 3)))
+
+
+def judged(makers: Any, share: Callable[[Way], float | None]) -> tuple[list[Way], list[Result], list[str]]:
+    """The ways that are right; the result of each so far, without times; and why others are absent."""
+    right, results, absent = [], [], []
+    for operator, name, make in makers:
+        try:
+            way = make()
+            way.run()
+            result = Result(operator, name, share(way))
+        except Absent as reason:
+            absent.append(f"{operator} {name}: {reason}".strip())
+            continue
+        except Exception as error:
+            result = Result(operator, name, None, f"{type(error).__name__}")
+            console.print(f"{operator} {name} failed: {error}", style="red", markup=False)
+        else:
+            if result.share is None or result.share <= 1:
+                right.append(way)
+        results.append(result)
+    return right, results, absent
+
+
+def timed(name: str, dtype: str, threads: int, provider: str, makers: Any, share: Any, seconds: float) -> Group:
+    """Judges, measures and shows one group."""
+    torch.set_num_threads(threads)
+    right, results, absent = judged(makers, share)
+    times_s = dict(zip([(way.operator, way.name) for way in right], measure(right, seconds), strict=True))
+    results = [Result(r.operator, r.way, r.share, r.fault, times_s.get((r.operator, r.way), ())) for r in results]
+    group = Group(name, dtype, threads, provider, tuple(results), tuple(absent))
+    console.print(table(group))
+    for reason in absent:
+        console.print(f"left out: {reason}", style="yellow", markup=False)
+    return group
+
+
+# --- what is measured
+
+
+def poolings(
+    chosen: argparse.Namespace, geometries: Sequence[Any], settings: Sequence[tuple[str, int]]
+) -> Iterator[Group]:
+    """A group for each geometry, type, provider and number of threads."""
+    for shape, *arguments in geometries:
+        window = Window.of(len(shape) - 2, *arguments)
+        name = f"{'x'.join(map(str, shape))} {window}"
+        for dtype in chosen.dtypes:
+            for provider, threads in settings:
+                case = Case(shape, window, dtype, threads, provider, chosen.scale)
+                makers = ways(case, chosen.compile)
+                share = lambda way, case=case: share_of_allowed(case, way)  # noqa: E731
+                yield timed(name, dtype, threads, provider, makers, share, chosen.seconds)
+
+
+def network(name: str, settings: Sequence[tuple[str, int]], seconds: float) -> Iterator[Group]:
+    """A whole network on one image, in every form and in PyTorch; its answer is PyTorch's in float64."""
+    torch.manual_seed(0)
+    module = _lively(getattr(models, name)()).eval()
+    image = torch.randn(1, 3, 224, 224)
+    with console.status(f"Exporting {name} ..."), torch.inference_mode():
+        model = onnxpool.export(module, (image,), golden=False)
+        yardstick = module(image).numpy()
+        answer = module.double()(image.double()).numpy()
+        module.float()
+    feeds = {model.graph.inputs[0].name: image.numpy()}
+    allowed = bounds.network(answer, np.float32, float(np.abs(yardstick - answer).max()), PYTORCH).allowed
+    share = lambda way: bounds.measure(way.output(), answer, allowed).share  # noqa: E731
+    for provider, threads in settings:
+
+        def in_onnxruntime(way: str, form: Any, library: bool, at: tuple[str, int] = (provider, threads)) -> Way:
+            opened = session(onnxpool.to_form(model, form), at[1], at[0], library=library)
+            return Way(name, way, *bound(opened, at[0], feeds, answer.shape))
+
+        makers = [
+            (name, NATIVE, lambda make=in_onnxruntime: make(NATIVE, "function", True)),
+            (name, FUNCTION, lambda make=in_onnxruntime: make(FUNCTION, "function", False)),
+            (name, STANDARD, lambda make=in_onnxruntime: make(STANDARD, "standard", False)),
+        ]
+        if provider == CPU:
+            makers.append((name, PYTORCH, lambda: in_pytorch(name, PYTORCH, module, [image])))
+        yield timed(f"{name} 1x3x224x224", "float32", threads, provider, makers, share, seconds)
+
+
+def _lively(module: torch.nn.Module) -> torch.nn.Module:
+    """Small random numbers for parameters that start at 0: else whole branches would not count in the comparison."""
+    for parameter in module.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
+    return module
+
+
+def machine(chosen: argparse.Namespace) -> dict[str, Any]:
+    """What the figures hold for."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    named = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    return {
+        "processor": next(named, platform.processor()),
+        "processors": os.cpu_count(),
+        "platform": platform.platform(),
+        "onnxpool": onnxpool.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "torch": torch.__version__,
+        "scale": chosen.scale,
+        "load_at_start": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    }
+
+
+# --- the command
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="tools/bench", description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--quick", action="store_true", help="two inputs, float32, one thread, no networks: a minute")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured to FILE")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="write a picture (PNG) of the float32 groups to FILE")
+    parser.add_argument("--compile", action="store_true", help="torch.compile too; needs a C++ compiler, slow to start")
+    parser.add_argument(
+        "--only", metavar="TEXT", help="only inputs and networks with TEXT in their name, such as 112x112"
+    )
+    parser.add_argument("--threads", type=int, nargs="+", metavar="N", help="numbers of threads; by default 1 and 2")
+    parser.add_argument("--dtypes", nargs="+", choices=("float32", "float16"), help="by default both")
+    parser.add_argument("--seconds", type=float, default=6.0, help="for each group, if at least seven rounds fit")
+    parser.add_argument("--scale", type=float, default=1.0, help="deviation of the values; from 20 on naive ones fail")
+    chosen = parser.parse_args()
+    if chosen.threads is None:
+        chosen.threads = [1] if chosen.quick else [1, 2]
+    if chosen.dtypes is None:
+        chosen.dtypes = ["float32"] if chosen.quick else ["float32", "float16"]
+    if min(chosen.threads) < 1:
+        parser.error(f"--threads {min(chosen.threads)}: use 1 or more")
+    return chosen
+
+
+def measured(chosen: argparse.Namespace) -> Iterator[Group]:
+    """Everything that was asked for, one group after the other."""
+    settings = [(CPU, threads) for threads in chosen.threads]
+    if CUDA in onnxruntime.get_available_providers():
+        settings.append((CUDA, 1))
+    else:
+        console.print("This onnxruntime has no CUDA provider: CPU only.")
+
+    def wanted(geometry: Any) -> bool:
+        return not chosen.only or chosen.only in "x".join(map(str, geometry[0]))
+
+    yield from poolings(chosen, list(filter(wanted, QUICK if chosen.quick else GEOMETRIES)), settings)
+    for name in () if chosen.quick else NETWORKS:
+        if not chosen.only or chosen.only in name:
+            yield from network(name, settings, chosen.seconds)
+
+
+def main() -> None:
+    """Measure, show, write."""
+    chosen = arguments()
+    about = machine(chosen)
+    console.print(", ".join(f"{name} {value}" for name, value in about.items()), style="dim")
+    start = time.monotonic()
+    groups = list(measured(chosen))
+    console.print(summary(groups))
+    console.print(f"{len(groups)} groups in {time.monotonic() - start:.0f} s. Ratios below 1: faster than that.")
+    if chosen.json:
+        write_json(to_json(groups, about), chosen.json)
+    if chosen.plot:
+        shown = [g for g in groups if g.dtype == "float32" and g.threads == min(chosen.threads)]
+        picture(shown).save(chosen.plot)
+
+
+if __name__ == "__main__":
+    main()
