@@ -1,0 +1,364 @@
+"""Poolings that a model spells out in standard operators, folded into nodes of our domain: safe, and fast.
+
+``AveragePool(x exp(x)) / AveragePool(exp(x))`` is SoftPool, but overflows above x = 84 in float32 and 9 in float16.
+Whoever exported the model, :func:`lift` finds such a graph (:mod:`onnxpool.recognise`, :mod:`onnxpool.views`), puts one
+node in its place, and compares the two models before it returns the new one. Values that anything else needs stay.
+
+>>> lift("network.onnx").folds  # doctest: +SKIP
+(Fold(node='/pool/SoftPool', op_type='SoftPool', window='3x3 s2 p1', ...),)
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from onnxpool import answers, bounds, cases, onnx_op
+from onnxpool.errors import FormError, GoldenError, OnnxpoolError
+from onnxpool.forms import Model, read, to_form
+from onnxpool.golden import Golden
+from onnxpool.judge import judge
+from onnxpool.pool import DOMAIN, OPSETS
+from onnxpool.recognise import Match, Mismatch, Refused, label, recognise
+from onnxpool.session import Session, load
+from onnxpool.values import attribute, producer
+from onnxpool.views import attempt, view
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What became a pooling node: its name, operator, window, inputs, and how it was spelled."""
+
+    node: str
+    op_type: str
+    window: str
+    inputs: tuple[str, ...]
+    spelling: str
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """The lifted ``model`` in function form (or the model as it was where ``folds`` is empty), and what was found.
+
+    ``refused`` are the nodes that look like poolings and are other functions, with the reason. ``checked`` says what
+    the lifted model was compared with.
+    """
+
+    model: ir.Model
+    folds: tuple[Fold, ...]
+    refused: tuple[Refused, ...]
+    checked: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for ``json.dumps``; without the model."""
+        return {
+            "folds": [asdict(fold) for fold in self.folds],
+            "refused": [asdict(refused) for refused in self.refused],
+            "checked": self.checked,
+        }
+
+    def table(self) -> "RenderableType":
+        """The same for people, for ``rich.print``."""
+        from rich.console import Group
+        from rich.table import Table
+
+        tables: list[Any] = []
+        if self.folds:
+            folds = Table(title="lifted", title_justify="left")
+            for column in ("node", "became", "window", "was"):
+                folds.add_column(column, overflow="fold")
+            for fold in self.folds:
+                folds.add_row(fold.node, fold.op_type, fold.window, fold.spelling)
+            tables.append(folds)
+        if self.refused:
+            others = Table(title="left as they are", title_justify="left")
+            for column in ("node", "looks like", "reason"):
+                others.add_column(column, overflow="fold")
+            for refused in self.refused:
+                others.add_row(refused.node, refused.likeness, refused.reason)
+            tables.append(others)
+        return Group(*tables, self.checked)
+
+
+def lift(model: Model) -> Lifted:
+    """Fold each pooling that ``model`` spells out in standard operators into one node; the argument is left as it is.
+
+    A power mean, which has no operator of its own, becomes standard operators that cannot overflow. Opsets below 18
+    become 18. The lifted model is compared with the original wherever that is finite: in float64 where the model is
+    small, else in ONNX Runtime.
+
+    Raises :class:`FormError` for what is no model, where an old opset cannot be converted, and where the lifted model
+    disagrees with the original; :class:`MissingExtra` without ONNX Runtime.
+    """
+    original = read(model)
+    bare = to_form(original, "custom")
+    matches, refused = _search(bare)
+    if matches and bare.opset_imports.get("", 0) < OPSETS[0]:
+        bare = _newer(bare)
+        matches, refused = _search(bare)
+    if not matches:
+        return Lifted(original, (), tuple(refused), "nothing was lifted")
+    folds = _fold(matches)
+    passes.RemoveUnusedNodesPass()(bare)
+    lifted = to_form(bare, "function")
+    return Lifted(lifted, folds, tuple(refused), _check(original, lifted))
+
+
+# --- finding
+
+
+def _search(model: ir.Model) -> tuple[list[tuple[ir.Graph, Match]], list[Refused]]:
+    """Every pooling, its window known, with the graph that it stands in; and what is none."""
+    passes.NameFixPass()(model)
+    matches: list[tuple[ir.Graph, Match]] = []
+    refused: list[Refused] = []
+    with _inferred(model):
+        for graph in model.graphs():
+            for found in recognise(graph):
+                settled = found if isinstance(found, Refused) else _settle(model, found)
+                if isinstance(settled, Refused):
+                    refused.append(settled)
+                else:
+                    matches.append((graph, settled))
+    return matches, refused
+
+
+@contextmanager
+def _inferred(model: ir.Model) -> Iterator[None]:
+    """Inside, every value has the shape that onnx can infer; afterwards, the one that it had.
+
+    (onnx infers sizes of AveragePool with ceil_mode that neither ONNX Runtime nor PyTorch give.)
+    """
+    known = {value: value.shape for graph in model.graphs() for node in graph for value in node.outputs}
+    passes.ShapeInferencePass(strict_mode=False)(model)
+    try:
+        yield
+    finally:
+        for value, shape in known.items():
+            value.shape = shape
+
+
+def _settle(model: ir.Model, match: Match) -> Match | Refused:
+    """With the window, and sure that the operator takes these inputs."""
+    try:
+        if match.cells is not None and not match.inputs:
+            found = view(model, match.cells)
+            match = replace(match, window=found.window, inputs=found.inputs, shape=found.shape)
+        return _narrowed(_checked(match))
+    except Mismatch as reason:
+        return Refused(label(match.node), match.op_type, str(reason))
+
+
+def _checked(match: Match) -> Match:
+    x, *others = match.inputs
+    if len(dtypes := {value.dtype for value in match.inputs}) > 1:
+        raise Mismatch(f"values and weights have the element types {', '.join(sorted(map(str, dtypes)))}")
+    if match.window is not None and x.shape is not None and len(x.shape) != match.window.rank + 2:
+        raise Mismatch(f"{x.name!r} has {len(x.shape)} axes, its window {match.window.rank}")
+    for logit in others:
+        if x.shape is None or logit.shape is None or not _differ(x.shape, logit.shape):
+            continue
+        one = (logit.shape[0], 1, *logit.shape[2:])
+        if _differ(logit.shape, ir.Shape(one)) or _differ(x.shape, ir.Shape((one[0], x.shape[1], *one[2:]))):
+            raise Mismatch(f"values of shape {x.shape} have weights of shape {logit.shape}")
+        match = replace(match, expand=True)
+    return match
+
+
+def _differ(a: ir.Shape, b: ir.Shape) -> bool:
+    """Whether two shapes differ for sure."""
+    return len(a) != len(b) or any(
+        isinstance(m, int) and isinstance(n, int) and m != n for m, n in zip(a, b, strict=True)
+    )
+
+
+def _narrowed(match: Match) -> Match:
+    """Without casts to a wider type around the pooling: its operator computes in that type, and rounds once."""
+    casts = [producer(value, "Cast") for value in match.inputs]
+    narrow = [node.inputs[0] for node in casts if node is not None and node.inputs[0] is not None]
+    dtypes = {value.dtype for value in narrow}
+    output = match.node.outputs[0]
+    back = [attribute(user, "to", None) if user.op_type == "Cast" else None for user in output.consumers()]
+    narrowing = len(narrow) == len(casts) and len(dtypes) == 1 and dtypes <= {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
+    if not narrowing or output.is_graph_output() or {*back} != {int(dtype) for dtype in dtypes if dtype is not None}:
+        return match
+    return replace(match, inputs=tuple(narrow))
+
+
+def _newer(model: ir.Model) -> ir.Model:
+    opset = model.opset_imports.get("", 0)
+    try:
+        newer = onnx.version_converter.convert_version(ir.to_proto(model), OPSETS[0])
+    except Exception as error:
+        raise FormError(
+            f"pooling nodes need opset {OPSETS[0]}, the model has {opset} and onnx cannot convert it ({error}); export "
+            "it again"
+        ) from error
+    return ir.from_proto(newer)
+
+
+# --- folding
+
+
+class _Maker:
+    """Makes nodes: ``make.Add(x, y)`` is the output of a new node, as in onnxscript."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.nodes: list[ir.Node] = []
+
+    def __getattr__(self, op_type: str) -> Callable[..., ir.Value]:
+        if op_type.startswith("_"):
+            raise AttributeError(op_type)
+        return partial(self.add, op_type)
+
+    def add(self, op_type: str, *inputs: ir.Value, domain: str = "", **attributes: Any) -> ir.Value:
+        """The output of a new node."""
+        node = ir.node(op_type, inputs, attributes, domain=domain, name=f"{self.name}/{op_type}_{len(self.nodes)}")
+        node.outputs[0].name = node.name
+        self.nodes.append(node)
+        return node.outputs[0]
+
+
+def _fold(matches: Sequence[tuple[ir.Graph, Match]]) -> tuple[Fold, ...]:
+    """Put nodes in place of the last node of each spelling; what nobody needs then goes later."""
+    folds = []
+    new: dict[ir.Value, ir.Value] = {}
+    for graph, match in matches:
+        inputs = [new.get(value, value) for value in match.inputs]
+        make = _Maker(_name(graph, match))
+        made = _power(make, match, inputs[0]) if match.op_type == "PowerAverage" else _pool(make, match, inputs)
+        if match.shape is not None:
+            made = make.Reshape(made, onnx_op.ints(make, *match.shape))
+        old = match.node.outputs[0]
+        new[old] = made
+        made.name, made.shape = old.name, old.shape
+        if inputs[0].dtype is not None:
+            made.dtype = inputs[0].dtype
+        ir.convenience.replace_nodes_and_values(graph, match.node, [match.node], make.nodes, [old], [made])
+        window = "all" if match.window is None else str(match.window)
+        folds.append(Fold(make.name, match.op_type, window, tuple(str(value.name) for value in inputs), match.spelling))
+    return tuple(folds)
+
+
+def _pool(make: _Maker, match: Match, inputs: list[ir.Value]) -> ir.Value:
+    """The node itself."""
+    assert match.window is not None
+    if match.expand:
+        inputs = [inputs[0], make.Expand(inputs[1], make.Shape(inputs[0]))]
+    made = make.add(match.op_type, *inputs, domain=DOMAIN, **match.window.attributes())
+    node = make.nodes[-1]
+    node.name = make.name
+    node.metadata_props.update(match.node.metadata_props)
+    if inputs[0].dtype is not None:
+        made.dtype = inputs[0].dtype
+    return made
+
+
+def _power(make: _Maker, match: Match, x: ir.Value) -> ir.Value:
+    """``t mean((x/t)^p)^(1/p)`` with ``t`` the largest value of the window, as PowerAvgPool does it."""
+    wide = onnx_op.wide(ir.DataType.FLOAT if x.dtype is None else x.dtype)
+
+    def number(value: float) -> Any:
+        return onnx_op.number(make, value, wide)
+
+    def write(x: Any) -> Any:
+        size, axes = make.Abs(x), onnx_op.ints(make, *match.spatial)
+        cells = [size] if match.window is None else list(onnx_op.cells(make, size, match.window, 0, wide))
+        top = make.ReduceMax(size, axes, keepdims=1) if match.window is None else make.Max(*cells)
+        usable = make.And(make.Greater(top, number(0)), make.Less(top, number(math.inf)))
+        scale = make.Where(usable, top, number(1))
+        powers = [make.Pow(make.Div(cell, scale), number(match.exponent)) for cell in cells]
+        if match.window is None:
+            mean = make.ReduceMean(*powers, axes, keepdims=1)
+        else:
+            count = onnx_op.count(make, x, match.window, wide, include_pad=match.padded)
+            mean = make.Div(make.Sum(*powers), count)
+        y = make.Mul(scale, make.Pow(mean, number(1 / match.exponent)))
+        return y if match.factor == 1 else make.Mul(y, number(match.factor))
+
+    return cast(ir.Value, onnx_op.computed_in(make, x, wide, write))
+
+
+def _name(graph: ir.Graph, match: Match) -> str:
+    """The name of the node that goes, with its operator's name exchanged, and unlike any other."""
+    old = match.node
+    stem, slash, last = label(old).rpartition("/")
+    wanted = f"{stem}{slash}{match.op_type}" if last.startswith(old.op_type) else label(old)
+    taken = {node.name for node in graph.all_nodes() if node is not old}
+    return next(name for name in (wanted, *(f"{wanted}_{i}" for i in range(len(taken) + 1))) if name not in taken)
+
+
+# --- checking
+
+
+def _check(original: ir.Model, lifted: ir.Model) -> str:
+    """What the lifted model agrees with.
+
+    The float64 judge comes first; where it cannot judge, or differs (onnx's evaluator has errors of its own), the
+    original in ONNX Runtime decides.
+    """
+    session = load(lifted, kernels="off")
+    faults = []
+    for referee in (judge, _runtime):
+        try:
+            golden = referee(original)
+        except OnnxpoolError as error:
+            faults.append(str(error))
+            continue
+        differences = list(_differences(session, golden))
+        if not differences:
+            return f"equal to {golden.source} in {len(golden.cases)} cases, wherever that is finite"
+        faults.append(f"{golden.source}: {differences[0]}")
+    raise FormError(
+        f"the lifted model could not be shown to equal the original, so it is not given: {'; '.join(faults)}"
+    )
+
+
+_ORDINARY = ("ordinary", "image", "constant", "negative", "zeros", "batch", "sizes")
+"""Cases in which float32 and float16 neither overflow nor underflow in the original."""
+
+
+def _runtime(original: ir.Model) -> Golden:
+    """The original model's own answers to ordinary inputs, in ONNX Runtime."""
+    session = load(original, kernels="off")
+    names = [info.name for info in session.outputs]
+    dtypes = {info.name: info.dtype for info in session.inputs}
+
+    def answer(feeds: cases.Feeds) -> dict[str, Any]:
+        own = {name: array.astype(dtypes[name]) for name, array in feeds.items()}
+        return dict(zip(names, attempt(session, own), strict=True))
+
+    golden = answers.from_callable(answer, original)
+    ordinary = tuple(case for case in golden.cases if case.name.startswith(_ORDINARY))
+    return replace(golden, source="the original in ONNX Runtime", cases=ordinary)
+
+
+def _differences(session: Session, golden: Golden) -> Iterator[str]:
+    """Where the lifted model is not what ``golden`` says, of the cells that are finite there."""
+    compared = 0
+    for case in golden.cases:
+        outputs = session.run(case.inputs)
+        for name, answer in case.answers.items():
+            actual = outputs[name]
+            if actual.shape != answer.shape:
+                yield f"{name!r} has shape {actual.shape} in place of {answer.shape} in case {case.name!r}"
+                continue
+            finite = np.isfinite(answer) & np.isfinite(answer.astype(actual.dtype).astype(np.float64))
+            bound = bounds.network(answer[finite], actual.dtype, case.yardstick[name], golden.yardstick)
+            error = bounds.measure(actual[finite], answer[finite], bound.allowed)
+            compared += int(finite.sum())
+            if not error.within:
+                yield f"{name!r} is off by {error.max_abs:.3g}, {bound.allowed:.3g} allowed, in case {case.name!r}"
+    if not compared:
+        raise GoldenError(f"{golden.source} gives nothing finite to compare with")

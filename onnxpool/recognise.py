@@ -1,0 +1,505 @@
+"""Poolings spelled out in standard operators: which node of a graph is one, over which window, and why others are not.
+
+Each row of :data:`SPELLINGS` reads one spelling, from its last node backwards:
+
+    quotient   sum(x w) / sum(w)      AveragePool, ReduceSum or ReduceMean above and below, or sums of slices
+    attention  sum(x softmax(l))      ReduceSum over an unfolded, sliced or reshaped input, or over all of it
+    power      mean(x^p)^(1/p)        AveragePool, GlobalAveragePool or ReduceMean between two Pow
+
+A weight ``w = exp(l - c)``, with ``c`` any value that is constant over a window, makes SoftPool where ``l`` is ``x``,
+and LocalImportancePool elsewhere; a weight that is ``x`` itself and cannot be negative makes StochasticPool. What looks
+like a pooling and is another function raises :class:`Mismatch` with the reason.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxpool.errors import ArgumentError
+from onnxpool.values import (
+    attribute,
+    base,
+    constant_over,
+    made,
+    nonnegative,
+    producer,
+    rank_of,
+    reduced_axes,
+    same,
+    scalar,
+    sizes_of,
+)
+from onnxpool.window import Window
+
+NOWHERE = -80.0
+"""A floor of the exponent at or below this changes nothing: exp(-80) 80 is less than half an ULP of float32's 1."""
+
+
+class Mismatch(Exception):  # noqa: N818 - no error: the reason why a candidate is another function
+    """Why what looks like a pooling is none of ours."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Cells of windows that were made by moving values: each ``x`` with its ``logit`` (none: its own weight).
+
+    One value of each, reduced over ``axes``, or one for each cell of the window and no axes.
+    """
+
+    x: tuple[ir.Value, ...]
+    logit: tuple[ir.Value, ...]
+    axes: tuple[int, ...]
+    keep: bool
+
+
+@dataclass(frozen=True)
+class Match:
+    """A pooling: the output of ``node`` is ``op_type`` of ``inputs`` over ``window``, then reshaped to ``shape``.
+
+    Where the window is not written in the graph, ``cells`` say what it has to be traced from. ``shape`` is in the words
+    of ONNX's Reshape. Where ``expand``, one channel of weights is for all. A power mean, which has no operator, has an
+    ``exponent``, is times ``factor``, has ``spatial`` axes (all of which it is over if there is no window), and may
+    count padding as zeros (``padded``).
+    """
+
+    op_type: str
+    spelling: str
+    node: ir.Node
+    inputs: tuple[ir.Value, ...] = ()
+    window: Window | None = None
+    cells: Cells | None = None
+    shape: tuple[int, ...] | None = None
+    exponent: float = 1.0
+    factor: float = 1.0
+    padded: bool = False
+    spatial: tuple[int, ...] = ()
+    expand: bool = False
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A node that looks like ``likeness``, and the ``reason`` why it is not lifted."""
+
+    node: str
+    likeness: str
+    reason: str
+
+
+def recognise(graph: ir.Graph) -> Iterator[Match | Refused]:
+    """Every pooling spelled out in this graph, and every candidate that is none, in the order of execution."""
+    for node in graph:
+        likeness, read = SPELLINGS.get(node.op_type, ("", None)) if not node.domain else ("", None)
+        if read is None:
+            continue
+        try:
+            match = read(node)
+        except Mismatch as reason:
+            yield Refused(label(node), likeness, str(reason))
+        else:
+            if match is not None:
+                yield match
+
+
+def label(node: ir.Node) -> str:
+    """The name of a node, or of its first output."""
+    return node.name or str(node.outputs[0].name)
+
+
+# --- quotient
+
+
+def quotient(node: ir.Node) -> Match | None:
+    """``sum(x w) / sum(w)``."""
+    sums = _sums(node)
+    if sums is None:
+        return None
+    above, below = sums
+    if (rectified := _squared(above.terms, below.terms)) is not None:
+        return _stochastic(node, rectified, above)
+    x = [_other_factor(product, weight) for product, weight in zip(above.terms, below.terms, strict=True)]
+    exponents = [_exponent(weight) for weight in below.terms]
+    if any(value is None for value in x):
+        reason = f"the numerator pools {made(above.terms[0])}, which is no product with {made(below.terms[0])} below"
+        return _refuse(above, reason)
+    if any(value is None for value in exponents):
+        return _refuse(above, f"the weights are {made(below.terms[0])}, not the exponential of anything")
+    return _mean(node, _present(x), _present(exponents), above)
+
+
+def _sums(node: ir.Node) -> "tuple[Total, Total] | None":
+    """What is summed above and below, over equal windows."""
+    above, below = total(node.inputs[0]), total(node.inputs[1])
+    if above is None or not _over_cells(above):
+        return None
+    if below is None:
+        _refuse_epsilon(node.inputs[1])
+        return None
+    if "taps" in (above.kind, below.kind) and (above.kind, len(above.terms)) != (below.kind, len(below.terms)):
+        return None
+    if (above.kind, above.how) != (below.kind, below.how):
+        raise Mismatch(f"numerator and denominator are summed differently: {_difference(above, below)}")
+    if not math.isclose(above.factor, below.factor, rel_tol=1e-6):
+        raise Mismatch(f"the numerator is multiplied by {above.factor:g}, the denominator by {below.factor:g}")
+    return above, below
+
+
+def _refuse(how: "Total", reason: str) -> Match | None:
+    """A candidate is refused with the reason; other quotients of plain sums are common and no candidates."""
+    if how.kind != "taps":
+        raise Mismatch(reason)
+    return None
+
+
+def _mean(node: ir.Node, x: Sequence[ir.Value], exponents: Sequence[ir.Value], how: "Total") -> Match | None:
+    shift, x = _unshifted(x)
+    if shift is not None:  # the mean of x - c: the pooling is what c is added to again
+        added = [user for user in node.outputs[0].consumers() if user.op_type == "Add" and not user.domain]
+        whole = [user for user in added if any(same(value, shift) for value in user.inputs)]
+        if not whole:
+            return None
+        node = whole[0]
+    logits = _logits(exponents, how)
+    soft = all(same(cell, logit) for cell, logit in zip(x, logits, strict=True))
+    op_type = "SoftPool" if soft else "LocalImportancePool"
+    match = Match(op_type, f"quotient of {'sums of slices' if how.kind == 'taps' else how.kind}", node)
+    if how.kind == "AveragePool":
+        return replace(match, inputs=tuple(x) if soft else (*x, *logits), window=_window(how))
+    return replace(match, cells=Cells(tuple(x), tuple(logits), how.axes, how.keep))
+
+
+def _unshifted(values: Sequence[ir.Value]) -> tuple[ir.Value | None, Sequence[ir.Value]]:
+    """``c`` and ``v_i`` where each of several values is ``max(v_i - c, floor)``; else None and the values."""
+    differences = [producer(_floored(value), "Sub") for value in values]
+    pairs = [tuple(node.inputs) for node in differences if node is not None]
+    if len(values) < 2 or len(pairs) < len(values) or not all(same(shift, pairs[0][1]) for _, shift in pairs):
+        return None, values
+    return pairs[0][1], _present([value for value, _ in pairs])
+
+
+def _logits(exponents: Sequence[ir.Value], how: "Total") -> Sequence[ir.Value]:
+    """Without what is subtracted from each and constant over a window: it divides out."""
+    shift, values = _unshifted(exponents)
+    if shift is not None or len(exponents) > 1:
+        return values
+    node = producer(exponents[0], "Sub")
+    if node is not None and node.inputs[0] is not None:
+        rank = rank_of(node.inputs[0])
+        if rank and constant_over(node.inputs[1], how.axes or range(2, rank), rank):
+            return [node.inputs[0]]
+    return exponents
+
+
+def _exponent(weight: ir.Value | None) -> ir.Value | None:
+    """``z`` where this is ``exp(z)``."""
+    node = producer(weight, "Exp")
+    return None if node is None else _floored(node.inputs[0])
+
+
+def _floored(value: ir.Value | None) -> ir.Value | None:
+    """``v`` where this is ``max(v, floor)`` with a floor so low that it changes nothing; else the value."""
+    node = producer(value, "Max", "Clip")
+    if node is not None and len(node.inputs) == 2:
+        for given, limit in (node.inputs, node.inputs[::-1]):
+            floor = scalar(limit)
+            if floor is not None and floor <= NOWHERE:
+                return given
+    return value
+
+
+def _other_factor(product: ir.Value, weight: ir.Value) -> ir.Value | None:
+    """``x`` where the product is ``x`` times the weight."""
+    node = producer(product, "Mul")
+    if node is None:
+        return None
+    first, second = node.inputs
+    return first if same(second, weight) else second if same(first, weight) else None
+
+
+def _refuse_epsilon(value: ir.Value | None) -> None:
+    """A sum to which a number is added is a candidate, and another function."""
+    node = producer(value, "Add")
+    for summed, added in (node.inputs, node.inputs[::-1]) if node is not None else ():
+        sums = total(summed) if scalar(added) else None
+        if sums is not None and sums.kind != "taps" and _over_cells(sums):
+            raise Mismatch(
+                f"{scalar(added):.3g} is added to the denominator, which makes another function where weights are "
+                "small; leave it out where the model is made: the pooling needs no such guard"
+            )
+
+
+# --- stochastic
+
+
+def _squared(products: Sequence[ir.Value], weights: Sequence[ir.Value]) -> ir.Value | None:
+    """``a`` where the numerator sums ``a^2`` and the denominator ``a``."""
+    if len(products) != 1:
+        return None
+    node = producer(products[0], "Mul", "Pow")
+    if node is None or not same(node.inputs[0], weights[0]):
+        return None
+    squared = same(node.inputs[0], node.inputs[1]) if node.op_type == "Mul" else scalar(node.inputs[1]) == 2
+    return weights[0] if squared else None
+
+
+def _stochastic(node: ir.Node, rectified: ir.Value, how: "Total") -> Match:
+    if not nonnegative(rectified):
+        raise Mismatch(f"{made(rectified)} may be negative: weighted with its own values, it is another function then")
+    x = _before_rectifying(rectified)
+    match = Match("StochasticPool", f"quotient of {how.kind}", node)
+    if how.kind == "AveragePool":
+        return replace(match, inputs=(x,), window=_window(how))
+    return replace(match, cells=Cells((x,), (), how.axes, how.keep))
+
+
+def _before_rectifying(value: ir.Value) -> ir.Value:
+    """What is rectified: the operator does that by itself."""
+    node = producer(value, "Relu", "Max", "Clip")
+    if node is None or node.inputs[0] is None:
+        return value
+    rectifies = node.op_type == "Relu" or (len(node.inputs) == 2 and scalar(node.inputs[1]) == 0)
+    return node.inputs[0] if rectifies else value
+
+
+# --- attention
+
+
+def attention(node: ir.Node) -> Match | None:
+    """``sum(x softmax(l))`` over all of the input, or over axes that an unfolding made."""
+    how = total(node.outputs[0])
+    product = producer(node.inputs[0], "Mul")
+    if how is None or product is None or not _over_cells(how):
+        return None
+    for x, weight in (product.inputs, product.inputs[::-1]):
+        logit = _softmax_of(weight, how)
+        if x is not None and logit is not None:
+            op_type = "SoftPool" if same(x, logit) else "LocalImportancePool"
+            return Match(op_type, "sum weighted with softmax", node, cells=Cells((x,), (logit,), how.axes, how.keep))
+    return None
+
+
+def _softmax_of(weight: ir.Value | None, how: "Total") -> ir.Value | None:
+    """``l`` where this is the softmax of ``l`` over the axes summed, as Softmax or as exp(l) / sum(exp(l))."""
+    softmax, division = producer(weight, "Softmax"), producer(weight, "Div")
+    if softmax is not None and softmax.inputs[0] is not None:
+        rank = rank_of(softmax.inputs[0])
+        return softmax.inputs[0] if rank and how.axes == (attribute(softmax, "axis", -1) % rank,) else None
+    below = total(division.inputs[1]) if division is not None else None
+    if (
+        division is None
+        or below is None
+        or replace(below, terms=()) != replace(how, terms=(), how=below.how, keep=True)
+    ):
+        return None
+    inside = _exponent(division.inputs[0])
+    return _logits([inside], how)[0] if inside is not None and same(below.terms[0], division.inputs[0]) else None
+
+
+# --- power
+
+
+def power(node: ir.Node) -> Match | None:
+    """``mean(x^p)^(1/p)`` of values that cannot be negative."""
+    mean = total(node.inputs[0])
+    inner = producer(mean.terms[0], "Pow") if mean is not None else None
+    if mean is None or inner is None or mean.kind not in ("AveragePool", "ReduceMean") or not _over_cells(mean):
+        return None
+    p, root = scalar(inner.inputs[1]), scalar(node.inputs[1])
+    if p is None or root is None:
+        raise Mismatch("its exponents are not one number each in the model")
+    if p <= 0 or not math.isclose(p * root, 1, rel_tol=_precision(node.inputs[1])):
+        raise Mismatch(f"the exponents {p:g} and {root:g} are not each other's inverse, or not positive")
+    x = inner.inputs[0]
+    if x is None or not (p % 2 == 0 or nonnegative(x)):
+        raise Mismatch(f"{made(x)} may be negative, where its power {p:g} is negative or not defined")
+    if mean.factor <= 0:
+        raise Mismatch(f"the mean is multiplied by {mean.factor:g}")
+    spatial = tuple(range(2, rank_of(x)))
+    match = Match("PowerAverage", f"power of {mean.kind}", node, (x,), exponent=p, spatial=spatial)
+    match = replace(match, factor=mean.factor ** (1 / p))
+    if mean.kind == "AveragePool":
+        window = _window(mean)
+        if window.kernel == window.extent == sizes_of(x) and not any(window.pad):
+            return match  # all of the input
+        return replace(match, window=window, padded=bool(dict(mean.how)["count_include_pad"]))
+    if mean.axes != spatial:
+        raise Mismatch(f"it reduces the axes {mean.axes}, which are not those of one image")
+    return match if mean.keep else replace(match, shape=(0, 0))
+
+
+def _precision(value: ir.Value | None) -> float:
+    """How closely a number of this type can be meant."""
+    narrow = value is not None and value.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+    return 4e-3 if narrow else 1e-6
+
+
+# --- sums over windows
+
+
+@dataclass(frozen=True)
+class Total:
+    """Sums over windows, times ``factor``: of one value that is pooled, or reduced over ``axes``, or of one term for
+    each cell (``taps``). ``how`` is what must be equal above and below.
+    """
+
+    kind: str
+    terms: tuple[ir.Value, ...]
+    how: tuple[tuple[str, Any], ...] = ()
+    factor: float = 1.0
+    axes: tuple[int, ...] = ()
+    keep: bool = False
+
+
+def total(value: ir.Value | None) -> Total | None:
+    """What is summed here, or None where this is no sum over windows."""
+    node = producer(value, *_TOTALS)
+    return None if node is None or node.inputs[0] is None else _TOTALS[node.op_type](node)
+
+
+def _averaged(node: ir.Node) -> Total:
+    """An AveragePool, defaults filled in; padding that is never there is not told apart."""
+    kernel = tuple(attribute(node, "kernel_shape", ()))
+    strides = tuple(attribute(node, "strides", (1,) * len(kernel)))
+    dilations = tuple(attribute(node, "dilations", (1,) * len(kernel)))
+    pads = _pads(node, kernel, strides, dilations)
+    ceil = attribute(node, "ceil_mode", 0)
+    how = {
+        "kernel_shape": kernel,
+        "strides": strides,
+        "pads": pads,
+        "dilations": dilations,
+        "ceil_mode": ceil,
+        "count_include_pad": attribute(node, "count_include_pad", 0) if any(pads) else 0,
+    }
+    return Total("AveragePool", _present(node.inputs[:1]), tuple(how.items()))
+
+
+def _pads(node: ir.Node, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> tuple[int, ...]:
+    auto = attribute(node, "auto_pad", "NOTSET")
+    if auto == "VALID":
+        return (0,) * 2 * len(kernel)
+    if auto == "NOTSET":
+        return tuple(attribute(node, "pads", (0,) * 2 * len(kernel)))
+    sizes = sizes_of(_present(node.inputs[:1])[0])
+    if sizes is None:
+        raise Mismatch(f"auto_pad={auto} depends on sizes that may change; export the model for one size")
+    begins, ends = [], []
+    for n, k, s, d in zip(sizes, kernel, strides, dilations, strict=True):
+        whole = max(0, (math.ceil(n / s) - 1) * s + d * (k - 1) + 1 - n)
+        begins.append(whole // 2 if auto == "SAME_UPPER" else whole - whole // 2)
+        ends.append(whole - begins[-1])
+    return (*begins, *ends)
+
+
+def _reduced(node: ir.Node) -> Total | None:
+    """A Reduce operator over known axes, or GlobalAveragePool over all spatial ones."""
+    term = _present(node.inputs[:1])
+    whole = node.op_type == "GlobalAveragePool"
+    axes = tuple(range(2, rank_of(term[0]))) if whole else reduced_axes(node)
+    keep = whole or bool(attribute(node, "keepdims", 1))
+    kind = "ReduceMean" if whole else node.op_type
+    return Total(kind, term, (("axes", axes), ("keepdims", keep)), 1.0, axes, keep) if axes else None
+
+
+def _scaled(node: ir.Node) -> Total | None:
+    """A sum times a number, or the sign of a sum times its magnitude (as PyTorch writes LPPool)."""
+    for rest, other in (node.inputs, node.inputs[::-1]):
+        number = scalar(other)
+        inner = total(rest) if number else None
+        if number and inner is not None and inner.kind != "taps" and (node.op_type == "Mul" or other is node.inputs[1]):
+            return replace(inner, factor=inner.factor * (number if node.op_type == "Mul" else 1 / number))
+        sign, size = producer(rest, "Sign"), producer(other, "Abs", "Relu")
+        while size is not None and size.op_type == "Relu":
+            size = producer(size.inputs[0], "Abs")
+        if sign is not None and size is not None and same(sign.inputs[0], size.inputs[0]) and node.op_type == "Mul":
+            return total(sign.inputs[0])
+    return None
+
+
+def _cast(node: ir.Node) -> Total | None:
+    """Through a cast to a wider type, which loses nothing; above and below must be cast to the same."""
+    inner = total(node.inputs[0])
+    before = None if node.inputs[0] is None else node.inputs[0].dtype
+    after = attribute(node, "to", None)
+    if inner is None or inner.kind == "taps" or before is None or (int(before), after) not in _WIDENING:
+        return None
+    return replace(inner, how=(*inner.how, ("cast", after)))
+
+
+_WIDENING = {(a, b) for b, narrow in ((1, (10, 16)), (11, (1, 10, 16))) for a in (*narrow, b)}
+"""Casts from float16 or bfloat16 to float, and from these to double, as pairs of ``TensorProto.DataType``."""
+
+
+def _added(node: ir.Node) -> Total | None:
+    terms = tuple(_addends(node))
+    return Total("taps", terms) if all(scalar(term) is None for term in terms) else None
+
+
+def _addends(node: ir.Node) -> Iterator[ir.Value]:
+    """The terms of nested additions, in order; a zero, which Python's sum starts from, is none."""
+    for value in node.inputs:
+        inner = producer(value, "Add", "Sum")
+        if inner is not None:
+            yield from _addends(inner)
+        elif value is not None and scalar(value) != 0:
+            yield value
+
+
+_TOTALS: dict[str, Callable[[ir.Node], Total | None]] = {
+    "AveragePool": _averaged,
+    "GlobalAveragePool": _reduced,
+    "ReduceMean": _reduced,
+    "ReduceSum": _reduced,
+    "Mul": _scaled,
+    "Div": _scaled,
+    "Cast": _cast,
+    "Add": _added,
+    "Sum": _added,
+}
+
+
+def _over_cells(how: Total) -> bool:
+    """Whether what is reduced can be windows: all spatial axes, or axes that an unfolding made."""
+    spatial = tuple(range(2, rank_of(how.terms[0])))
+    return not how.axes or how.axes == spatial or any(base(leaf) is not leaf for leaf in _leaves(how.terms[0]))
+
+
+def _leaves(value: ir.Value) -> Iterator[ir.Value]:
+    """What products, powers and exponentials were made of."""
+    node = producer(value, "Mul", "Exp", "Pow", "Softmax", "Sub", "Div", "Cast", "Relu", "Clip", "Max")
+    if node is None:
+        yield value
+        return
+    for given in node.inputs:
+        if given is not None and scalar(given) is None:
+            yield from _leaves(given)
+
+
+def _window(how: Total) -> Window:
+    attributes = {name: value for name, value in how.how if name not in ("count_include_pad", "cast")}
+    try:
+        return Window.from_attributes(attributes)
+    except ArgumentError as error:
+        raise Mismatch(str(error)) from error
+
+
+def _difference(above: Total, below: Total) -> str:
+    if above.kind != below.kind:
+        return f"{above.kind} and {below.kind}"
+    ours, theirs = dict(above.how), dict(below.how)
+    differing = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    return ", ".join(f"{name} {ours.get(name)} and {theirs.get(name)}" for name in differing)
+
+
+def _present(values: Sequence[ir.Value | None]) -> tuple[ir.Value, ...]:
+    return tuple(value for value in values if value is not None)
+
+
+SPELLINGS: dict[str, tuple[str, Callable[[ir.Node], Match | None]]] = {
+    "Div": ("weighted mean", quotient),
+    "ReduceSum": ("weighted mean", attention),
+    "Pow": ("power mean", power),
+}
+"""By the operator that ends the spelling: what it looks like, and who reads it."""
