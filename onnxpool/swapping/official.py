@@ -1,0 +1,123 @@
+"""Layers of the published pooling packages, known by their class names, and the same as our layers.
+
+    SoftPool1d, 2d, 3d                            of Stergiou's SoftPool: attributes kernel_size and stride
+    SimplifiedLIP, BottleneckLIP, ProjectionLIP   of Gao's LIP: a child ``logit``; or, in LIP-ResNet, a child
+                                                  ``postprocessing`` and the method ``forward_with_shared``
+    GeM, GeMmp                                    of image retrieval (Radenovic et al.): attributes p and eps
+
+None of the packages is imported. Many networks have copies of these classes with changes, under the same names, so
+that no name is believed: a layer runs once beside ours, in float64 on the CPU, and must give the same. (The official
+SoftPool is its formula there for one channel of positive values.) Only where it cannot run, as without its CUDA
+extension, name and attributes suffice.
+"""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module, Parameter
+
+from onnxpool import nn
+from onnxpool.errors import ArgumentError
+from onnxpool.swapping.stand_ins import GeneralizedMeanPool, SharedImportancePool2d
+from onnxpool.window import Window
+
+_RANKS = {"SoftPool1d": 1, "SoftPool2d": 2, "SoftPool3d": 3, "SimplifiedLIP": 2, "BottleneckLIP": 2, "ProjectionLIP": 2}
+_RANKS |= {"GeM": 2, "GeMmp": 2}
+
+_SIDE = 9
+"""Length of each spatial axis of what a layer is tried on: windows 3x3 s2 p1 and 2x2 s2 give different sizes."""
+
+
+def rank(module: Module) -> int:
+    """Number of spatial axes of an official layer; 0 for any other."""
+    ours = type(module).__module__.startswith("onnxpool.")
+    return 0 if ours else _RANKS.get(type(module).__name__, 0)
+
+
+def window(module: Any) -> Window | None:
+    """Its window, None for global pooling. Raises :class:`ArgumentError` for a class that only has the name."""
+    found: Window | None = getattr(same(module), "window", None)
+    return found
+
+
+def same(module: Any) -> Module:
+    """Our layer that computes the same, with the same parameters.
+
+    Raises :class:`ArgumentError` for a class that only has the name: other attributes, or other results.
+    """
+    reasons = []
+    for candidate, inputs in _candidates(module):
+        reason = _difference(module, candidate, inputs)
+        if reason is None:
+            return candidate
+        reasons.append(reason)
+    name = type(module).__name__
+    raise ArgumentError(f"it is not the official {name}: " + ("; ".join(reasons) or "its attributes are others"))
+
+
+def _candidates(module: Any) -> Iterator[tuple[Module, tuple[Tensor, ...]]]:
+    """What it may be, with inputs to try that on; the likeliest first."""
+    name, size = type(module).__name__, (_SIDE,) * rank(module)
+    if name.startswith("SoftPool"):
+        if hasattr(module, "kernel_size") and hasattr(module, "stride"):
+            more = {
+                word: getattr(module, word) for word in ("padding", "dilation", "ceil_mode") if hasattr(module, word)
+            }
+            yield getattr(nn, name)(module.kernel_size, module.stride, **more), (_ramp(1, *size),)
+    elif name.startswith("GeM"):
+        if hasattr(module, "p") and hasattr(module, "eps"):
+            channels = module.p.numel() if isinstance(module.p, Tensor) else 1
+            for flat in (False, True):
+                yield GeneralizedMeanPool(module.p, module.eps, flat), (_ramp(channels, *size) - 1,)
+    elif isinstance(logit := getattr(module, "logit", None), Module):
+        windows = ((2, 2, 0), (3, 2, 1)) if name == "BottleneckLIP" else ((3, 2, 1), (2, 2, 0))
+        for kernel, stride, padding in windows:
+            yield nn.LocalImportancePool2d(logit, kernel, stride, padding), (_ramp(_taken(logit), *size),)
+    elif isinstance(shared := getattr(module, "postprocessing", None), Module):
+        inputs = _ramp(_given(shared), *size), _ramp(_taken(shared), *size)
+        yield SharedImportancePool2d(shared), inputs
+
+
+def _difference(module: Module, candidate: Module, inputs: tuple[Tensor, ...]) -> str | None:
+    """How the results differ; None where they do not, and where the layer cannot run here."""
+    theirs: Any = copy.deepcopy(module).cpu().double().eval()
+    ours: Any = copy.deepcopy(candidate).cpu().double().eval()
+    with torch.no_grad():
+        try:
+            expected = getattr(theirs, "forward_with_shared", theirs)(*inputs)
+        except Exception:  # whatever a layer raises without its extension
+            return None
+        try:
+            y: Tensor = ours(*inputs)
+        except ArgumentError as error:
+            return str(error)
+    if not isinstance(expected, Tensor) or expected.shape != y.shape:
+        return f"of {tuple(inputs[0].shape)} it makes {tuple(getattr(expected, 'shape', ()))}, ours {tuple(y.shape)}"
+    off = (expected - y).abs().max().item()
+    return None if off < 1e-9 * y.abs().max().item() else f"its results differ from ours by {off:.1e}"
+
+
+def _ramp(channels: int, *spatial: int) -> Tensor:
+    """Values from 0.5 to 2.5 in no order, the same every time."""
+    numbers = torch.arange(channels * _SIDE ** len(spatial), dtype=torch.float64)
+    return ((numbers * 0.618) % 1 * 2 + 0.5).reshape(1, channels, *spatial)
+
+
+def _convolutions(module: Module) -> list[Any]:
+    found = [part for part in module.modules() if isinstance(getattr(part, "weight", None), Parameter)]
+    if not (found := [part for part in found if hasattr(part, "in_channels")]):
+        raise ArgumentError("its logits come from no convolution")
+    return found
+
+
+def _taken(module: Module) -> int:
+    number: int = _convolutions(module)[0].in_channels
+    return number
+
+
+def _given(module: Module) -> int:
+    number: int = _convolutions(module)[-1].out_channels
+    return number

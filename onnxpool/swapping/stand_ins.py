@@ -1,0 +1,127 @@
+"""Layers that take the place of another where a pool of :mod:`onnxpool.nn` alone cannot.
+
+    FixedSizePool            for adaptive pooling: a pool, and a refusal of inputs of another size
+    PooledConv1d, 2d, 3d     for a strided convolution: the convolution at stride 1, then a pool
+    GeneralizedMeanPool      for GeM: ``y = (mean max(x, eps)^p)^(1/p)`` over all positions
+    SharedImportancePool2d   for the official BottleneckLIP: local importance pooling with logits from shared features
+
+They keep the parameters, and the parameters' names, of what they take the place of.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Conv1d, Conv2d, Conv3d, Module, Parameter
+
+from onnxpool.errors import ArgumentError
+from onnxpool.pools.local_importance import local_importance_pool
+from onnxpool.torch_op import widen
+from onnxpool.window import Window
+
+
+class FixedSizePool(Module):
+    """A pool for inputs of one spatial size, in place of adaptive pooling; raises :class:`ArgumentError` for others."""
+
+    def __init__(self, pool: Module, spatial: tuple[int, ...]) -> None:
+        super().__init__()
+        self.pool, self.spatial = pool, spatial
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool ``x``."""
+        if tuple(x.shape[-len(self.spatial) :]) != self.spatial:
+            raise ArgumentError(
+                f"x has shape {tuple(x.shape)}; this pool took the place of adaptive pooling for spatial size "
+                f"{self.spatial} only: swap again with an example of the size that you need"
+            )
+        pooled: Tensor = self.pool(x)
+        return pooled
+
+    def extra_repr(self) -> str:
+        """The size that it is for."""
+        return f"for {'x'.join(map(str, self.spatial))}"
+
+
+class _PooledConv(Module):
+    def __init__(self, convolution: Any, pool: Module) -> None:
+        super().__init__(
+            convolution.in_channels,
+            convolution.out_channels,
+            convolution.kernel_size,
+            padding=convolution.padding,
+            dilation=convolution.dilation,
+            groups=convolution.groups,
+            bias=False,
+            padding_mode=convolution.padding_mode,
+            device="meta",
+        )
+        self.weight, self.bias, self.pool = convolution.weight, convolution.bias, pool
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as convolutions call it
+        """Convolve and pool ``input``."""
+        pooled: Tensor = self.pool(super().forward(input))
+        return pooled
+
+
+class PooledConv1d(_PooledConv, Conv1d):
+    """The ``convolution`` at stride 1, with its weights, then ``pool``."""
+
+
+class PooledConv2d(_PooledConv, Conv2d):
+    """The ``convolution`` at stride 1, with its weights, then ``pool``."""
+
+
+class PooledConv3d(_PooledConv, Conv3d):
+    """The ``convolution`` at stride 1, with its weights, then ``pool``."""
+
+
+POOLED_CONV = {1: PooledConv1d, 2: PooledConv2d, 3: PooledConv3d}
+
+
+class GeneralizedMeanPool(Module):
+    """``y = (mean max(x, eps)^p)^(1/p)`` over all positions of each channel of ``(N, C, H, W)``.
+
+    ``p`` is a number, or a parameter of one number or one per channel; ``flat`` gives ``(N, C)``, else
+    ``(N, C, 1, 1)``. Source: Radenovic, Tolias, Chum, "Fine-tuning CNN image retrieval with no human annotation", 2018.
+    The largest position is taken out of the power, which therefore does not overflow, in any dtype.
+    """
+
+    def __init__(self, p: Tensor | float, eps: float, flat: bool = False) -> None:
+        super().__init__()
+        self.p, self.eps, self.flat = p, eps, flat
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool ``x``."""
+        wide = widen(x)
+        p = widen(self.p).reshape(-1, 1, 1) if isinstance(self.p, Tensor) else self.p
+        cells = wide.clamp(min=self.eps)
+        top = cells.amax((-2, -1), keepdim=True).clamp(torch.finfo(wide.dtype).tiny, torch.finfo(wide.dtype).max)
+        mean = (cells / top).pow(p).mean((-2, -1), keepdim=True)
+        y = (top * mean.pow(1 / p)).to(x.dtype)
+        return y.flatten(-3) if self.flat else y
+
+    def extra_repr(self) -> str:
+        """The numbers that it has."""
+        p = self.p.tolist() if isinstance(self.p, Parameter) else self.p
+        return f"p={p}, eps={self.eps}" + ", flat" * self.flat
+
+
+class SharedImportancePool2d(Module):
+    """Local importance pooling, 3x3 windows with stride 2, whose logits ``postprocessing`` makes of shared features."""
+
+    def __init__(self, postprocessing: Module) -> None:
+        super().__init__()
+        self.postprocessing = postprocessing
+        self.window = Window.of(2, 3, 2, 1)
+
+    def forward(self, x: Tensor, shared: Tensor) -> Tensor:
+        """Pool ``x``."""
+        return local_importance_pool(self.window, x, self.postprocessing(shared))
+
+    def forward_with_shared(self, x: Tensor, shared: Tensor) -> Tensor:
+        """The same, as the official blocks call it."""
+        return self.forward(x, shared)
+
+    def extra_repr(self) -> str:
+        """The window."""
+        return str(self.window)

@@ -1,0 +1,156 @@
+"""What a rule puts in the place of a layer: from a spelling, or by the caller's function, to a module that fits.
+
+A spelling names a layer of :mod:`onnxpool.nn` without its rank, with or without arguments: literals, the name
+``channels``, and layers again. Window arguments that it leaves out are the old layer's, ``channels`` is the number that
+the old layer pools, and a local importance pool without logits gets the simplified ones.
+
+>>> import torch
+>>> layer = Layer(torch.nn.MaxPool2d(3, 2, 1), "max", 2, ("pool",))
+>>> make("SoftPool", layer)
+SoftPool2d(3x3 s2 p1)
+"""
+
+import ast
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+from torch.nn import Module
+
+from onnxpool import nn
+from onnxpool.errors import ArgumentError
+from onnxpool.swapping import layers, official
+from onnxpool.swapping.layers import Layer
+from onnxpool.swapping.stand_ins import POOLED_CONV, FixedSizePool
+from onnxpool.window import Window
+
+_WINDOW = {"kernel_size": "kernel", "stride": "stride", "padding": "pad", "dilation": "dilation", "ceil_mode": "ceil"}
+
+
+def check(target: Any) -> None:
+    """Raise :class:`ArgumentError` for what can be no target of any layer."""
+    if isinstance(target, str):
+        if target not in ("keep", "same"):
+            name = ast.unparse(_parse(target).func)
+            if not any(f"{name}{rank}d" in nn.__all__ for rank in (1, 2, 3)):
+                known = sorted({re.sub(r"[123]d$", "", known) for known in nn.__all__})
+                raise ArgumentError(f"target {target!r}: use one of {', '.join(known)}, keep, or same")
+    elif not callable(target):
+        raise ArgumentError(
+            f"target {target!r:.80} is no spelling such as 'SoftPool' and no function that makes a layer"
+        )
+
+
+def make(target: Any, layer: Layer) -> Module:
+    """The module that takes the place of the layer, on its device, in its dtype and mode.
+
+    Raises :class:`ArgumentError` with the reason where none can, and :class:`layers.ExampleNeededError` where an
+    example is missing.
+    """
+    module: Any = layer.module
+    layers.check(layer)
+    if target == "same" and layer.kind != "official":
+        raise ArgumentError("only layers of official packages have the same in onnxpool.nn")
+    pool = official.same(module) if target == "same" else _pool(target, layer)
+    pool.train(module.training)
+    if layer.kind == "strided-convolution":
+        return POOLED_CONV[layer.rank](module, pool.to(module.weight))
+    if layer.seen and target != "same":
+        pool.to(layer.seen[0].device, layer.seen[0].dtype)
+    return FixedSizePool(pool, layer.spatial) if layer.kind == "adaptive" and hasattr(pool, "window") else pool
+
+
+def _pool(target: Any, layer: Layer) -> Module:
+    if isinstance(target, str) and layers.to_one_position(layer):
+        call = _parse(target)
+        if "kernel_size" not in inspect.signature(_class(call.func, layer.rank)).parameters:
+            return _layer(call, layer, {})  # a global pooling
+    window = layers.window(layer)
+    pool = _spelled(_parse(target), layer, window) if isinstance(target, str) else _called(target, layer, window)
+    new = getattr(pool, "window", None)
+    if window and isinstance(new, Window) and _sizes(new) != _sizes(window):
+        raise ArgumentError(f"a window {new} gives other sizes than {window}")
+    return pool
+
+
+def _sizes(window: Window) -> tuple[Any, ...]:
+    """What the output's size depends on, for inputs of any size."""
+    ends = zip(window.pad, window.tail, window.extent, strict=True)
+    return window.stride, tuple(pad + tail - extent for pad, tail, extent in ends)
+
+
+def _called(function: Callable[..., Any], layer: Layer, window: Window | None) -> Module:
+    known = layer.kind == "strided-convolution" or layer.seen
+    pool = function(layer.module, layer.channels if known else None, window)
+    if not isinstance(pool, Module):
+        raise ArgumentError(f"the rule's function gave a {type(pool).__name__}, no torch.nn.Module")
+    return pool
+
+
+# --- spellings
+
+
+def _spelled(call: ast.Call, layer: Layer, window: Window | None) -> Module:
+    if window is None:
+        raise ArgumentError("it has no window that a pool could take over")
+    made = _class(call.func, layer.rank)
+    known = inspect.signature(made).parameters
+    words = {word: getattr(window, name) for word, name in _WINDOW.items()}
+    if "kernel_size" not in known:
+        raise ArgumentError(f"{made.__name__} pools the whole input, this layer windows {window}")
+    plain = {"stride": window.kernel, "padding": (0,) * window.rank, "dilation": (1,) * window.rank, "ceil_mode": False}
+    for word, default in plain.items():
+        if word not in known and words[word] != default:
+            raise ArgumentError(f"{made.__name__} has no {word}, and this layer's is {words[word]}")
+    return _layer(call, layer, {word: value for word, value in words.items() if word in known})
+
+
+def _layer(call: ast.Call, layer: Layer, filled: dict[str, Any]) -> Module:
+    """The layer that the call spells; ``filled`` are arguments that it may leave out."""
+    made = _class(call.func, layer.rank)
+    signature = inspect.signature(made)
+    try:
+        given = signature.bind_partial(
+            *[_value(argument, layer) for argument in call.args],
+            **{str(word.arg): _value(word.value, layer) for word in call.keywords},
+        ).arguments
+        for word, parameter in signature.parameters.items():
+            if parameter.default is parameter.empty and word not in {**filled, **given}:
+                if word == "channels":
+                    given[word] = layer.channels
+                elif word == "logit":
+                    given[word] = _class("SimplifiedLogit", layer.rank)(layer.channels)
+        pool: Module = made(**{**filled, **given})
+    except ArgumentError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"{made.__name__}: {error}") from error
+    return pool
+
+
+def _value(node: ast.expr, layer: Layer) -> Any:
+    if isinstance(node, ast.Name) and node.id == "channels":
+        return layer.channels
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        return _layer(node, layer, {})
+    return ast.literal_eval(node)
+
+
+def _parse(target: str) -> ast.Call:
+    try:
+        call = ast.parse(target, mode="eval").body
+    except (SyntaxError, ValueError) as error:
+        raise ArgumentError(f"target {target!r} cannot be read: write 'SoftPool' or 'PowerAvgPool(p=3)'") from error
+    if isinstance(call, ast.Name):
+        call = ast.Call(call, [], [])
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+        raise ArgumentError(f"target {target!r} is no layer: write 'SoftPool' or 'PowerAvgPool(p=3)'")
+    return call
+
+
+def _class(name: Any, rank: int) -> Any:
+    full = f"{name.id if isinstance(name, ast.Name) else name}{rank}d"
+    if full not in nn.__all__:
+        raise ArgumentError(f"onnxpool.nn has no {full}")
+    return getattr(nn, full)
