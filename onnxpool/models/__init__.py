@@ -5,7 +5,8 @@
 
 Every function takes ``num_classes`` and gives an untrained network, ``(N, 3, H, W) -> (N, num_classes)``. They are
 made for images of 224x224 that are normalised by ImageNet's mean (0.485, 0.456, 0.406) and standard deviation (0.229,
-0.224, 0.225).
+0.224, 0.225). LIP networks normalise maps by their own statistics, in evaluation too, and PyTorch refuses that for a
+map of one cell: LIP-ResNets need more than 16 rows or columns, LIP-DenseNet 29 of both.
 """
 
 from onnxpool.models.checkpoint import load_checkpoint

@@ -57,7 +57,7 @@ def load_checkpoint(network: "torch.nn.Module", checkpoint: "str | os.PathLike[s
 
 def _state(checkpoint: "str | os.PathLike[str] | Mapping[str, Any]") -> "dict[str, Tensor]":
     """Names without prefix, and tensors."""
-    found = checkpoint if isinstance(checkpoint, Mapping) else _read(Path(checkpoint))
+    found = _read(Path(checkpoint)) if isinstance(checkpoint, str | os.PathLike) else checkpoint
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
         found = found["state_dict"]
     if (
@@ -86,7 +86,8 @@ def _read(path: Path) -> Any:
 
 
 def _name(checkpoint: "str | os.PathLike[str] | Mapping[str, Any]") -> str:
-    return f"{type(checkpoint).__name__}" if isinstance(checkpoint, Mapping) else repr(os.fspath(checkpoint))
+    """A file by its path, anything else by its type."""
+    return repr(os.fspath(checkpoint)) if isinstance(checkpoint, str | os.PathLike) else type(checkpoint).__name__
 
 
 def _some(names: list[str]) -> str:
