@@ -13,7 +13,7 @@ from onnxpool.pools import NODES
 
 DTYPES = {"float32": 3.4e38, "float64": 1.79e308, "float16": 65504.0, "bfloat16": 3.38e38}
 RUNS = [("function", "off"), ("standard", "off"), ("function", "require"), ("custom", "require")]
-NATIVE = {"SoftPool"}
+NATIVE = {"LocalImportancePool", "SoftPool", "StochasticPool"}
 """Operators that the native library must have a kernel for."""
 
 
