@@ -1,7 +1,7 @@
 """The pooling methods: what each computes, its modules, and the element types that a native kernel really pools here.
 
->>> [method.name for method in catalog().methods]
-['SoftPool']
+>>> [method.name for method in catalog().methods if method.native]
+['LocalImportancePool', 'SoftPool', 'StochasticPool']
 """
 
 from dataclasses import asdict, dataclass
@@ -32,7 +32,9 @@ DTYPES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Method:
-    """One pooling method. ``native`` lists the element types for which a native kernel ran here and was right."""
+    """One pooling method. ``operator`` is its own in ONNX, None where standard operators are all it needs; ``native``
+    lists the element types for which a native kernel ran here and was right.
+    """
 
     name: str
     summary: str
@@ -40,6 +42,7 @@ class Method:
     source: str
     modules: tuple[str, ...]
     ranks: tuple[int, ...]
+    operator: str | None
     dtypes: tuple[str, ...]
     native: tuple[str, ...]
 
@@ -71,7 +74,9 @@ class Catalog:
             facts.add_row("  source", method.source)
             facts.add_row("  modules", ", ".join(f"onnxpool.nn.{name}" for name in method.modules))
             facts.add_row("  types", ", ".join(method.dtypes))
-            facts.add_row("  native", Text(", ".join(method.native) or f"none here: {self.no_kernels or 'no kernel'}"))
+            facts.add_row("  in ONNX", f"{DOMAIN}::{method.operator}" if method.operator else "standard operators")
+            if method.operator:
+                facts.add_row("  native", Text(", ".join(method.native) or f"none here: {self.no_kernels}"))
             parts.append(facts)
         return Group(*parts)
 
@@ -85,13 +90,15 @@ def catalog() -> Catalog:
 
 
 def _method(pool: Pool, *, tried: bool) -> Method:
+    modules = sorted({spelling.partition("(")[0] for spelling in pool.modules})
     return Method(
         name=pool.name,
         summary=pool.summary,
         formula=pool.formula,
         source=pool.source,
-        modules=tuple(dict.fromkeys(spelling.partition("(")[0] for spelling in pool.modules)),
-        ranks=(1, 2, 3),
+        modules=tuple(modules),
+        ranks=tuple(int(name[-2]) for name in modules),  # names end in 1d, 2d or 3d
+        operator=pool.node.op_type if pool.node else None,
         dtypes=tuple(DTYPES),
         native=tuple(dtype for dtype in DTYPES if tried and pool.node and why_not_native(pool.node, dtype) is None),
     )
