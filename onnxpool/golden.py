@@ -63,6 +63,15 @@ def path_for(model: str | os.PathLike[str]) -> Path:
     return Path(model).with_suffix(".golden.npz")
 
 
+def follow(model: str | os.PathLike[str], other: str | os.PathLike[str]) -> None:
+    """Let the golden file of ``model`` stand beside ``other`` too, which computes the same; or none, if it has none."""
+    if path_for(model) == path_for(other):
+        return
+    path_for(other).unlink(missing_ok=True)  # the answers of another network
+    if path_for(model).exists():
+        save(load(path_for(model)), path_for(other))
+
+
 def save(golden: Golden, path: str | os.PathLike[str]) -> None:
     """Write ``golden`` to ``path``; the file gets its name only when it is complete."""
     arrays: dict[str, NDArray[Any]] = {}

@@ -18,6 +18,7 @@ from onnxpool.cli import app
 from onnxpool.describe import describe
 from onnxpool.errors import ArgumentError
 from onnxpool.forms import write
+from onnxpool.golden import load as load_golden
 from onnxpool.kernels import why_missing
 from onnxpool.window import Window
 
@@ -130,6 +131,16 @@ def test_validate_against_the_module_itself(folder):
     reference = f"{folder}/nets.py:network"
     assert run("validate", folder / "network.onnx", "--reference", reference).exit_code == 0
     assert run("validate", folder / "network.onnx", "--reference", reference, "--seed", 1).exit_code == 1
+
+
+def test_answers_follow_a_model_into_another_form(folder, tmp_path):
+    (tmp_path / "plain.golden.npz").write_text("answers of another network")
+    assert run("form", folder / "layer.onnx", tmp_path / "plain.onnx", "--to", "standard").exit_code == 0
+    assert load_golden(tmp_path / "plain.golden.npz").source == load_golden(folder / "layer.golden.npz").source
+    assert run("validate", tmp_path / "plain.onnx").exit_code == 0
+    write(onnxpool.to_form(folder / "layer.onnx", "standard"), tmp_path / "alone.onnx")
+    run("form", tmp_path / "alone.onnx", tmp_path / "plain.onnx", "--to", "function")
+    assert not (tmp_path / "plain.golden.npz").exists()
 
 
 def test_json_is_what_the_library_returns(folder):
