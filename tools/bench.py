@@ -57,15 +57,17 @@ NETWORKS = ("lip_resnet50", "softpool_resnet50")
 TURN_S = 1e-3
 ROUNDS = (7, 101)
 
-console = Console(width=None if sys.stdout.isatty() else 150)
+Clock = Callable[[], float]
+
+console = Console(width=None if sys.stdout.isatty() else 180)
 
 
 # --- measuring
 
 
-def measure(ways: Sequence[Way], seconds: float) -> list[tuple[float, ...]]:
+def measure(ways: Sequence[Way], seconds: float, clock: Clock = time.perf_counter) -> list[tuple[float, ...]]:
     """Times of each way, which must have run before: rounds in random order for so many seconds, at least seven."""
-    calls, rng = [_calls(way.run) for way in ways], np.random.default_rng(0)
+    calls, rng = [_calls(way.run, clock) for way in ways], np.random.default_rng(0)
     times_s: list[list[float]] = [[] for _ in ways]
     end, (least, most) = time.perf_counter() + seconds, ROUNDS
     gc.disable()
@@ -73,20 +75,20 @@ def measure(ways: Sequence[Way], seconds: float) -> list[tuple[float, ...]]:
         if number >= least and time.perf_counter() > end:
             break
         for i in rng.permutation(len(ways)):
-            times_s[i].append(_time(ways[i].run, calls[i]))
+            times_s[i].append(_time(ways[i].run, calls[i], clock))
     gc.enable()
     return [tuple(times) for times in times_s]
 
 
-def _time(run: Callable[[], Any], calls: int) -> float:
-    start = time.perf_counter()
+def _time(run: Callable[[], Any], calls: int, clock: Clock) -> float:
+    start = clock()
     for _ in range(calls):
         run()
-    return (time.perf_counter() - start) / calls
+    return (clock() - start) / calls
 
 
-def _calls(run: Callable[[], Any]) -> int:
-    return max(1, round(TURN_S / _time(run, 3)))
+def _calls(run: Callable[[], Any], clock: Clock) -> int:
+    return max(1, round(TURN_S / _time(run, 3, clock)))
 
 
 def judged(makers: Any, share: Callable[[Way], float | None]) -> tuple[list[Way], list[Result], list[str]]:
@@ -110,11 +112,15 @@ def judged(makers: Any, share: Callable[[Way], float | None]) -> tuple[list[Way]
     return right, results, absent
 
 
-def timed(name: str, dtype: str, threads: int, provider: str, makers: Any, share: Any, seconds: float) -> Group:
+def timed(
+    chosen: argparse.Namespace, name: str, dtype: str, setting: tuple[str, int], makers: Any, share: Any
+) -> Group:
     """Judges, measures and shows one group."""
+    provider, threads = setting
     torch.set_num_threads(threads)
     right, results, absent = judged(makers, share)
-    times_s = dict(zip([(way.operator, way.name) for way in right], measure(right, seconds), strict=True))
+    clock = time.process_time if chosen.processor_time else time.perf_counter
+    times_s = dict(zip([(w.operator, w.name) for w in right], measure(right, chosen.seconds, clock), strict=True))
     results = [Result(r.operator, r.way, r.share, r.fault, times_s.get((r.operator, r.way), ())) for r in results]
     group = Group(name, dtype, threads, provider, tuple(results), tuple(absent))
     console.print(table(group))
@@ -138,10 +144,10 @@ def poolings(
                 case = Case(shape, window, dtype, threads, provider, chosen.scale)
                 makers = ways(case, chosen.compile)
                 share = lambda way, case=case: share_of_allowed(case, way)  # noqa: E731
-                yield timed(name, dtype, threads, provider, makers, share, chosen.seconds)
+                yield timed(chosen, name, dtype, (provider, threads), makers, share)
 
 
-def network(name: str, settings: Sequence[tuple[str, int]], seconds: float) -> Iterator[Group]:
+def network(chosen: argparse.Namespace, name: str, settings: Sequence[tuple[str, int]]) -> Iterator[Group]:
     """A whole network on one image, in every form and in PyTorch; its answer is PyTorch's in float64."""
     torch.manual_seed(0)
     module = _lively(getattr(models, name)()).eval()
@@ -167,7 +173,7 @@ def network(name: str, settings: Sequence[tuple[str, int]], seconds: float) -> I
         ]
         if provider == CPU:
             makers.append((name, PYTORCH, lambda: in_pytorch(name, PYTORCH, module, [image])))
-        yield timed(f"{name} 1x3x224x224", "float32", threads, provider, makers, share, seconds)
+        yield timed(chosen, f"{name} 1x3x224x224", "float32", (provider, threads), makers, share)
 
 
 def _lively(module: torch.nn.Module) -> torch.nn.Module:
@@ -190,6 +196,7 @@ def machine(chosen: argparse.Namespace) -> dict[str, Any]:
         "onnxruntime": onnxruntime.__version__,
         "torch": torch.__version__,
         "scale": chosen.scale,
+        "clock": "processor" if chosen.processor_time else "wall",
         "load_at_start": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }
 
@@ -211,11 +218,18 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "float16"), help="by default both")
     parser.add_argument("--seconds", type=float, default=6.0, help="for each group, if at least seven rounds fit")
     parser.add_argument("--scale", type=float, default=1.0, help="deviation of the values; from 20 on naive ones fail")
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="count this process's processor time, where other programs keep the processors busy; one thread only",
+    )
     chosen = parser.parse_args()
     if chosen.threads is None:
-        chosen.threads = [1] if chosen.quick else [1, 2]
+        chosen.threads = [1] if chosen.quick or chosen.processor_time else [1, 2]
     if chosen.dtypes is None:
         chosen.dtypes = ["float32"] if chosen.quick else ["float32", "float16"]
+    if chosen.processor_time and chosen.threads != [1]:
+        parser.error("--processor-time adds up what all threads use: it goes with --threads 1")
     if min(chosen.threads) < 1:
         parser.error(f"--threads {min(chosen.threads)}: use 1 or more")
     return chosen
@@ -235,7 +249,7 @@ def measured(chosen: argparse.Namespace) -> Iterator[Group]:
     yield from poolings(chosen, list(filter(wanted, QUICK if chosen.quick else GEOMETRIES)), settings)
     for name in () if chosen.quick else NETWORKS:
         if not chosen.only or chosen.only in name:
-            yield from network(name, settings, chosen.seconds)
+            yield from network(chosen, name, settings)
 
 
 def main() -> None:
