@@ -11,7 +11,13 @@ import onnxpool
 from onnxpool import kernels, nn
 
 NATIVE = kernels.why_missing() is None
-WAYS = [("standard", "off"), ("function", "off"), *([("function", "require"), ("custom", "require")] * NATIVE)]
+native = pytest.mark.skipif(not NATIVE, reason="without the native library")
+WAYS = [
+    ("standard", "off"),
+    ("function", "off"),
+    pytest.param("function", "require", marks=native),
+    pytest.param("custom", "require", marks=native),
+]
 """Form and kernels."""
 
 
