@@ -24,7 +24,8 @@ the other way.) It then computes the positions that it left out: ``stride^rank``
 ``kernel = stride`` in ceil mode, or a window of the same output sizes that the rule asks for, such as
 ``"SoftPool(kernel_size=3, padding=1, ceil_mode=False)"``, whose windows lie around the positions it had.
 
->>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.MaxPool2d(3, 2, 1))  # doctest: +SKIP
+>>> import torch
+>>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.MaxPool2d(3, 2, 1))
 >>> swapped = swap(network, {"max": "SoftPool"})
 >>> swapped.network[1]
 SoftPool2d(3x3 s2 p1)

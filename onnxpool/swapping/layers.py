@@ -5,10 +5,10 @@ A layer's kind is
     max                   MaxPool1d, 2d, 3d
     average               AvgPool1d, 2d, 3d
     power                 LPPool1d, 2d, 3d
-    adaptive              AdaptiveMaxPool1d, 2d, 3d and AdaptiveAvgPool1d, 2d, 3d
+    adaptive              AdaptiveMaxPool1d, 2d, 3d and AdaptiveAvgPool1d, 2d, 3d, of onnxpool.nn too
     strided-convolution   Conv1d, 2d, 3d with a stride above 1: they pool by leaving positions out
     official              layers of published pooling packages: :mod:`onnxpool.swapping.official`
-    onnxpool              layers of :mod:`onnxpool.nn`
+    onnxpool              other layers of :mod:`onnxpool.nn`
 
 Subclasses count while they have the ``forward`` of their class.
 
@@ -27,6 +27,7 @@ from torch.nn import Conv1d, Conv2d, Conv3d, Module
 from onnxpool.errors import ArgumentError
 from onnxpool.swapping import official
 from onnxpool.swapping.stand_ins import FixedSizePool
+from onnxpool.torch_op import PoolModule
 from onnxpool.window import Window
 
 _Value = TypeVar("_Value")
@@ -123,8 +124,8 @@ def find(network: Module, also: Callable[[Module, str], bool] = lambda *_: False
 
 def kind(module: Module) -> tuple[str | None, int]:
     """Kind and rank; (None, 0) for a layer that does not pool."""
-    if isinstance(window := getattr(module, "window", None), Window):
-        return "onnxpool", window.rank
+    if isinstance(module, PoolModule):
+        return ("adaptive" if hasattr(module, "output_size") else "onnxpool"), module.rank
     if rank := official.rank(module):
         return "official", rank
     base: Any = next((base for base in type(module).__mro__ if base in _CLASSES), None)
@@ -164,7 +165,7 @@ def window(layer: Layer) -> Window | None:
     module: Any = layer.module
     match layer.kind:
         case "onnxpool":
-            found: Window = module.window
+            found: Window | None = getattr(module, "window", None)
             return found
         case "official":
             return official.window(module)
@@ -193,16 +194,17 @@ def check(layer: Layer) -> None:
 
 def to_one_position(layer: Layer) -> bool:
     """Whether this is adaptive pooling of the whole input."""
-    return layer.kind == "adaptive" and set(_targets(layer)) == {1}
+    return layer.kind == "adaptive" and set(output_size(layer)) == {1}
 
 
-def _targets(layer: Layer) -> tuple[int | None, ...]:
+def output_size(layer: Layer) -> tuple[int | None, ...]:
+    """Spatial size that an adaptive layer gives; None is its input's."""
     size: Any = layer.module.output_size
     return tuple(size) if isinstance(size, Sequence) else (size,) * layer.rank
 
 
 def _fixed(layer: Layer) -> Window:
-    outputs = [target or length for target, length in zip(_targets(layer), layer.spatial, strict=True)]
+    outputs = [target or length for target, length in zip(output_size(layer), layer.spatial, strict=True)]
     if any(length % output for length, output in zip(layer.spatial, outputs, strict=True)):
         raise ArgumentError(f"{layer.spatial} inputs do not divide into {tuple(outputs)} equal windows")
     return Window.of(layer.rank, [length // output for length, output in zip(layer.spatial, outputs, strict=True)])

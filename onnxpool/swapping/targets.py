@@ -62,10 +62,13 @@ def make(target: Any, layer: Layer) -> Module:
 
 
 def _pool(target: Any, layer: Layer) -> Module:
-    if isinstance(target, str) and layers.to_one_position(layer):
+    if isinstance(target, str) and layer.kind == "adaptive":
         call = _parse(target)
-        if "kernel_size" not in inspect.signature(_class(call.func, layer.rank)).parameters:
-            return _layer(call, layer, {})  # a global pooling
+        known = inspect.signature(_class(call.func, layer.rank)).parameters
+        if "output_size" in known:
+            return _layer(call, layer, {"output_size": layers.output_size(layer)})
+        if "kernel_size" not in known and layers.to_one_position(layer):
+            return _layer(call, layer, {})
     window = layers.window(layer)
     pool = _spelled(_parse(target), layer, window) if isinstance(target, str) else _called(target, layer, window)
     new = getattr(pool, "window", None)
@@ -98,7 +101,7 @@ def _spelled(call: ast.Call, layer: Layer, window: Window | None) -> Module:
     known = inspect.signature(made).parameters
     words = {word: getattr(window, name) for word, name in _WINDOW.items()}
     if "kernel_size" not in known:
-        raise ArgumentError(f"{made.__name__} pools the whole input, this layer windows {window}")
+        raise ArgumentError(f"{made.__name__} has no window, and this layer's is {window}")
     plain = {"stride": window.kernel, "padding": (0,) * window.rank, "dilation": (1,) * window.rank, "ceil_mode": False}
     for word, default in plain.items():
         if word not in known and words[word] != default:
