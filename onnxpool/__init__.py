@@ -15,7 +15,9 @@ from typing import Any
 from onnxpool.export import export
 from onnxpool.forms import form_of, pool_nodes, to_form
 from onnxpool.kernels import library_path
+from onnxpool.lift import lift
 from onnxpool.session import Session, load
+from onnxpool.swap import swap
 from onnxpool.validate import validate
 from onnxpool.window import Window
 
@@ -26,10 +28,12 @@ __all__ = [
     "export",
     "form_of",
     "library_path",
+    "lift",
     "load",
     "models",
     "nn",
     "pool_nodes",
+    "swap",
     "to_form",
     "validate",
 ]

@@ -16,9 +16,10 @@ from rich.console import Console, RenderableType
 from typer.core import TyperGroup
 
 import onnxpool
-from onnxpool.errors import OnnxpoolError
+from onnxpool.errors import ArgumentError, OnnxpoolError
 from onnxpool.forms import Form
 from onnxpool.pool import OPSETS
+from onnxpool.swap import KINDS
 
 
 class _Printable(Protocol):
@@ -103,6 +104,50 @@ def export(
 
 
 @app.command()
+def swap(
+    source: SourceName,
+    output: OutputFile,
+    input: Annotated[  # noqa: A002 - the option is called --input
+        list[str], typer.Option(help="Shape of an example input, such as 1x3x224x224; once per input.")
+    ],
+    rule: Annotated[
+        list[str],
+        typer.Option(
+            help=f"LAYERS=POOLING. LAYERS: {', '.join(KINDS)}, or a path such as layer1.*. POOLING: SoftPool, "
+            "PowerAvgPool(p=3), ..., same (for official), keep. The first that fits a layer counts."
+        ),
+    ],
+    dtype: Annotated[DType, typer.Option(help="Element type of the network and its inputs.")] = "float32",
+    dynamic: Annotated[
+        list[str] | None,
+        typer.Option(help="Axes that may change: batch,height,width, or of one input by number: x:0=batch,2=time."),
+    ] = None,
+    form: Annotated[Form, typer.Option(help="What the file holds; see onnxpool form --help.")] = "function",
+    opset: Annotated[int, typer.Option(help=f"ONNX opset, {OPSETS[0]} to {OPSETS[-1]}.")] = OPSETS[0],
+    strict: Annotated[bool, typer.Option(help="Refuse where a layer that a rule chooses cannot be replaced.")] = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Replace pooling layers of a PyTorch module, keep its weights, and export it; prints what became of each layer.
+
+    Example: onnxpool swap nets.py:resnet resnet.onnx --input 1x3x224x224 --rule max=SoftPool
+    """
+    from onnxpool import spelling
+
+    rules = _rules(rule)
+    with _working(f"Swapping layers of {source}"):
+        module = spelling.module(source, seed)
+        inputs = spelling.inputs(input, dtype, seed)
+        axes = spelling.axes(dynamic or [], module, inputs)
+        swapped = onnxpool.swap(module.to(inputs[0].dtype), rules, example=inputs, strict=strict)
+        if not swapped.replaced:
+            reasons = swapped.sentences() + [f"{one.layer} is kept: {one.reason}" for one in swapped.kept]
+            raise ArgumentError("; ".join([f"nothing in {source} was replaced by {', '.join(rule)}", *reasons]))
+        onnxpool.export(swapped.network, inputs, output, dynamic_shapes=axes, form=form, opset=opset)
+    _print(swapped, as_json)
+
+
+@app.command()
 def form(
     model: ModelFile,
     output: OutputFile,
@@ -113,13 +158,32 @@ def form(
 
     Example: onnxpool form resnet.onnx resnet-standard.onnx --to standard
     """
-    from onnxpool import forms
+    from onnxpool import forms, golden
     from onnxpool.describe import describe
 
     with _working(f"Writing {output} in {to} form"):
         forms.write(forms.to_form(model, to), output)
+        golden.follow(model, output)
         description = describe(output)
     _print(description, as_json)
+
+
+@app.command()
+def lift(model: ModelFile, output: OutputFile, as_json: Json = False) -> None:
+    """Put one node in place of each pooling that a model spells out in standard operators; prints what became of which.
+
+    Exit status 1, and no file, where the model has none.
+
+    Example: onnxpool lift network.onnx network-lifted.onnx
+    """
+    from onnxpool import forms
+
+    with _working(f"Lifting {model}"):
+        lifted = onnxpool.lift(model)
+        if lifted.folds:
+            forms.write(lifted.model, output)
+    _print(lifted, as_json)
+    raise typer.Exit(0 if lifted.folds else 1)
 
 
 @app.command()
@@ -181,6 +245,16 @@ def doctor(as_json: Json = False) -> None:
     diagnosis = diagnose()
     _print(diagnosis, as_json)
     raise typer.Exit(0 if diagnosis.healthy else 1)
+
+
+def _rules(texts: list[str]) -> dict[str, str]:
+    rules: dict[str, str] = {}
+    for text in texts:
+        layers, _, pooling = text.partition("=")
+        if not layers or not pooling or layers in rules:
+            raise ArgumentError(f"rule={text!r}: write LAYERS=POOLING, such as max=SoftPool, once for the same layers")
+        rules[layers] = pooling
+    return rules
 
 
 def _print(value: _Printable, as_json: bool) -> None:
