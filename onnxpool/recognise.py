@@ -14,20 +14,18 @@ like a pooling and is another function raises :class:`Mismatch` with the reason.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import onnx_ir as ir
 
-from onnxpool.errors import ArgumentError
+from onnxpool.sums import Mismatch, Total, difference, over_cells, total, window_of
 from onnxpool.values import (
     attribute,
-    base,
     constant_over,
     made,
     nonnegative,
+    present,
     producer,
     rank_of,
-    reduced_axes,
     same,
     scalar,
     sizes_of,
@@ -35,11 +33,7 @@ from onnxpool.values import (
 from onnxpool.window import Window
 
 NOWHERE = -80.0
-"""A floor of the exponent at or below this changes nothing: exp(-80) 80 is less than half an ULP of float32's 1."""
-
-
-class Mismatch(Exception):  # noqa: N818 - no error: the reason why a candidate is another function
-    """Why what looks like a pooling is none of ours."""
+"""A floor of distances below a maximum changes nothing at or below this: exp(-80) 80 is far below an ULP of 1."""
 
 
 @dataclass(frozen=True)
@@ -126,13 +120,13 @@ def quotient(node: ir.Node) -> Match | None:
         return _refuse(above, reason)
     if any(value is None for value in exponents):
         return _refuse(above, f"the weights are {made(below.terms[0])}, not the exponential of anything")
-    return _mean(node, _present(x), _present(exponents), above)
+    return _mean(node, present(x), present(exponents), above)
 
 
-def _sums(node: ir.Node) -> "tuple[Total, Total] | None":
+def _sums(node: ir.Node) -> tuple[Total, Total] | None:
     """What is summed above and below, over equal windows."""
     above, below = total(node.inputs[0]), total(node.inputs[1])
-    if above is None or not _over_cells(above):
+    if above is None or not over_cells(above):
         return None
     if below is None:
         _refuse_epsilon(node.inputs[1])
@@ -140,20 +134,20 @@ def _sums(node: ir.Node) -> "tuple[Total, Total] | None":
     if "taps" in (above.kind, below.kind) and (above.kind, len(above.terms)) != (below.kind, len(below.terms)):
         return None
     if (above.kind, above.how) != (below.kind, below.how):
-        raise Mismatch(f"numerator and denominator are summed differently: {_difference(above, below)}")
+        raise Mismatch(f"numerator and denominator are summed differently: {difference(above, below)}")
     if not math.isclose(above.factor, below.factor, rel_tol=1e-6):
         raise Mismatch(f"the numerator is multiplied by {above.factor:g}, the denominator by {below.factor:g}")
     return above, below
 
 
-def _refuse(how: "Total", reason: str) -> Match | None:
+def _refuse(how: Total, reason: str) -> Match | None:
     """A candidate is refused with the reason; other quotients of plain sums are common and no candidates."""
     if how.kind != "taps":
         raise Mismatch(reason)
     return None
 
 
-def _mean(node: ir.Node, x: Sequence[ir.Value], exponents: Sequence[ir.Value], how: "Total") -> Match | None:
+def _mean(node: ir.Node, x: Sequence[ir.Value], exponents: Sequence[ir.Value], how: Total) -> Match | None:
     shift, x = _unshifted(x)
     if shift is not None:  # the mean of x - c: the pooling is what c is added to again
         added = [user for user in node.outputs[0].consumers() if user.op_type == "Add" and not user.domain]
@@ -166,7 +160,7 @@ def _mean(node: ir.Node, x: Sequence[ir.Value], exponents: Sequence[ir.Value], h
     op_type = "SoftPool" if soft else "LocalImportancePool"
     match = Match(op_type, f"quotient of {'sums of slices' if how.kind == 'taps' else how.kind}", node)
     if how.kind == "AveragePool":
-        return replace(match, inputs=tuple(x) if soft else (*x, *logits), window=_window(how))
+        return replace(match, inputs=tuple(x) if soft else (*x, *logits), window=window_of(how))
     return replace(match, cells=Cells(tuple(x), tuple(logits), how.axes, how.keep))
 
 
@@ -176,10 +170,13 @@ def _unshifted(values: Sequence[ir.Value]) -> tuple[ir.Value | None, Sequence[ir
     pairs = [tuple(node.inputs) for node in differences if node is not None]
     if len(values) < 2 or len(pairs) < len(values) or not all(same(shift, pairs[0][1]) for _, shift in pairs):
         return None, values
-    return pairs[0][1], _present([value for value, _ in pairs])
+    floors = any(_floored(value) is not value for value in values)
+    if floors and producer(pairs[0][1], "Max", "MaxPool", "ReduceMax") is None:
+        return None, values
+    return pairs[0][1], present([value for value, _ in pairs])
 
 
-def _logits(exponents: Sequence[ir.Value], how: "Total") -> Sequence[ir.Value]:
+def _logits(exponents: Sequence[ir.Value], how: Total) -> Sequence[ir.Value]:
     """Without what is subtracted from each and constant over a window: it divides out."""
     shift, values = _unshifted(exponents)
     if shift is not None or len(exponents) > 1:
@@ -195,7 +192,7 @@ def _logits(exponents: Sequence[ir.Value], how: "Total") -> Sequence[ir.Value]:
 def _exponent(weight: ir.Value | None) -> ir.Value | None:
     """``z`` where this is ``exp(z)``."""
     node = producer(weight, "Exp")
-    return None if node is None else _floored(node.inputs[0])
+    return None if node is None else node.inputs[0]
 
 
 def _floored(value: ir.Value | None) -> ir.Value | None:
@@ -223,7 +220,7 @@ def _refuse_epsilon(value: ir.Value | None) -> None:
     node = producer(value, "Add")
     for summed, added in (node.inputs, node.inputs[::-1]) if node is not None else ():
         sums = total(summed) if scalar(added) else None
-        if sums is not None and sums.kind != "taps" and _over_cells(sums):
+        if sums is not None and sums.kind != "taps" and over_cells(sums):
             raise Mismatch(
                 f"{scalar(added):.3g} is added to the denominator, which makes another function where weights are "
                 "small; leave it out where the model is made: the pooling needs no such guard"
@@ -244,13 +241,13 @@ def _squared(products: Sequence[ir.Value], weights: Sequence[ir.Value]) -> ir.Va
     return weights[0] if squared else None
 
 
-def _stochastic(node: ir.Node, rectified: ir.Value, how: "Total") -> Match:
+def _stochastic(node: ir.Node, rectified: ir.Value, how: Total) -> Match:
     if not nonnegative(rectified):
         raise Mismatch(f"{made(rectified)} may be negative: weighted with its own values, it is another function then")
     x = _before_rectifying(rectified)
     match = Match("StochasticPool", f"quotient of {how.kind}", node)
     if how.kind == "AveragePool":
-        return replace(match, inputs=(x,), window=_window(how))
+        return replace(match, inputs=(x,), window=window_of(how))
     return replace(match, cells=Cells((x,), (), how.axes, how.keep))
 
 
@@ -259,7 +256,8 @@ def _before_rectifying(value: ir.Value) -> ir.Value:
     node = producer(value, "Relu", "Max", "Clip")
     if node is None or node.inputs[0] is None:
         return value
-    rectifies = node.op_type == "Relu" or (len(node.inputs) == 2 and scalar(node.inputs[1]) == 0)
+    given = present(node.inputs)
+    rectifies = node.op_type == "Relu" or (len(given) == 2 and scalar(given[1]) == 0)
     return node.inputs[0] if rectifies else value
 
 
@@ -270,7 +268,7 @@ def attention(node: ir.Node) -> Match | None:
     """``sum(x softmax(l))`` over all of the input, or over axes that an unfolding made."""
     how = total(node.outputs[0])
     product = producer(node.inputs[0], "Mul")
-    if how is None or product is None or not _over_cells(how):
+    if how is None or product is None or not over_cells(how):
         return None
     for x, weight in (product.inputs, product.inputs[::-1]):
         logit = _softmax_of(weight, how)
@@ -280,7 +278,7 @@ def attention(node: ir.Node) -> Match | None:
     return None
 
 
-def _softmax_of(weight: ir.Value | None, how: "Total") -> ir.Value | None:
+def _softmax_of(weight: ir.Value | None, how: Total) -> ir.Value | None:
     """``l`` where this is the softmax of ``l`` over the axes summed, as Softmax or as exp(l) / sum(exp(l))."""
     softmax, division = producer(weight, "Softmax"), producer(weight, "Div")
     if softmax is not None and softmax.inputs[0] is not None:
@@ -304,7 +302,7 @@ def power(node: ir.Node) -> Match | None:
     """``mean(x^p)^(1/p)`` of values that cannot be negative."""
     mean = total(node.inputs[0])
     inner = producer(mean.terms[0], "Pow") if mean is not None else None
-    if mean is None or inner is None or mean.kind not in ("AveragePool", "ReduceMean") or not _over_cells(mean):
+    if mean is None or inner is None or mean.kind not in ("AveragePool", "ReduceMean") or not over_cells(mean):
         return None
     p, root = scalar(inner.inputs[1]), scalar(node.inputs[1])
     if p is None or root is None:
@@ -320,7 +318,7 @@ def power(node: ir.Node) -> Match | None:
     match = Match("PowerAverage", f"power of {mean.kind}", node, (x,), exponent=p, spatial=spatial)
     match = replace(match, factor=mean.factor ** (1 / p))
     if mean.kind == "AveragePool":
-        window = _window(mean)
+        window = window_of(mean)
         if window.kernel == window.extent == sizes_of(x) and not any(window.pad):
             return match  # all of the input
         return replace(match, window=window, padded=bool(dict(mean.how)["count_include_pad"]))
@@ -333,168 +331,6 @@ def _precision(value: ir.Value | None) -> float:
     """How closely a number of this type can be meant."""
     narrow = value is not None and value.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
     return 4e-3 if narrow else 1e-6
-
-
-# --- sums over windows
-
-
-@dataclass(frozen=True)
-class Total:
-    """Sums over windows, times ``factor``: of one value that is pooled, or reduced over ``axes``, or of one term for
-    each cell (``taps``). ``how`` is what must be equal above and below.
-    """
-
-    kind: str
-    terms: tuple[ir.Value, ...]
-    how: tuple[tuple[str, Any], ...] = ()
-    factor: float = 1.0
-    axes: tuple[int, ...] = ()
-    keep: bool = False
-
-
-def total(value: ir.Value | None) -> Total | None:
-    """What is summed here, or None where this is no sum over windows."""
-    node = producer(value, *_TOTALS)
-    return None if node is None or node.inputs[0] is None else _TOTALS[node.op_type](node)
-
-
-def _averaged(node: ir.Node) -> Total:
-    """An AveragePool, defaults filled in; padding that is never there is not told apart."""
-    kernel = tuple(attribute(node, "kernel_shape", ()))
-    strides = tuple(attribute(node, "strides", (1,) * len(kernel)))
-    dilations = tuple(attribute(node, "dilations", (1,) * len(kernel)))
-    pads = _pads(node, kernel, strides, dilations)
-    ceil = attribute(node, "ceil_mode", 0)
-    how = {
-        "kernel_shape": kernel,
-        "strides": strides,
-        "pads": pads,
-        "dilations": dilations,
-        "ceil_mode": ceil,
-        "count_include_pad": attribute(node, "count_include_pad", 0) if any(pads) else 0,
-    }
-    return Total("AveragePool", _present(node.inputs[:1]), tuple(how.items()))
-
-
-def _pads(node: ir.Node, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> tuple[int, ...]:
-    auto = attribute(node, "auto_pad", "NOTSET")
-    if auto == "VALID":
-        return (0,) * 2 * len(kernel)
-    if auto == "NOTSET":
-        return tuple(attribute(node, "pads", (0,) * 2 * len(kernel)))
-    sizes = sizes_of(_present(node.inputs[:1])[0])
-    if sizes is None:
-        raise Mismatch(f"auto_pad={auto} depends on sizes that may change; export the model for one size")
-    begins, ends = [], []
-    for n, k, s, d in zip(sizes, kernel, strides, dilations, strict=True):
-        whole = max(0, (math.ceil(n / s) - 1) * s + d * (k - 1) + 1 - n)
-        begins.append(whole // 2 if auto == "SAME_UPPER" else whole - whole // 2)
-        ends.append(whole - begins[-1])
-    return (*begins, *ends)
-
-
-def _reduced(node: ir.Node) -> Total | None:
-    """A Reduce operator over known axes, or GlobalAveragePool over all spatial ones."""
-    term = _present(node.inputs[:1])
-    whole = node.op_type == "GlobalAveragePool"
-    axes = tuple(range(2, rank_of(term[0]))) if whole else reduced_axes(node)
-    keep = whole or bool(attribute(node, "keepdims", 1))
-    kind = "ReduceMean" if whole else node.op_type
-    return Total(kind, term, (("axes", axes), ("keepdims", keep)), 1.0, axes, keep) if axes else None
-
-
-def _scaled(node: ir.Node) -> Total | None:
-    """A sum times a number, or the sign of a sum times its magnitude (as PyTorch writes LPPool)."""
-    for rest, other in (node.inputs, node.inputs[::-1]):
-        number = scalar(other)
-        inner = total(rest) if number else None
-        if number and inner is not None and inner.kind != "taps" and (node.op_type == "Mul" or other is node.inputs[1]):
-            return replace(inner, factor=inner.factor * (number if node.op_type == "Mul" else 1 / number))
-        sign, size = producer(rest, "Sign"), producer(other, "Abs", "Relu")
-        while size is not None and size.op_type == "Relu":
-            size = producer(size.inputs[0], "Abs")
-        if sign is not None and size is not None and same(sign.inputs[0], size.inputs[0]) and node.op_type == "Mul":
-            return total(sign.inputs[0])
-    return None
-
-
-def _cast(node: ir.Node) -> Total | None:
-    """Through a cast to a wider type, which loses nothing; above and below must be cast to the same."""
-    inner = total(node.inputs[0])
-    before = None if node.inputs[0] is None else node.inputs[0].dtype
-    after = attribute(node, "to", None)
-    if inner is None or inner.kind == "taps" or before is None or (int(before), after) not in _WIDENING:
-        return None
-    return replace(inner, how=(*inner.how, ("cast", after)))
-
-
-_WIDENING = {(a, b) for b, narrow in ((1, (10, 16)), (11, (1, 10, 16))) for a in (*narrow, b)}
-"""Casts from float16 or bfloat16 to float, and from these to double, as pairs of ``TensorProto.DataType``."""
-
-
-def _added(node: ir.Node) -> Total | None:
-    terms = tuple(_addends(node))
-    return Total("taps", terms) if all(scalar(term) is None for term in terms) else None
-
-
-def _addends(node: ir.Node) -> Iterator[ir.Value]:
-    """The terms of nested additions, in order; a zero, which Python's sum starts from, is none."""
-    for value in node.inputs:
-        inner = producer(value, "Add", "Sum")
-        if inner is not None:
-            yield from _addends(inner)
-        elif value is not None and scalar(value) != 0:
-            yield value
-
-
-_TOTALS: dict[str, Callable[[ir.Node], Total | None]] = {
-    "AveragePool": _averaged,
-    "GlobalAveragePool": _reduced,
-    "ReduceMean": _reduced,
-    "ReduceSum": _reduced,
-    "Mul": _scaled,
-    "Div": _scaled,
-    "Cast": _cast,
-    "Add": _added,
-    "Sum": _added,
-}
-
-
-def _over_cells(how: Total) -> bool:
-    """Whether what is reduced can be windows: all spatial axes, or axes that an unfolding made."""
-    spatial = tuple(range(2, rank_of(how.terms[0])))
-    return not how.axes or how.axes == spatial or any(base(leaf) is not leaf for leaf in _leaves(how.terms[0]))
-
-
-def _leaves(value: ir.Value) -> Iterator[ir.Value]:
-    """What products, powers and exponentials were made of."""
-    node = producer(value, "Mul", "Exp", "Pow", "Softmax", "Sub", "Div", "Cast", "Relu", "Clip", "Max")
-    if node is None:
-        yield value
-        return
-    for given in node.inputs:
-        if given is not None and scalar(given) is None:
-            yield from _leaves(given)
-
-
-def _window(how: Total) -> Window:
-    attributes = {name: value for name, value in how.how if name not in ("count_include_pad", "cast")}
-    try:
-        return Window.from_attributes(attributes)
-    except ArgumentError as error:
-        raise Mismatch(str(error)) from error
-
-
-def _difference(above: Total, below: Total) -> str:
-    if above.kind != below.kind:
-        return f"{above.kind} and {below.kind}"
-    ours, theirs = dict(above.how), dict(below.how)
-    differing = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
-    return ", ".join(f"{name} {ours.get(name)} and {theirs.get(name)}" for name in differing)
-
-
-def _present(values: Sequence[ir.Value | None]) -> tuple[ir.Value, ...]:
-    return tuple(value for value in values if value is not None)
 
 
 SPELLINGS: dict[str, tuple[str, Callable[[ir.Node], Match | None]]] = {

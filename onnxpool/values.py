@@ -64,6 +64,11 @@ def attribute(node: ir.Node, name: str, default: Any) -> Any:
     return node.attributes[name].value if name in node.attributes else default
 
 
+def present(values: Sequence[ir.Value | None]) -> tuple[ir.Value, ...]:
+    """The inputs that a node was given."""
+    return tuple(value for value in values if value is not None)
+
+
 # --- what it holds
 
 

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from onnxpool import cases
 from onnxpool.errors import OnnxpoolError
-from onnxpool.recognise import Cells, Mismatch
+from onnxpool.recognise import Cells
 from onnxpool.session import Session, load
+from onnxpool.sums import Mismatch
 from onnxpool.values import MOVES, attribute, base, moved_by, producer, scalar, sizes_of
 from onnxpool.window import Window
 
