@@ -25,7 +25,7 @@ from onnxpool.window import Window
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 
-COMMANDS = ("export", "form", "validate", "inspect", "pools", "doctor")
+COMMANDS = ("export", "swap", "form", "lift", "validate", "inspect", "pools", "doctor")
 NETWORK = """
 import torch
 from layers import pool                     # from the folder of this file
