@@ -13,6 +13,7 @@ import pytest
 CUSTOM_OPS = Path(__file__).parent.parent / "custom_ops"
 HEADER = "onnxruntime_c_api.h"
 USUAL_PLACES = (
+    str(CUSTOM_OPS.parent / "build/onnxruntime_headers"),
     "/usr/include/onnxruntime",
     "/usr/include/onnxruntime/core/session",
     "/usr/local/include/onnxruntime",
