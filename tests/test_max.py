@@ -96,19 +96,15 @@ def test_torch_export_has_one_call_whatever_the_sizes():
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize(
-    ("pool", "sizes"),
-    [
-        (nn.MaxPool2d(3, 2, 1, 1, True), [(2, 3, 9, 8), (1, 3, 4, 5), (3, 3, 20, 11), (1, 3, 1, 1)]),
-        (nn.MaxPool1d(2, 2, 2, 3, True), [(2, 3, 9), (1, 3, 6), (1, 3, 7)]),
-    ],
-    ids=str,
-)
-def test_export(pool, sizes, dtype):
-    wide = dtype == torch.bfloat16
-    padded = pool.window.pad[0] >= pool.window.kernel[0]
-    expected = ["Cast"] * wide + ["Pad"] * padded + ["MaxPool"] + ["Cast"] * wide
-    assert assert_exports(pool, dtype, sizes) == expected
+def test_export(dtype):
+    sizes = [(2, 3, 9, 8), (1, 3, 4, 5), (3, 3, 20, 11), (1, 3, 1, 1)]
+    casts = ["Cast"] * (dtype == torch.bfloat16)
+    assert assert_exports(nn.MaxPool2d(3, 2, 1, 1, True), dtype, sizes) == [*casts, "MaxPool", *casts]
+
+
+def test_export_of_padding_that_onnx_runtime_refuses():
+    made = assert_exports(nn.MaxPool1d(2, 2, 2, 3, True), torch.float32, [(2, 3, 9), (1, 3, 6), (1, 3, 7)])
+    assert made == ["Pad", "MaxPool"]
 
 
 @pytest.mark.parametrize("opset", [19, 26])
@@ -118,12 +114,14 @@ def test_export_to_other_opsets_and_with_fixed_sizes(opset):
 
 
 def test_export_of_extremes():
-    """All but NaN, which ONNX Runtime's MaxPool drops, and windows of -inf, which it makes finite."""
+    """All but NaN, which ONNX Runtime's MaxPool drops; windows of -inf may become the lowest finite number."""
     window = WINDOWS[6]
     model = exported(nn.MaxPool2d(3, 2, 1, 1, True), torch.zeros(shape(window)))
     assert operators(model) == ["MaxPool"]
-    for name, x in extremes(window, 3.4e38, "nan", "everything", "all masked"):
-        np.testing.assert_array_equal(ran(model, x), reference(window, x.double().numpy()), err_msg=name)
+    for name, x in extremes(window, 3.4e38, "nan", "everything"):
+        lowest = np.finfo(np.float32).min
+        expected = reference(window, x.double().numpy())
+        np.testing.assert_array_equal(ran(model, x).clip(lowest), expected.clip(lowest), err_msg=name)
 
 
 @pytest.mark.parametrize(

@@ -51,13 +51,14 @@ def _shape(x: "Tensor") -> tuple[int, ...]:
     return (*x.shape[:2], *(1 for _ in x.shape[2:]))
 
 
-def _translate(op: Any, x: Any) -> Any:
+def translate(op: Any, x: Any) -> Any:
+    """The operator in ONNX, for a value ``x`` of known type and rank."""
     if x.dtype == ir.DataType.DOUBLE:
         return op.ReduceMean(x, onnx_op.ints(op, *range(2, len(x.shape))), keepdims=1)
     return onnx_op.computed_in(op, x, onnx_op.pooling_type(x.dtype), op.GlobalAveragePool)
 
 
-global_average_pool = standard_operator("global_average_pool", "Tensor x", _forward, _shape, _translate)
+global_average_pool = standard_operator("global_average_pool", "Tensor x", _forward, _shape, translate)
 
 
 class _GlobalAvgPool(PoolModule):

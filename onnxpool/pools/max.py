@@ -3,8 +3,8 @@
     y = max_i x_i   over the in-bounds cells of the window
 
 The standard operator of PyTorch and of ONNX, ``MaxPool``, in every form of a model. The gradient goes to the first
-maximum in row-major order. A window that holds NaN gives NaN; ONNX Runtime's CPU provider drops NaN instead, and gives
-the lowest finite number for a window of -inf.
+maximum in row-major order. A window that holds NaN gives NaN; ONNX Runtime's CPU provider drops NaN instead, and may
+give the lowest finite number for a window of -inf.
 
 >>> import numpy as np
 >>> reference(Window.of(2, 2), np.array([[[[1.0, 2.0], [3.0, 4.0]]]])).item()

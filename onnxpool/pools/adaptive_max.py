@@ -1,0 +1,119 @@
+"""Adaptive max pooling: the largest values of windows that cut the input into a given number of parts.
+
+    y_i = max of x from floor(i n / o) to ceil((i + 1) n / o), exclusively   along each axis of length n, for o outputs
+
+Source: PyTorch's ``AdaptiveMaxPool``. Any output size will do: no factor of the input's, or larger than it; None keeps
+that of the input. The gradient goes to the first maximum in row-major order. A window that holds NaN gives NaN.
+
+In ONNX ``GlobalMaxPool`` where every output size is 1, and ``MaxPool`` where input sizes are fixed and output sizes
+divide them. Else the windows are computed from the input's size at run time: per axis each window's cells are gathered,
+and the largest taken. ONNX Runtime's CPU provider may drop NaN in all of these.
+
+>>> import numpy as np
+>>> reference(np.array([[[1.0, 2.0, 6.0]]]), (2,))
+array([[[2., 6.]]])
+"""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from onnxpool import onnx_op
+from onnxpool.pool import Array, Pool
+from onnxpool.pools.adaptive_average import AdaptiveModule, adapted_shape, axis_by_axis, divides, over_parts
+from onnxpool.torch_op import standard_operator, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AdaptiveMaxPool3d"]
+
+
+def reference(x: Array, sizes: Sequence[int | None]) -> Array:
+    """Float64 ``(N, C, *spatial) -> (N, C, *sizes)``: the definition that everything else is compared with."""
+    return over_parts(lambda cells: cells.max(-1), x, sizes)
+
+
+POOL = Pool(
+    name="AdaptiveMaxPool",
+    summary="largest values of as many windows as asked for",
+    formula="y_i = max of x from floor(i n / o) to ceil((i + 1) n / o)",
+    source="PyTorch's AdaptiveMaxPool",
+    modules=("AdaptiveMaxPool1d(5)", "AdaptiveMaxPool2d((3, 4))", "AdaptiveMaxPool2d(1)", "AdaptiveMaxPool3d(2)"),
+)
+
+
+def _forward(x: "Tensor", sizes: Sequence[int]) -> "Tensor":
+    functions = torch.nn.functional
+    pools: tuple[Any, ...] = (
+        functions.adaptive_max_pool1d,
+        functions.adaptive_max_pool2d,
+        functions.adaptive_max_pool3d,
+    )
+    y: Tensor = pools[len(sizes) - 1](x, adapted_shape(x, sizes)[2:])
+    return y
+
+
+def _translate(op: Any, x: Any, sizes: Sequence[int]) -> Any:
+    spatial, dtype = x.shape[2:], onnx_op.pooling_type(x.dtype)
+
+    def along(x: Any, axis: int, size: int) -> Any:
+        if size == 1:
+            return op.ReduceMax(x, onnx_op.ints(op, axis), keepdims=1)
+        cells, _ = onnx_op.parts(op, x, axis, size, len(sizes), -math.inf, dtype)
+        return op.ReduceMax(cells, onnx_op.ints(op, axis + 1), keepdims=0)
+
+    def write(x: Any) -> Any:
+        if set(sizes) == {1} and x.dtype != ir.DataType.DOUBLE:  # which ONNX Runtime has no GlobalMaxPool for
+            return op.GlobalMaxPool(x)
+        if divides(sizes, spatial):
+            kernel = [n // (size or n) for size, n in zip(sizes, spatial, strict=True)]
+            largest, _ = op.MaxPool(x, kernel_shape=kernel, strides=kernel)
+            return largest
+        return axis_by_axis(along, x, sizes)
+
+    return onnx_op.computed_in(op, x, dtype, write)
+
+
+adaptive_max_pool = standard_operator("adaptive_max_pool", "Tensor x, int[] sizes", _forward, adapted_shape, _translate)
+
+
+class _AdaptiveMaxPool(AdaptiveModule):
+    def pool(self, x: "Tensor") -> "Tensor":
+        return adaptive_max_pool(x, self.sizes)
+
+    def reference(self, x: Array) -> Array:
+        return reference(x, self.output_size)
+
+
+class AdaptiveMaxPool1d(_AdaptiveMaxPool):
+    """Adaptive max pooling over ``(N, C, L)``.
+
+    Argument and errors as :class:`onnxpool.pools.adaptive_average.AdaptiveModule`.
+    """
+
+    rank = 1
+
+
+class AdaptiveMaxPool2d(_AdaptiveMaxPool):
+    """Adaptive max pooling over ``(N, C, H, W)``.
+
+    Argument and errors as :class:`onnxpool.pools.adaptive_average.AdaptiveModule`.
+
+    >>> import torch
+    >>> AdaptiveMaxPool2d((1, 2))(torch.tensor([[[[1.0, 2.0, 6.0]]]]))
+    tensor([[[[2., 6.]]]])
+    """
+
+    rank = 2
+
+
+class AdaptiveMaxPool3d(_AdaptiveMaxPool):
+    """Adaptive max pooling over ``(N, C, D, H, W)``.
+
+    Argument and errors as :class:`onnxpool.pools.adaptive_average.AdaptiveModule`.
+    """
+
+    rank = 3

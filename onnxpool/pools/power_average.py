@@ -1,0 +1,221 @@
+"""Power average pooling, or Lp pooling: from the sum of magnitudes, at p = 1, to the largest of them, at p = infinity.
+
+    y = (sum_i |x_i|^p)^(1/p)         norm "sum"
+    y = (mean_i |x_i|^p)^(1/p)        norm "mean": generalised mean, GeM
+
+over the in-bounds cells of the window; p >= 1 may be learned, one for all channels or one for each.
+
+Sources: Bruna, Szlam, LeCun, "Signal recovery from pooling representations", ICML 2014; Radenovic, Tolias, Chum,
+"Fine-tuning CNN image retrieval with no human annotation", 2018 (GeM). Everywhere computed as ``y = m (sum_i (|x_i| /
+m)^p)^(1/p)`` with ``m`` the window's largest magnitude, so that no power overflows or vanishes: 4^8 is beyond float16.
+A window of zeros gives 0, with zero gradients. NaN in the window gives NaN, an infinity gives infinity.
+
+In ONNX it is that decomposition in standard operators, in every form of a model. ONNX has an ``LpPool``, for the sum
+and integers p: without the division by ``m``, and on ONNX Runtime's CPU provider five times slower than this
+decomposition (24 ms to 4.7 ms for 4x64x56x56 pooled 3x3 s2 p1, one thread), so it is not used. PyTorch's ``LPPool``
+differs: it has no magnitude, and inflates the clipped windows of ``ceil_mode``.
+
+>>> import numpy as np
+>>> reference(Window.of(2, 2), np.array([[[[1.0, 2.0], [3.0, 4.0]]]]), 3.0).item()
+4.641588833612779
+"""
+
+import math
+from functools import reduce
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from onnxpool import onnx_op
+from onnxpool.errors import ArgumentError
+from onnxpool.pool import Array, Pool, over_windows
+from onnxpool.pools.max import max_pool
+from onnxpool.torch_op import WindowModule, cells, pooled_shape, standard_operator, torch, widen
+from onnxpool.window import Size, Window
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["PowerAvgPool1d", "PowerAvgPool2d", "PowerAvgPool3d"]
+
+Norm = Literal["sum", "mean"]
+
+
+def reference(window: Window, x: Array, p: float | Array = 2.0, norm: Norm = "sum") -> Array:
+    """Float64 ``(N, C, *spatial) -> (N, C, *output)``, ``p`` a number or one per channel: the definition."""
+    exponent = np.reshape(p, (-1, 1))
+
+    def power_average(cells: Array) -> Array:
+        top = np.abs(cells).max(-1, keepdims=True)
+        scale = np.where((top > 0) & (top < np.inf), top, 1)
+        powers = (np.abs(cells) / scale) ** exponent
+        total = powers.sum(-1, keepdims=True) if norm == "sum" else powers.mean(-1, keepdims=True)
+        y: Array = (scale * total ** (1 / exponent))[..., 0]
+        return y
+
+    if np.all(np.isinf(exponent)):
+        return over_windows(lambda cells: np.abs(cells).max(-1), window, x)
+    return over_windows(power_average, window, x)
+
+
+POOL = Pool(
+    name="PowerAvgPool",
+    summary="p-norm, or power mean, of the window; p may be learned",
+    formula="y = (sum |x_i|^p)^(1/p)",
+    source="Bruna et al., ICML 2014",
+    modules=(
+        "PowerAvgPool1d(3, 2, 1, 2)",
+        "PowerAvgPool2d(3, 2, 1)",
+        "PowerAvgPool2d(2, ceil_mode=True, p=3.0, norm='mean')",
+        "PowerAvgPool2d(2, p=2.5, learn_p=True, per_channel=True, channels=3)",
+        "PowerAvgPool3d(2, p=1.5)",
+    ),
+)
+
+
+# --- how it trains
+
+
+def _forward(window: Window, x: "Tensor", learned: "Tensor | None", fixed: float, mean: bool) -> "Tensor":
+    p = fixed if learned is None else widen(learned).reshape(-1, *[1] * window.rank)
+    sizes = list(cells(widen(x).abs(), window, 0))
+    top = reduce(torch.maximum, sizes).detach()  # y does not depend on it
+    scale = torch.where((top > 0) & (top < torch.inf), top, 1)
+    total = reduce(torch.add, [(size / scale) ** p for size in sizes])
+    if mean:
+        total = total / reduce(torch.add, cells(top.new_ones((1, 1, *x.shape[2:])), window, 0))
+    nothing = total == 0
+    root = torch.where(nothing, 1, total) ** (1 / p)  # the slope of the root at 0 is infinite, or NaN
+    return torch.where(nothing, 0, scale * root).to(x.dtype)
+
+
+# --- how it looks in ONNX
+
+
+def _translate(op: Any, window: Window, x: Any, learned: Any, fixed: float, mean: bool) -> Any:
+    wide = onnx_op.wide(x.dtype)
+
+    def number(value: float) -> Any:
+        return onnx_op.number(op, value, wide)
+
+    def write(x: Any) -> Any:
+        if learned is None:
+            p, inverse = number(fixed), number(1 / fixed)
+        else:
+            p = op.Reshape(op.Cast(learned, to=wide), onnx_op.ints(op, -1, *[1] * window.rank))
+            inverse = op.Reciprocal(p)
+        sizes = list(onnx_op.cells(op, op.Abs(x), window, 0, wide))
+        top = op.Max(*sizes)
+        usable = op.And(op.Greater(top, number(0)), op.Less(top, number(math.inf)))
+        scale = op.Where(usable, top, number(1))
+        total = op.Sum(*(op.Pow(op.Div(size, scale), p) for size in sizes))
+        if mean:
+            total = op.Div(total, onnx_op.count(op, x, window, wide))
+        return op.Mul(scale, op.Pow(total, inverse))
+
+    return onnx_op.computed_in(op, x, wide, write)
+
+
+power_average_pool = standard_operator(
+    "power_average_pool",
+    "Window window, Tensor x, Tensor? learned, float fixed, bool mean",
+    _forward,
+    lambda window, x, *_: pooled_shape(window, x),
+    _translate,
+)
+
+
+# --- modules
+
+
+class _PowerAvgPool(WindowModule):
+    def __init__(
+        self,
+        kernel_size: Size,
+        stride: Size | None = None,
+        padding: Size = 0,
+        dilation: Size = 1,
+        ceil_mode: bool = False,
+        *,
+        p: float = 2.0,
+        learn_p: bool = False,
+        per_channel: bool = False,
+        norm: Norm = "sum",
+        channels: int | None = None,
+    ) -> None:
+        super().__init__(kernel_size, stride, padding, dilation, ceil_mode)
+        _check(p, learn_p, per_channel, norm, channels)
+        self.norm = norm
+        self.channels = channels
+        self.fixed = float(p)
+        self.exponent = torch.nn.Parameter(torch.full((channels,) if channels else (), self.fixed)) if learn_p else None
+
+    @property
+    def p(self) -> "float | Tensor":
+        """The exponent in use: a number or, where it is learned, a tensor, of one for each channel or of none."""
+        if self.exponent is None:
+            return self.fixed
+        return torch.where(self.exponent >= 1, self.exponent, 2 - self.exponent)
+
+    def pool(self, x: "Tensor") -> "Tensor":
+        if self.channels and x.shape[1] != self.channels:
+            raise ArgumentError(f"x has {x.shape[1]} channels; channels={self.channels} was promised")
+        if self.fixed == math.inf:
+            return max_pool(self.window, x.abs())
+        learned = None if self.exponent is None else self.p
+        return power_average_pool(self.window, x, learned, self.fixed, self.norm == "mean")
+
+    def reference(self, x: Array) -> Array:
+        p = torch.as_tensor(self.p, dtype=torch.float64).detach().cpu().numpy()
+        return reference(self.window, x, p, self.norm)
+
+    def extra_repr(self) -> str:
+        learned = "" if self.exponent is None else ", learn_p=True"
+        channels = f", per_channel=True, channels={self.channels}" if self.channels else ""
+        return f"{super().extra_repr()}, p={self.fixed:g}{learned}{channels}, norm={self.norm!r}"
+
+
+def _check(p: float, learn_p: bool, per_channel: bool, norm: str, channels: int | None) -> None:
+    for name, flag in (("learn_p", learn_p), ("per_channel", per_channel)):
+        if not isinstance(flag, bool):
+            raise ArgumentError(f"{name}={flag!r} is not a bool; use True or False")
+    if isinstance(p, bool) or not isinstance(p, int | float) or not p >= 1:
+        raise ArgumentError(f"p={p!r} must be a number of at least 1; math.inf gives the maximum")
+    if learn_p and math.isinf(p):
+        raise ArgumentError(f"p={p!r} cannot be learned; start from a finite one, or use learn_p=False")
+    if norm not in get_args(Norm):
+        raise ArgumentError(f"norm={norm!r} is unknown; use one of {', '.join(get_args(Norm))}")
+    if per_channel and not learn_p:
+        raise ArgumentError(f"per_channel={per_channel!r} needs learn_p=True: a fixed p is one number")
+    if per_channel != (channels is not None):
+        raise ArgumentError(f"channels={channels!r} goes with per_channel=True; give both or neither")
+    if channels is not None and (type(channels) is not int or channels < 1):
+        raise ArgumentError(f"channels={channels!r} must be a positive int")
+
+
+class PowerAvgPool1d(_PowerAvgPool):
+    """Power average pooling over ``(N, C, L)``; arguments and errors as :class:`PowerAvgPool2d`."""
+
+    rank = 1
+
+
+class PowerAvgPool2d(_PowerAvgPool):
+    """Power average pooling over ``(N, C, H, W)``.
+
+    Window arguments and errors as :class:`onnxpool.torch_op.WindowModule`. ``p`` is 1 or more, ``math.inf`` for the
+    largest magnitude; with ``learn_p`` it is where learning starts, in the parameter ``exponent``, ``e``: p is e, and 2
+    - e where e < 1, so that it never falls below 1 and never stops learning. With ``per_channel`` each of ``channels``
+    channels learns its own. ``norm`` is ``"sum"`` or ``"mean"``. Raises :class:`ArgumentError` for other values.
+
+    >>> import torch
+    >>> PowerAvgPool2d(2)(torch.tensor([[[[1.0, 1.0], [1.0, -1.0]]]])).item()
+    2.0
+    """
+
+    rank = 2
+
+
+class PowerAvgPool3d(_PowerAvgPool):
+    """Power average pooling over ``(N, C, D, H, W)``; arguments and errors as :class:`PowerAvgPool2d`."""
+
+    rank = 3
