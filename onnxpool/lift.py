@@ -22,7 +22,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from onnxpool import answers, bounds, cases, onnx_op
-from onnxpool.errors import FormError, GoldenError, OnnxpoolError
+from onnxpool.errors import FormError, OnnxpoolError
 from onnxpool.forms import Model, read, to_form
 from onnxpool.golden import Golden
 from onnxpool.judge import judge
@@ -375,4 +375,4 @@ def _differences(session: Session, golden: Golden) -> Iterator[str]:
                 odd = f", not finite in {error.nan + error.infinite} cells" if error.nan + error.infinite else ""
                 yield f"{name!r} is off by {error.max_abs:.3g} of {bound.allowed:.3g}{odd}, in case {case.name!r}"
     if not compared:
-        raise GoldenError(f"{golden.source} gives nothing finite to compare with")
+        yield "it gives nothing finite to compare with"
