@@ -1,8 +1,8 @@
 """Poolings that a model spells out in standard operators, folded into nodes of our domain: safe, and fast.
 
 ``AveragePool(x exp(x)) / AveragePool(exp(x))`` is SoftPool, but overflows above x = 84 in float32 and 9 in float16.
-Whoever exported the model, :func:`lift` finds such a graph (:mod:`onnxpool.recognise`, :mod:`onnxpool.views`), puts one
-node in its place, and compares the two models before it returns the new one. Values that anything else needs stay.
+Whoever exported the model, :func:`lift` finds such a graph (:mod:`onnxpool.lifting`), puts one node
+in its place, and compares the two models before it returns the new one. Values that anything else needs stay.
 
 >>> lift("network.onnx").folds  # doctest: +SKIP
 (Fold(node='/pool/SoftPool', op_type='SoftPool', window='3x3 s2 p1', ...),)
@@ -26,12 +26,12 @@ from onnxpool.errors import FormError, OnnxpoolError
 from onnxpool.forms import Model, read, to_form
 from onnxpool.golden import Golden
 from onnxpool.judge import judge
+from onnxpool.lifting.recognise import Match, Refused, label, recognise
+from onnxpool.lifting.sums import Mismatch
+from onnxpool.lifting.values import attribute, producer
+from onnxpool.lifting.views import attempt, view
 from onnxpool.pool import DOMAIN, OPSETS
-from onnxpool.recognise import Match, Refused, label, recognise
 from onnxpool.session import Session, load
-from onnxpool.sums import Mismatch
-from onnxpool.values import attribute, producer
-from onnxpool.views import attempt, view
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

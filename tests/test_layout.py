@@ -32,6 +32,8 @@ ORDER = [
     "page",
     "report",
     "judge",
+    "lifting",
+    "lift",
     "validate",
 ]
 

@@ -515,11 +515,11 @@ def test_networks_of_transformers_are_left(legacy):
 def test_a_lifted_model_that_disagrees_is_not_given(monkeypatch, tmp_path):
     """The reader is made to misread the window."""
     model = written(quotient(POOL.format("")))
-    monkeypatch.setattr("onnxpool.recognise.window_of", lambda _: Window.of(2, (3, 2), 2))
+    monkeypatch.setattr("onnxpool.lifting.recognise.window_of", lambda _: Window.of(2, (3, 2), 2))
     with pytest.raises(FormError, match=r"could not be shown to equal the original.*'y' has shape"):
         lift(model)
-    monkeypatch.setattr("onnxpool.recognise.window_of", lambda _: Window.of(2, 3, 2, dilation=(1, 1)))
-    monkeypatch.setattr("onnxpool.recognise._squared", lambda _, weights: weights[0])
+    monkeypatch.setattr("onnxpool.lifting.recognise.window_of", lambda _: Window.of(2, 3, 2, dilation=(1, 1)))
+    monkeypatch.setattr("onnxpool.lifting.recognise._squared", lambda _, weights: weights[0])
     with pytest.raises(FormError, match="'y' is off by"):
         lift(model)
     onnx.save(model, tmp_path / "m.onnx")
@@ -553,7 +553,7 @@ def test_old_opsets_that_cannot_be_converted_are_refused(monkeypatch):
 
 
 def test_values_before_they_are_computed():
-    from onnxpool.values import nonnegative, same
+    from onnxpool.lifting.values import nonnegative, same
 
     model = ir.from_proto(written("r = Relu (x) k = Constant <value = float {-1}> () m = Max (k, r) n = Mul (x, r)"
                                   "s = Mul (x, x) t = Mul (x, x) u = Clip (x, k) f = Flatten (r) a = Add (s, f)"

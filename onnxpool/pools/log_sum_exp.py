@@ -149,12 +149,14 @@ class _LogSumExpPool(WindowModule):
 
     def reference(self, x: Array) -> Array:
         """As :func:`reference`, with the present ``r``."""
-        r = self._r if self.log_r is None else math.exp(self.log_r.item())
-        return reference(self.window, x, r)
+        return reference(self.window, x, self._number())
 
     def extra_repr(self) -> str:
         """The window, and ``r``."""
-        return f"{self.window}, r={float(self.r):.4g}" + " learned" * (self.log_r is not None)
+        return f"{self.window}, r={self._number():.4g}" + " learned" * (self.log_r is not None)
+
+    def _number(self) -> float:
+        return self._r if self.log_r is None else math.exp(self.log_r.item())
 
 
 class LogSumExpPool1d(_LogSumExpPool):

@@ -16,7 +16,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxpool.errors import ArgumentError
-from onnxpool.values import attribute, base, present, producer, rank_of, reduced_axes, same, scalar, sizes_of
+from onnxpool.lifting.values import attribute, base, present, producer, rank_of, reduced_axes, same, scalar, sizes_of
 from onnxpool.window import Window
 
 

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from onnxpool import cases
 from onnxpool.errors import OnnxpoolError
-from onnxpool.recognise import Cells
+from onnxpool.lifting.recognise import Cells
+from onnxpool.lifting.sums import Mismatch
+from onnxpool.lifting.values import MOVES, attribute, base, moved_by, producer, scalar, sizes_of
 from onnxpool.session import Session, load
-from onnxpool.sums import Mismatch
-from onnxpool.values import MOVES, attribute, base, moved_by, producer, scalar, sizes_of
 from onnxpool.window import Window
 
 Places = NDArray[np.int64]

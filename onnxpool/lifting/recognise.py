@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from onnxpool.sums import Mismatch, Total, difference, over_cells, total, window_of
-from onnxpool.values import (
+from onnxpool.lifting.sums import Mismatch, Total, difference, over_cells, total, window_of
+from onnxpool.lifting.values import (
     attribute,
     constant_over,
     made,
