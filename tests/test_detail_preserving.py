@@ -159,6 +159,14 @@ def test_equal_cells_give_exactly_their_value(guide, reward, normalize):
         assert torch.equal(y, x[..., : 6 // kernel, : 9 // kernel])
 
 
+def test_rounding_does_not_lead_beyond_the_largest_number():
+    """Windows of 7x7 that are full of it but for 1 to 48 zeros, which have next to no weight."""
+    x = torch.full((48, 49), torch.finfo(torch.float32).max).triu(1).reshape(48, 1, 7, 7)
+    pool = nn.DetailPreservingPool2d(1, 7, reward="asymmetric")
+    y = pool(x).detach().double().flatten()
+    np.testing.assert_allclose(y, pool.reference(x.double().numpy()).flatten(), rtol=1e-6)
+
+
 def test_infinities_give_nan_and_nan_stays_in_its_window():
     x = torch.zeros(1, 3, 4, 4)
     for value in (math.nan, math.inf, -math.inf):

@@ -129,7 +129,7 @@ def _mean(values: "list[Tensor]", weights: "list[Tensor]") -> "Tensor":
     """The weighted mean, for weights in [0, 1] of which one is 1.
 
     It is a distance from the cell nearest to zero (from zero between cells of both signs): no difference overflows, and
-    equal cells have distances of 0. At most the last rounding leads out of the window's range, and clamp back.
+    equal cells have distances of 0. Rounding may lead out of the window's range, even to infinity, and clamp back.
     """
     low, high = reduce(torch.minimum, values), reduce(torch.maximum, values)
     origin = (low.clamp(min=0) + high.clamp(max=0)).detach()
