@@ -407,6 +407,25 @@ def test_the_largest_numbers_do_not_overflow(count, dtype):
 
 
 @DTYPES
+def test_huge_cells_that_are_masked_change_nothing(dtype):
+    x, logit = pair((1, 2, 12, 13), dtype)
+    masked = numbers(x.shape, seed=3) > 1
+    for huge in (ml_dtypes.finfo(dtype).max, INF, NAN):
+        inputs = np.where(masked, dtype.type(huge), x), np.where(masked, dtype.type(-INF), logit)
+        check(Window.of(2, 3, 2, 1), *inputs, methods=(LOCAL_IMPORTANCE,))
+
+
+@pytest.mark.parametrize("lowest", [-8.0, -2.0, 1.0, 1.9])
+@pytest.mark.parametrize("window", [Window.of(2, 3, 1, 1), Window.of(2, 2), Window.of(2, 9)], ids=str)
+def test_rounding_of_many_windows(window, lowest):
+    """Cells up to 2 or 8, where a relative error is worth most ULPs: float sums of 3x3 windows reach 4.4 ULP here."""
+    rng = np.random.default_rng(5)
+    top = max(2.0, -lowest)
+    x, logit = ((rng.random((4, 64, 64, 64)) * (top - lowest) + lowest).astype(np.float32) for _ in range(2))
+    check(window, x, logit)
+
+
+@DTYPES
 def test_every_step_below_its_neighbours(dtype):
     """Planes that fall by 0.75 a row, so that windows lie anywhere from 0 to 240 below what rows are scaled by."""
     window = Window.of(2, 3, 1, 1)
