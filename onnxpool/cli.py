@@ -56,7 +56,17 @@ Seed = Annotated[int, typer.Option(help="Seed of PyTorch's generator: weights ma
 ModelFile = Annotated[Path, typer.Argument(help="ONNX file, in any form.", show_default=False)]
 OutputFile = Annotated[Path, typer.Argument(help="ONNX file to write.", show_default=False)]
 SourceName = Annotated[str, typer.Argument(help=f"The network: {Source}.", show_default=False)]
-DType = Literal["float32", "float16", "bfloat16", "float64"]
+Shapes = Annotated[list[str], typer.Option(help="Shape of an example input, such as 1x3x224x224; once per input.")]
+DType = Annotated[
+    Literal["float32", "float16", "bfloat16", "float64"],
+    typer.Option(help="Element type of the network and its inputs."),
+]
+Dynamic = Annotated[
+    list[str] | None,
+    typer.Option(help="Axes that may change: batch,height,width, or of one input by number: x:0=batch,2=time."),
+]
+FormWanted = Annotated[Form, typer.Option(help="What the file holds; see onnxpool form --help.")]
+Opset = Annotated[int, typer.Option(help=f"ONNX opset, {OPSETS[0]} to {OPSETS[-1]}.")]
 
 
 def main() -> None:
@@ -68,16 +78,11 @@ def main() -> None:
 def export(
     source: SourceName,
     output: OutputFile,
-    input: Annotated[  # noqa: A002 - the option is called --input
-        list[str], typer.Option(help="Shape of an example input, such as 1x3x224x224; once per input.")
-    ],
-    dtype: Annotated[DType, typer.Option(help="Element type of the network and its inputs.")] = "float32",
-    dynamic: Annotated[
-        list[str] | None,
-        typer.Option(help="Axes that may change: batch,height,width, or of one input by number: x:0=batch,2=time."),
-    ] = None,
-    form: Annotated[Form, typer.Option(help="What the file holds; see onnxpool form --help.")] = "function",
-    opset: Annotated[int, typer.Option(help=f"ONNX opset, {OPSETS[0]} to {OPSETS[-1]}.")] = OPSETS[0],
+    input: Shapes,  # noqa: A002 - the option is called --input
+    dtype: DType = "float32",
+    dynamic: Dynamic = None,
+    form: FormWanted = "function",
+    opset: Opset = OPSETS[0],
     checkpoint: Annotated[
         Path | None, typer.Option(help="File of the network's parameters: its state_dict, as torch.save writes it.")
     ] = None,
@@ -107,9 +112,7 @@ def export(
 def swap(
     source: SourceName,
     output: OutputFile,
-    input: Annotated[  # noqa: A002 - the option is called --input
-        list[str], typer.Option(help="Shape of an example input, such as 1x3x224x224; once per input.")
-    ],
+    input: Shapes,  # noqa: A002 - the option is called --input
     rule: Annotated[
         list[str],
         typer.Option(
@@ -117,13 +120,10 @@ def swap(
             "PowerAvgPool(p=3), ..., same (for official), keep. The first that fits a layer counts."
         ),
     ],
-    dtype: Annotated[DType, typer.Option(help="Element type of the network and its inputs.")] = "float32",
-    dynamic: Annotated[
-        list[str] | None,
-        typer.Option(help="Axes that may change: batch,height,width, or of one input by number: x:0=batch,2=time."),
-    ] = None,
-    form: Annotated[Form, typer.Option(help="What the file holds; see onnxpool form --help.")] = "function",
-    opset: Annotated[int, typer.Option(help=f"ONNX opset, {OPSETS[0]} to {OPSETS[-1]}.")] = OPSETS[0],
+    dtype: DType = "float32",
+    dynamic: Dynamic = None,
+    form: FormWanted = "function",
+    opset: Opset = OPSETS[0],
     strict: Annotated[bool, typer.Option(help="Refuse where a layer that a rule chooses cannot be replaced.")] = False,
     seed: Seed = 0,
     as_json: Json = False,

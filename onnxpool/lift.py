@@ -1,15 +1,14 @@
 """Poolings that a model spells out in standard operators, folded into nodes of our domain: safe, and fast.
 
 ``AveragePool(x exp(x)) / AveragePool(exp(x))`` is SoftPool, but overflows above x = 84 in float32 and 9 in float16.
-Whoever exported the model, :func:`lift` finds such a graph (:mod:`onnxpool.lifting`), puts one node
-in its place, and compares the two models before it returns the new one. Values that anything else needs stay.
+Whoever exported the model, :func:`lift` finds such a graph (:mod:`onnxpool.lifting`), puts one node in its place, and
+compares the two models before it returns the new one. Values that anything else needs stay.
 
 >>> lift("network.onnx").folds  # doctest: +SKIP
 (Fold(node='/pool/SoftPool', op_type='SoftPool', window='3x3 s2 p1', ...),)
 """
 
 import logging
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +24,6 @@ from onnxpool import answers, bounds, cases, onnx_op
 from onnxpool.errors import FormError, OnnxpoolError
 from onnxpool.forms import Model, read, to_form
 from onnxpool.golden import Golden
-from onnxpool.judge import judge
 from onnxpool.lifting.recognise import Match, Refused, label, recognise
 from onnxpool.lifting.sums import Mismatch
 from onnxpool.lifting.values import attribute, producer
@@ -284,9 +282,7 @@ def _power(make: _Maker, match: Match, x: ir.Value) -> ir.Value:
         size, axes = make.Abs(x), onnx_op.ints(make, *match.spatial)
         cells = [size] if match.window is None else list(onnx_op.cells(make, size, match.window, 0, wide))
         top = make.ReduceMax(size, axes, keepdims=1) if match.window is None else make.Max(*cells)
-        usable = make.And(make.Greater(top, number(0)), make.Less(top, number(math.inf)))
-        scale = make.Where(usable, top, number(1))
-        powers = [make.Pow(make.Div(cell, scale), number(match.exponent)) for cell in cells]
+        scale, powers = onnx_op.relative_powers(make, cells, top, number(match.exponent), wide)
         if match.window is None:
             mean = make.ReduceMean(*powers, axes, keepdims=1)
         else:
@@ -316,6 +312,8 @@ def _check(original: ir.Model, lifted: ir.Model) -> str:
     The float64 judge comes first; where it cannot judge, or differs (onnx's evaluator has errors of its own), the
     original in ONNX Runtime decides.
     """
+    from onnxpool.judge import judge  # brings onnx's evaluator, which nothing else here needs
+
     session = load(lifted, kernels="off")
     faults = []
     for referee in (judge, _runtime):

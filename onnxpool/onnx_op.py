@@ -86,6 +86,13 @@ def count(op: Any, x: Any, window: Window, dtype: ir.DataType, *, include_pad: b
     return op.Cast(counted, to=dtype)
 
 
+def relative_powers(op: Any, sizes: Sequence[Any], top: Any, p: Any, dtype: ir.DataType) -> tuple[Any, list[Any]]:
+    """``scale``, which is ``top`` where that is above 0 and finite, else 1; and ``(size / scale)^p`` for each size."""
+    usable = op.And(op.Greater(top, number(op, 0, dtype)), op.Less(top, number(op, math.inf, dtype)))
+    scale = op.Where(usable, top, number(op, 1, dtype))
+    return scale, [op.Pow(op.Div(size, scale), p) for size in sizes]
+
+
 def parts(op: Any, x: Any, axis: int, size: int, rank: int, fill: float, dtype: ir.DataType) -> tuple[Any, Any]:
     """Cut an axis of length n into ``size`` windows, from floor(i n / size) to ceil((i + 1) n / size).
 

@@ -16,12 +16,17 @@ from onnxpool.window import Size, Window
 
 __all__ = [
     "OPERATORS",
+    "TRANSLATIONS",
     "Module",
+    "PoolModule",
     "Sequential",
     "WindowModule",
     "cells",
     "operator",
+    "padded",
+    "pooled_shape",
     "spread",
+    "standard_operator",
     "torch",
     "widen",
     "window_from",
@@ -102,7 +107,7 @@ def operator(node: Node, name: str, forward: Forward, backward: Backward) -> For
         for argument, tensor in zip(inputs, tensors, strict=True):
             if not tensor.is_floating_point():
                 raise ArgumentError(f"{argument} has dtype {tensor.dtype}; pooling takes floating point, use .float()")
-        output: Tensor = overload(*tensors, window.kernel, window.stride, window.pad, window.dilation, window.ceil)
+        output: Tensor = overload(*tensors, *_fields(window))
         return output
 
     return call
@@ -167,8 +172,7 @@ def standard_operator(
 
     def call(*args: Any) -> "Tensor":
         if torch.compiler.is_exporting():
-            flat = [args[0].kernel, args[0].stride, args[0].pad, args[0].dilation, args[0].ceil] if windowed else []
-            output: Tensor = overload(*flat, *args[windowed:])
+            output: Tensor = overload(*(_fields(args[0]) if windowed else ()), *args[windowed:])
             return output
         shape(*args)
         return forward(*args)
@@ -187,6 +191,11 @@ def window_from(fields: Sequence[Any]) -> Window:
     """The window that an operator call carries: the five arguments after its tensors."""
     kernel, stride, pad, dilation, ceil = fields
     return Window(tuple(kernel), tuple(stride), tuple(pad), tuple(dilation), ceil)
+
+
+def _fields(window: Window) -> tuple[Any, ...]:
+    """The five arguments that carry a window; the inverse of :func:`window_from`."""
+    return window.kernel, window.stride, window.pad, window.dilation, window.ceil
 
 
 _FIELDS = ("int[] kernel", "int[] stride", "int[] pad", "int[] dilation", "bool ceil")
@@ -208,7 +217,8 @@ def widen(x: "Tensor") -> "Tensor":
 def padded(x: "Tensor", window: Window, fill: float) -> "tuple[Tensor, Window]":
     """``x`` with the padding that ``window`` asks for, and the window over it, which needs none."""
     inside = replace(window, pad=(0,) * window.rank, ceil=False)
-    return torch.nn.functional.pad(x, _amounts(window), value=fill), inside
+    amounts = _amounts(window)
+    return torch.nn.functional.pad(x, amounts, value=fill) if any(amounts) else x, inside
 
 
 def cells(x: "Tensor", window: Window, fill: float) -> "Iterator[Tensor]":

@@ -105,10 +105,8 @@ def _translate(op: Any, window: Window, x: Any, learned: Any, fixed: float, mean
             p = op.Reshape(op.Cast(learned, to=wide), onnx_op.ints(op, -1, *[1] * window.rank))
             inverse = op.Reciprocal(p)
         sizes = list(onnx_op.cells(op, op.Abs(x), window, 0, wide))
-        top = op.Max(*sizes)
-        usable = op.And(op.Greater(top, number(0)), op.Less(top, number(math.inf)))
-        scale = op.Where(usable, top, number(1))
-        total = op.Sum(*(op.Pow(op.Div(size, scale), p) for size in sizes))
+        scale, powers = onnx_op.relative_powers(op, sizes, op.Max(*sizes), p, wide)
+        total = op.Sum(*powers)
         if mean:
             total = op.Div(total, onnx_op.count(op, x, window, wide))
         return op.Mul(scale, op.Pow(total, inverse))
