@@ -66,17 +66,23 @@ class Error:
 
     ``max_rel`` leaves out cells whose answer is 0. ``max_ulp`` counts in ULP of the output type at the answer, so it
     is large near 0. ``share`` is error over allowed error, ``allowed`` and ``cell`` belong to the cell where it is
-    worst. ``nan`` and ``infinite`` count the cells where one side alone is NaN, or infinite, or infinities differ.
+    worst. ``cosine`` and ``snr_db`` compare all finite cells at once: ``cos(result, answer)`` in [-1, 1], and
+    ``20 log10(|answer| / |result - answer|)``, infinite where they are equal. ``nan`` and ``infinite`` count the cells
+    where one side alone is NaN, or infinite, or infinities differ; ``signed_zeros`` those where both are 0 with unlike
+    signs, which is shown and no fault.
     """
 
     max_abs: float
     max_rel: float
     max_ulp: float
+    cosine: float
+    snr_db: float
     share: float
     allowed: float
     cell: tuple[int, ...]
     nan: int
     infinite: int
+    signed_zeros: int
 
     @property
     def within(self) -> bool:
@@ -188,9 +194,11 @@ def measure(actual: NDArray[Any], answer: Array, allowed: ArrayLike) -> Error:
     unknown, endless = np.isnan(answer), np.isinf(rounded) | np.isinf(result)
     nan = int(np.count_nonzero(np.isnan(result) != unknown))
     infinite = int(np.count_nonzero(endless & (result != rounded) & ~unknown & ~np.isnan(result)))
+    zeros = (result == 0) & (rounded == 0)
+    signed_zeros = int(np.count_nonzero(zeros & (np.signbit(result) != np.signbit(rounded))))
     finite = np.isfinite(result) & np.isfinite(rounded)
     if not finite.any():
-        return Error(0.0, 0.0, 0.0, 0.0, 0.0, (), nan, infinite)
+        return Error(0.0, 0.0, 0.0, 1.0, math.inf, 0.0, 0.0, (), nan, infinite, signed_zeros)
 
     right, budget = answer[finite], np.broadcast_to(np.asarray(allowed, np.float64), answer.shape)[finite]
     distance = np.abs(result[finite] - right)
@@ -199,13 +207,29 @@ def measure(actual: NDArray[Any], answer: Array, allowed: ArrayLike) -> Error:
         relative = np.where(right == 0, 0, distance / np.abs(right))
         units = distance / ulp(right, actual.dtype) if floating else distance
     worst = int(share.argmax())
+    cosine, snr_db = _likeness(result[finite], right)
     return Error(
         max_abs=float(distance.max()),
         max_rel=float(relative.max()),
         max_ulp=float(units.max()),
+        cosine=cosine,
+        snr_db=snr_db,
         share=float(share[worst]),
         allowed=float(budget[worst]),
         cell=tuple(int(axis[worst]) for axis in finite.nonzero()),
         nan=nan,
         infinite=infinite,
+        signed_zeros=signed_zeros,
     )
+
+
+def _likeness(result: Array, answer: Array) -> tuple[float, float]:
+    """Cosine and signal-to-noise ratio in decibels of two finite vectors."""
+    scale = max(np.abs(result).max(), np.abs(answer).max()) or 1.0  # squares of scaled numbers stay in range
+    result, answer = result / scale, answer / scale
+    lengths, noise = np.linalg.norm(result) * np.linalg.norm(answer), np.linalg.norm(result - answer)
+    if noise == 0:
+        return 1.0, math.inf
+    cosine = float(np.clip(result @ answer / lengths, -1, 1)) if lengths else 0.0
+    signal = np.linalg.norm(answer)
+    return cosine, float(20 * np.log10(signal / noise)) if signal else -math.inf

@@ -22,7 +22,9 @@ class Result:
 
     ``max_abs``, ``max_rel`` and ``max_ulp`` are the worst errors against float64 over all cells (units as in
     :class:`onnxpool.bounds.Error`), ``share`` is the largest part of its allowed error that a cell used, ``allowed``
-    what that cell was allowed, ``origin`` where the bound comes from. ``reason`` says why the verdict is not passed.
+    what that cell was allowed, ``origin`` where the bound comes from. ``cosine`` and ``snr_db`` compare whole tensors;
+    ``nan``, ``infinite`` and ``signed_zeros`` count the cells where these are not as in the answer. ``reason`` says why
+    the verdict is not passed.
     """
 
     case: str
@@ -32,6 +34,11 @@ class Result:
     max_abs: float = math.nan
     max_rel: float = math.nan
     max_ulp: float = math.nan
+    cosine: float = math.nan
+    snr_db: float = math.nan
+    nan: int = 0
+    infinite: int = 0
+    signed_zeros: int = 0
     share: float = math.nan
     allowed: float = math.nan
     origin: str = ""

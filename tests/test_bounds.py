@@ -75,6 +75,27 @@ def test_measure_counts_nan_and_infinity():
     assert not error.within
 
 
+def test_cosine_and_signal_to_noise_at_hand_values():
+    answer = np.array([3.0, 4.0])
+    error = bounds.measure(np.array([3.0, 3.5], np.float32), answer, 1)
+    assert error.cosine == pytest.approx((9 + 14) / (5 * math.sqrt(21.25)))
+    assert error.snr_db == pytest.approx(20)  # 5 against 0.5
+    assert bounds.measure(-answer, answer, 1).cosine == -1
+    assert bounds.measure(answer, answer, 0).snr_db == math.inf
+    assert bounds.measure(answer, 0 * answer, 9).snr_db == -math.inf
+    assert bounds.measure(0 * answer, answer, 9).cosine == 0
+    huge = np.array([1e308, -1e308])
+    error = bounds.measure(huge, huge * 0.9, 1e308)
+    assert (error.cosine, error.snr_db) == (pytest.approx(1), pytest.approx(20 * math.log10(9)))
+
+
+def test_measure_counts_zeros_of_unlike_sign_and_forgives_them():
+    error = bounds.measure(np.array([0.0, -0.0, 0.0, 1.0], np.float32), np.array([-0.0, -0.0, -1e-60, 1.0]), 0.1)
+    assert error.signed_zeros == 2  # -1e-60 rounds to -0
+    assert error.within
+    assert bounds.measure(np.array([np.nan]), np.array([np.nan]), 0).signed_zeros == 0
+
+
 def test_measure_of_integers_is_exact():
     assert bounds.measure(np.array([3, 4]), np.array([3.0, 4.0]), 0).within
     assert not bounds.measure(np.array([3, 5]), np.array([3.0, 4.0]), 0).within
