@@ -1,7 +1,8 @@
 """The command line, a skin: each command parses, calls one function of the library, and prints the value it returns.
 
 With ``--json`` that value goes to standard output as JSON and nothing else does. Exit status 0: done; 1: the check that
-was asked for failed; 2: asked wrongly, with one sentence on standard error. typer and rich, rather than argparse: the
+was asked for failed (``validate`` says more: :data:`onnxpool.report.EXIT_STATUS`); 2: asked wrongly, with one sentence
+on standard error. typer and rich, rather than argparse: the
 help, the types and the tables come from the signatures and values that exist anyway.
 """
 
@@ -209,7 +210,7 @@ def validate(
     if html:
         _write(html, report.html())
     _print(report, as_json)
-    raise typer.Exit(0 if report.passed else 1)
+    raise typer.Exit(report.exit_status)
 
 
 @app.command()
@@ -221,6 +222,43 @@ def inspect(model: ModelFile, as_json: Json = False) -> None:
     from onnxpool.describe import describe
 
     _print(describe(model), as_json)
+
+
+@app.command()
+def predict(
+    model: ModelFile,
+    pictures: Annotated[list[Path], typer.Argument(help="Picture files.", show_default=False)],
+    labels: Annotated[Path | None, typer.Option(help="Text file: the name of one class per line.")] = None,
+    top: Annotated[int, typer.Option(help="How many classes to print.")] = 5,
+    scores: Annotated[
+        Literal["auto", "softmax", "as-is"],
+        typer.Option(help="Whether to take softmax. auto: unless the model ends with it, or with a sigmoid."),
+    ] = "auto",
+    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH, for a model that takes any size.")] = None,
+    crop: Annotated[float, typer.Option(help="How much of the picture's largest middle part to take.")] = 0.875,
+    mean: Annotated[str | None, typer.Option(help="Per channel, of pixels from 0 to 1. Default: ImageNet's.")] = None,
+    std: Annotated[str | None, typer.Option(help="Per channel, likewise.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a model says about pictures: the best classes, or figures of outputs that are no scores.
+
+    Example: onnxpool predict resnet.onnx photo.jpg --labels labels.txt
+    """
+    from onnxpool.predict import predict
+
+    with _working(f"Running {model}"):
+        predictions = predict(
+            model,
+            pictures,
+            labels=labels,
+            top=top,
+            scores=scores,
+            size=_size(size),
+            crop=crop,
+            mean=_numbers("mean", mean),
+            std=_numbers("std", std),
+        )
+    _print(predictions, as_json)
 
 
 @app.command()
@@ -255,6 +293,22 @@ def _rules(texts: list[str]) -> dict[str, str]:
             raise ArgumentError(f"rule={text!r}: write LAYERS=POOLING, such as max=SoftPool, once for the same layers")
         rules[layers] = pooling
     return rules
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    height, _, width = text.partition("x")
+    if not height.isdecimal() or not width.isdecimal():
+        raise ArgumentError(f"size={text!r} must be HEIGHTxWIDTH, such as 224x224")
+    return int(height), int(width)
+
+
+def _numbers(option: str, text: str | None) -> list[float] | None:
+    try:
+        return None if text is None else [float(number) for number in text.split(",")]
+    except ValueError as error:
+        raise ArgumentError(f"{option}={text!r} must be numbers with commas, such as 0.5,0.5,0.5") from error
 
 
 def _print(value: _Printable, as_json: bool) -> None:

@@ -9,7 +9,7 @@ Values: TypeAlias = Mapping[str, Any]
 
 def render(report: Values, summary: str, sentences: Sequence[str]) -> str:
     """The whole page, from what :meth:`onnxpool.report.Report.to_json` gives."""
-    verdict = "passed" if report["passed"] else "failed"
+    verdict = report["verdict"]
     told = "".join(f"<li>{escape(line)}</li>" for line in sentences)
     versions = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in report["environment"].items())
     return f"""<!DOCTYPE html>
@@ -21,8 +21,8 @@ def render(report: Values, summary: str, sentences: Sequence[str]) -> str:
 <style>{_STYLE}</style>
 </head>
 <body>
-<header class="{verdict}">
-<h1>{_MARK[verdict]} {escape(summary)}</h1>
+<header class="{_class(verdict)}">
+<h1>{_mark(verdict)} {escape(summary)}</h1>
 <p><code>{escape(report["model"])}</code> against {escape(report["reference"])}</p>
 </header>
 <main>
@@ -39,7 +39,8 @@ def render(report: Values, summary: str, sentences: Sequence[str]) -> str:
 """
 
 
-_MARK = {"passed": "✓", "noted": "!", "failed": "✗", "skipped": "–"}
+_MARK = {"skipped": "–", "passed": "✓", "noted": "!"}
+"""Of a verdict that says that something is wrong: ✗."""
 
 
 def _matrix(runs: Sequence[Values]) -> str:
@@ -63,9 +64,9 @@ def _bar(result: Values | None) -> str:
         return _verdict(result["verdict"] if result else "skipped")
     share, verdict = float(result["share"]), result["verdict"]
     return (
-        f'<span class="{verdict}" title="{escape(result["reason"] or result["origin"])}">'
+        f'<span class="{_class(verdict)}" title="{escape(result["reason"] or result["origin"])}">'
         f'<svg viewBox="0 0 100 8" aria-hidden="true" preserveAspectRatio="none"><rect class="budget" width="100" '
-        f'height="8"/><rect width="{100 * min(1.0, share):.2f}" height="8"/></svg>{_MARK[verdict]} {share:.1%}</span>'
+        f'height="8"/><rect width="{100 * min(1.0, share):.2f}" height="8"/></svg>{_mark(verdict)} {share:.1%}</span>'
     )
 
 
@@ -75,7 +76,7 @@ def _details(run: Values) -> str:
     places = "".join(f"<li>{escape(place)}</li>" for place in (", ".join(run["providers"]), *run["pooling"]))
     told = f"<ul>{places}</ul>{_table(head, ''.join(map(_row, run['results'])))}" if run["results"] else ""
     return (
-        f"<details{' open' if run['verdict'] == 'failed' else ''}>"
+        f"<details{' open' if _class(run['verdict']) == 'failed' else ''}>"
         f"<summary>{escape(run['name'])}: {_verdict(run['verdict'])} {escape(run['reason'])}</summary>{told}</details>"
     )
 
@@ -91,7 +92,15 @@ def _row(result: Values) -> str:
 
 
 def _verdict(verdict: str) -> str:
-    return f'<span class="{verdict}">{_MARK[verdict]} {verdict}</span>'
+    return f'<span class="{_class(verdict)}">{_mark(verdict)} {verdict}</span>'
+
+
+def _mark(verdict: str) -> str:
+    return _MARK.get(verdict, "✗")
+
+
+def _class(verdict: str) -> str:
+    return verdict if verdict in _MARK else "failed"
 
 
 def _table(head: str, body: str) -> str:

@@ -1,6 +1,7 @@
 """What a validation found, as plain values, and as JSON or text; :mod:`onnxpool.page` makes a web page of it."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -9,11 +10,45 @@ from onnxpool.page import render
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-Verdict: TypeAlias = Literal["passed", "noted", "failed", "skipped"]
-"""``noted``: a deviation that is known, explained, and not the model's fault. ``skipped`` never counts as passed."""
+Verdict: TypeAlias = Literal["skipped", "passed", "noted", "mismatch", "unloadable", "structure", "crashed"]
+"""What became of a result, a run or a whole validation.
 
-SCHEMA = 1
+    skipped      could not be tried here; never counts as passed
+    passed       every number is within its bound
+    noted        deviates in a way that is known, explained, and not the model's fault
+    mismatch     numbers are off
+    unloadable   the runtime cannot load or run the model, or an operator or kernel is missing
+    structure    a shape, type or name is not what it should be, an axis that may change has become fixed
+    crashed      the runtime itself died, or did not answer
+"""
+
+EXIT_STATUS: dict[Verdict, int] = {
+    "skipped": 3,  # nothing else was there: nothing could be run
+    "passed": 0,
+    "noted": 0,
+    "mismatch": 1,
+    "unloadable": 3,
+    "structure": 4,
+    "crashed": 5,
+}
+"""Exit status of the command line by verdict, from best to worst; 2 says that it was asked wrongly."""
+
+SCHEMA = 2
 """Version of what :meth:`Report.to_json` returns."""
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """The worst of these verdicts, in the order of :data:`EXIT_STATUS`; ``skipped`` where there is none.
+
+    >>> worst(["skipped", "passed", "structure", "mismatch"])
+    'structure'
+    """
+    return max(verdicts, key=[*EXIT_STATUS].index, default="skipped")
+
+
+def failed(verdict: Verdict) -> bool:
+    """Whether this verdict says that something is wrong."""
+    return verdict not in ("skipped", "passed", "noted")
 
 
 @dataclass(frozen=True)
@@ -70,21 +105,18 @@ class Run:
         measured = [result for result in self.results if not math.isnan(result.share)]
         return max(measured, key=lambda result: result.share, default=None)
 
-    def count(self, verdict: Verdict) -> int:
-        """How many results have this verdict."""
-        return sum(result.verdict == verdict for result in self.results)
-
 
 @dataclass(frozen=True)
 class Report:
     """Whether a model gives the answers that it should.
 
+    ``verdict`` is the worst of the runs, or ``structure`` where the model is another than what was exported.
     ``reference`` says who gave the answers, ``causes`` names what changed in the model since its export, ``notes`` is
     all else that a reader should know, ``environment`` the versions that ran.
     """
 
     model: str
-    passed: bool
+    verdict: Verdict
     reference: str
     runs: tuple[Run, ...]
     causes: tuple[str, ...]
@@ -92,18 +124,32 @@ class Report:
     environment: dict[str, str]
 
     @property
+    def exit_status(self) -> int:
+        """What the command line ends with: see :data:`EXIT_STATUS`."""
+        return EXIT_STATUS[self.verdict]
+
+    @property
+    def passed(self) -> bool:
+        """Whether something was run, and nothing is wrong."""
+        return self.exit_status == 0
+
+    @property
     def summary(self) -> str:
         """The verdict in one sentence."""
-        counts = {
-            verdict: sum(run.verdict == verdict for run in self.runs)
-            for verdict in ("passed", "noted", "failed", "skipped")
-        }
+        counts = {verdict: sum(run.verdict == verdict for run in self.runs) for verdict in EXIT_STATUS}
         told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
-        return f"{'PASSED' if self.passed else 'FAILED'}: {len(self.runs)} runs, {told}"
+        word = "PASSED" if self.passed else f"FAILED ({self.verdict})"
+        return f"{word}: {len(self.runs)} runs, {told}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``json.dumps``; what is not a finite number is None, or ``"inf"``."""
-        values = {"schema": SCHEMA, "summary": self.summary, **asdict(self)}
+        values = {
+            "schema": SCHEMA,
+            "summary": self.summary,
+            "passed": self.passed,
+            "exit_status": self.exit_status,
+            **asdict(self),
+        }
         values["runs"] = [{"name": run.name, **asdict(run)} for run in self.runs]
         plain: dict[str, Any] = _plain(values)
         return plain
@@ -119,14 +165,16 @@ class Report:
             table.add_column(column, overflow="fold")
         for run in self.runs:
             worst = run.worst
-            cases = f"{len(run.results) - run.count('failed')}/{len(run.results)}" if run.results else ""
+            cases = (
+                f"{sum(not failed(result.verdict) for result in run.results)}/{len(run.results)}" if run.results else ""
+            )
             cells: list[str | Text] = [run.name, Text(run.verdict, _STYLE[run.verdict]), cases]
             if worst:
                 cells += [f"{worst.share:.1%}", f"{worst.max_abs:.2g}", f"{worst.max_ulp:.3g}", worst.case]
             table.add_row(*cells)
         origins = dict.fromkeys(f"allowed: {run.worst.origin}" for run in self.runs if run.worst)
         lines = [Text(line) for line in (*origins, *self.sentences())]
-        return Group(table, *lines, Text(self.summary, _STYLE["passed" if self.passed else "failed"]))
+        return Group(table, *lines, Text(self.summary, _STYLE[self.verdict]))
 
     def sentences(self) -> list[str]:
         """Why runs were skipped or failed, what changed in the model, and the notes."""
@@ -141,8 +189,9 @@ class Report:
         return render(self.to_json(), self.summary, self.sentences())
 
 
-_STYLE = {"passed": "bold green", "noted": "yellow", "failed": "bold red", "skipped": "dim"}
-
+_STYLE = {"skipped": "dim", "passed": "bold green", "noted": "yellow"} | {
+    verdict: "bold red" for verdict in EXIT_STATUS if failed(verdict)
+}
 
 _MOST_LINES = 4
 
@@ -151,7 +200,7 @@ def _failures(run: Run) -> list[str]:
     """Why results of this run failed, cases with one reason together, and not too many lines."""
     reasons: dict[str, list[str]] = {}
     for result in run.results:
-        if result.verdict == "failed":
+        if failed(result.verdict):
             reasons.setdefault(f"{result.output}: {result.reason}", []).append(result.case)
     lines = [
         f"{' and '.join((cases[0], f'{len(cases) - 1} more') if len(cases) > 1 else cases)}, {reason}"

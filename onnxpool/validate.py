@@ -27,7 +27,7 @@ from onnxpool.forms import Form, Model, form_of, read, to_form
 from onnxpool.golden import Case, Golden
 from onnxpool.kernels import why_missing
 from onnxpool.pool import DOMAIN, Array
-from onnxpool.report import Report, Result, Run, Verdict
+from onnxpool.report import Report, Result, Run, Verdict, failed, worst
 from onnxpool.session import Kernels, Session, load
 from onnxpool.window import Window
 
@@ -73,16 +73,16 @@ def validate(
     plan = _plan(forms, any(node.domain == DOMAIN for node in bare.graph.all_nodes()))
     runs = tuple(_run(form, kernels, start, judge) for form, kernels in plan)
     found = changes(golden.fingerprints, fingerprints(original)) if golden.fingerprints else []
-    verdicts = {run.verdict for run in runs}
-    sound = not any(change.fault for change in found)
-    passed = sound and "failed" not in verdicts and bool(verdicts & {"passed", "noted"})
+    verdict = worst(run.verdict for run in runs)
+    if any(change.fault for change in found) and not failed(verdict):
+        verdict = "structure"  # the model is another one, even where no answer shows it
     return Report(
         model=os.fspath(model) if isinstance(model, str | os.PathLike) else original.graph.name or "model",
-        passed=passed,
+        verdict=verdict,
         reference=golden.source,
         runs=runs,
         causes=tuple(change.text for change in found),
-        notes=(*golden.notes, *_notes(runs, passed, found, golden)),
+        notes=(*golden.notes, *_notes(runs, verdict, found, golden)),
         environment=_environment(),
     )
 
@@ -129,14 +129,12 @@ def _run(form: Form, kernels: Kernels, start: Callable[[Form, Kernels], Session]
     try:
         session = start(form, kernels)
     except OnnxpoolError as error:
-        return Run(form, native, "failed", str(error))
+        return Run(form, native, "unloadable", str(error))
     results = tuple(result for case in judge.golden.cases for result in judge.results(session, case, native))
-    verdicts = {result.verdict for result in results}
-    verdict: Verdict = "failed" if "failed" in verdicts else "noted" if "noted" in verdicts else "passed"
     return Run(
         form,
         native,
-        verdict,
+        worst(result.verdict for result in results),
         providers=tuple(session.inner.get_providers()),
         pooling=tuple(
             f"{place.node} ({place.op_type}): {place.provider or 'standard operators'}" for place in session.placements
@@ -156,17 +154,19 @@ class _Judge:
     def results(self, session: Session, case: Case, native: bool) -> list[Result]:
         try:
             outputs = session.run(case.inputs)
-            return [self.result(case, name, outputs.get(name), native) for name in case.answers]
+        except ArgumentError as error:  # the case is right: it is the model that takes other inputs
+            return [Result(case.name, name, "structure", str(error)) for name in case.answers]
         except OnnxpoolError as error:
-            return [Result(case.name, name, "failed", str(error)) for name in case.answers]
+            return [Result(case.name, name, "unloadable", str(error)) for name in case.answers]
+        return [self.result(case, name, outputs.get(name), native) for name in case.answers]
 
     def result(self, case: Case, name: str, actual: NDArray[Any] | None, native: bool) -> Result:
         if actual is None:
-            return Result(case.name, name, "failed", "the model has no such output")
+            return Result(case.name, name, "structure", "the model has no such output")
         answer, dtype = case.answers[name], self.golden.dtypes.get(name, str(actual.dtype))
         if (actual.shape, str(actual.dtype)) != (answer.shape, dtype):
             reason = f"came as {actual.dtype} {actual.shape}, expected {dtype} {answer.shape}"
-            return Result(case.name, name, "failed", reason)
+            return Result(case.name, name, "structure", reason)
         bound = self.bound(case, name, answer, actual.dtype, native)
         error = bounds.measure(actual, answer, bound.allowed)
         verdict, reason = self.verdict(error, actual, answer)
@@ -212,7 +212,7 @@ class _Judge:
             faults.append(f"NaN in {error.nan} cells where the answer has none, or none where it has")
         if error.infinite:
             faults.append(f"infinity in {error.infinite} cells where the answer has none, or another")
-        return "failed", "; ".join(faults)
+        return "mismatch", "; ".join(faults)
 
 
 def _bare(model: ir.Model) -> ir.Model:
@@ -238,7 +238,7 @@ def _single(bare: ir.Model) -> tuple[str, Window] | None:
 # --- what the report adds
 
 
-def _notes(runs: Sequence[Run], passed: bool, found: Sequence[Change], golden: Golden) -> list[str]:
+def _notes(runs: Sequence[Run], verdict: Verdict, found: Sequence[Change], golden: Golden) -> list[str]:
     notes = []
     if any(run.verdict == "noted" for run in runs):
         notes.append(
@@ -246,9 +246,9 @@ def _notes(runs: Sequence[Run], passed: bool, found: Sequence[Change], golden: G
         )
     if skipped := [run.name for run in runs if run.verdict == "skipped"]:
         notes.append(f"skipped, so not known to be right: {'; '.join(skipped)}")
-    if found and passed:
+    if found and not failed(verdict):
         notes.append("another program has rewritten this model since its export; all answers are still right")
-    if not passed and not found:
+    if failed(verdict) and not found:
         known = "no node has changed since the export" if golden.fingerprints else "nothing tells what the export was"
         notes.append(f"{known}: look at the versions that ran, and at how the bounds were exceeded")
     return notes

@@ -17,7 +17,8 @@ import onnxpool
 from onnxpool import answers, forms, golden, kernels, nn
 from onnxpool.errors import ArgumentError, FormError, GoldenError
 from onnxpool.pools import NODES
-from onnxpool.report import Report, Result, Run
+from onnxpool.report import EXIT_STATUS, Report, Result, Run, worst
+from onnxpool.report import failed as is_failed
 from onnxpool.validate import validate
 from onnxpool.window import Window
 
@@ -183,7 +184,7 @@ def test_a_changed_pooling_attribute_fails_and_is_named(exported, fault):
     report = validate(tampered(made, POOLING[fault]), answered, forms=["function", "standard"])
     assert not report.passed
     assert report.causes == (f"attributes of node {name!r} (onnxpool::SoftPool) changed since export",)
-    assert any(run.verdict == "failed" for run in report.runs)
+    assert any(is_failed(run.verdict) for run in report.runs)
 
 
 def test_a_changed_attribute_fails_even_where_no_answer_shows_it():
@@ -201,7 +202,7 @@ def test_perturbed_weights_fail_and_are_named(exported):
     conv = next(node for node in made.graph if node.op_type == "Conv")
     report = validate(tampered(made, conv_weight(1 + 1e-3)), answered)
     assert not report.passed
-    assert all(run.verdict in ("failed", "skipped") for run in report.runs)
+    assert all(run.verdict in ("mismatch", "skipped") for run in report.runs)
     assert f"weights of node {conv.name!r} (Conv) (initializer {conv.inputs[1].name!r})" in report.causes[0]
     assert "times the" in failures(report)
 
@@ -233,7 +234,7 @@ def test_a_tampered_body_fails_and_is_named(exported, old, new):
     report = validate(copy, answered, forms=["function", "standard"])
     assert not report.passed
     assert "the function body of onnxpool::SoftPool differs from the exported one" in report.causes
-    assert report.runs[0].verdict == "failed"
+    assert report.runs[0].verdict == "mismatch"
     assert report.runs[-1].verdict == "passed", "the standard form is made anew from the node"
 
 
@@ -265,7 +266,7 @@ def test_nan_in_other_places_fails():
         return {"y": np.nan_to_num(soft(feeds)["y"])}
 
     report = validate(pooled(WINDOW), clean, forms=["standard"])
-    assert {result.case for result in report.runs[0].results if result.verdict == "failed"} == {"nan", "inf"}
+    assert {result.case for result in report.runs[0].results if result.verdict == "mismatch"} == {"nan", "inf"}
     assert "NaN in" in failures(report)
 
 
@@ -319,6 +320,18 @@ def test_wrong_questions(tmp_path, exported):
 # --- the report
 
 
+def test_the_worst_verdict_decides_the_exit_status():
+    assert worst([]) == "skipped"
+    assert worst(["passed", "skipped"]) == "passed"
+    assert worst(["noted", "passed"]) == "noted"
+    assert worst(["crashed", "structure", "unloadable", "mismatch"]) == "crashed"
+    assert [EXIT_STATUS[verdict] for verdict in ("passed", "noted", "mismatch")] == [0, 0, 1]
+    assert [EXIT_STATUS[verdict] for verdict in ("unloadable", "structure", "crashed")] == [3, 4, 5]
+    statuses = [EXIT_STATUS[verdict] for verdict in EXIT_STATUS if is_failed(verdict)]
+    assert statuses == sorted(statuses)
+    assert Report("m", "skipped", "r", (), (), (), {}).exit_status == 3, "nothing ran"
+
+
 @pytest.fixture(scope="module")
 def failed(exported):
     return validate(tampered(exported[0], POOLING["pads"]), exported[1])
@@ -329,12 +342,12 @@ def test_report_is_plain_values(failed, exported):
     for report in (failed, passed):
         values = report.to_json()
         assert json.loads(json.dumps(values, allow_nan=False)) == values
-        assert values["schema"] == 1
+        assert values["schema"] == 2
         assert values["passed"] == report.passed
         assert len(values["runs"]) == 4
         assert values["runs"][0]["name"] == "function, no kernels"
     with pytest.raises(FrozenInstanceError):
-        failed.passed = True
+        failed.verdict = "passed"
 
 
 def test_table_tells_the_verdict_and_the_cause(failed):
@@ -342,7 +355,7 @@ def test_table_tells_the_verdict_and_the_cause(failed):
     console.print(failed.table())
     text = console.export_text()
     console.file.close()
-    assert "FAILED: 4 runs" in text
+    assert "FAILED (structure): 4 runs" in text
     assert "function, no kernels" in text
     assert "cause: attributes of node" in text
 
@@ -383,12 +396,12 @@ def test_page_is_complete_in_itself(failed, exported):
 
 
 def test_page_escapes_and_shows_what_was_not_measured():
-    result = Result("<case>", "y", "failed", "a < b")
+    result = Result("<case>", "y", "mismatch", "a < b")
     skipped = Run("custom", kernels=True, verdict="skipped", reason="no <library>")
-    run = Run("function", kernels=False, verdict="failed", results=(result,))
+    run = Run("function", kernels=False, verdict="mismatch", results=(result,))
     endless = replace(result, case="none allowed", share=np.inf, max_abs=1.0, origin="exact")
     report = Report(
-        "<m>", False, "r", (replace(run, results=(result, endless)), skipped), ("<c>",), (), {"python": "3"}
+        "<m>", "mismatch", "r", (replace(run, results=(result, endless)), skipped), ("<c>",), (), {"python": "3"}
     )
     page = Page()
     page.feed(report.html())
