@@ -7,7 +7,8 @@
     ├── FormError        a model cannot be brought into the form that was asked for
     ├── KernelError      the native library is missing, unusable, or refused by ONNX Runtime
     ├── SessionError     ONNX Runtime cannot load or run a model
-    └── GoldenError      the stored inputs and answers of a model are missing or unusable
+    ├── GoldenError      the stored inputs and answers of a model are missing or unusable
+    └── CertificateError the certificate of a model is missing, damaged, or no longer true
 
 A comparison that fails is no error: :class:`onnxpool.validate.Report` holds it as a value.
 """
@@ -46,3 +47,7 @@ class SessionError(OnnxpoolError):
 
 class GoldenError(OnnxpoolError):
     """The stored inputs and answers of a model are missing or unusable."""
+
+
+class CertificateError(OnnxpoolError):
+    """The certificate of a model is missing, damaged, or no longer true."""
