@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ from models import pooled
 from typer.testing import CliRunner
 
 import onnxpool
-from onnxpool import spelling
+from onnxpool import cli, forms, pool, spelling
 from onnxpool.catalog import catalog
 from onnxpool.cli import app
 from onnxpool.describe import describe
@@ -25,7 +26,7 @@ from onnxpool.window import Window
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 
-COMMANDS = ("export", "swap", "form", "lift", "validate", "inspect", "pools", "doctor")
+COMMANDS = ("export", "swap", "form", "lift", "validate", "inspect", "predict", "pools", "doctor")
 NETWORK = """
 import torch
 from layers import pool                     # from the folder of this file
@@ -187,10 +188,20 @@ def test_help_has_an_example(command):
     assert f"Example: onnxpool {command}" in result.stdout
 
 
-def test_the_program_starts_without_heavy_imports():
-    program = "import sys, onnxpool.cli; print([m for m in ('torch', 'onnxruntime', 'onnxscript') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+def test_help_imports_nothing_heavy():
+    program = "import sys, runpy; sys.argv = ['onnxpool', '--help']; runpy.run_module('onnxpool', run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", program], capture_output=True, text=True, check=True
+    )
+    assert "Usage: onnxpool" in done.stdout
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert "onnxpool" in imported
+    assert not imported & {"numpy", "onnx", "onnx_ir", "ml_dtypes", "onnxruntime", "torch", "onnxscript", "PIL"}
+
+
+def test_the_command_line_knows_the_forms_and_opsets():
+    assert get_args(cli.Form) == get_args(forms.Form)
+    assert cli.OPSETS == pool.OPSETS
 
 
 def test_the_program_as_a_process(folder):
