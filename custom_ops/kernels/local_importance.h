@@ -18,22 +18,22 @@ struct LocalImportance {
   static constexpr bool kExponential = true;
   using Weigher = ScaledExp<Value>;
 
-  static Value factor(Value x, Value) { return x; }
-  static Sum quotient(Sum products, Sum weights) { return products / weights; }
+  HOST_DEVICE static Value factor(Value x, Value) { return x; }
+  HOST_DEVICE static Sum quotient(Sum products, Sum weights) { return products / weights; }
 
-  static void see(Value x, Value logit, Value* top, Value* size) {
+  HOST_DEVICE static void see(Value x, Value logit, Value* top, Value* size) {
     const Value own = absolute(x);
     *top = logit > *top ? logit : *top;
     *size = (logit != -infinity<Value>()) & (own < infinity<Value>()) & (own > *size) ? own : *size;
   }
-  static void weigh(Value x, Value logit, Value top, Value size, Sum* weight, Sum* product) {
+  HOST_DEVICE static void weigh(Value x, Value logit, Value top, Value size, Sum* weight, Sum* product) {
     const bool masked = logit == -infinity<Value>();
     const Value w = masked ? 0 : ScaledExp<Value>(0)(logit - top);
     const Sum value = static_cast<Sum>(masked ? 0 : x * Unit<Value>(size).down);
     *weight = static_cast<Sum>(w);
     *product = absolute(value) == infinity<Sum>() ? value : value * *weight;  // never 0 * inf
   }
-  static Value result(Sum products, Sum weights, Value, Value size) {
+  HOST_DEVICE static Value result(Sum products, Sum weights, Value, Value size) {
     return Unit<Value>(size).result(products / weights, size);
   }
 };

@@ -19,12 +19,12 @@
 namespace onnxpool::ONNXPOOL_ISA {
 
 template <class T>
-inline T infinity() {
+HOST_DEVICE inline T infinity() {
   return bits<T>(ExpConstants<T>::kMinusInfinity ^ (typename ExpConstants<T>::Unsigned{1} << (8 * sizeof(T) - 1)));
 }
 
 template <class T>
-inline T absolute(T x) {
+HOST_DEVICE inline T absolute(T x) {
   return x < 0 ? -x : x;
 }
 
@@ -35,7 +35,7 @@ struct Unit {
   using K = ExpConstants<T>;
   T down, up;
 
-  explicit Unit(T size) {
+  HOST_DEVICE explicit Unit(T size) {
     using Unsigned = typename K::Unsigned;
     constexpr Unsigned kMost = 2 * K::kBias - 1;
     const Unsigned own = bits<Unsigned>(size) >> K::kMantissa, above = own < 1 ? 1 : own;
@@ -46,7 +46,7 @@ struct Unit {
 
   // A mean of cells scaled down, back up; rounding does not take it beyond the largest of them.
   template <class Sum>
-  T result(Sum mean, T size) const {
+  HOST_DEVICE T result(Sum mean, T size) const {
     const Sum most = static_cast<Sum>(size * down);
     const bool beyond = (absolute(mean) > most) & (absolute(mean) < infinity<Sum>());
     return static_cast<T>(beyond ? (mean < 0 ? -most : most) : mean) * up;

@@ -11,10 +11,17 @@
 #define ONNXPOOL_ISA baseline
 #endif
 
+// The functions of one cell or number serve a GPU's threads too.
+#if defined(__CUDACC__)
+#define HOST_DEVICE __host__ __device__
+#else
+#define HOST_DEVICE
+#endif
+
 namespace onnxpool::ONNXPOOL_ISA {
 
 template <class To, class From>
-inline To bits(From from) {
+HOST_DEVICE inline To bits(From from) {
   static_assert(sizeof(To) == sizeof(From), "same bits, same size");
   To to;
   std::memcpy(&to, &from, sizeof to);
@@ -34,7 +41,11 @@ struct ExpConstants<float> {
   static constexpr Unsigned kMinusInfinity = 0xff800000;
   static constexpr float log2e = 0x1.715476p+0F, magic = 0x1.8p+23F, ln2 = 0x1.62e43p-1F, ln2_high = 0x1.63p-1F,
                          ln2_low = -0x1.bd0106p-13F, floor = -200.0F;
-  static constexpr float q[] = {0x1.fffffcp-2F, 0x1.555490p-3F, 0x1.5558f4p-5F, 0x1.123a6cp-7F, 0x1.6a2352p-10F};
+  static constexpr int kTerms = 5;
+  HOST_DEVICE static float q(int term) {
+    constexpr float terms[kTerms] = {0x1.fffffcp-2F, 0x1.555490p-3F, 0x1.5558f4p-5F, 0x1.123a6cp-7F, 0x1.6a2352p-10F};
+    return terms[term];
+  }
 };
 
 template <>
@@ -45,10 +56,14 @@ struct ExpConstants<double> {
   static constexpr Unsigned kMinusInfinity = 0xfff0000000000000;
   static constexpr double log2e = 0x1.71547652b82fep+0, magic = 0x1.8p+52, ln2 = 0x1.62e42fefa39efp-1,
                           ln2_high = 0x1.62e42feep-1, ln2_low = 0x1.a39ef35793c76p-33, floor = -1600.0;
-  static constexpr double q[] = {0x1.000000000000ap-1,  0x1.55555555554f9p-3,  0x1.55555555507f1p-5,
-                                 0x1.1111111127e83p-7,  0x1.6c16c1844b01cp-10, 0x1.a01a0129b4612p-13,
-                                 0x1.a01999adcb23bp-16, 0x1.71df262c451e1p-19, 0x1.28adce7339679p-22,
-                                 0x1.ad7f02ab63935p-26};
+  static constexpr int kTerms = 10;
+  HOST_DEVICE static double q(int term) {
+    constexpr double terms[kTerms] = {0x1.000000000000ap-1,  0x1.55555555554f9p-3,  0x1.55555555507f1p-5,
+                                      0x1.1111111127e83p-7,  0x1.6c16c1844b01cp-10, 0x1.a01a0129b4612p-13,
+                                      0x1.a01999adcb23bp-16, 0x1.71df262c451e1p-19, 0x1.28adce7339679p-22,
+                                      0x1.ad7f02ab63935p-26};
+    return terms[term];
+  }
 };
 
 // exp(x) / 2^m for a whole number m near log2(exp(reference)): scaling by a power of two is exact, where subtracting
@@ -62,7 +77,7 @@ class ScaledExp {
   // Beyond this the exponent's arithmetic is no longer exact, and a reference is of no use.
   static constexpr T kMostReference = 11000;
 
-  explicit ScaledExp(T reference) {
+  HOST_DEVICE explicit ScaledExp(T reference) {
     const T shifted = reference * K::log2e + K::magic;
     const T m = shifted - K::magic;
     low_ = (m - K::kBias) * K::ln2;
@@ -70,15 +85,14 @@ class ScaledExp {
     offset_ = (static_cast<Unsigned>(K::kBias) - bits<Unsigned>(shifted)) << K::kMantissa;
   }
 
-  T operator()(T x) const {
+  HOST_DEVICE T operator()(T x) const {
     const T above = x < low_ ? low_ : x;  // in this form NaN stays, and both are single instructions
     const T inside = above > high_ ? high_ : above;
     const T shifted = inside * K::log2e + K::magic;  // the nearest whole number, in the low bits
     const T n = shifted - K::magic;
     const T r = (inside - n * K::ln2_high) - n * K::ln2_low;
-    constexpr int kLast = static_cast<int>(sizeof K::q / sizeof K::q[0]) - 1;
-    T sum = K::q[kLast];
-    for (int i = kLast - 1; i >= 0; --i) sum = sum * r + K::q[i];
+    T sum = K::q(K::kTerms - 1);
+    for (int i = K::kTerms - 2; i >= 0; --i) sum = sum * r + K::q(i);
     const T power = (sum * (r * r) + r) + 1;
     return power * bits<T>((bits<Unsigned>(shifted) << K::kMantissa) + offset_);  // 2^(n - m), 0 or infinity
   }
@@ -95,11 +109,11 @@ struct Bfloat {
   uint16_t bits;
 };
 
-inline float widen(float x) { return x; }
-inline double widen(double x) { return x; }
-inline float widen(Bfloat x) { return bits<float>(static_cast<uint32_t>(x.bits) << 16); }
+HOST_DEVICE inline float widen(float x) { return x; }
+HOST_DEVICE inline double widen(double x) { return x; }
+HOST_DEVICE inline float widen(Bfloat x) { return bits<float>(static_cast<uint32_t>(x.bits) << 16); }
 
-inline float widen(Half x) {
+HOST_DEVICE inline float widen(Half x) {
   const uint32_t sign = (x.bits & 0x8000U) << 16, rest = x.bits & 0x7fffU;
   const float subnormal = static_cast<float>(static_cast<int32_t>(rest)) * 0x1p-24F;
   const uint32_t normal = (rest << 13) + (rest >= 0x7c00U ? 0x70000000U : 0x38000000U);
@@ -107,17 +121,17 @@ inline float widen(Half x) {
 }
 
 // To nearest, ties to even.
-inline void narrow(float x, float* out) { *out = x; }
-inline void narrow(double x, double* out) { *out = x; }
+HOST_DEVICE inline void narrow(float x, float* out) { *out = x; }
+HOST_DEVICE inline void narrow(double x, double* out) { *out = x; }
 
-inline void narrow(float x, Bfloat* out) {
+HOST_DEVICE inline void narrow(float x, Bfloat* out) {
   const uint32_t word = bits<uint32_t>(x);
   const uint32_t rounded = (word + 0x7fffU + ((word >> 16) & 1U)) >> 16;
   const uint32_t nan = (word >> 16) | 0x40U;
   out->bits = static_cast<uint16_t>((word & 0x7fffffffU) > 0x7f800000U ? nan : rounded);
 }
 
-inline void narrow(float x, Half* out) {
+HOST_DEVICE inline void narrow(float x, Half* out) {
   const uint32_t word = bits<uint32_t>(x), sign = (word >> 16) & 0x8000U, rest = word & 0x7fffffffU;
   const uint32_t subnormal = bits<uint32_t>(bits<float>(rest) + 0.5F) - 0x3f000000U;  // 0.5's ulp is half's smallest
   const uint32_t normal = (rest + 0xfffU + ((rest >> 13) & 1U) - 0x38000000U) >> 13;

@@ -10,8 +10,8 @@ namespace onnxpool::ONNXPOOL_ISA {
 
 template <class Value>
 struct Rectified {
-  explicit Rectified(Value) {}
-  Value operator()(Value x) const { return x < 0 ? 0 : x; }  // NaN stays
+  HOST_DEVICE explicit Rectified(Value) {}
+  HOST_DEVICE Value operator()(Value x) const { return x < 0 ? 0 : x; }  // NaN stays
 };
 
 template <class Value, class Sum>
@@ -21,15 +21,17 @@ struct Stochastic {
   static constexpr bool kExponential = false;
   using Weigher = Rectified<Value>;
 
-  static Value factor(Value, Value weight) { return weight; }
-  static Sum quotient(Sum products, Sum weights) { return weights == 0 ? 0 : products / weights; }
+  HOST_DEVICE static Value factor(Value, Value weight) { return weight; }
+  HOST_DEVICE static Sum quotient(Sum products, Sum weights) { return weights == 0 ? 0 : products / weights; }
 
-  static void see(Value x, Value, Value*, Value* size) { *size = (x < infinity<Value>()) & (x > *size) ? x : *size; }
-  static void weigh(Value x, Value, Value, Value size, Sum* weight, Sum* product) {
+  HOST_DEVICE static void see(Value x, Value, Value*, Value* size) {
+    *size = (x < infinity<Value>()) & (x > *size) ? x : *size;
+  }
+  HOST_DEVICE static void weigh(Value x, Value, Value, Value size, Sum* weight, Sum* product) {
     *weight = static_cast<Sum>(Weigher(0)(x) * Unit<Value>(size).down);
     *product = *weight * *weight;
   }
-  static Value result(Sum products, Sum weights, Value, Value size) {
+  HOST_DEVICE static Value result(Sum products, Sum weights, Value, Value size) {
     return Unit<Value>(size).result(quotient(products, weights), size);
   }
 };
