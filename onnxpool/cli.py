@@ -18,9 +18,11 @@ from typer.core import TyperGroup
 
 import onnxpool
 from onnxpool.errors import ArgumentError, OnnxpoolError
-from onnxpool.forms import Form
-from onnxpool.pool import OPSETS
 from onnxpool.swap import KINDS
+
+Form = Literal["function", "standard", "custom"]
+OPSETS = range(18, 27)
+"""As in :mod:`onnxpool.forms` and :mod:`onnxpool.pool`, which import NumPy and onnx: help should come at once."""
 
 
 class _Printable(Protocol):

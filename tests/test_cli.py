@@ -124,7 +124,7 @@ def test_validate_passes_writes_a_page_and_fails(folder, tmp_path):
     changed.graph.node[0].attribute[0].ints[:] = [1, 1]
     onnx.save(changed, tmp_path / "changed.onnx")
     result = run("validate", tmp_path / "changed.onnx", "--reference", folder / "layer.golden.npz")
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert "FAILED" in result.stdout
 
 

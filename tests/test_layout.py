@@ -67,6 +67,18 @@ def test_importing_stays_light():
     assert done.stdout.strip() == "[]"
 
 
+def test_functions_and_modules_of_one_name():
+    program = """
+import onnxpool.validate, onnxpool
+from onnxpool import errors, forms, lift
+assert all(callable(getattr(onnxpool, name)) for name in ("export", "lift", "load", "swap", "validate", "Window"))
+assert onnxpool.golden.VERSION and callable(lift)
+assert sorted(onnxpool._HOMES) == sorted(set(onnxpool.__all__) - {"models", "nn"})
+assert not hasattr(onnxpool, "nonsense")
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_everything_but_training_works_without_torch(tmp_path):
     """As on a serving machine: torch cannot be found."""
     program = """
