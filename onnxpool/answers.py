@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 from onnxpool import bounds, cases
 from onnxpool.cases import Feeds
 from onnxpool.errors import GoldenError, MissingExtra
-from onnxpool.fingerprint import fingerprints
+from onnxpool.fingerprint import fingerprints, of_parameters
 from onnxpool.forms import Model, read
 from onnxpool.golden import Answers, Case, Golden
 
@@ -154,9 +154,9 @@ def record(
 ) -> Golden:
     """The answers of a PyTorch module to every case, for the ``model`` that was exported from it.
 
-    ``args`` and ``kwargs`` are what the module was exported with; without them its inputs are taken to be those of the
-    model, in order. The module itself is left as it is: copies of it run on the CPU, in evaluation mode unless
-    ``evaluate`` is False.
+    ``args`` and ``kwargs`` are what the module was just exported with, so that ``model`` is right and is fingerprinted;
+    without them its inputs are taken to be those of the model, in order, and only its parameters are. The module itself
+    is left as it is: copies of it run on the CPU, in evaluation mode unless ``evaluate`` is False.
     Raises :class:`GoldenError` where the inputs or outputs of module and model differ in number, and where no
     case could be answered; :class:`MissingExtra` without PyTorch.
     """
@@ -206,7 +206,10 @@ def record(
         yardstick_source="PyTorch's own error",
         example=example,
     )
-    return replace(golden, fingerprints=fingerprints(model))
+    if args is not None:
+        return replace(golden, fingerprints=fingerprints(model))
+    parameters = {name: _to_numpy(tensor) for name, tensor in own.state_dict().items()}
+    return replace(golden, fingerprints=of_parameters(parameters, model))
 
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)

@@ -1,26 +1,29 @@
 """Fingerprints of a model's nodes, so that a failing comparison can name what changed since the export.
 
-A fingerprint is a tree of short strings: SHA-256 digests of the operator and attributes of each node, of each
-initializer that it takes, and of each function. Names of values do not enter, so that fingerprints survive saving,
-loading and changes of form.
+A fingerprint is a tree of short strings: the operator and attributes of each node, SHA-256 digests of each initializer
+that it takes and of each function, the axes of each input. Names of values do not enter, so that fingerprints survive
+saving, loading and changes of form.
 """
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from onnxpool.errors import FormError
 from onnxpool.forms import Model, form_of, read, to_form
 from onnxpool.pool import DOMAIN
 
 Fingerprints: TypeAlias = dict[str, dict[str, Any]]
-"""``nodes``: by name, each with ``op``, ``attributes``, ``inputs`` and ``weights`` (pairs of initializer and digest);
-``functions``: a digest by name. Plain values that survive JSON."""
+"""``nodes``: by name, each with ``op``, ``attributes`` (a digest), ``settings`` (the short ones among them, in words),
+``inputs`` and ``weights`` (pairs of initializer and digest); ``functions``: a digest by name; ``axes``: by input, a
+size or name per axis; ``parameters``: of a PyTorch module alone, a digest by name. Plain values that survive JSON."""
 
 Digests: TypeAlias = dict[int, tuple[Any, str]]
 """Tensors read so far by ``id``, kept so that no other tensor gets that ``id``, and their digests."""
@@ -48,7 +51,20 @@ def fingerprints(model: Model) -> Fingerprints:
     return {
         "nodes": {name: _node(node, digests) for name, node in _named(model.graph).items()},
         "functions": {f"{domain}::{name}": _function(body) for (domain, name, _), body in functions.items()},
+        "axes": {str(value.name): _axes(value) for value in model.graph.inputs if value.shape is not None},
     }
+
+
+def of_parameters(arrays: Mapping[str, NDArray[Any]], model: Model) -> Fingerprints:
+    """What can be known of an export when only the module is there: its parameters, in the element types of ``model``.
+
+    Those that the model holds under the same name should be equal; an exporter may have folded others into these.
+    """
+    found, digests = {}, Digests()
+    for name, value in read(model).graph.initializers.items():
+        if name in arrays and value.dtype is not None:
+            found[name] = _tensor(ir.tensor(arrays[name].astype(value.dtype.numpy())), digests)
+    return {"nodes": {}, "functions": {}, "parameters": found}
 
 
 def changes(before: Fingerprints, after: Fingerprints) -> list[Change]:
@@ -57,19 +73,27 @@ def changes(before: Fingerprints, after: Fingerprints) -> list[Change]:
     Any difference is a fault while the model still has the nodes that were exported. Where nodes came or went, a
     program has rewritten the model: it may, as long as the answers are right and pooling nodes are what they were.
     """
+    found = list(_axis_changes(before.get("axes", {}), after["axes"]))
     then, now = before["nodes"], after["nodes"]
+    if not then:
+        return found + list(_parameter_changes(before.get("parameters", {}), now)) + list(_modes(now))
     gone = [f"node {name!r} ({then[name]['op']}) is not in this model" for name in then if name not in now]
     new = [f"node {name!r} ({now[name]['op']}) was not in the exported model" for name in now if name not in then]
     rewritten = bool(gone or new)
-    found = [Change(text, fault=False) for text in (*gone, *new)]
+    found += [Change(text, fault=False) for text in (*gone, *new)]
+    weights = list(_weight_changes(then, now))
+    if len(weights) > MOST_WEIGHTS:
+        every = sum(bool(node["weights"]) for node in then.values())
+        found.append(
+            Change(f"{len(weights)} of {every} nodes with weights have others: another checkpoint?", not rewritten)
+        )
     for name in then:
         if name in now:
             fault = not rewritten or then[name]["op"].startswith(f"{DOMAIN}::")
             found += [Change(text, fault) for text in _contents(name, then[name], now[name])]
             if then[name]["inputs"] != now[name]["inputs"] and not rewritten:
-                found.append(
-                    Change(f"node {name!r} ({then[name]['op']}) takes its inputs from other nodes", fault=True)
-                )
+                found.append(Change(_moved(name, then[name], now[name]), fault=True))
+    found += [Change(text, not rewritten) for text in weights[:MOST_WEIGHTS]]
     found += [
         Change(f"the function body of {name} differs from the exported one", fault=True)
         for name, digest in before["functions"].items()
@@ -78,17 +102,68 @@ def changes(before: Fingerprints, after: Fingerprints) -> list[Change]:
     return found
 
 
+MOST_WEIGHTS = 3
+"""Changed weights are named for so many nodes; beyond that a number says more."""
+
+
 def _contents(name: str, then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs inside of one node."""
+    """What differs in the operator and attributes of one node."""
     node = f"node {name!r} ({then['op']})"
     if then["op"] != now["op"]:
         return [f"{node} has become {now['op']}"]
-    changed = [f"attributes of {node} changed since export"] if then["attributes"] != now["attributes"] else []
-    return changed + [
-        f"weights of {node} (initializer {initializer!r}) differ from the exported ones"
-        for (initializer, digest), (_, other) in zip(then["weights"], now["weights"], strict=False)
-        if digest != other
+    if then["attributes"] == now["attributes"]:
+        return []
+    old, new = then.get("settings", {}), now["settings"]
+    told = [
+        f"{key} was {old.get(key, 'not there')}, is {new.get(key, 'not there')}"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key) and old
     ]
+    return [f"attributes of {node} changed since export{': ' if told else ''}{'; '.join(told)}"]
+
+
+def _weight_changes(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """One sentence for each node whose weights differ."""
+    for name in then:
+        pairs = zip(then[name]["weights"], now.get(name, {"weights": []})["weights"], strict=False)
+        changed = [initializer for (initializer, digest), (_, other) in pairs if digest != other]
+        if changed:
+            node = f"node {name!r} ({then[name]['op']})"
+            yield f"weights of {node} (initializer {changed[0]!r}) differ from the exported ones"
+
+
+def _moved(name: str, then: dict[str, Any], now: dict[str, Any]) -> str:
+    node = f"node {name!r} ({then['op']})"
+    if sorted(then["inputs"]) == sorted(now["inputs"]):
+        return f"{node} takes its inputs in another order: they are swapped"
+    return f"{node} takes its inputs from other nodes"
+
+
+def _axis_changes(then: dict[str, Any], now: dict[str, Any]) -> Iterator[Change]:
+    """Axes that could change and are fixed now, or have another size."""
+    for name in set(then) & set(now):
+        for axis, (old, new) in enumerate(zip(then[name], now[name], strict=False)):
+            if isinstance(new, int) and old != new:
+                state = "of any size" if isinstance(old, str) else f"of size {old}"
+                yield Change(f"axis {axis} of input {name!r} was {state} and is fixed at {new} now", fault=True)
+
+
+def _parameter_changes(parameters: dict[str, str], nodes: dict[str, Any]) -> Iterator[Change]:
+    held = dict(pair for node in nodes.values() for pair in node["weights"])
+    changed = [name for name, digest in parameters.items() if held.get(name, digest) != digest]
+    if changed:
+        named = ", ".join(map(repr, changed[:MOST_WEIGHTS]))
+        yield Change(f"{len(changed)} parameters differ from the module's, such as {named}: another checkpoint?", True)
+
+
+def _modes(nodes: dict[str, Any]) -> Iterator[Change]:
+    for name, node in nodes.items():
+        if node["settings"].get("training_mode") == "1":
+            yield Change(
+                f"node {name!r} ({node['op']}) is in training mode, so that it takes statistics of each batch: export "
+                "in evaluation mode",
+                fault=True,
+            )
 
 
 # --- how they are made
@@ -111,9 +186,32 @@ def _node(node: ir.Node, digests: Digests) -> dict[str, Any]:
     return {
         "op": f"{node.domain}::{node.op_type}" if node.domain else node.op_type,
         "attributes": _digest(*(f"{name}={_attribute(a, digests)}" for name, a in sorted(node.attributes.items()))),
+        "settings": dict(_settings(node)),
         "inputs": [_source(value) for value in inputs],
         "weights": [[name, _tensor(tensor, digests)] for name, tensor in constants if tensor is not None],
     }
+
+
+def _settings(node: ir.Node) -> Iterator[tuple[str, str]]:
+    """The attributes that are numbers, or a few of them, in words."""
+    for name, attribute in sorted(node.attributes.items()):
+        value = attribute.value
+        if not attribute.is_ref() and isinstance(value, int | float | str | list | tuple):
+            text = str([_word(one) for one in value] if isinstance(value, list | tuple) else _word(value))
+            if len(text) < MOST_CHARACTERS:
+                yield name, text
+
+
+def _word(value: Any) -> Any:
+    return float(f"{value:.7g}") if isinstance(value, float) else value
+
+
+MOST_CHARACTERS = 60
+"""Longer attributes are known by the digest alone."""
+
+
+def _axes(value: ir.Value) -> list[int | str]:
+    return [dim if isinstance(dim, int) else str(dim.value or "") for dim in value.shape or ()]
 
 
 def _function(function: ir.Function) -> str:

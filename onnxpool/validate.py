@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxpool import answers, bounds
+from onnxpool import answers, bounds, patterns
 from onnxpool import golden as golden_file
 from onnxpool.cases import Feeds
 from onnxpool.errors import ArgumentError, FormError, OnnxpoolError
@@ -166,10 +166,13 @@ class _Judge:
         answer, dtype = case.answers[name], self.golden.dtypes.get(name, str(actual.dtype))
         if (actual.shape, str(actual.dtype)) != (answer.shape, dtype):
             reason = f"came as {actual.dtype} {actual.shape}, expected {dtype} {answer.shape}"
+            reason = "; ".join(filter(None, (reason, patterns.of_shapes(actual.shape, answer.shape))))
             return Result(case.name, name, "structure", reason)
         bound = self.bound(case, name, answer, actual.dtype, native)
         error = bounds.measure(actual, answer, bound.allowed)
         verdict, reason = self.verdict(error, actual, answer)
+        if failed(verdict) and (guess := patterns.of_cells(actual, answer, bound.allowed)):
+            reason += f"; {guess}"
         return Result(
             case=case.name,
             output=name,
@@ -249,7 +252,8 @@ def _notes(runs: Sequence[Run], verdict: Verdict, found: Sequence[Change], golde
     if found and not failed(verdict):
         notes.append("another program has rewritten this model since its export; all answers are still right")
     if failed(verdict) and not found:
-        known = "no node has changed since the export" if golden.fingerprints else "nothing tells what the export was"
+        exported = golden.fingerprints and golden.fingerprints["nodes"]
+        known = "no node has changed since the export" if exported else "nothing tells what the export was"
         notes.append(f"{known}: look at the versions that ran, and at how the bounds were exceeded")
     return notes
 

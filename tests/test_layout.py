@@ -31,10 +31,12 @@ ORDER = [
     "session",
     "page",
     "report",
+    "patterns",
     "judge",
     "lifting",
     "lift",
     "validate",
+    "certificate",
 ]
 
 
