@@ -264,6 +264,47 @@ def predict(
 
 
 @app.command()
+def package(
+    model: ModelFile,
+    output: Annotated[Path, typer.Argument(help="Folder to write into.", show_default=False)],
+    target: Annotated[Literal["triton", "kserve"], typer.Option(help="The server.")],
+    name: Annotated[str | None, typer.Option(help="The model's name there. Default: the file's.")] = None,
+    native: Annotated[
+        bool | None,
+        typer.Option("--native/--no-native", help="Take the native library along. Default: where the form can use it."),
+    ] = None,
+    max_batch: Annotated[int | None, typer.Option(help="Most items to join. Default: 32.")] = None,
+    delay_ms: Annotated[float | None, typer.Option(help="Longest wait for others to join. Default: 1.")] = None,
+    root: Annotated[str | None, typer.Option(help="triton: the folder's path in the server. Default: /models.")] = None,
+    storage: Annotated[str | None, typer.Option(help="kserve: URI of the models, such as pvc://claim/path.")] = None,
+    min_replicas: Annotated[int | None, typer.Option(help="kserve: least number of servers. Default: 1.")] = None,
+    max_replicas: Annotated[int | None, typer.Option(help="kserve: largest number of servers. Default: 1.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write what another server needs to run a model: a Triton model repository, or KServe's manifest with one.
+
+    Example: onnxpool package resnet.onnx repository --target triton
+    """
+    from onnxpool import deploy
+
+    with _working(f"Packaging {model}"):
+        made = deploy.package(
+            model,
+            output,
+            target,
+            name=name,
+            native=native,
+            max_batch=max_batch,
+            delay_s=None if delay_ms is None else delay_ms / 1e3,
+            root=root,
+            storage=storage,
+            min_replicas=min_replicas,
+            max_replicas=max_replicas,
+        )
+    _print(made, as_json)
+
+
+@app.command()
 def pools(as_json: Json = False) -> None:
     """List the pooling methods, their modules, and the types that native kernels pool here.
 

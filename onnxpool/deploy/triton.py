@@ -1,0 +1,221 @@
+"""A model repository for NVIDIA's Triton Inference Server, whose onnxruntime backend runs every form.
+
+    FOLDER/NAME/config.pbtxt          inputs, outputs, batching, library, warm-up
+    FOLDER/NAME/1/model.onnx          and model.golden.npz, to validate it by where it arrives
+    FOLDER/NAME/1/libonnxpool.so      the native library: the custom form needs it, the function form is faster with it
+    FOLDER/NAME/warmup/               the golden input that the server runs before it says that it is ready
+
+Fields are those of Triton's model_config.proto. The backend hands ``op_library_filename`` to ONNX Runtime as it is, so
+the path is the one inside of the server, below ``root``, where the server finds the repository.
+A model is batched where the first axis of each of its inputs and outputs has one and the same name.
+
+>>> package("network.onnx", "repository").needs  # doctest: +SKIP
+('ONNX Runtime 1.24 or newer in the server, on Linux x86_64', ...)
+"""
+
+import json
+import os
+import platform
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxpool import forms, golden, kernels
+from onnxpool.cases import Feeds
+from onnxpool.errors import ArgumentError
+from onnxpool.forms import Form
+from onnxpool.session import Session, TensorInfo, load
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+ROOT = "/models"
+"""Where Triton's documentation mounts a repository."""
+
+_TYPES = {
+    "float32": "FP32",
+    "float64": "FP64",
+    "float16": "FP16",
+    "bfloat16": "BF16",
+    **{f"{kind}{bits}": f"{kind.upper()}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
+    "bool": "BOOL",
+}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Package:
+    """What was written: ``files`` below ``folder``; ``needs`` is what the server must hold, ``notes`` what to know."""
+
+    folder: str
+    name: str
+    form: Form
+    files: tuple[str, ...]
+    needs: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for ``json.dumps``."""
+        return asdict(self)
+
+    def table(self) -> "RenderableType":
+        """The same for people, for ``rich.print``."""
+        from rich.table import Table
+
+        facts = Table.grid(padding=(0, 2))
+        facts.add_column(style="bold")
+        facts.add_column(overflow="fold")
+        facts.add_row("package", f"{self.folder}: {self.name}, {self.form} form")
+        facts.add_row("files", "\n".join(self.files))
+        facts.add_row("needs", "\n".join(self.needs))
+        facts.add_row("notes", "\n".join(self.notes))
+        return facts
+
+
+def package(
+    model: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    root: str = ROOT,
+    native: bool | None = None,
+    max_batch: int = 32,
+    delay_s: float = 0.001,
+) -> Package:
+    """Write the model, in its own form, into the repository ``folder``, which may hold other models.
+
+    ``name`` is the file's without it. ``native`` puts the native library of this machine beside the model; None: where
+    there is one and the form can use it. Up to ``max_batch`` items are joined; none waits longer than ``delay_s``.
+
+    Raises :class:`ArgumentError` for a name that is taken or malformed and for numbers out of range,
+    :class:`onnxpool.errors.KernelError` where the library is needed and there is none, and what
+    :func:`onnxpool.load` raises.
+    """
+    name = Path(model).stem if name is None else name
+    if not _NAME.fullmatch(name):
+        raise ArgumentError(f"name={name!r} must be letters, digits, '.', '_' and '-', with a letter or digit first")
+    if not PurePosixPath(root).is_absolute():
+        raise ArgumentError(f"root={root!r} must be an absolute path inside of the server, such as {ROOT}")
+    if max_batch < 1:
+        raise ArgumentError(f"max_batch={max_batch!r} must be at least 1; 1 joins nothing")
+    if not 0 <= delay_s <= 10:
+        raise ArgumentError(f"delay_s={delay_s!r} must be from 0 to 10 seconds")
+    target = Path(folder, name)
+    if target.exists():
+        raise ArgumentError(f"{target} exists; remove it, or give another name")
+
+    source = forms.read(model)
+    form = forms.form_of(source)
+    libraries = _libraries(form, native)
+    session = load(model, kernels="auto" if libraries else "off")
+    if unknown := [str(value.name) for value in source.graph.outputs if value.shape is None]:
+        raise ArgumentError(f"the shapes of outputs {unknown} are unknown; run onnx.shape_inference on the model")
+    batched = max_batch > 1 and _batched(session)
+    warm = _warm_up(model, batched)
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=target.parent) as temporary:
+        complete = Path(temporary, name)
+        (complete / "1").mkdir(parents=True)
+        forms.write(source, complete / "1" / "model.onnx")
+        golden.follow(model, complete / "1" / "model.onnx")
+        for library in libraries:
+            shutil.copyfile(library, complete / "1" / library.name)
+        places = [str(PurePosixPath(root, name, "1", library.name)) for library in libraries[:1]]
+        if warm:
+            (complete / "warmup").mkdir()
+        for i, array in enumerate(warm.values()):
+            (complete / "warmup" / str(i)).write_bytes(array.tobytes())
+        text = config(name, session, batched and max_batch, delay_s, places, warm)
+        (complete / "config.pbtxt").write_text(text, encoding="utf-8")
+        complete.rename(target)
+    return Package(
+        folder=os.fspath(folder),
+        name=name,
+        form=form,
+        files=tuple(sorted(str(file.relative_to(folder)) for file in target.rglob("*") if file.is_file())),
+        needs=tuple(_needs(form, libraries, f"{root}/{name}/1")),
+        notes=tuple(_notes(batched, max_batch, warm)),
+    )
+
+
+def config(name: str, session: Session, max_batch: int, delay_s: float, libraries: Sequence[str], warm: Feeds) -> str:
+    """The text of ``config.pbtxt``; ``max_batch`` is 0 for a model that is not batched."""
+    lines = [f"name: {_text(name)}", 'backend: "onnxruntime"', f"max_batch_size: {int(max_batch)}"]
+    lines += [_tensor("input", info, bool(max_batch)) for info in session.inputs]
+    lines += [_tensor("output", info, bool(max_batch)) for info in session.outputs]
+    if max_batch:
+        lines.append(f"dynamic_batching {{ max_queue_delay_microseconds: {round(delay_s * 1e6)} }}")
+    lines += [f"model_operations {{ op_library_filename: {_text(library)} }}" for library in libraries]
+    if warm:
+        items = "".join(_warm_input(i, name, array) for i, (name, array) in enumerate(warm.items()))
+        lines.append(f'model_warmup {{\n  name: "golden"\n  batch_size: {min(1, max_batch)}\n{items}}}')
+    return "\n".join(lines) + "\n"
+
+
+def _tensor(kind: str, info: TensorInfo, batched: bool) -> str:
+    sizes = [size if isinstance(size, int) else -1 for size in info.shape][batched:]
+    shape = f"dims: {sizes}" if sizes else "dims: [1] reshape { shape: [] }"  # Triton has no rank 0
+    return f"{kind} {{ name: {_text(info.name)} data_type: {_type(info.dtype)} {shape} }}"
+
+
+def _warm_input(i: int, name: str, array: "np.ndarray[Any, Any]") -> str:
+    value = f'data_type: {_type(array.dtype)} dims: {list(array.shape) or [1]} input_data_file: "{i}"'
+    return f"  inputs {{ key: {_text(name)} value {{ {value} }} }}\n"
+
+
+def _type(dtype: np.dtype[Any]) -> str:
+    return f"TYPE_{_TYPES[dtype.name]}"
+
+
+def _text(value: str) -> str:
+    """A string of protobuf's text format; JSON's quotes and backslashes are the same."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _batched(session: Session) -> bool:
+    """Whether each input and output has items along an axis of one name."""
+    first = {info.shape[0] if info.shape else None for info in (*session.inputs, *session.outputs)}
+    return len(first) == 1 and isinstance(first.pop(), str)
+
+
+def _warm_up(model: str | os.PathLike[str], batched: bool) -> Feeds:
+    """The inputs of the first golden case, one item of them where items are joined; none without a golden file."""
+    if not golden.path_for(model).exists():
+        return {}
+    inputs = golden.load(golden.path_for(model)).cases[0].inputs
+    return {name: array[0] if batched else array for name, array in inputs.items()}
+
+
+def _libraries(form: Form, native: bool | None) -> list[Path]:
+    """The native library and what it loads from beside itself, the one to register first; empty without it."""
+    if native and form == "standard":
+        raise ArgumentError("native=True, but a standard form has no node of the library; convert it, or leave it out")
+    if native is False and form == "custom":
+        raise ArgumentError("native=False, but a custom form needs the library; convert it to the function form")
+    wanted = native or form == "custom" or (native is None and form == "function" and kernels.why_missing() is None)
+    if not wanted:
+        return []
+    path = kernels.library_path()
+    return [path, *sorted(file for file in path.parent.glob(f"{path.stem}*{path.suffix}") if file != path)]
+
+
+def _needs(form: Form, libraries: Sequence[Path], place: str) -> Iterator[str]:
+    if not libraries:
+        yield f"a server of any platform, for a {form} form without native kernels"
+        return
+    yield f"ONNX Runtime 1.24 or newer in the server, on {platform.system()} {platform.machine()} as here"
+    yield f"{libraries[0].name} at {place}, where config.pbtxt names it; nothing else of onnxpool"
+
+
+def _notes(batched: bool, max_batch: int, warm: Feeds) -> Iterator[str]:
+    if not batched and max_batch > 1:
+        yield "requests are not joined: inputs and outputs do not begin with one axis of the same name"
+    if not warm:
+        yield "no warm-up: there is no golden file beside the model"
