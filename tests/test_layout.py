@@ -36,6 +36,7 @@ ORDER = [
     "lifting",
     "lift",
     "validate",
+    "serve",
     "certificate",
 ]
 

@@ -1,0 +1,26 @@
+"""The inference server: the Open Inference Protocol, version 2, over REST and gRPC, for models that were tried first.
+
+    limits.py      what a client may ask for, and refusals          trial.py       golden inputs, before a model serves
+    tensors.py     bytes and JSON numbers to arrays                 batcher.py     requests that run together
+    codec.py       REST bodies                                      repository.py  models, versions, replacement
+    bodies.py      reading them                                     service.py     what any protocol calls
+    guard.py       who may ask                                      metrics.py     for Prometheus
+    app.py         the ASGI application                             openapi.py     its description
+    messages.py    gRPC's messages                                  rpc.py         the gRPC server
+    server.py      both on their ports, until SIGTERM
+
+>>> app = application(Repository("models"))  # doctest: +SKIP
+"""
+
+from onnxpool.errors import MissingExtra
+
+try:
+    from onnxpool.serve.app import application
+    from onnxpool.serve.limits import Options
+    from onnxpool.serve.repository import Repository
+except ModuleNotFoundError as error:
+    if error.name in ("starlette", "orjson", "prometheus_client"):
+        raise MissingExtra(error.name, "serve", "serving") from error
+    raise
+
+__all__ = ["Options", "Repository", "application"]

@@ -1,0 +1,201 @@
+"""The REST side as one ASGI application, for uvicorn here and for whatever else hosts one, such as Ray Serve.
+
+>>> app = application(Repository("models"))  # doctest: +SKIP
+
+What comes is checked in this order: who asks (:class:`Guard`), how much it is (:mod:`onnxpool.serve.bodies`), what it
+says (:mod:`onnxpool.serve.codec`). Errors are ``{"error": "..."}`` with a status that says whose they are.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from onnxpool.errors import OnnxpoolError
+from onnxpool.serve import bodies, codec
+from onnxpool.serve.answers import answer, refusal
+from onnxpool.serve.guard import Guard
+from onnxpool.serve.limits import Options, Refusal
+from onnxpool.serve.openapi import describe, page
+from onnxpool.serve.repository import Repository
+from onnxpool.serve.service import Service
+
+PAGE = Path(__file__).with_name("page.html")
+"""Served at ``/`` where it is there."""
+
+Result = TypeVar("Result")
+
+log = logging.getLogger("onnxpool.serve")
+
+
+def application(repository: Repository, options: Options | None = None) -> Starlette:
+    """The application for these models; ``options`` are those of the repository where not given.
+
+    ``application(...).state.service`` is what a gRPC server beside it shares.
+    """
+    service = Service(repository, options or repository.options)
+    rest = _Rest(service)
+    app = Starlette(
+        routes=rest.routes(),
+        middleware=[Middleware(Guard, options=service.options)],
+        exception_handlers={Refusal: _refused, HTTPException: _unrouted, ClientDisconnect: _gone, Exception: _failed},
+        lifespan=rest.lifespan,
+    )
+    app.state.service = service
+    return app
+
+
+class _Rest:
+    """Endpoints over one service."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.repository = service.repository
+
+    def routes(self) -> list[Route]:
+        routes = [
+            Route("/v2/health/live", self.live),
+            Route("/v2/health/ready", self.ready),
+            Route("/v2", self.server),
+            Route("/v2/repository/index", self.index, methods=["POST"]),
+            Route("/v2/repository/models/{name}/load", self.load, methods=["POST"]),
+            Route("/v2/repository/models/{name}/unload", self.unload, methods=["POST"]),
+            Route("/metrics", self.metrics),
+            Route("/openapi.json", self.openapi),
+            Route("/docs", self.docs),
+            Route("/", self.home),
+        ]
+        for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
+            routes += [
+                Route(f"{model}/infer", self.infer, methods=["POST"]),
+                Route(f"{model}/ready", self.model_ready),
+                Route(model, self.model),
+            ]
+        return routes
+
+    @asynccontextmanager
+    async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        looking = asyncio.create_task(self._look())
+        yield
+        looking.cancel()
+
+    async def _look(self) -> None:
+        while poll_s := self.service.options.poll_s:
+            await asyncio.sleep(poll_s)
+            try:
+                await asyncio.to_thread(self.repository.look)
+            except (OnnxpoolError, OSError) as error:  # such as a folder that is gone for a moment
+                log.warning("looking for new files failed: %s", error)
+
+    # --- inference
+
+    async def infer(self, request: Request) -> Response:
+        name, version = request.path_params["name"], request.path_params.get("version", "")
+        with self.service.counted("rest") as found, self.service.holding() as held:
+            body = await bodies.read(request, self.service.options, held)
+            served = found(self.repository.get(name, version))
+            asked = codec.decode(served, body, request.headers.get(codec.HEADER), self.service.options.max_tensor_bytes)
+            outputs = await _while_connected(request, self.service.infer(served, asked.feeds, asked.timeout_s))
+            content, headers = codec.encode(served, asked, outputs)
+        return Response(content, headers=headers)
+
+    # --- what there is
+
+    async def live(self, _: Request) -> Response:
+        return answer({"live": True})
+
+    async def ready(self, _: Request) -> Response:
+        ready = self.service.ready()
+        return answer({"ready": ready}, 200 if ready else 503)
+
+    async def server(self, _: Request) -> Response:
+        return answer(self.service.server())
+
+    async def model(self, request: Request) -> Response:
+        return answer(self.service.model(self.repository.get(**request.path_params)))
+
+    async def model_ready(self, request: Request) -> Response:
+        served = self.repository.get(**request.path_params)
+        return answer({"name": served.name, "ready": True})
+
+    # --- the repository
+
+    async def index(self, request: Request) -> Response:
+        given = codec.known(await self._fields(request), "request", ready=bool)
+        return answer(self.repository.index(**given))
+
+    async def load(self, request: Request) -> Response:
+        await self.service.load(request.path_params["name"], await self._parameters(request))
+        return answer({})
+
+    async def unload(self, request: Request) -> Response:
+        await self.service.unload(request.path_params["name"], await self._parameters(request))
+        return answer({})
+
+    async def _parameters(self, request: Request) -> dict[str, Any]:
+        given = codec.known(await self._fields(request), "request", parameters=dict)
+        return dict(given.get("parameters", {}))
+
+    async def _fields(self, request: Request) -> dict[str, Any]:
+        with self.service.holding() as held:
+            return codec.fields(await bodies.read(request, self.service.options, held))
+
+    # --- for people and monitors
+
+    async def metrics(self, _: Request) -> Response:
+        return Response(self.service.metrics_text(), media_type=CONTENT_TYPE_LATEST)
+
+    async def openapi(self, _: Request) -> Response:
+        return answer(describe(self.service))
+
+    async def docs(self, _: Request) -> Response:
+        return HTMLResponse(page(describe(self.service)))
+
+    async def home(self, _: Request) -> Response:
+        return FileResponse(PAGE) if PAGE.exists() else RedirectResponse("/docs")
+
+
+async def _while_connected(request: Request, work: Awaitable[Result]) -> Result:
+    """The result of ``work``, which is given up when the client goes away."""
+    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        gone.cancel()
+
+
+# --- what is not served
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Refusal)
+    return refusal(error)
+
+
+async def _unrouted(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    response = answer({"error": error.detail}, error.status_code)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _gone(_: Request, __: Exception) -> Response:
+    return answer({"error": "the client went away"}, 499)
+
+
+async def _failed(_: Request, __: Exception) -> Response:
+    return answer({"error": "the server failed; its log says why"}, 500)

@@ -1,0 +1,56 @@
+"""Reads the body of a request: no longer, no larger and no slower than allowed, and decompressed no larger either."""
+
+import asyncio
+import zlib
+
+from starlette.requests import Request
+
+from onnxpool.serve.limits import Options, Refusal
+from onnxpool.serve.service import Held
+
+_FORMATS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
+
+_PATIENCE = 4
+"""How many times the largest body is read and dropped, so that a client that sent too much still reads the answer."""
+
+
+async def read(request: Request, options: Options, held: Held) -> bytes:
+    """The body, decompressed; refuses what is too large (413), too slow (408), or in an unknown encoding (415)."""
+    encoding = request.headers.get("content-encoding", "identity").lower()
+    if encoding not in ("identity", *_FORMATS):
+        raise Refusal(415, f"Content-Encoding: {encoding:.40} is unknown; use {', '.join(_FORMATS)} or none")
+    try:
+        async with asyncio.timeout(options.timeout_s):
+            body = await _received(request, options.max_body_bytes, held)
+    except TimeoutError as error:
+        raise Refusal(408, f"the body did not come within {options.timeout_s:g} s") from error
+    return body if encoding == "identity" else _decompressed(body, _FORMATS[encoding], options.max_body_bytes, held)
+
+
+async def _received(request: Request, most: int, held: Held) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size <= most:
+            held.add(len(chunk))
+            chunks.append(chunk)
+        elif size > _PATIENCE * most:
+            break
+    if size > most:
+        raise Refusal(413, f"the body is larger than {most} bytes, the most that is taken")
+    return b"".join(chunks)
+
+
+def _decompressed(body: bytes, wbits: int, most: int, held: Held) -> bytes:
+    stream = zlib.decompressobj(wbits)
+    try:
+        text = stream.decompress(body, most + 1)
+    except zlib.error as error:
+        raise Refusal(400, f"the body cannot be decompressed: {error}") from error
+    if len(text) > most:
+        raise Refusal(413, f"the body is larger than {most} bytes when decompressed, the most that is taken")
+    if not stream.eof or stream.unused_data:
+        raise Refusal(400, "the compressed body is cut off, or something follows it")
+    held.add(len(text))
+    return text

@@ -1,0 +1,162 @@
+"""The Open Inference Protocol's JSON, with the binary tensor extension: bytes to tensors, tensors to bytes.
+
+    {"id": "1", "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1.5, 2]}]}
+
+With the header ``Inference-Header-Content-Length: N`` the first N bytes are that JSON, and what follows are the raw
+elements of every input that has ``"parameters": {"binary_data_size": ...}``, in the order of the inputs. Outputs come
+back that way where ``binary_data`` of the output, or ``binary_data_output`` of the request, is true.
+
+Every field is understood or refused (400); duplicates, too. Sizes are checked before anything of that size is made.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from onnxpool.serve.limits import Refusal
+from onnxpool.serve.repository import Served
+from onnxpool.serve.tensors import Tensors, check, datatype, from_bytes, from_numbers, to_bytes, to_numbers
+from onnxpool.session import TensorInfo
+
+HEADER = "Inference-Header-Content-Length"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request: its inputs, the outputs that it wants (and whether in binary), its own limit of time, and its id."""
+
+    feeds: Tensors
+    outputs: tuple[tuple[str, bool], ...]
+    timeout_s: float | None
+    id: str | None
+
+
+def decode(served: Served, body: bytes, header: str | None, max_tensor_bytes: int) -> Asked:
+    """The request in a body, which fits this model; ``header`` is the length of its JSON where it is not all."""
+    length = _length(header, len(body))
+    message = _object(memoryview(body)[:length])
+    known(message, "request", id=str, parameters=dict, inputs=list, outputs=list)
+    parameters = known(message.get("parameters", {}), "parameters", timeout=int, binary_data_output=bool)
+    feeds = _inputs(served, message.get("inputs", []), memoryview(body)[length:], max_tensor_bytes)
+    outputs = wanted(served, _outputs(message.get("outputs", []), parameters.get("binary_data_output", False)))
+    return Asked(feeds, outputs, seconds(parameters.get("timeout")), message.get("id"))
+
+
+def encode(served: Served, asked: Asked, outputs: Tensors) -> tuple[bytes, dict[str, str]]:
+    """A body, and its headers."""
+    described, raws = [], []
+    for name, binary in asked.outputs:
+        tensor = outputs[name]
+        entry: dict[str, Any] = {"name": name, "datatype": datatype(tensor.dtype), "shape": tensor.shape}
+        if binary:
+            raws.append(to_bytes(tensor))
+            entry["parameters"] = {"binary_data_size": len(raws[-1])}
+        else:
+            entry["data"] = to_numbers(name, tensor)
+        described.append(entry)
+    message = {"model_name": served.name, "model_version": served.version, "outputs": described}
+    if asked.id is not None:
+        message["id"] = asked.id
+    head = orjson.dumps(message, option=orjson.OPT_SERIALIZE_NUMPY)
+    if not raws:
+        return head, {"content-type": "application/json"}
+    return b"".join([head, *raws]), {"content-type": "application/octet-stream", HEADER: str(len(head))}
+
+
+def fields(body: bytes) -> dict[str, Any]:
+    """The JSON object in a body that may be empty."""
+    return _object(memoryview(body)) if body.strip() else {}
+
+
+def known(given: Any, where: str, **kinds: type) -> dict[str, Any]:
+    """``given``, an object that has no other fields than these, of these types."""
+    if type(given) is not dict:
+        raise Refusal(400, f"{where} must be an object")
+    if unknown := sorted(set(given) - set(kinds)):
+        raise Refusal(400, f"{where} has unknown fields {unknown!r:.200}; known are {sorted(kinds)}")
+    for name, value in given.items():
+        if type(value) is not kinds[name]:
+            raise Refusal(400, f"{name!r} of {where} must be {_SPELLED[kinds[name]]}")
+    return given
+
+
+def wanted(
+    served: Served, outputs: Sequence[tuple[str, bool]], *, binary: bool = False
+) -> tuple[tuple[str, bool], ...]:
+    """These outputs, or all where none is named, each once and each one that the model has."""
+    there = [info.name for info in served.session.outputs]
+    names = [name for name, _ in outputs]
+    if len(set(names)) != len(names) or not set(names) <= set(there):
+        raise Refusal(400, f"outputs {names!r:.200} are unknown or named twice; this model gives {there}")
+    return tuple(outputs) or tuple((name, binary) for name in there)
+
+
+def find(served: Served, name: Any, seen: Mapping[str, Any]) -> TensorInfo:
+    """The input of this name, which has not been seen yet."""
+    for info in served.session.inputs:
+        if info.name == name and name not in seen:
+            return info
+    names = [info.name for info in served.session.inputs]
+    raise Refusal(400, f"input {name!r:.80} is unknown or named twice; this model takes {names}")
+
+
+def seconds(timeout_us: int | None) -> float | None:
+    """A client's own limit of time."""
+    if timeout_us is not None and timeout_us <= 0:
+        raise Refusal(400, f"timeout={timeout_us} must be a number of microseconds above 0")
+    return timeout_us and timeout_us / 1e6
+
+
+_SPELLED = {str: "a string", int: "an integer", bool: "true or false", dict: "an object", list: "a list"}
+
+
+def _length(header: str | None, most: int) -> int:
+    if header is None:
+        return most
+    if not re.fullmatch("[0-9]{1,18}", header) or int(header) > most:
+        raise Refusal(400, f"{HEADER}: {header:.40} is no length within a body of {most} bytes")
+    return int(header)
+
+
+def _object(text: memoryview) -> dict[str, Any]:
+    try:
+        message = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise Refusal(400, f"the request is no JSON: {error}") from error
+    if type(message) is not dict:
+        raise Refusal(400, "the request is no JSON object")
+    return message
+
+
+def _inputs(served: Served, entries: list[Any], rest: memoryview, max_tensor_bytes: int) -> Tensors:
+    feeds: Tensors = {}
+    for entry in entries:
+        known(entry, "an input", name=str, datatype=str, shape=list, parameters=dict, data=list)
+        info = find(served, entry.get("name"), feeds)
+        shape = check(info, entry.get("datatype"), entry.get("shape"), max_tensor_bytes)
+        parameters = known(entry.get("parameters", {}), f"parameters of {info.name!r}", binary_data_size=int)
+        size = parameters.get("binary_data_size")
+        if size is None:
+            feeds[info.name] = from_numbers(info, shape, entry.get("data"))
+        elif "data" in entry or not 0 <= size <= len(rest):
+            raise Refusal(
+                400, f"input {info.name!r}: binary_data_size={size}, but {len(rest)} bytes follow, or has data too"
+            )
+        else:
+            feeds[info.name] = from_bytes(info, shape, rest[:size])
+            rest = rest[size:]
+    if len(rest):
+        raise Refusal(400, f"{len(rest)} bytes are left after the last input")
+    return feeds
+
+
+def _outputs(entries: list[Any], binary: bool) -> list[tuple[str, bool]]:
+    found = []
+    for entry in entries:
+        known(entry, "an output", name=str, parameters=dict)
+        parameters = known(entry.get("parameters", {}), "parameters of an output", binary_data=bool)
+        found.append((entry.get("name", ""), parameters.get("binary_data", binary)))
+    return found

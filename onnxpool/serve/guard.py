@@ -1,0 +1,65 @@
+"""Who may ask: the first thing that a request meets.
+
+- The name under which the server is called must be one of ``hosts``, so that no web page reaches a server on loopback
+  through a name of its own (421).
+- A request that a web page of another site makes is refused (403).
+- With a token, ``Authorization: Bearer TOKEN`` (401), but for liveness, readiness and the page, which tell nothing.
+"""
+
+import hmac
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from onnxpool.serve.answers import refusal
+from onnxpool.serve.limits import Options, Refusal
+
+OPEN = ("/", "/v2/health/live", "/v2/health/ready")
+"""Paths that need no token."""
+
+
+class Guard:
+    """ASGI middleware that answers what it does not let through."""
+
+    def __init__(self, app: ASGIApp, options: Options) -> None:
+        self.app = app
+        self.options = options
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or pass on."""
+        app = self.app
+        if scope["type"] == "http":
+            try:
+                self._check(scope["path"], Headers(scope=scope))
+            except Refusal as refused:
+                app = refusal(refused)
+        await app(scope, receive, send)
+
+    def _check(self, path: str, headers: Headers) -> None:
+        host = headers.get("host", "")
+        hosts = self.options.hosts
+        if hosts is not None and _part(f"//{host}", "hostname") not in hosts:
+            raise Refusal(421, f"Host: {host:.80} is not served here; this server is called {', '.join(hosts)}")
+        origin = headers.get("origin")
+        if origin is not None and _part(origin, "netloc") != host:
+            raise Refusal(403, f"Origin: {origin:.80} is another site")
+        if path not in OPEN:
+            authorize(headers.get("authorization"), self.options)
+
+
+def authorize(given: str | None, options: Options) -> None:
+    """Refuse (401) a request that does not carry the token; ``given`` is its Authorization header."""
+    if options.token is None:
+        return
+    wanted = f"Bearer {options.token}"
+    if not hmac.compare_digest((given or "").encode(), wanted.encode()):
+        raise Refusal(401, "this server needs a token: Authorization: Bearer TOKEN")
+
+
+def _part(url: str, part: str) -> str | None:
+    try:
+        found: str | None = getattr(urlsplit(url), part)
+    except ValueError:  # such as an unclosed bracket
+        return None
+    return found

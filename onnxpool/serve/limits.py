@@ -1,0 +1,87 @@
+"""What the server may be told, how much a client may ask of it, and how it says no.
+
+Every number that bounds memory, time or waiting stands here, and is checked before the memory or the time is spent:
+
+    a body         at most ``max_body_bytes`` as it comes and after decompression          413
+    all bodies     at most ``max_pending_bytes`` that came and are not answered yet        503, Retry-After
+    a tensor       at most ``max_tensor_bytes``: declared shape times element size         413
+    waiting        at most ``max_queue`` requests per model                                429, Retry-After
+    time           at most ``timeout_s`` for a body to come (408), and for an answer       504
+"""
+
+import os
+import re
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias, get_args
+
+from onnxpool.errors import ArgumentError, OnnxpoolError
+from onnxpool.session import Kernels
+
+OnMismatch: TypeAlias = Literal["refuse", "warn"]
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+"""What a model may be called: never a path."""
+
+VERSION = re.compile(r"[1-9][0-9]{0,8}")
+"""What a version may be called: a number."""
+
+
+class Refusal(OnnxpoolError):  # noqa: N818 - it is the answer, not a fault
+    """A request that is not served: ``status`` as in HTTP; ``retry_after_s`` where trying again may help."""
+
+    def __init__(self, status: int, message: str, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True)
+class Options:
+    """How models are run, and what clients may ask; times end in ``_s``, sizes in ``_bytes``.
+
+    ``kernels`` and ``threads`` as in :func:`onnxpool.session.load`, but for the default of ``threads``: every core but
+    one, which the protocol needs. ``workers`` is how many batches of one model run at the same time. Requests of one
+    item shape are joined to at most ``max_batch`` rows; one that finds a free worker waits ``max_delay_s`` for others.
+
+    ``poll_s`` is the time between two looks for replaced files; 0 never looks. ``on_mismatch`` says what becomes of a
+    model whose golden answers do not come out on this machine. ``require_certificate`` refuses models without a
+    certificate that matches. ``control`` lets clients load and unload. With a ``token``, every request but those for
+    liveness, readiness and the page must carry it. ``hosts`` are the names under which the server may be called, None
+    for any.
+
+    Raises :class:`ArgumentError` for a value out of range.
+    """
+
+    kernels: Kernels = "auto"
+    threads: int | None = None
+    workers: int = 1
+    max_batch: int = 8
+    max_delay_s: float = 0.002
+    max_queue: int = 256
+    timeout_s: float = 30.0
+    max_body_bytes: int = 16 << 20
+    max_pending_bytes: int = 256 << 20
+    max_tensor_bytes: int = 64 << 20
+    poll_s: float = 1.0
+    on_mismatch: OnMismatch = "refuse"
+    require_certificate: bool = False
+    control: bool = True
+    token: str | None = field(default=None, repr=False)
+    hosts: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        least = {"workers": 1, "max_batch": 1, "max_queue": 1, "max_body_bytes": 1, "max_tensor_bytes": 1}
+        for name, lowest in (least | {"max_delay_s": 0, "poll_s": 0, "max_pending_bytes": self.max_body_bytes}).items():
+            if getattr(self, name) < lowest:
+                raise ArgumentError(f"{name}={getattr(self, name)!r} must be {lowest} or more")
+        if self.timeout_s <= 0:
+            raise ArgumentError(f"timeout_s={self.timeout_s!r} must be more than 0")
+        if self.on_mismatch not in get_args(OnMismatch):
+            raise ArgumentError(f"on_mismatch={self.on_mismatch!r} is unknown; use one of {get_args(OnMismatch)}")
+        if self.token is not None and len(self.token) < 16:
+            raise ArgumentError("token is shorter than 16 characters; make one with: openssl rand -hex 32")
+
+    @property
+    def session_threads(self) -> int:
+        """Threads inside one operator."""
+        return self.threads or max(1, (os.cpu_count() or 2) - 1)

@@ -1,0 +1,165 @@
+"""The REST side described as OpenAPI 3.1, with the models that are there, and the same as a page for people."""
+
+from html import escape
+from typing import Any
+
+from onnxpool.serve.codec import HEADER
+from onnxpool.serve.limits import NAME, VERSION
+from onnxpool.serve.service import Service
+from onnxpool.serve.tensors import DATATYPES
+
+_ERRORS = {
+    400: "the request is wrong; the answer says what",
+    401: "the token is missing or wrong",
+    403: "another site asks, or clients may not do this here",
+    404: "there is no such model, or it is not loaded",
+    405: "not this method",
+    408: "the body came too slowly",
+    413: "the body, or a tensor, is too large",
+    415: "the body's encoding is unknown",
+    421: "the server is called by a name that it does not have",
+    422: "the model cannot run on these inputs, or be loaded",
+    429: "too many requests wait for this model; see Retry-After",
+    503: "the server is not ready, or holds as much as it can",
+    504: "there was no answer in time",
+}
+
+
+def describe(service: Service) -> dict[str, Any]:
+    """The OpenAPI document."""
+    names = service.repository.names()
+    name = _parameter("name", {"type": "string", "pattern": f"^{NAME.pattern}$", "enum": names})
+    version = _parameter("version", {"type": "string", "pattern": f"^{VERSION.pattern}$", "examples": ["1"]})
+    paths: dict[str, Any] = {
+        "/v2": {"get": _does("What this server is", "Server")},
+        "/v2/health/live": {"get": _does("Whether the server runs", "Live")},
+        "/v2/health/ready": {"get": _does("Whether every model is ready", "Ready")},
+        "/v2/repository/index": {"post": _does("Every model and its state", "Index", body="IndexRequest")},
+        "/metrics": {"get": _does("Metrics for Prometheus", None)},
+    }
+    for doing in ("load", "unload"):
+        does = _does(f"{doing.capitalize()} a model of the repository", "Nothing", body="Control")
+        paths[f"/v2/repository/models/{{name}}/{doing}"] = {"post": does, "parameters": [name]}
+    for path, parameters in (("", [name]), ("/versions/{version}", [name, version])):
+        model = f"/v2/models/{{name}}{path}"
+        paths[model] = {"get": _does("The model's inputs and outputs", "Model"), "parameters": parameters}
+        paths[f"{model}/ready"] = {"get": _does("Whether the model is ready", "Ready"), "parameters": parameters}
+        paths[f"{model}/infer"] = {"post": _infer(), "parameters": parameters}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "onnxpool", "version": service.server()["version"], "description": _DESCRIPTION},
+        "paths": paths,
+        "components": {"schemas": _SCHEMAS},
+    }
+
+
+_DESCRIPTION = "The Open Inference Protocol, version 2, with its binary tensor extension."
+
+
+def page(document: dict[str, Any]) -> str:
+    """The document as one HTML page, which needs nothing else."""
+    rows = "".join(
+        f"<tr><td>{method.upper()}</td><td><code>{escape(path)}</code></td><td>{escape(does['summary'])}</td></tr>"
+        for path, entry in sorted(document["paths"].items())
+        for method, does in entry.items()
+        if method != "parameters"
+    )
+    statuses = "".join(f"<tr><td>{status}</td><td>{escape(meaning)}</td></tr>" for status, meaning in _ERRORS.items())
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>onnxpool</title><style>
+body {{ font: 1rem/1.5 system-ui; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color-scheme: light dark }}
+td {{ padding: .2rem 1rem .2rem 0; vertical-align: top }}
+</style></head><body><h1>onnxpool</h1><p>{escape(_DESCRIPTION)} <a href="/openapi.json">OpenAPI document</a></p>
+<h2>Endpoints</h2><table>{rows}</table><h2>When a request is not served</h2><table>{statuses}</table></body></html>
+"""
+
+
+def _parameter(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _does(summary: str, gives: str | None, body: str | None = None) -> dict[str, Any]:
+    content = {"application/json": {"schema": _ref(gives)}} if gives else {"text/plain": {"schema": {"type": "string"}}}
+    answers: dict[str, Any] = {"200": {"description": "Done", "content": content}}
+    errors = {"application/json": {"schema": _ref("Error")}}
+    answers |= {str(status): {"description": meaning, "content": errors} for status, meaning in _ERRORS.items()}
+    if gives == "Ready":
+        answers["503"]["content"] = {"application/json": {"schema": {"anyOf": [_ref("Ready"), _ref("Error")]}}}
+    does: dict[str, Any] = {"summary": summary, "responses": answers}
+    if body:
+        does["requestBody"] = {"required": False, "content": {"application/json": {"schema": _ref(body)}}}
+    return does
+
+
+def _infer() -> dict[str, Any]:
+    does = _does("Run the model", "InferResponse", body="InferRequest")
+    raw = {"schema": {"type": "string", "format": "binary"}}
+    does["requestBody"]["content"]["application/octet-stream"] = raw
+    does["responses"]["200"]["content"]["application/octet-stream"] = raw
+    length = {"type": "string", "pattern": "^[0-9]{1,9}$"}
+    does["parameters"] = [{"name": HEADER, "in": "header", "required": False, "schema": length}]
+    return does
+
+
+# --- schemas
+
+
+def _ref(name: str | None) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _object(required: tuple[str, ...] = (), **properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
+
+
+def _list(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items}
+
+
+_TEXT, _TRUTH = {"type": "string"}, {"type": "boolean"}
+_SIZE = {"type": "integer", "minimum": 0}
+_TYPE = {"type": "string", "enum": list(DATATYPES)}
+_NUMBERS = {"type": "array", "items": {"anyOf": [{"type": "number"}, _TRUTH, {"type": "array"}]}}
+_TENSOR = _object(("name", "datatype", "shape"), name=_TEXT, datatype=_TYPE, shape=_list({"type": "integer"}))
+_GIVEN = _object(
+    ("name", "datatype", "shape"),
+    name=_TEXT,
+    datatype=_TYPE,
+    shape=_list(_SIZE),
+    parameters=_object(binary_data_size=_SIZE),
+    data=_NUMBERS,
+)
+_STATE = {"type": "string", "enum": ["READY", "UNAVAILABLE"]}
+
+_SCHEMAS = {
+    "Error": _object(("error",), error=_TEXT),
+    "Nothing": _object(),
+    "Live": _object(("live",), live=_TRUTH),
+    "Ready": _object(("ready",), ready=_TRUTH, name=_TEXT),
+    "Server": _object(("name", "version", "extensions"), name=_TEXT, version=_TEXT, extensions=_list(_TEXT)),
+    "Model": _object(
+        ("name", "versions", "platform", "inputs", "outputs"),
+        name=_TEXT,
+        versions=_list(_TEXT),
+        platform=_TEXT,
+        inputs=_list(_TENSOR),
+        outputs=_list(_TENSOR),
+    ),
+    "IndexRequest": _object(ready=_TRUTH),
+    "Index": _list(_object(("name", "version", "state"), name=_TEXT, version=_TEXT, state=_STATE, reason=_TEXT)),
+    "Control": _object(parameters=_object(unload_dependents=_TRUTH)),
+    "InferRequest": _object(
+        ("inputs",),
+        id=_TEXT,
+        parameters=_object(timeout={"type": "integer", "minimum": 1}, binary_data_output=_TRUTH),
+        inputs=_list(_GIVEN),
+        outputs=_list(_object(("name",), name=_TEXT, parameters=_object(binary_data=_TRUTH))),
+    ),
+    "InferResponse": _object(
+        ("model_name", "model_version", "outputs"),
+        model_name=_TEXT,
+        model_version=_TEXT,
+        id=_TEXT,
+        outputs=_list(_GIVEN),
+    ),
+}

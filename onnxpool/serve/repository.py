@@ -1,0 +1,234 @@
+"""The models that a server has: found in a file or a folder, loaded, tried, replaced while they serve, unloaded.
+
+    FOLDER/NAME.onnx                  version 1 of NAME
+    FOLDER/NAME/VERSION/model.onnx    versions are numbers; the highest that is ready serves who names none
+    MODEL.onnx                        alone: version 1 of MODEL
+
+A file that was replaced is loaded and tried beside the model that serves, which goes on until the new one is ready, and
+lives until its last request is answered. A file that cannot be loaded, or whose golden answers do not come out, changes
+nothing. A file counts once two looks in a row have found it the same, so that one that is still being written waits; a
+model whose file is gone for two looks is unloaded. Clients name models, never files.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+from onnxpool import golden
+from onnxpool.errors import ArgumentError, OnnxpoolError, SessionError
+from onnxpool.serve.batcher import Batcher, Ran
+from onnxpool.serve.limits import NAME, VERSION, Options, Refusal
+from onnxpool.serve.metrics import Metrics
+from onnxpool.serve.trial import Trial, attempt
+from onnxpool.session import Session, load
+
+Key: TypeAlias = tuple[str, str]
+"""Name and version."""
+
+Stamp: TypeAlias = tuple[tuple[str, int, int, int], ...]
+
+log = logging.getLogger("onnxpool.serve")
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """A model that is ready."""
+
+    name: str
+    version: str
+    session: Session
+    trial: Trial
+    batcher: Batcher
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of one file: the model made of it, or why there is none (or why it is not the newest)."""
+
+    path: Path
+    stamp: Stamp
+    served: Served | None = None
+    reason: str = ""
+
+
+class Repository:
+    """Every model in ``path``, a model file or a folder; all are loaded and tried before this returns.
+
+    Raises :class:`ArgumentError` where there is no model, or one has a name that cannot be served, and
+    :class:`SessionError` for the first that does not load or whose golden answers do not come out.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], options: Options | None = None) -> None:
+        self.path = Path(path)
+        self.options = options or Options()
+        self.metrics = Metrics()
+        self._entries: dict[Key, Entry] = {}
+        self._looks: dict[Key, Stamp] = {}
+        self._unloaded: set[str] = set()
+        self._lock = threading.Lock()
+        found = dict(self._scan())
+        if not found:
+            raise ArgumentError(f"{path} holds no model; give a file, or a folder of NAME.onnx or NAME/1/model.onnx")
+        if wrong := [name for name, _ in found if not NAME.fullmatch(name)]:
+            raise ArgumentError(f"models cannot be served as {wrong}; use letters, digits, dots, dashes, underscores")
+        for key, file in found.items():
+            self._entries[key] = self._loaded(key, file)
+        self._looks = {key: entry.stamp for key, entry in self._entries.items()}
+
+    # --- asked by requests
+
+    def get(self, name: str, version: str = "") -> Served:
+        """The model of this name that serves; refuses (404) where there is none."""
+        entries = {key[1]: entry for key, entry in self._entries.items() if key[0] == name}
+        if version:
+            entries = {key: entry for key, entry in entries.items() if key == version}
+        ready = [entry.served for entry in entries.values() if entry.served]
+        if ready:
+            return max(ready, key=lambda served: int(served.version))
+        reason = "; ".join(entry.reason for entry in entries.values())
+        what = f"model {name!r:.80}" + (f" version {version!r:.40}" if version else "")
+        raise Refusal(404, f"{what} is not loaded: {reason}" if reason else f"there is no {what}")
+
+    def versions(self, name: str) -> list[str]:
+        """The versions of a model that are ready, lowest first."""
+        return sorted((key[1] for key, entry in self._entries.items() if key[0] == name and entry.served), key=int)
+
+    def ready(self) -> bool:
+        """Whether every model that was not unloaded is ready."""
+        return all(entry.served for key, entry in self._entries.items() if key[0] not in self._unloaded)
+
+    def serving(self) -> list[Served]:
+        """Every model that is ready."""
+        return [entry.served for entry in self._entries.values() if entry.served]
+
+    def names(self) -> list[str]:
+        """Every model that is known, ready or not."""
+        return sorted({name for name, _ in self._entries})
+
+    def index(self, *, ready: bool = False) -> list[dict[str, str]]:
+        """Name, version, state and reason of every model, or of those that are ready."""
+        return [
+            {"name": name, "version": version, "state": "READY" if entry.served else "UNAVAILABLE"}
+            | ({"reason": entry.reason} if entry.reason else {})
+            for (name, version), entry in sorted(self._entries.items())
+            if entry.served or not ready
+        ]
+
+    # --- changes; each may take as long as loading a model does, so they run in a thread
+
+    def load(self, name: str) -> None:
+        """Load, or load again, every version of a model that the folder has; refuses (404, 422) where that fails."""
+        with self._lock:
+            found = {key: file for key, file in self._scan() if key[0] == name}
+            if not found:
+                raise Refusal(404, f"there is no model {name!r:.80} in the repository")
+            for key, file in found.items():
+                try:
+                    self._entries[key] = self._loaded(key, file)
+                except OnnxpoolError as error:
+                    raise Refusal(422, str(error)) from error
+            self._unloaded.discard(name)
+
+    def unload(self, name: str) -> None:
+        """Forget the sessions of a model; requests that have it already are answered. Refuses (404) an unknown one."""
+        with self._lock:
+            keys = [key for key in self._entries if key[0] == name]
+            if not keys:
+                raise Refusal(404, f"there is no model {name!r:.80}")
+            self._unloaded.add(name)
+            for key in keys:
+                self._entries[key] = replace(self._entries[key], served=None, reason="unloaded")
+
+    def look(self) -> None:
+        """Load files that are new or were replaced, unload those that are gone."""
+        with self._lock:
+            found = {key: file for key, file in self._scan() if NAME.fullmatch(key[0]) and key[0] not in self._unloaded}
+            looks = {key: _stamp(file) for key, file in found.items()}
+            for key, stamp in looks.items():
+                entry = self._entries.get(key)
+                if self._looks.get(key) == stamp and (entry is None or entry.stamp != stamp):
+                    self._reload(key, found[key], stamp)
+            for key in [key for key in self._entries if key not in looks and key not in self._looks]:
+                if key[0] not in self._unloaded:
+                    log.warning("%s version %s: its file is gone; unloaded", *key)
+                    del self._entries[key]
+            self._looks = looks
+
+    def _reload(self, key: Key, file: Path, stamp: Stamp) -> None:
+        """What serves goes on where the new file is no good."""
+        old = self._entries.get(key, Entry(file, stamp))
+        try:
+            self._entries[key] = self._loaded(key, file)
+        except OnnxpoolError as error:
+            reason = f"the file on disk is refused: {error}"
+            log.warning("%s version %s: %s", *key, reason)
+            self._entries[key] = replace(old, stamp=stamp, reason=reason)
+
+    def _loaded(self, key: Key, file: Path) -> Entry:
+        stamp = _stamp(file)
+        try:
+            served = self._serve(key, file)
+        except OnnxpoolError as error:
+            self.metrics.loads.labels(*key, "refused").inc()
+            raise SessionError(f"model {key[0]!r} version {key[1]} is not served: {error}") from error
+        self.metrics.loads.labels(*key, "loaded").inc()
+        log.info("%s version %s: %s; requests are joined %s", *key, served.trial, served.trial.joins)
+        return Entry(file, stamp, served)
+
+    def _serve(self, key: Key, file: Path) -> Served:
+        if self.options.require_certificate:
+            _certified(file)
+        session = load(file, kernels=self.options.kernels, threads=self.options.session_threads)
+        trial = attempt(session, file)
+        if trial.fault and self.options.on_mismatch == "refuse":
+            raise SessionError(
+                f"{trial.fault}; export it again on this machine's versions, or allow it: on_mismatch=warn"
+            )
+        if trial.fault or trial.share is None:
+            log.warning("%s version %s: %s", *key, trial)
+        self._describe(key, session, trial)
+        observe = partial(self._observe, key)
+        batcher = Batcher(session.run, self.options, joins=trial.joins != "never", observe=observe)
+        return Served(*key, session, trial, batcher)
+
+    def _describe(self, key: Key, session: Session, trial: Trial) -> None:
+        self.metrics.pooling.labels(*key).set(len(session.placements))
+        self.metrics.native.labels(*key).set(sum(place.native for place in session.placements))
+        if trial.share is not None:
+            self.metrics.share.labels(*key).set(trial.share)
+
+    def _observe(self, key: Key, ran: Ran) -> None:
+        self.metrics.rows.labels(*key).observe(ran.rows)
+        self.metrics.run.labels(*key).observe(ran.run_s)
+        waited = self.metrics.waited.labels(*key)
+        for waited_s in ran.waited_s:
+            waited.observe(waited_s)
+
+    def _scan(self) -> Iterator[tuple[Key, Path]]:
+        """The model files that are there now."""
+        alone = self.path.suffix == ".onnx" and not self.path.is_dir()
+        for path in [self.path] if alone else sorted(self.path.iterdir()):
+            if path.suffix == ".onnx" and path.is_file():
+                yield (path.stem, "1"), path
+            elif path.is_dir() and not alone:
+                for file in sorted(path.glob("*/model.onnx")):
+                    if VERSION.fullmatch(file.parent.name):
+                        yield (path.name, file.parent.name), file
+
+
+def _stamp(file: Path) -> Stamp:
+    """What tells whether a model was replaced: its file, its golden answers, and its weights where they are apart."""
+    beside = (path for path in file.parent.glob(f"{file.stem}.*") if path.is_file())
+    states = ((path.name, path.stat()) for path in sorted({file, golden.path_for(file), *beside}) if path.exists())
+    return tuple((name, state.st_mtime_ns, state.st_size, state.st_ino) for name, state in states)
+
+
+def _certified(file: Path) -> None:
+    from onnxpool import certificate
+
+    certificate.check(file)

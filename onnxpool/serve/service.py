@@ -1,0 +1,149 @@
+"""What the server does, whatever the protocol: REST and gRPC read a request, call this, and write what it returns.
+
+Every refusal is a :class:`onnxpool.serve.limits.Refusal`; what is raised besides is a fault of the server.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from onnxpool.errors import OnnxpoolError
+from onnxpool.serve.limits import Options, Refusal
+from onnxpool.serve.repository import Repository, Served
+from onnxpool.serve.tensors import Tensors, agree, datatype
+from onnxpool.session import TensorInfo
+
+EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "statistics")
+"""What is offered beyond the protocol's required part, by the names that Triton gave them."""
+
+
+class Service:
+    """One server's repository, limits and metrics."""
+
+    def __init__(self, repository: Repository, options: Options) -> None:
+        self.repository = repository
+        self.options = options
+        self.metrics = repository.metrics
+        self.draining = False
+        self._pending_bytes = 0
+
+    # --- what there is
+
+    def ready(self) -> bool:
+        """Whether requests should come here: every model is ready, and the server is not about to stop."""
+        return not self.draining and self.repository.ready()
+
+    def server(self) -> dict[str, Any]:
+        """Name, version and extensions."""
+        return {"name": "onnxpool", "version": _version(), "extensions": list(EXTENSIONS)}
+
+    def model(self, served: Served) -> dict[str, Any]:
+        """The tensors of a model; sizes that may change are -1."""
+        return {
+            "name": served.name,
+            "versions": self.repository.versions(served.name),
+            "platform": "onnxruntime_onnx",
+            "inputs": list(map(_metadata, served.session.inputs)),
+            "outputs": list(map(_metadata, served.session.outputs)),
+        }
+
+    # --- what is done
+
+    async def infer(self, served: Served, feeds: Tensors, timeout_s: float | None = None) -> Tensors:
+        """The outputs of a model for inputs of the right types, each of a fitting shape."""
+        agree(served.session.inputs, feeds)
+        begin_s, allowed_s = time.monotonic(), min(timeout_s or self.options.timeout_s, self.options.timeout_s)
+        try:
+            async with asyncio.timeout(allowed_s):
+                return await served.batcher.submit(feeds)
+        except TimeoutError as error:
+            raise Refusal(504, f"there was no answer within {allowed_s:g} s") from error
+        except Refusal:
+            raise
+        except OnnxpoolError as error:  # every type and shape was right: it is these sizes or values
+            raise Refusal(422, str(error)) from error
+        finally:
+            self.metrics.seconds.labels(served.name, served.version).observe(time.monotonic() - begin_s)
+
+    async def load(self, name: str, parameters: Mapping[str, Any]) -> None:
+        """Load a model again, from the repository's own files."""
+        self._control()
+        if parameters:
+            raise Refusal(400, f"parameters {sorted(parameters)!r:.200} are refused: a model comes from the repository")
+        await asyncio.to_thread(self.repository.load, name)
+
+    async def unload(self, name: str, parameters: Mapping[str, Any]) -> None:
+        """Unload a model; no model here depends on another."""
+        self._control()
+        if unknown := set(parameters) - {"unload_dependents"}:
+            raise Refusal(400, f"parameters {sorted(unknown)!r:.200} are unknown")
+        await asyncio.to_thread(self.repository.unload, name)
+
+    def _control(self) -> None:
+        if not self.options.control:
+            raise Refusal(403, "this server does not let clients load or unload models")
+
+    @contextmanager
+    def counted(self, protocol: str) -> Iterator[Callable[[Served], Served]]:
+        """Counts a request by its status, under the model that it turns out to be for."""
+        found: list[Served] = []
+        status = 500
+        try:
+            yield lambda served: found.append(served) or served  # type: ignore[func-returns-value]
+            status = 200
+        except Refusal as refusal:
+            status = refusal.status
+            raise
+        finally:
+            labels = (found[0].name, found[0].version) if found else ("", "")
+            self.metrics.requests.labels(*labels, protocol, status).inc()
+
+    def metrics_text(self) -> bytes:
+        """For Prometheus."""
+        for served in self.repository.serving():
+            self.metrics.waiting.labels(served.name, served.version).set(served.batcher.waiting)
+        return self.metrics.text()
+
+    @contextmanager
+    def holding(self) -> Iterator["Held"]:
+        """Counts the bytes of one request among those that came and are not answered yet."""
+        held = Held(self)
+        try:
+            yield held
+        finally:
+            self._hold(-held.size_bytes)
+
+    def _hold(self, more_bytes: int) -> None:
+        self._pending_bytes += more_bytes
+        self.metrics.pending.set(self._pending_bytes)
+
+
+class Held:
+    """The bytes that one request holds."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self.size_bytes = 0
+
+    def add(self, more_bytes: int) -> None:
+        """Count these, too; refuses (503) where all requests together hold too much."""
+        service = self._service
+        if service._pending_bytes + more_bytes > service.options.max_pending_bytes:
+            raise Refusal(503, "the server holds as many requests as it can; try again later", 1)
+        service._hold(more_bytes)
+        self.size_bytes += more_bytes
+
+
+def _metadata(info: TensorInfo) -> dict[str, Any]:
+    shape = [size if isinstance(size, int) else -1 for size in info.shape]
+    return {"name": info.name, "datatype": datatype(info.dtype), "shape": shape}
+
+
+def _version() -> str:
+    try:
+        return version("onnxpool")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,112 @@
+"""What is tried before a model serves: its golden inputs on this machine, and whether its requests may be joined.
+
+The golden answers are the float64 ones that were stored at export; the allowed error is
+:func:`onnxpool.bounds.network`. A NaN that ONNX Runtime's max-pools drop is no mismatch. Without a golden file the
+model runs once on made inputs, and its answers are unknown.
+
+Requests may be joined where the first axis of every input and output has one name, and joined rows come out as they do
+alone: *exactly*, or within 16 ULP of the largest, since a matrix product of one row takes another path than that of
+many. What differs more depends on its neighbours, and is never joined.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from onnxpool import bounds, cases, forms, golden
+from onnxpool.errors import ArgumentError, OnnxpoolError
+from onnxpool.serve.tensors import Tensors
+from onnxpool.session import Session
+
+Joins: TypeAlias = Literal["exactly", "within rounding", "never"]
+Path: TypeAlias = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How it went. ``share`` is the largest measured over allowed error, None where there are no golden answers.
+
+    ``fault`` says which case does not come out, in one sentence, or is empty.
+    """
+
+    share: float | None
+    fault: str
+    joins: Joins
+
+    def __str__(self) -> str:
+        """The golden answers in words."""
+        if self.share is None:
+            return "no golden answers beside it"
+        return self.fault or f"golden answers hold, at most {self.share:.2g} of the allowed error"
+
+
+def attempt(session: Session, path: Path) -> Trial:
+    """Try a model that was loaded from ``path``.
+
+    Raises :class:`GoldenError` for a golden file that is damaged, and :class:`SessionError` where the model cannot run.
+    """
+    if golden.path_for(path).exists():
+        known = golden.load(golden.path_for(path))
+        shares = [_share(session, known, case) for case in known.cases]
+        worst, fault = max(shares, default=(0.0, ""))
+        example = next((case.inputs for case in known.cases if case.name in ("ordinary", "example")), None)
+    else:
+        worst, fault = None, ""
+        example = dict(cases.generate(cases.inputs_of(forms.read(path))))["ordinary"]
+        session.run(example)
+    return Trial(worst, fault, _joins(session, example) if example else "never")
+
+
+def _share(session: Session, known: golden.Golden, case: golden.Case) -> tuple[float, str]:
+    """The largest part of its allowed error that an output used, and what is wrong with it."""
+    try:
+        outputs = session.run(case.inputs)
+    except OnnxpoolError as reason:
+        return np.inf, f"golden case {case.name!r} does not run: {reason}"
+    worst = (0.0, "")
+    for name, answer in case.answers.items():
+        if name not in outputs or outputs[name].shape != answer.shape:
+            return np.inf, f"golden case {case.name!r}: output {name!r} is missing, or of another shape"
+        bound = bounds.network(answer, outputs[name].dtype, case.yardstick[name], known.yardstick)
+        error = bounds.measure(outputs[name], answer, bound.allowed)
+        made_up = bool((np.isnan(outputs[name]) & ~np.isnan(answer)).any())
+        share = np.inf if error.infinite or made_up else error.share
+        fault = f"golden case {case.name!r}, output {name!r}: error {error.max_abs:.3g} is {share:.3g} of the allowed"
+        worst = max(worst, (share, fault if share > 1 else ""))
+    return worst
+
+
+def _joins(session: Session, example: Tensors) -> Joins:
+    """Whether rows come out of one run as they do out of two."""
+    first = {info.shape[0] if info.shape else None for info in (*session.inputs, *session.outputs)}
+    if len(first) != 1 or not isinstance(first.pop(), str):
+        return "never"
+    rows = _two_rows(example)
+    try:
+        alone = [session.run(row) for row in rows]
+        joined = session.run({name: np.concatenate([row[name] for row in rows]) for name in example})
+    except (OnnxpoolError, ArgumentError):
+        return "never"
+    apart = {name: np.concatenate([outputs[name] for outputs in alone]) for name in joined}
+    if _everywhere(joined, apart, lambda a, b: a.tobytes() == b.tobytes()):
+        return "exactly"
+    return "within rounding" if _everywhere(joined, apart, _close) else "never"
+
+
+def _two_rows(example: Tensors) -> tuple[Tensors, Tensors]:
+    """The first row of the example, and another: its last, backwards."""
+    one = {name: tensor[:1] for name, tensor in example.items()}
+    other = {name: tensor[-1:].reshape(-1)[::-1].reshape(tensor[:1].shape) for name, tensor in example.items()}
+    return one, other
+
+
+def _everywhere(joined: Tensors, apart: Tensors, same: Callable[[Any, Any], bool]) -> bool:
+    return all(joined[name].shape == apart[name].shape and same(joined[name], apart[name]) for name in joined)
+
+
+def _close(joined: Any, apart: Any) -> bool:
+    answer = apart.astype(np.float64)
+    return bounds.measure(joined, answer, bounds.network(answer, joined.dtype, 0, "").allowed).within
