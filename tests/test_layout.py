@@ -36,8 +36,8 @@ ORDER = [
     "lifting",
     "lift",
     "validate",
-    "serve",
     "certificate",
+    "serve",
 ]
 
 
