@@ -1,0 +1,87 @@
+// libonnxpool_cuda.so: the table that library.h describes, over the kernels of each method's .cu file.
+#include "library.h"
+
+#include <cstring>
+
+#include "kernel.h"
+
+namespace onnxpool::ONNXPOOL_ISA {
+namespace {
+
+constexpr const CudaKernel* kKernels[] = {&soft, &local_importance, &stochastic};
+
+// Copies a reason to the caller; returns 1, a status.
+int refuse(const Message& message, char* why, size_t room) {
+  std::snprintf(why, room, "%s", message.text());
+  return 1;
+}
+
+int devices(char* why, size_t room) {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status == cudaSuccess && count > 0) return count;
+  const char* const reason = status == cudaSuccess ? "there is none" : cudaGetErrorString(status);
+  refuse(Message().add("no CUDA device can be used: %s", reason), why, room);
+  return 0;
+}
+
+int launch(const char* op_type, int element, const Window* window, const Shape* in, const Shape* out,
+           const void* const* inputs, void* output, void* stream, char* why, size_t room) {
+  for (const CudaKernel* kernel : kKernels) {
+    if (std::strcmp(kernel->name, op_type) != 0) continue;
+    const Job job = make_job(make_plan(*window, *in, *out));
+    const cudaError_t status = kernel->start[element](job, inputs, output, static_cast<cudaStream_t>(stream));
+    if (status == cudaSuccess) return 0;
+    return refuse(Message().add("the CUDA kernel could not be started: %s", cudaGetErrorString(status)), why, room);
+  }
+  return refuse(Message().add("there is no CUDA kernel of the name '%s'", op_type), why, room);
+}
+
+// read_window's view of plain numbers.
+struct Numbers {
+  size_t rank;
+  const int64_t* window;
+
+  bool ints(const char* name, int64_t* out, size_t room, size_t* count) const {
+    const bool pads = std::strcmp(name, "pads") == 0;
+    const size_t at = std::strcmp(name, "kernel_shape") == 0 ? 0 : std::strcmp(name, "strides") == 0 ? 1 : pads ? 2 : 4;
+    *count = pads ? 2 * rank : rank;
+    if (*count > room) return false;
+    std::memcpy(out, window + at * rank, *count * sizeof *out);
+    return true;
+  }
+  bool integer(const char*, int64_t* out) const {
+    *out = window[5 * rank];
+    return true;
+  }
+};
+
+int pool(const char* op_type, int element, int64_t rank, const int64_t* shape, const int64_t* numbers,
+         const void* const* inputs, void* output, void* stream, char* why, size_t room) {
+  Window window;
+  Shape in, out;
+  Message message = Message().add("%s: ", op_type);
+  if (element < 0 || element >= kElementTypes) {
+    return refuse(message.add("element type %d is unknown; 0 is float32, 1 float64, 2 float16, 3 bfloat16", element),
+                  why, room);
+  }
+  if (rank < 1 || rank > kMostAxes) {
+    return refuse(message.add("rank %lld; expected 1, 2 or 3", static_cast<long long>(rank)), why, room);
+  }
+  in.rank = static_cast<size_t>(rank) + 2;
+  std::memcpy(in.dims, shape, in.rank * sizeof *shape);
+  if (!read_window(Numbers{static_cast<size_t>(rank), numbers}, &window, &message)) return refuse(message, why, room);
+  if (!output_shape(window, in, &out, &message)) return refuse(message, why, room);
+  if (in.dims[0] * in.dims[1] == 0) return 0;
+  return launch(op_type, element, &window, &in, &out, inputs, output, stream, why, room);
+}
+
+}  // namespace
+}  // namespace onnxpool::ONNXPOOL_ISA
+
+extern "C" __attribute__((visibility("default"))) const onnxpool::CudaLibrary* OnnxpoolCuda() {
+  using namespace onnxpool::ONNXPOOL_ISA;
+  static constexpr onnxpool::CudaLibrary kLibrary = {onnxpool::kCudaVersion, ONNXPOOL_CUDA_ARCHITECTURES, devices,
+                                                     launch, pool};
+  return &kLibrary;
+}
