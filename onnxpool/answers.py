@@ -177,11 +177,11 @@ def record(
         def run(feeds: Feeds) -> dict[str, NDArray[Any]]:
             filled = list(leaves)
             for place, name in zip(places, names, strict=True):
-                filled[place] = _to_torch(feeds[name])
+                filled[place] = to_torch(feeds[name])
             positional, named = tree_unflatten(filled, structure)
             with torch.no_grad():
                 outputs = tree_leaves(network(*positional, **named))
-            tensors = [_to_numpy(leaf) for leaf in outputs if isinstance(leaf, torch.Tensor)]
+            tensors = [from_torch(leaf) for leaf in outputs if isinstance(leaf, torch.Tensor)]
             wanted = [str(value.name) for value in model.graph.outputs]
             if len(tensors) != len(wanted):
                 raise GoldenError(f"the module gives {len(tensors)} tensors, the model has the outputs {wanted}")
@@ -197,7 +197,7 @@ def record(
         own = own.float()
     example = None
     if args is not None:
-        example = {name: _to_numpy(leaves[place]) for place, name in zip(places, names, strict=True)}
+        example = {name: from_torch(leaves[place]) for place, name in zip(places, names, strict=True)}
     golden = collect(
         model,
         lambda feeds: {name: array.astype(np.float64) for name, array in double(feeds).items()},
@@ -208,14 +208,15 @@ def record(
     )
     if args is not None:
         return replace(golden, fingerprints=fingerprints(model))
-    parameters = {name: _to_numpy(tensor) for name, tensor in own.state_dict().items()}
+    parameters = {name: from_torch(tensor) for name, tensor in own.state_dict().items()}
     return replace(golden, fingerprints=of_parameters(parameters, model))
 
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
-def _to_torch(array: NDArray[Any]) -> "torch.Tensor":
+def to_torch(array: NDArray[Any]) -> "torch.Tensor":
+    """The same array as a tensor."""
     import torch
 
     if array.dtype == _BFLOAT16:
@@ -223,11 +224,12 @@ def _to_torch(array: NDArray[Any]) -> "torch.Tensor":
     return torch.tensor(array)
 
 
-def _to_numpy(tensor: "torch.Tensor") -> NDArray[Any]:
+def from_torch(tensor: "torch.Tensor") -> NDArray[Any]:
+    """The same tensor as an array of its own."""
     import torch
 
     tensor = tensor.detach().cpu().contiguous()
     if tensor.dtype == torch.bfloat16:
-        return _to_numpy(tensor.view(torch.int16)).view(_BFLOAT16)
+        return from_torch(tensor.view(torch.int16)).view(_BFLOAT16)
     array: NDArray[Any] = tensor.numpy().copy()
     return array

@@ -54,6 +54,42 @@ def export(
     """
     if opset not in OPSETS:
         raise ArgumentError(f"opset={opset!r} is out of range; use {OPSETS[0]} to {OPSETS[-1]}")
+    program = translated(
+        module,
+        args,
+        kwargs=kwargs,
+        dynamic_shapes=dynamic_shapes,
+        input_names=input_names,
+        output_names=output_names,
+        opset=opset,
+        evaluate=evaluate,
+    )
+    program.model.ir_version = IR_VERSION
+    model = to_form(program.model, form)
+    if path is not None:
+        write(model, path)
+        beside = golden_file.path_for(path)
+        beside.unlink(missing_ok=True)  # the answers of another network
+        if golden:
+            golden_file.save(answers.record(module, model, args, kwargs, evaluate=evaluate), beside)
+    return model
+
+
+def translated(
+    module: "torch.nn.Module",
+    args: Sequence[Any],
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    opset: int = OPSETS[0],
+    evaluate: bool = True,
+) -> "torch.onnx.ONNXProgram":
+    """What PyTorch's exporter makes of ``module``, pooling nodes bare: its traced program, and the model made of that.
+
+    Arguments and errors as of :func:`export`.
+    """
     try:
         import torch
 
@@ -80,15 +116,7 @@ def export(
         except Exception as error:
             raise ExportError(f"PyTorch could not export {type(module).__name__}: {error}") from error
     assert program is not None
-    program.model.ir_version = IR_VERSION
-    model = to_form(program.model, form)
-    if path is not None:
-        write(model, path)
-        beside = golden_file.path_for(path)
-        beside.unlink(missing_ok=True)  # the answers of another network
-        if golden:
-            golden_file.save(answers.record(module, model, args, kwargs, evaluate=evaluate), beside)
-    return model
+    return program
 
 
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:

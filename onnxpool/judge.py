@@ -5,7 +5,8 @@ others by NumPy in the onnx package. It judges how a model is run, not whether t
 slow, so it takes small models only.
 """
 
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -41,9 +42,9 @@ def judge(model: Model) -> Golden:
             f"the model has {weights:,} weights and no golden file; onnx's reference evaluator can judge up to "
             f"{MOST_WEIGHTS:,}: give reference= (the PyTorch module, a golden file, or a function)"
         )
-    double = _evaluator(_in_dtype(bare, ir.DataType.DOUBLE))
+    double = _evaluator(in_dtype(bare, ir.DataType.DOUBLE))
     is_double = any(value.dtype == ir.DataType.DOUBLE for value in bare.graph.inputs)
-    own = _evaluator(_in_dtype(bare, ir.DataType.FLOAT) if is_double else bare)
+    own = _evaluator(in_dtype(bare, ir.DataType.FLOAT) if is_double else bare)
 
     def answer(feeds: Feeds) -> Answers:
         return {name: np.asarray(array, np.float64) for name, array in double(feeds).items()}
@@ -57,20 +58,40 @@ def judge(model: Model) -> Golden:
     )
 
 
-def _evaluator(model: ir.Model) -> Callable[[Feeds], dict[str, NDArray[Any]]]:
-    from onnxpool.pools import NODES
+def one_node(node: ir.Node, opsets: Mapping[str, int]) -> Callable[[Feeds], Feeds]:
+    """A function from what a node takes, by name, to what it gives; pooling nodes by their reference.
 
+    Raises :class:`GoldenError` for a node that the reference evaluator does not know.
+    """
+    names = [value.name for value in node.outputs if value.name]
+    evaluator = _start(ir.to_proto(node), opsets=dict(opsets))
+
+    def run(feeds: Feeds) -> Feeds:
+        with np.errstate(all="ignore"), warnings.catch_warnings():  # NaN and infinity are part of some cases
+            warnings.simplefilter("ignore", RuntimeWarning)
+            return dict(zip(names, evaluator.run(names, feeds), strict=True))
+
+    return run
+
+
+def _evaluator(model: ir.Model) -> Callable[[Feeds], dict[str, NDArray[Any]]]:
     names = [str(value.name) for value in model.graph.outputs]
-    try:
-        evaluator = ReferenceEvaluator(ir.to_proto(model), new_ops=[_operator(node) for node in NODES.values()])
-    except Exception as error:
-        raise GoldenError(f"onnx's reference evaluator cannot run this model ({error}); give reference=") from error
+    evaluator = _start(ir.to_proto(model))
 
     def run(feeds: Feeds) -> dict[str, NDArray[Any]]:
         with np.errstate(all="ignore"):  # NaN and infinity are part of some cases
             return dict(zip(names, evaluator.run(None, feeds), strict=True))
 
     return run
+
+
+def _start(proto: Any, **arguments: Any) -> ReferenceEvaluator:
+    from onnxpool.pools import NODES
+
+    try:
+        return ReferenceEvaluator(proto, new_ops=[_operator(node) for node in NODES.values()], **arguments)
+    except Exception as error:
+        raise GoldenError(f"onnx's reference evaluator cannot run this model ({error}); give reference=") from error
 
 
 def _operator(node: Node) -> type[OpRun]:
@@ -86,7 +107,7 @@ def _operator(node: Node) -> type[OpRun]:
 # --- a model in another floating point type
 
 
-def _in_dtype(model: ir.Model, dtype: ir.DataType) -> ir.Model:
+def in_dtype(model: ir.Model, dtype: ir.DataType) -> ir.Model:
     """The same model, computing in ``dtype`` wherever it computed in a floating point type."""
     model = model.clone()
     for graph in (*model.graphs(), *(function.graph for function in model.functions.values())):

@@ -61,7 +61,7 @@ def validate(
     if not forms or not set(forms) <= set(get_args(Form)):
         raise ArgumentError(f"forms={forms!r} must be some of {', '.join(get_args(Form))}")
     original = read(model)
-    golden = _golden(model, original, reference)
+    golden = answers_for(model, reference)
     bare = _bare(original)
 
     def start(form: Form, kernels: Kernels) -> Session:
@@ -87,7 +87,8 @@ def validate(
     )
 
 
-def _golden(model: Model, original: ir.Model, reference: Reference) -> Golden:
+def answers_for(model: Model, reference: Reference = None) -> Golden:
+    """What a model is judged by; argument and errors as of :func:`validate`."""
     if isinstance(reference, Golden):
         return reference
     if isinstance(reference, str | os.PathLike):
@@ -97,11 +98,11 @@ def _golden(model: Model, original: ir.Model, reference: Reference) -> Golden:
             return golden_file.load(golden_file.path_for(model))
         from onnxpool.judge import judge
 
-        return judge(original)
+        return judge(read(model))
     if hasattr(reference, "state_dict"):  # a PyTorch module, without importing PyTorch
-        return answers.record(reference, original)  # type: ignore[arg-type]
+        return answers.record(reference, read(model))  # type: ignore[arg-type]
     if callable(reference):
-        return answers.from_callable(reference, original)
+        return answers.from_callable(reference, read(model))
     raise ArgumentError(
         f"reference={reference!r:.80} must be a golden file, a PyTorch module, a function, or None for the default"
     )
