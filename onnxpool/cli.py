@@ -305,6 +305,73 @@ def package(
 
 
 @app.command()
+def serve(
+    models: Annotated[
+        Path, typer.Argument(help="ONNX file, or folder of NAME.onnx and NAME/VERSION/model.onnx.", show_default=False)
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on; the default is reached from this machine only.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="Port of REST; 0 takes a free one.")] = 8000,
+    grpc_port: Annotated[int | None, typer.Option(help="Port of gRPC, too. Default: no gRPC.")] = None,
+    max_batch: Annotated[int, typer.Option(help="Rows of different requests that run together; 1 joins none.")] = 8,
+    max_delay_ms: Annotated[float, typer.Option(help="How long a request waits for others to join.")] = 2.0,
+    max_queue: Annotated[int, typer.Option(help="Requests that may wait for one model.")] = 256,
+    max_body_mb: Annotated[float, typer.Option(help="Largest request, in MiB.")] = 16.0,
+    timeout: Annotated[float, typer.Option(help="Seconds within which a request is answered.")] = 30.0,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads inside one operator. Default: all cores but one.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Batches of one model that run at the same time.")] = 1,
+    kernels: Annotated[Literal["auto", "require", "off"], typer.Option(help="Whether native kernels run.")] = "auto",
+    on_mismatch: Annotated[
+        Literal["refuse", "warn"], typer.Option(help="What becomes of a model whose golden answers do not come out.")
+    ] = "refuse",
+    require_certificate: Annotated[
+        bool, typer.Option("--require-certificate", help="Refuse models without a certificate that holds.")
+    ] = False,
+    control: Annotated[bool, typer.Option(help="Whether clients may load and unload models.")] = True,
+    poll: Annotated[float, typer.Option(help="Seconds between two looks for replaced files; 0 never looks.")] = 1.0,
+    token_file: Annotated[Path | None, typer.Option(help="File with a token that every request must carry.")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain (PEM), for TLS.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Serve models by the Open Inference Protocol until SIGTERM; prints where, and a line that asks the first one.
+
+    Golden inputs run first, and a replaced file is loaded while the old model serves.
+
+    Example: onnxpool serve resnet.onnx --grpc-port 8001 --max-batch 16
+    """
+    import logging
+
+    from onnxpool.serve import Options, Repository
+    from onnxpool.serve.listening import Listen
+    from onnxpool.serve.server import serve
+
+    logging.basicConfig(format="onnxpool: %(message)s")
+    options = Options(
+        kernels=kernels,
+        threads=threads,
+        workers=workers,
+        max_batch=max_batch,
+        max_delay_s=max_delay_ms / 1000,
+        max_queue=max_queue,
+        timeout_s=timeout,
+        max_body_bytes=round(max_body_mb * 2**20),
+        poll_s=poll,
+        on_mismatch=on_mismatch,
+        require_certificate=require_certificate,
+        control=control,
+        token=token_file.read_text(encoding="utf-8").strip() if token_file else None,
+    )
+    listen = Listen(host, port, grpc_port, tls_cert, tls_key)
+    with _working(f"Loading {models}"):
+        repository = Repository(models, options)
+    serve(repository, listen, lambda now: typer.echo(json.dumps(now.to_json(), indent=2) if as_json else now.text()))
+
+
+@app.command()
 def pools(as_json: Json = False) -> None:
     """List the pooling methods, their modules, and the types that native kernels pool here.
 

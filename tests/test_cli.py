@@ -26,7 +26,7 @@ from onnxpool.window import Window
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 
-COMMANDS = ("export", "swap", "form", "lift", "validate", "inspect", "predict", "package", "pools", "doctor")
+COMMANDS = ("export", "swap", "form", "lift", "validate", "inspect", "predict", "package", "serve", "pools", "doctor")
 NETWORK = """
 import torch
 from layers import pool                     # from the folder of this file

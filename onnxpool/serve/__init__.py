@@ -7,7 +7,7 @@
     guard.py       who may ask                                      metrics.py     for Prometheus
     app.py         the ASGI application                             openapi.py     its description
     messages.py    gRPC's messages                                  rpc.py         the gRPC server
-    server.py      both on their ports, until SIGTERM
+    server.py      both on their ports, until SIGTERM               listening.py   which, and what the operator is told
 
 >>> app = application(Repository("models"))  # doctest: +SKIP
 """

@@ -70,6 +70,7 @@ class _Rest:
             Route("/v2/repository/index", self.index, methods=["POST"]),
             Route("/v2/repository/models/{name}/load", self.load, methods=["POST"]),
             Route("/v2/repository/models/{name}/unload", self.unload, methods=["POST"]),
+            Route("/v2/models/stats", self.statistics),
             Route("/metrics", self.metrics),
             Route("/openapi.json", self.openapi),
             Route("/docs", self.docs),
@@ -79,6 +80,8 @@ class _Rest:
             routes += [
                 Route(f"{model}/infer", self.infer, methods=["POST"]),
                 Route(f"{model}/ready", self.model_ready),
+                Route(f"{model}/config", self.config),
+                Route(f"{model}/stats", self.statistics),
                 Route(model, self.model),
             ]
         return routes
@@ -127,6 +130,12 @@ class _Rest:
     async def model_ready(self, request: Request) -> Response:
         served = self.repository.get(**request.path_params)
         return answer({"name": served.name, "ready": True})
+
+    async def config(self, request: Request) -> Response:
+        return answer(self.service.config(self.repository.get(**request.path_params)))
+
+    async def statistics(self, request: Request) -> Response:
+        return answer(self.service.statistics(**request.path_params))
 
     # --- the repository
 

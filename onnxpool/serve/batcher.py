@@ -50,7 +50,7 @@ class Batcher:
     def __init__(self, run: Run, options: Options, *, joins: bool, observe: Observe = lambda _: None) -> None:
         self._run = run
         self._options = options
-        self._joins = joins and options.max_batch > 1
+        self.joined_rows = options.max_batch if joins and options.max_batch > 1 else 0
         self._observe = observe
         self._groups: dict[Any, deque[_Request]] = {}
         self._free = options.workers
@@ -74,7 +74,7 @@ class Batcher:
 
     def _group(self, feeds: Tensors) -> tuple[Any, int]:
         """What a request can be joined by, and its rows; one that runs alone counts as a full batch."""
-        sizes = {tensor.shape[0] for tensor in feeds.values() if tensor.ndim} if self._joins else set()
+        sizes = {tensor.shape[0] for tensor in feeds.values() if tensor.ndim} if self.joined_rows else set()
         if len(sizes) != 1 or not 0 < (rows := sizes.pop()) < self._options.max_batch:
             return object(), self._options.max_batch
         return tuple((name, tensor.dtype, tensor.shape[1:]) for name, tensor in feeds.items()), rows

@@ -21,7 +21,7 @@ class Metrics:
         made: Any = {"registry": self.registry, "namespace": "onnxpool"}
         self.requests = Counter("requests", "Answered requests for inference", (*_MODEL, "protocol", "status"), **made)
         self.seconds = Histogram(
-            "request_seconds", "From a whole request to its answer", _MODEL, buckets=_SECONDS, **made
+            "request_seconds", "From a whole request to its outputs", _MODEL, buckets=_SECONDS, **made
         )
         self.waited = Histogram("queue_seconds", "Waiting for a worker and others", _MODEL, buckets=_SECONDS, **made)
         self.run = Histogram("run_seconds", "One run of ONNX Runtime", _MODEL, buckets=_SECONDS, **made)
@@ -32,6 +32,15 @@ class Metrics:
         self.share = Gauge("golden_share", "Largest error over allowed error of the golden answers", _MODEL, **made)
         self.loads = Counter("loads", "Attempts to load a model file", (*_MODEL, "outcome"), **made)
         self.pending = Gauge("pending_bytes", "Bodies that came and are not answered yet", **made)
+
+    def total(self, name: str, **labels: str) -> float:
+        """The sum of all samples of this name, without ``onnxpool_``, that have these labels."""
+        return sum(
+            sample.value
+            for metric in self.registry.collect()
+            for sample in metric.samples
+            if sample.name == f"onnxpool_{name}" and labels.items() <= sample.labels.items()
+        )
 
     def text(self) -> bytes:
         """All of them, in Prometheus' text format."""

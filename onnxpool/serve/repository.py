@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-from onnxpool import golden
+from onnxpool import certificate, golden
 from onnxpool.errors import ArgumentError, OnnxpoolError, SessionError
 from onnxpool.serve.batcher import Batcher, Ran
 from onnxpool.serve.limits import NAME, VERSION, Options, Refusal
@@ -44,6 +44,11 @@ class Served:
     session: Session
     trial: Trial
     batcher: Batcher
+
+    @property
+    def joined_rows(self) -> int:
+        """How many rows of different requests may run together; 0 where every request runs alone."""
+        return self.batcher.joined_rows
 
 
 @dataclass(frozen=True)
@@ -181,8 +186,9 @@ class Repository:
         return Entry(file, stamp, served)
 
     def _serve(self, key: Key, file: Path) -> Served:
+        stamp = _stamp(file)
         if self.options.require_certificate:
-            _certified(file)
+            certificate.check(file)
         session = load(file, kernels=self.options.kernels, threads=self.options.session_threads)
         trial = attempt(session, file)
         if trial.fault and self.options.on_mismatch == "refuse":
@@ -191,6 +197,8 @@ class Repository:
             )
         if trial.fault or trial.share is None:
             log.warning("%s version %s: %s", *key, trial)
+        if _stamp(file) != stamp:
+            raise SessionError("its file changed while it was loaded")
         self._describe(key, session, trial)
         observe = partial(self._observe, key)
         batcher = Batcher(session.run, self.options, joins=trial.joins != "never", observe=observe)
@@ -226,9 +234,3 @@ def _stamp(file: Path) -> Stamp:
     beside = (path for path in file.parent.glob(f"{file.stem}.*") if path.is_file())
     states = ((path.name, path.stat()) for path in sorted({file, golden.path_for(file), *beside}) if path.exists())
     return tuple((name, state.st_mtime_ns, state.st_size, state.st_ino) for name, state in states)
-
-
-def _certified(file: Path) -> None:
-    from onnxpool import certificate
-
-    certificate.check(file)

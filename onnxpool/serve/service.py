@@ -19,6 +19,8 @@ from onnxpool.session import TensorInfo
 EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "statistics")
 """What is offered beyond the protocol's required part, by the names that Triton gave them."""
 
+PLATFORM = "onnxruntime_onnx"
+
 
 class Service:
     """One server's repository, limits and metrics."""
@@ -45,9 +47,51 @@ class Service:
         return {
             "name": served.name,
             "versions": self.repository.versions(served.name),
-            "platform": "onnxruntime_onnx",
+            "platform": PLATFORM,
             "inputs": list(map(_metadata, served.session.inputs)),
             "outputs": list(map(_metadata, served.session.outputs)),
+        }
+
+    def config(self, served: Served) -> dict[str, Any]:
+        """The same as Triton's clients ask for it: sizes without the first axis where requests are joined."""
+        joined = served.joined_rows
+        config = {"name": served.name, "platform": PLATFORM, "max_batch_size": joined}
+        config |= {
+            side: [
+                {"name": info.name, "data_type": f"TYPE_{datatype(info.dtype)}", "dims": _sizes(info)[bool(joined) :]}
+                for info in infos
+            ]
+            for side, infos in (("input", served.session.inputs), ("output", served.session.outputs))
+        }
+        delay_us = round(self.options.max_delay_s * 1e6)
+        batching = {"max_queue_delay_microseconds": delay_us, "preserve_ordering": False}
+        return config | ({"dynamic_batching": batching} if joined else {})
+
+    def statistics(self, name: str = "", version: str = "") -> dict[str, Any]:
+        """How many requests a model, or every one, has answered, and how long that took."""
+        asked = [self.repository.get(name, version)] if name else self.repository.serving()
+        return {"model_stats": [self._statistics(served) for served in asked]}
+
+    def _statistics(self, served: Served) -> dict[str, Any]:
+        labels = {"model": served.name, "version": served.version}
+
+        def spent(name: str) -> dict[str, int]:
+            count, seconds = (self.metrics.total(f"{name}_seconds_{part}", **labels) for part in ("count", "sum"))
+            return {"count": int(count), "ns": int(seconds * 1e9)}
+
+        success, run = spent("request"), spent("run")
+        answered = int(self.metrics.total("requests_total", **labels))
+        return {
+            "name": served.name,
+            "version": served.version,
+            "inference_count": int(self.metrics.total("batch_rows_sum", **labels)),
+            "execution_count": run["count"],
+            "inference_stats": {
+                "success": success,
+                "fail": {"count": answered - success["count"], "ns": 0},
+                "queue": spent("queue"),
+                "compute_infer": run,
+            },
         }
 
     # --- what is done
@@ -58,15 +102,15 @@ class Service:
         begin_s, allowed_s = time.monotonic(), min(timeout_s or self.options.timeout_s, self.options.timeout_s)
         try:
             async with asyncio.timeout(allowed_s):
-                return await served.batcher.submit(feeds)
+                outputs = await served.batcher.submit(feeds)
         except TimeoutError as error:
             raise Refusal(504, f"there was no answer within {allowed_s:g} s") from error
         except Refusal:
             raise
         except OnnxpoolError as error:  # every type and shape was right: it is these sizes or values
             raise Refusal(422, str(error)) from error
-        finally:
-            self.metrics.seconds.labels(served.name, served.version).observe(time.monotonic() - begin_s)
+        self.metrics.seconds.labels(served.name, served.version).observe(time.monotonic() - begin_s)
+        return outputs
 
     async def load(self, name: str, parameters: Mapping[str, Any]) -> None:
         """Load a model again, from the repository's own files."""
@@ -138,8 +182,11 @@ class Held:
 
 
 def _metadata(info: TensorInfo) -> dict[str, Any]:
-    shape = [size if isinstance(size, int) else -1 for size in info.shape]
-    return {"name": info.name, "datatype": datatype(info.dtype), "shape": shape}
+    return {"name": info.name, "datatype": datatype(info.dtype), "shape": _sizes(info)}
+
+
+def _sizes(info: TensorInfo) -> list[int]:
+    return [size if isinstance(size, int) else -1 for size in info.shape]
 
 
 def _version() -> str:

@@ -29,12 +29,14 @@ Path: TypeAlias = str | os.PathLike[str]
 class Trial:
     """How it went. ``share`` is the largest measured over allowed error, None where there are no golden answers.
 
-    ``fault`` says which case does not come out, in one sentence, or is empty.
+    ``fault`` says which case does not come out, in one sentence, or is empty. ``shapes`` are sizes of inputs that are
+    known to run.
     """
 
     share: float | None
     fault: str
     joins: Joins
+    shapes: dict[str, tuple[int, ...]]
 
     def __str__(self) -> str:
         """The golden answers in words."""
@@ -52,12 +54,13 @@ def attempt(session: Session, path: Path) -> Trial:
         known = golden.load(golden.path_for(path))
         shares = [_share(session, known, case) for case in known.cases]
         worst, fault = max(shares, default=(0.0, ""))
-        example = next((case.inputs for case in known.cases if case.name in ("ordinary", "example")), None)
+        examples = {case.name: case.inputs for case in known.cases}
     else:
-        worst, fault = None, ""
-        example = dict(cases.generate(cases.inputs_of(forms.read(path))))["ordinary"]
-        session.run(example)
-    return Trial(worst, fault, _joins(session, example) if example else "never")
+        worst, fault, examples = None, "", {}
+    examples = examples or dict(cases.generate(cases.inputs_of(forms.read(path))))
+    example = examples.get("ordinary") or next(iter(examples.values()))
+    session.run(example)
+    return Trial(worst, fault, _joins(session, example), {name: tensor.shape for name, tensor in example.items()})
 
 
 def _share(session: Session, known: golden.Golden, case: golden.Case) -> tuple[float, str]:

@@ -1,0 +1,101 @@
+"""Where a server listens, and what it tells its operator: models, addresses, a line for the shell, and warnings."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from onnxpool.errors import ArgumentError
+from onnxpool.serve.codec import HEADER
+from onnxpool.serve.repository import Repository, Served
+from onnxpool.serve.tensors import datatype
+
+
+@dataclass(frozen=True)
+class Listen:
+    """Where to listen. ``port`` 0 takes a free one; ``grpc_port`` None: no gRPC; TLS with both files, for both."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    grpc_port: int | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    drain_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ArgumentError("tls_cert and tls_key belong together: give both, or neither")
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+
+    @property
+    def netloc(self) -> str:
+        """The host as it stands in front of a port."""
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+
+@dataclass(frozen=True)
+class Listening:
+    """A server that answers now: what, where, a line for the shell that asks it, and what its operator should know."""
+
+    models: tuple[str, ...]
+    rest: str
+    grpc: str | None
+    curl: str
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for ``json.dumps``."""
+        return asdict(self)
+
+    def text(self) -> str:
+        """For people, and to be copied: lines are not wrapped."""
+        where = f"REST: {self.rest}" + (f", gRPC: {self.grpc}" if self.grpc else "")
+        return "\n".join([*self.models, *(f"warning: {one}" for one in self.warnings), where, "Try:", self.curl])
+
+
+def describe(repository: Repository, listen: Listen, port: int, grpc_port: int | None) -> Listening:
+    """What a server with these models says when it listens on these ports."""
+    rest = f"{'https' if listen.tls_cert else 'http'}://{listen.netloc}:{port}"
+    served = repository.serving()
+    return Listening(
+        models=tuple(f"{one.name} version {one.version}: {one.trial}; joins {one.trial.joins}" for one in served),
+        rest=rest,
+        grpc=f"{listen.netloc}:{grpc_port}" if grpc_port else None,
+        curl=_curl(served[0], rest, listen, token=repository.options.token is not None),
+        warnings=tuple(_warnings(repository, listen)),
+    )
+
+
+def _warnings(repository: Repository, listen: Listen) -> Iterator[str]:
+    for one in repository.serving():
+        if one.trial.fault:
+            yield f"{one.name} version {one.version} is served although {one.trial.fault}"
+    if not listen.loopback and repository.options.token is None:
+        yield f"other machines can reach {listen.host}, and no token is asked for"
+    if not listen.loopback and listen.tls_cert is None:
+        yield f"what comes to {listen.host} is not encrypted"
+
+
+def _curl(served: Served, rest: str, listen: Listen, *, token: bool) -> str:
+    """A line that asks this model about zeros, whatever its types and sizes are."""
+    inputs, total = [], 0
+    for info in served.session.inputs:
+        shape = served.trial.shapes[info.name]
+        size = math.prod(shape) * info.dtype.itemsize
+        binary = {"binary_data_size": size}
+        inputs.append({"name": info.name, "datatype": datatype(info.dtype), "shape": shape, "parameters": binary})
+        total += size
+    head = json.dumps({"inputs": inputs}, separators=(",", ":"))
+    quoted = head.replace("'", "'\\''")
+    options = " --cacert " + str(listen.tls_cert) if listen.tls_cert else ""
+    options += ' -H "Authorization: Bearer $TOKEN"' if token else ""
+    return (
+        f"{{ printf %s '{quoted}'; head -c {total} /dev/zero; }} | "
+        f"curl -s{options} -H '{HEADER}: {len(head)}' --data-binary @- {rest}/v2/models/{served.name}/infer"
+    )

@@ -1,0 +1,132 @@
+r"""The messages of the protocol's gRPC side, made from the table below: no generated code, so no version to match.
+
+Field numbers and types are those of the Open Inference Protocol's ``GRPCInferenceService`` (package ``inference``) and
+of Triton's extensions to it, as far as they are offered. ``oneof`` marks the alternatives of a value, ``map`` goes
+from strings. The types live in a pool of their own, beside those that a client in the same process may have.
+
+>>> Message("ServerLiveResponse", live=True).SerializeToString()
+b'\x08\x01'
+"""
+
+from typing import Any
+
+from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.json_format import ParseDict
+from google.protobuf.message_factory import GetMessageClass
+
+PACKAGE = "inference"
+
+_TABLE = """
+ServerLiveRequest
+ServerLiveResponse: 1 live bool
+ServerReadyRequest
+ServerReadyResponse: 1 ready bool
+ModelReadyRequest: 1 name string, 2 version string
+ModelReadyResponse: 1 ready bool
+ServerMetadataRequest
+ServerMetadataResponse: 1 name string, 2 version string, 3 extensions repeated string
+ModelMetadataRequest: 1 name string, 2 version string
+ModelMetadataResponse: 1 name string, 2 versions repeated string, 3 platform string, 4 inputs repeated TensorMetadata,
+    5 outputs repeated TensorMetadata
+TensorMetadata: 1 name string, 2 datatype string, 3 shape repeated int64
+
+InferParameter: 1 bool_param oneof bool, 2 int64_param oneof int64, 3 string_param oneof string,
+    4 double_param oneof double, 5 uint64_param oneof uint64
+InferTensorContents: 1 bool_contents repeated bool, 2 int_contents repeated int32, 3 int64_contents repeated int64,
+    4 uint_contents repeated uint32, 5 uint64_contents repeated uint64, 6 fp32_contents repeated float,
+    7 fp64_contents repeated double, 8 bytes_contents repeated bytes
+InferInputTensor: 1 name string, 2 datatype string, 3 shape repeated int64, 4 parameters map InferParameter,
+    5 contents InferTensorContents
+InferRequestedOutputTensor: 1 name string, 2 parameters map InferParameter
+InferOutputTensor: 1 name string, 2 datatype string, 3 shape repeated int64, 4 parameters map InferParameter,
+    5 contents InferTensorContents
+ModelInferRequest: 1 model_name string, 2 model_version string, 3 id string, 4 parameters map InferParameter,
+    5 inputs repeated InferInputTensor, 6 outputs repeated InferRequestedOutputTensor,
+    7 raw_input_contents repeated bytes
+ModelInferResponse: 1 model_name string, 2 model_version string, 3 id string, 4 parameters map InferParameter,
+    5 outputs repeated InferOutputTensor, 6 raw_output_contents repeated bytes
+ModelStreamInferResponse: 1 error_message string, 2 infer_response ModelInferResponse
+
+ModelRepositoryParameter: 1 bool_param oneof bool, 2 int64_param oneof int64, 3 string_param oneof string,
+    4 bytes_param oneof bytes
+RepositoryIndexRequest: 1 repository_name string, 2 ready bool
+RepositoryIndexResponse: 1 models repeated ModelIndex
+ModelIndex: 1 name string, 2 version string, 3 state string, 4 reason string
+RepositoryModelLoadRequest: 1 repository_name string, 2 model_name string, 3 parameters map ModelRepositoryParameter
+RepositoryModelLoadResponse
+RepositoryModelUnloadRequest: 1 repository_name string, 2 model_name string, 3 parameters map ModelRepositoryParameter
+RepositoryModelUnloadResponse
+
+ModelConfigRequest: 1 name string, 2 version string
+ModelConfigResponse: 1 config ModelConfig
+ModelConfig: 1 name string, 2 platform string, 4 max_batch_size int32, 5 input repeated ModelInput,
+    6 output repeated ModelOutput, 11 dynamic_batching ModelDynamicBatching
+ModelInput: 1 name string, 2 data_type int32, 4 dims repeated int64
+ModelOutput: 1 name string, 2 data_type int32, 3 dims repeated int64
+ModelDynamicBatching: 2 max_queue_delay_microseconds uint64, 3 preserve_ordering bool
+ModelStatisticsRequest: 1 name string, 2 version string
+ModelStatisticsResponse: 1 model_stats repeated ModelStatistics
+ModelStatistics: 1 name string, 2 version string, 4 inference_count uint64, 5 execution_count uint64,
+    6 inference_stats InferStatistics
+InferStatistics: 1 success StatisticDuration, 2 fail StatisticDuration, 3 queue StatisticDuration,
+    5 compute_infer StatisticDuration
+StatisticDuration: 1 count uint64, 2 ns uint64
+"""
+
+
+def Message(name: str, /, **fields: Any) -> Any:  # noqa: N802 - it stands for a class
+    """A new message of this type."""
+    return CLASSES[name](**fields)
+
+
+def parsed(name: str, values: dict[str, Any]) -> Any:
+    """A message of this type from values as they stand in JSON."""
+    return ParseDict(values, CLASSES[name]())
+
+
+def _file() -> FileDescriptorProto:
+    file = FileDescriptorProto(name="onnxpool/inference.proto", package=PACKAGE, syntax="proto3")
+    for line in _TABLE.replace(",\n    ", ", ").split("\n"):
+        name, _, fields = line.partition(":")
+        if name:
+            message = file.message_type.add(name=name)
+            for field in filter(None, fields.split(", ")):
+                number, label, *kind = field.split()
+                _add(message, int(number), label, *kind)
+    return file
+
+
+def _add(message: DescriptorProto, number: int, name: str, *kind: str) -> None:
+    """One field, such as ``_add(message, 3, "shape", "repeated", "int64")``."""
+    field = message.field.add(name=name, number=number, label=FieldDescriptorProto.LABEL_OPTIONAL)
+    if kind[0] in ("repeated", "map"):
+        field.label = FieldDescriptorProto.LABEL_REPEATED
+    if kind[0] == "oneof":
+        if not message.oneof_decl:
+            message.oneof_decl.add(name="parameter_choice")
+        field.oneof_index = 0
+    if kind[0] == "map":
+        entry = message.nested_type.add(name=f"{name.capitalize()}Entry")
+        entry.options.map_entry = True
+        _add(entry, 1, "key", "string")
+        _add(entry, 2, "value", kind[1])
+        kind = (f"{message.name}.{entry.name}",)
+    _type(field, kind[-1])
+
+
+def _type(field: FieldDescriptorProto, kind: str) -> None:
+    if kind[0].isupper():
+        field.type = FieldDescriptorProto.TYPE_MESSAGE
+        field.type_name = f".{PACKAGE}.{kind}"
+    else:
+        field.type = getattr(FieldDescriptorProto, f"TYPE_{kind.upper()}")
+
+
+_pool = DescriptorPool()
+_pool.AddSerializedFile(_file().SerializeToString())
+CLASSES: dict[str, Any] = {
+    message.name: GetMessageClass(_pool.FindMessageTypeByName(f"{PACKAGE}.{message.name}"))
+    for message in _file().message_type
+}
+"""The class of every message, by name."""

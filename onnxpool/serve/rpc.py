@@ -1,0 +1,240 @@
+"""The gRPC side: the same service, on the same event loop, with messages from :mod:`onnxpool.serve.messages`.
+
+Tensors come as raw bytes or as typed contents, and go as raw bytes. A refusal's status in HTTP becomes gRPC's code.
+"""
+
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, TypeAlias
+
+import grpc
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from onnxpool.serve.codec import find, seconds, wanted
+from onnxpool.serve.guard import authorize
+from onnxpool.serve.limits import Refusal
+from onnxpool.serve.messages import CLASSES, PACKAGE, Message, parsed
+from onnxpool.serve.repository import Served
+from onnxpool.serve.service import Service
+from onnxpool.serve.tensors import Tensor, Tensors, check, datatype, from_bytes, from_numbers, to_bytes
+from onnxpool.session import TensorInfo
+
+Method: TypeAlias = Callable[[Any], Awaitable[Any]]
+
+_CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    422: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+_CONTENTS = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+}
+"""Where typed contents of each type are; the others come as raw bytes only."""
+
+
+def server(service: Service) -> grpc.aio.Server:
+    """A server that answers for ``service``, to be given ports and started."""
+    made = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", service.options.max_body_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.so_reuseport", 0),  # a port that is taken is an error, not a port to share
+        ]
+    )
+    made.add_generic_rpc_handlers((_handlers(_Rpc(service)),))
+    return made
+
+
+class _Rpc:
+    """Methods over one service, each from a message to a message."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.repository = service.repository
+
+    async def server_live(self, _: Any) -> Any:
+        return Message("ServerLiveResponse", live=True)
+
+    async def server_ready(self, _: Any) -> Any:
+        return Message("ServerReadyResponse", ready=self.service.ready())
+
+    async def server_metadata(self, _: Any) -> Any:
+        return parsed("ServerMetadataResponse", self.service.server())
+
+    async def model_ready(self, request: Any) -> Any:
+        ready = bool(self.repository.get(request.name, request.version))
+        return Message("ModelReadyResponse", ready=ready)
+
+    async def model_metadata(self, request: Any) -> Any:
+        served = self.repository.get(request.name, request.version)
+        return parsed("ModelMetadataResponse", self.service.model(served))
+
+    async def model_config(self, request: Any) -> Any:
+        served = self.repository.get(request.name, request.version)
+        return parsed("ModelConfigResponse", {"config": self.service.config(served)})
+
+    async def model_statistics(self, request: Any) -> Any:
+        return parsed("ModelStatisticsResponse", self.service.statistics(request.name, request.version))
+
+    async def repository_index(self, request: Any) -> Any:
+        _one_repository(request)
+        return parsed("RepositoryIndexResponse", {"models": self.repository.index(ready=request.ready)})
+
+    async def repository_model_load(self, request: Any) -> Any:
+        _one_repository(request)
+        await self.service.load(request.model_name, request.parameters)
+        return Message("RepositoryModelLoadResponse")
+
+    async def repository_model_unload(self, request: Any) -> Any:
+        _one_repository(request)
+        await self.service.unload(request.model_name, request.parameters)
+        return Message("RepositoryModelUnloadResponse")
+
+    async def model_infer(self, request: Any) -> Any:
+        with self.service.counted("grpc") as found, self.service.holding() as held:
+            held.add(request.ByteSize())
+            served = found(self.repository.get(request.model_name, request.model_version))
+            timeout_us = _parameters(request.parameters, "request", timeout="int64_param").get("timeout")
+            feeds = _inputs(served, request, self.service.options.max_tensor_bytes)
+            outputs = _outputs(served, request)
+            answers = await self.service.infer(served, feeds, seconds(timeout_us))
+            return _answer(served, request.id, [(name, answers[name]) for name in outputs])
+
+
+# --- messages and tensors
+
+
+def _inputs(served: Served, request: Any, max_tensor_bytes: int) -> Tensors:
+    raws = request.raw_input_contents
+    if raws and len(raws) != len(request.inputs):
+        raise Refusal(400, f"there are {len(request.inputs)} inputs, but {len(raws)} raw_input_contents")
+    feeds: Tensors = {}
+    for i, entry in enumerate(request.inputs):
+        info = find(served, entry.name, feeds)
+        _parameters(entry.parameters, f"input {info.name!r}")
+        shape = check(info, entry.datatype, [*entry.shape], max_tensor_bytes)
+        if raws and entry.HasField("contents"):
+            raise Refusal(400, f"input {info.name!r} has contents beside raw_input_contents")
+        feeds[info.name] = from_bytes(info, shape, raws[i]) if raws else _typed(info, shape, entry.contents)
+    return feeds
+
+
+def _typed(info: TensorInfo, shape: tuple[int, ...], contents: Any) -> Tensor:
+    """A tensor from typed contents; other than in JSON, its numbers may be NaN and infinite."""
+    field = _CONTENTS.get(datatype(info.dtype))
+    if wrong := [found.name for found, _ in contents.ListFields() if found.name != field]:
+        raise Refusal(400, f"input {info.name!r} has {wrong}; {datatype(info.dtype)} comes as {field or 'raw bytes'}")
+    values = getattr(contents, field) if field else ()
+    if info.dtype.kind == "f" or not math.prod(shape):
+        return from_bytes(info, shape, np.asarray(values, info.dtype).tobytes())
+    return from_numbers(info, shape, [*values])
+
+
+def _outputs(served: Served, request: Any) -> list[str]:
+    for entry in request.outputs:
+        _parameters(entry.parameters, f"output {entry.name!r:.80}")
+    return [name for name, _ in wanted(served, [(entry.name, True) for entry in request.outputs])]
+
+
+def _answer(served: Served, given_id: str, outputs: list[tuple[str, Tensor]]) -> Any:
+    answer = Message("ModelInferResponse", model_name=served.name, model_version=served.version, id=given_id)
+    for name, tensor in outputs:
+        answer.outputs.add(name=name, datatype=datatype(tensor.dtype), shape=tensor.shape)
+        answer.raw_output_contents.append(to_bytes(tensor))
+    return answer
+
+
+def _parameters(given: Mapping[str, Any], where: str, **kinds: str) -> dict[str, Any]:
+    """Values by name, all of which are known and of the right kind."""
+    for name, value in given.items():
+        if kinds.get(name) != value.WhichOneof("parameter_choice"):
+            raise Refusal(400, f"parameter {name!r:.80} of {where} is unknown or of another type; known are {kinds}")
+    return {name: getattr(given[name], kind) for name, kind in kinds.items() if name in given}
+
+
+def _one_repository(request: Any) -> None:
+    if request.repository_name:
+        raise Refusal(400, f"repository_name={request.repository_name!r:.80} is unknown; there is one, without a name")
+
+
+# --- methods, as gRPC calls them
+
+
+def _handlers(rpc: _Rpc) -> grpc.GenericRpcHandler:
+    methods: dict[str, Method] = {
+        "ServerLive": rpc.server_live,
+        "ServerReady": rpc.server_ready,
+        "ServerMetadata": rpc.server_metadata,
+        "ModelReady": rpc.model_ready,
+        "ModelMetadata": rpc.model_metadata,
+        "ModelConfig": rpc.model_config,
+        "ModelStatistics": rpc.model_statistics,
+        "RepositoryIndex": rpc.repository_index,
+        "RepositoryModelLoad": rpc.repository_model_load,
+        "RepositoryModelUnload": rpc.repository_model_unload,
+        "ModelInfer": rpc.model_infer,
+    }
+    handlers = {
+        name: grpc.unary_unary_rpc_method_handler(_unary(f"{name}Request", method, rpc.service))
+        for name, method in methods.items()
+    }
+    handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(_stream(rpc))
+    return grpc.method_handlers_generic_handler(f"{PACKAGE}.GRPCInferenceService", handlers)
+
+
+def _unary(kind: str, method: Method, service: Service) -> Callable[[bytes, Any], Awaitable[bytes]]:
+    async def handle(body: bytes, context: Any) -> bytes:
+        try:
+            _authorize(context, kind, service)
+            answer: bytes = (await method(_read(kind, body))).SerializeToString()
+        except Refusal as refusal:
+            await context.abort(_CODES[refusal.status], str(refusal))
+            raise  # abort has raised already
+        return answer
+
+    return handle
+
+
+def _stream(rpc: _Rpc) -> Callable[[AsyncIterator[bytes], Any], AsyncIterator[bytes]]:
+    """One answer or error for each request, in their order."""
+
+    async def handle(bodies: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        async for body in bodies:
+            try:
+                _authorize(context, "ModelStreamInferRequest", rpc.service)
+                answered = {"infer_response": await rpc.model_infer(_read("ModelInferRequest", body))}
+            except Refusal as refusal:
+                answered = {"error_message": str(refusal)}
+            yield Message("ModelStreamInferResponse", **answered).SerializeToString()
+
+    return handle
+
+
+def _authorize(context: Any, kind: str, service: Service) -> None:
+    if kind not in ("ServerLiveRequest", "ServerReadyRequest"):
+        given = dict(context.invocation_metadata()).get("authorization")
+        authorize(given if isinstance(given, str) else None, service.options)
+
+
+def _read(kind: str, body: bytes) -> Any:
+    try:
+        return CLASSES[kind].FromString(body)
+    except DecodeError as error:
+        raise Refusal(400, f"the message is no {kind}") from error

@@ -1,0 +1,122 @@
+"""Both protocols on their ports, on one event loop, until SIGTERM or Ctrl-C.
+
+Then no new connection is taken, readiness turns false, and every request that has arrived is answered before the
+process ends, for ``drain_s`` at most. Loopback is the default; a server on loopback answers only to its usual names.
+"""
+
+import asyncio
+import math
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import uvicorn
+
+from onnxpool.errors import MissingExtra
+from onnxpool.serve.app import application
+from onnxpool.serve.listening import Listen, Listening, describe
+from onnxpool.serve.repository import Repository
+from onnxpool.serve.service import Service
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_CONNECTIONS = 1024
+"""Connections at the same time; one more is answered 503."""
+
+
+def serve(repository: Repository, listen: Listen, announce: Callable[[Listening], None] = lambda _: None) -> None:
+    """Serve until a signal says stop; ``announce`` is called when requests are answered.
+
+    Raises :class:`MissingExtra` for gRPC without grpcio, and OSError where a port is taken or a TLS file is no good.
+    """
+    asyncio.run(_serve(repository, listen, announce))
+
+
+async def _serve(repository: Repository, listen: Listen, announce: Callable[[Listening], None]) -> None:
+    options = repository.options
+    if options.hosts is None and listen.loopback:
+        options = replace(options, hosts=_LOOPBACK)
+    app = application(repository, options)
+    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+    with socket.create_server((listen.host, listen.port), family=family, backlog=_CONNECTIONS) as rest_socket:
+        server = _Server(_config(app, listen), app.state.service, listen.drain_s)
+        server.config.load()
+        grpc_port = await server.start_rpc(listen)
+        ports = (rest_socket.getsockname()[1], grpc_port)
+        server.on_ready = lambda: announce(describe(repository, listen, *ports))
+        await server.serve(sockets=[rest_socket])
+
+
+def _config(app: Any, listen: Listen) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=_CONNECTIONS,
+        backlog=_CONNECTIONS,
+        timeout_graceful_shutdown=math.ceil(listen.drain_s),
+        ssl_certfile=listen.tls_cert,
+        ssl_keyfile=listen.tls_key,
+    )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server with a gRPC server beside it; a signal stops both, and is not raised again afterwards."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, drain_s: float) -> None:
+        super().__init__(config)
+        self.service = service
+        self.drain_s = drain_s
+        self.rpc: Any = None
+        self.on_ready: Callable[[], None] = lambda: None
+
+    async def start_rpc(self, listen: Listen) -> int | None:
+        """Start gRPC where it is wanted; its port."""
+        if listen.grpc_port is None:
+            return None
+        try:
+            import grpc
+
+            from onnxpool.serve import rpc
+        except ModuleNotFoundError as error:
+            raise MissingExtra("grpcio", "grpc", "serving gRPC") from error
+        self.rpc = rpc.server(self.service)
+        address = f"{listen.netloc}:{listen.grpc_port}"
+        try:
+            if listen.tls_cert and listen.tls_key:
+                pair = (listen.tls_key.read_bytes(), listen.tls_cert.read_bytes())
+                port: int = self.rpc.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+            else:
+                port = self.rpc.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"gRPC cannot listen on {address}: {error}") from error
+        await self.rpc.start()
+        return port
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then tell."""
+        await super().startup(sockets)
+        self.on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take nothing new on either side, and wait for what is there."""
+        self.service.draining = True
+        stops = [super().shutdown(sockets)]
+        if self.rpc:
+            stops.append(self.rpc.stop(self.drain_s))
+        await asyncio.gather(*stops)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn does, without ending by the signal: a server that was asked to stop ends with status 0."""
+        before = {wanted: signal.signal(wanted, self.handle_exit) for wanted in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for wanted, handler in before.items():
+                signal.signal(wanted, handler)
