@@ -5,6 +5,7 @@
 #include <cstring>
 #include <new>
 
+#include "cuda/load.h"
 #include "kernels/kernel.h"
 
 #if defined(_WIN32)
@@ -16,7 +17,7 @@
 namespace onnxpool {
 namespace {
 
-constexpr char kDomain[] = "onnxpool";
+constexpr char kDomain[] = "onnxpool", kCudaProvider[] = "CUDAExecutionProvider";
 constexpr int kElement[kElementTypes] = {abi::kFloat, abi::kDouble, abi::kFloat16, abi::kBfloat16};
 
 // The ONNX Runtime that we serve. Shape inference is the one callback that is not given it.
@@ -70,7 +71,8 @@ struct InferenceAttributes {
 struct Node {
   Ort ort;
   const Kernel& kernel;
-  Steps steps;
+  ElementType element;
+  const CudaLibrary* cuda;  // null: on the CPU
   Window window;
   char name[128];
 
@@ -92,7 +94,19 @@ struct Node {
     ORT_TRY(output_tensor(ort, context, 0, out, &output));
     const Plan plan = make_plan(window, in, out);
     if (plan.steps == 0) return nullptr;
+    if (cuda != nullptr) return start(context, in, out, inputs, output);
     return run(context, plan, inputs, output, memory);
+  }
+
+  // On ONNX Runtime's stream, without waiting: CUDA graphs can capture it.
+  OrtStatus* start(OrtKernelContext* context, const Shape& in, const Shape& out, const void* const* inputs,
+                   void* output) const {
+    void* stream = nullptr;
+    char why[512] = "";
+    ORT_TRY(ort.KernelContext_GetGPUComputeStream(context, &stream));
+    if (cuda->launch(kernel.name, element, &window, &in, &out, inputs, output, stream, why, sizeof why) == 0)
+      return nullptr;
+    return ort.CreateStatus(abi::kFail, who().add("%s", why).text());
   }
 
   // Scratch is on each thread's stack where it fits there; else a bounded number of lanes share one allocation.
@@ -102,7 +116,7 @@ struct Node {
     constexpr int64_t kLanes = 64;
     const auto task = [&plan, this, inputs, output](int64_t index, void* scratch) noexcept {
       const int64_t begin = index * plan.steps_per_task, end = begin + plan.steps_per_task;
-      steps(plan, inputs, output, begin, end < plan.steps ? end : plan.steps, scratch);
+      kernel.steps[element](plan, inputs, output, begin, end < plan.steps ? end : plan.steps, scratch);
     };
     const size_t bytes = kernel.scratch_bytes(plan);
     if (bytes <= kStackBytes) {
@@ -129,17 +143,21 @@ struct Node {
 struct Operator : abi::CustomOp {
   const Kernel* kernel = nullptr;
   ElementType element = kF32;
+  const CudaLibrary* cuda = nullptr;
 
   static const Operator& self(const OrtCustomOp* op) {
     return *static_cast<const Operator*>(reinterpret_cast<const abi::CustomOp*>(op));
   }
 
-  void fill(const Kernel& k, ElementType e) {
+  void fill(const Kernel& k, ElementType e, const CudaLibrary* c) {
     kernel = &k;
     element = e;
+    cuda = c;
     version = abi::kVersion;
     GetName = [](const OrtCustomOp* op) { return self(op).kernel->name; };
-    GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };  // the CPU's
+    GetExecutionProviderType = [](const OrtCustomOp* op) -> const char* {
+      return self(op).cuda != nullptr ? kCudaProvider : nullptr;  // null is the CPU's
+    };
     GetInputTypeCount = [](const OrtCustomOp* op) { return self(op).kernel->inputs; };
     GetInputType = [](const OrtCustomOp* op, size_t) { return kElement[self(op).element]; };
     GetOutputTypeCount = [](const OrtCustomOp*) -> size_t { return 1; };
@@ -169,7 +187,7 @@ struct Operator : abi::CustomOp {
   OrtStatus* create(const Ort& ort, const OrtKernelInfo* info, void** out) const {
     void* const memory = std::malloc(sizeof(Node));
     if (memory == nullptr) return ort.CreateStatus(abi::kFail, "onnxpool: out of memory");
-    auto* const node = new (memory) Node{ort, *kernel, kernel->steps[element], {}, ""};
+    auto* const node = new (memory) Node{ort, *kernel, element, cuda, {}, ""};
     size_t bytes = sizeof node->name;
     if (!ort.succeeded(ort.KernelInfo_GetNodeName(info, node->name, &bytes))) node->name[0] = '\0';  // too long
     Message why = node->who();
@@ -253,16 +271,48 @@ Kernels choose_kernels(const Ort& ort, OrtStatus** status) {
   return nullptr;
 }
 
+bool offers_cuda(const Ort& ort) {
+  char** names = nullptr;
+  int count = 0;
+  if (!ort.succeeded(ort.GetAvailableProviders(&names, &count))) return false;
+  bool found = false;
+  for (int i = 0; i < count; ++i) found = found || std::strcmp(names[i], kCudaProvider) == 0;
+  ort.succeeded(ort.ReleaseAvailableProviders(names, count));
+  return found;
+}
+
+// The CUDA kernels where ONNX Runtime has a CUDA provider and the machine a device; else null. The environment variable
+// ONNXPOOL_CUDA says 'off', or 'on': then they are registered in any case (for tests), and refused with the reason.
+OrtStatus* choose_cuda(const Ort& ort, const CudaLibrary** cuda) {
+  const char* const wanted = std::getenv("ONNXPOOL_CUDA");
+  const bool any = wanted == nullptr || *wanted == '\0', on = !any && std::strcmp(wanted, "on") == 0;
+  if (!any && !on && std::strcmp(wanted, "off") != 0) {
+    return ort.invalid(Message().add("onnxpool: environment variable ONNXPOOL_CUDA is '%s'; use 'on' or 'off', or "
+                                     "unset it", wanted));
+  }
+  if (!on && (!any || !offers_cuda(ort))) return nullptr;
+  Message why;
+  char no_device[512] = "";
+  *cuda = load_cuda(&why.add("onnxpool: environment variable ONNXPOOL_CUDA is 'on', but "));
+  if (on && *cuda == nullptr) return ort.invalid(why);
+  if (!on && *cuda != nullptr && (*cuda)->devices(no_device, sizeof no_device) == 0) *cuda = nullptr;
+  return nullptr;
+}
+
 // Made once, on the first registration, and never released: sessions refer to it for as long as they live.
 std::atomic<OrtCustomOpDomain*> shared_domain{nullptr};
 
 OrtStatus* fill_domain(const Ort& ort, OrtCustomOpDomain* domain) {
-  static Operator operators[kMethods * kElementTypes];
+  constexpr size_t kEach = kMethods * kElementTypes;
+  static Operator operators[2 * kEach];  // on the CPU, then on CUDA
+  const CudaLibrary* cuda = nullptr;
   OrtStatus* status = nullptr;
   const Kernels kernels = choose_kernels(ort, &status);
   if (kernels == nullptr) return status;
-  for (size_t i = 0; i < kMethods * kElementTypes; ++i) {
-    operators[i].fill(*kernels[i / kElementTypes], static_cast<ElementType>(i % kElementTypes));
+  ORT_TRY(choose_cuda(ort, &cuda));
+  for (size_t i = 0; i < (cuda != nullptr ? 2 * kEach : kEach); ++i) {
+    const Kernel& kernel = *kernels[i % kEach / kElementTypes];
+    operators[i].fill(kernel, static_cast<ElementType>(i % kElementTypes), i < kEach ? nullptr : cuda);
     ORT_TRY(ort.CustomOpDomain_Add(domain, reinterpret_cast<const OrtCustomOp*>(
                                                static_cast<const abi::CustomOp*>(&operators[i]))));
   }

@@ -76,9 +76,12 @@ struct ApiBase {
   SLOT(ReleaseStatus, 93, void, (OrtStatus * status))                                                              \
   SLOT(ReleaseTensorTypeAndShapeInfo, 99, void, (OrtTensorTypeAndShapeInfo * info))                                \
   SLOT(ReleaseCustomOpDomain, 101, void, (OrtCustomOpDomain * domain))                                             \
+  SLOT(GetAvailableProviders, 125, OrtStatus*, (char*** names, int* count))                                         \
+  SLOT(ReleaseAvailableProviders, 126, OrtStatus*, (char** names, int count))                                      \
   SLOT(ReleaseAllocator, 132, void, (OrtAllocator * allocator))                                                    \
   SLOT(KernelInfoGetAttributeArray_int64, 163, OrtStatus*,                                                         \
        (const OrtKernelInfo* info, const char* name, int64_t* out, size_t* count))                                 \
+  SLOT(KernelContext_GetGPUComputeStream, 193, OrtStatus*, (const OrtKernelContext* context, void** out))          \
   SLOT(GetTensorMemoryInfo, 194, OrtStatus*, (const OrtValue* value, const OrtMemoryInfo** out))                   \
   SLOT(KernelInfo_GetNodeName, 244, OrtStatus*, (const OrtKernelInfo* info, char* out, size_t* bytes))             \
   SLOT(KernelContext_GetAllocator, 253, OrtStatus*,                                                                \
