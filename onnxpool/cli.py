@@ -70,6 +70,12 @@ Dynamic = Annotated[
 ]
 FormWanted = Annotated[Form, typer.Option(help="What the file holds; see onnxpool form --help.")]
 Opset = Annotated[int, typer.Option(help=f"ONNX opset, {OPSETS[0]} to {OPSETS[-1]}.")]
+PictureSize = Annotated[str | None, typer.Option("--size", help="HEIGHTxWIDTH, for a model that takes any size.")]
+PictureCrop = Annotated[float, typer.Option("--crop", help="How much of a picture's largest middle part to take.")]
+PictureMean = Annotated[
+    str | None, typer.Option("--mean", help="Per channel, of pixels from 0 to 1. Default: ImageNet's.")
+]
+PictureStd = Annotated[str | None, typer.Option("--std", help="Per channel, likewise.")]
 
 
 def main() -> None:
@@ -236,10 +242,10 @@ def predict(
         Literal["auto", "softmax", "as-is"],
         typer.Option(help="Whether to take softmax. auto: unless the model ends with it, or with a sigmoid."),
     ] = "auto",
-    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH, for a model that takes any size.")] = None,
-    crop: Annotated[float, typer.Option(help="How much of the picture's largest middle part to take.")] = 0.875,
-    mean: Annotated[str | None, typer.Option(help="Per channel, of pixels from 0 to 1. Default: ImageNet's.")] = None,
-    std: Annotated[str | None, typer.Option(help="Per channel, likewise.")] = None,
+    size: PictureSize = None,
+    crop: PictureCrop = 0.875,
+    mean: PictureMean = None,
+    std: PictureStd = None,
     as_json: Json = False,
 ) -> None:
     """Show what a model says about pictures: the best classes, or figures of outputs that are no scores.
@@ -261,6 +267,56 @@ def predict(
             std=_numbers("std", std),
         )
     _print(predictions, as_json)
+
+
+@app.command()
+def batch(
+    model: ModelFile,
+    source: Annotated[Path, typer.Argument(help="Folder of pictures, or Parquet: a file or a folder.")],
+    output: Annotated[Path, typer.Argument(help="Folder of Parquet files to write.", show_default=False)],
+    column: Annotated[str | None, typer.Option(help="Parquet column. Default: the one named as the input.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes.")] = 2,
+    threads: Annotated[int, typer.Option(help="Threads of each.")] = 1,
+    shard: Annotated[int, typer.Option(help="Rows of one output file.")] = 256,
+    max_batch: Annotated[int, typer.Option(help="Most rows to run at once, where shapes are equal.")] = 8,
+    size: PictureSize = None,
+    crop: PictureCrop = 0.875,
+    mean: PictureMean = None,
+    std: PictureStd = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster that runs already. Default: one of its own.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a model on every picture of a folder, or every row of Parquet files, by worker processes of Ray.
+
+    A run that was stopped goes on where it stood. Exit status 1 where rows could not be run; column error says why.
+
+    Example: onnxpool batch resnet.onnx photos answers --workers 4
+    """
+    from rich.progress import MofNCompleteColumn, Progress
+
+    from onnxpool.deploy import batch as batches
+
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        shards = bar.add_task("Shards", total=None)
+        done = batches.run(
+            model,
+            source,
+            output,
+            column=column,
+            workers=workers,
+            threads=threads,
+            shard=shard,
+            max_batch=max_batch,
+            size=_size(size),
+            crop=crop,
+            mean=_numbers("mean", mean),
+            std=_numbers("std", std),
+            address=address,
+            progress=lambda finished, total, _: bar.update(shards, completed=finished, total=total),
+        )
+    _print(done, as_json)
+    raise typer.Exit(1 if done.errors else 0)
 
 
 @app.command()

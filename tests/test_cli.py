@@ -26,7 +26,20 @@ from onnxpool.window import Window
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 
-COMMANDS = ("export", "swap", "form", "lift", "validate", "inspect", "predict", "package", "serve", "pools", "doctor")
+COMMANDS = (
+    "export",
+    "swap",
+    "form",
+    "lift",
+    "validate",
+    "inspect",
+    "predict",
+    "batch",
+    "package",
+    "serve",
+    "pools",
+    "doctor",
+)
 NETWORK = """
 import torch
 from layers import pool                     # from the folder of this file

@@ -116,8 +116,8 @@ def package(
     session = load(model, kernels="auto" if libraries else "off")
     if unknown := [str(value.name) for value in source.graph.outputs if value.shape is None]:
         raise ArgumentError(f"the shapes of outputs {unknown} are unknown; run onnx.shape_inference on the model")
-    batched = max_batch > 1 and _batched(session)
-    warm = _warm_up(model, batched)
+    joined = max_batch > 1 and batched(session)
+    warm = _warm_up(model, joined)
 
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=target.parent) as temporary:
@@ -132,7 +132,7 @@ def package(
             (complete / "warmup").mkdir()
         for i, array in enumerate(warm.values()):
             (complete / "warmup" / str(i)).write_bytes(array.tobytes())
-        text = config(name, session, batched and max_batch, delay_s, places, warm)
+        text = config(name, session, joined and max_batch, delay_s, places, warm)
         (complete / "config.pbtxt").write_text(text, encoding="utf-8")
         complete.rename(target)
     return Package(
@@ -141,7 +141,7 @@ def package(
         form=form,
         files=tuple(sorted(str(file.relative_to(folder)) for file in target.rglob("*") if file.is_file())),
         needs=tuple(_needs(form, libraries, f"{root}/{name}/1")),
-        notes=tuple(_notes(batched, max_batch, warm)),
+        notes=tuple(_notes(joined, max_batch, warm)),
     )
 
 
@@ -159,8 +159,8 @@ def config(name: str, session: Session, max_batch: int, delay_s: float, librarie
     return "\n".join(lines) + "\n"
 
 
-def _tensor(kind: str, info: TensorInfo, batched: bool) -> str:
-    sizes = [size if isinstance(size, int) else -1 for size in info.shape][batched:]
+def _tensor(kind: str, info: TensorInfo, joined: bool) -> str:
+    sizes = [size if isinstance(size, int) else -1 for size in info.shape][joined:]
     shape = f"dims: {sizes}" if sizes else "dims: [1] reshape { shape: [] }"  # Triton has no rank 0
     return f"{kind} {{ name: {_text(info.name)} data_type: {_type(info.dtype)} {shape} }}"
 
@@ -179,18 +179,18 @@ def _text(value: str) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _batched(session: Session) -> bool:
-    """Whether each input and output has items along an axis of one name."""
+def batched(session: Session) -> bool:
+    """Whether items can be joined: the first axis of each input and output has one and the same name."""
     first = {info.shape[0] if info.shape else None for info in (*session.inputs, *session.outputs)}
     return len(first) == 1 and isinstance(first.pop(), str)
 
 
-def _warm_up(model: str | os.PathLike[str], batched: bool) -> Feeds:
+def _warm_up(model: str | os.PathLike[str], joined: bool) -> Feeds:
     """The inputs of the first golden case, one item of them where items are joined; none without a golden file."""
     if not golden.path_for(model).exists():
         return {}
     inputs = golden.load(golden.path_for(model)).cases[0].inputs
-    return {name: array[0] if batched else array for name, array in inputs.items()}
+    return {name: array[0] if joined else array for name, array in inputs.items()}
 
 
 def _libraries(form: Form, native: bool | None) -> list[Path]:
@@ -214,8 +214,8 @@ def _needs(form: Form, libraries: Sequence[Path], place: str) -> Iterator[str]:
     yield f"{libraries[0].name} at {place}, where config.pbtxt names it; nothing else of onnxpool"
 
 
-def _notes(batched: bool, max_batch: int, warm: Feeds) -> Iterator[str]:
-    if not batched and max_batch > 1:
+def _notes(joined: bool, max_batch: int, warm: Feeds) -> Iterator[str]:
+    if not joined and max_batch > 1:
         yield "requests are not joined: inputs and outputs do not begin with one axis of the same name"
     if not warm:
         yield "no warm-up: there is no golden file beside the model"
