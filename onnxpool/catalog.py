@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from onnxpool import bounds
 from onnxpool.errors import OnnxpoolError
-from onnxpool.kernels import why_missing
+from onnxpool.kernels import CPU, CUDA, why_none_for
 from onnxpool.pool import DOMAIN, IR_VERSION, OPSETS, VERSION, Node, Pool
 from onnxpool.session import load
 from onnxpool.window import Window
@@ -33,7 +33,7 @@ DTYPES: dict[str, Any] = {
 @dataclass(frozen=True)
 class Method:
     """One pooling method. ``operator`` is its own in ONNX, None where standard operators are all it needs; ``native``
-    lists the element types for which a native kernel ran here and was right.
+    lists the element types for which a native kernel ran here on the CPU and was right, ``cuda`` the same for CUDA.
     """
 
     name: str
@@ -45,14 +45,16 @@ class Method:
     operator: str | None
     dtypes: tuple[str, ...]
     native: tuple[str, ...]
+    cuda: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """Every method, and why none runs natively here, where that is so."""
+    """Every method, and why none runs natively here on the CPU or on CUDA, where that is so."""
 
     methods: tuple[Method, ...]
     no_kernels: str | None
+    no_cuda: str | None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``json.dumps``."""
@@ -77,6 +79,7 @@ class Catalog:
             facts.add_row("  in ONNX", f"{DOMAIN}::{method.operator}" if method.operator else "standard operators")
             if method.operator:
                 facts.add_row("  native", Text(", ".join(method.native) or f"none here: {self.no_kernels}"))
+                facts.add_row("  on CUDA", Text(", ".join(method.cuda) or f"none here: {self.no_cuda}"))
             parts.append(facts)
         return Group(*parts)
 
@@ -85,11 +88,26 @@ def catalog() -> Catalog:
     """Every method of :mod:`onnxpool.pools`, with each of its kernels tried."""
     from onnxpool.pools import POOLS
 
-    reason = why_missing()
-    return Catalog(tuple(_method(pool, tried=reason is None) for pool in POOLS.values()), reason)
+    reasons = {provider: why_none_for(provider) for provider in (CPU, CUDA)}
+    if reasons[CUDA] is None and CUDA not in _providers():
+        reasons[CUDA] = "this onnxruntime has no CUDA provider; install onnxruntime-gpu in its place"
+    tried = [provider for provider, reason in reasons.items() if reason is None]
+    return Catalog(tuple(_method(pool, tried) for pool in POOLS.values()), reasons[CPU], reasons[CUDA])
 
 
-def _method(pool: Pool, *, tried: bool) -> Method:
+def _providers() -> list[str]:
+    try:
+        import onnxruntime
+    except ImportError:
+        return []
+    return list(onnxruntime.get_available_providers())
+
+
+def _method(pool: Pool, tried: list[str]) -> Method:
+    def right(provider: str) -> tuple[str, ...]:
+        node = pool.node if provider in tried else None
+        return tuple(dtype for dtype in DTYPES if node and why_not_native(node, dtype, provider) is None)
+
     modules = sorted({spelling.partition("(")[0] for spelling in pool.modules})
     return Method(
         name=pool.name,
@@ -100,17 +118,18 @@ def _method(pool: Pool, *, tried: bool) -> Method:
         ranks=tuple(int(name[-2]) for name in modules),  # names end in 1d, 2d or 3d
         operator=pool.node.op_type if pool.node else None,
         dtypes=tuple(DTYPES),
-        native=tuple(dtype for dtype in DTYPES if tried and pool.node and why_not_native(pool.node, dtype) is None),
+        native=right(CPU),
+        cuda=right(CUDA),
     )
 
 
-def why_not_native(node: Node, dtype: str = "float32") -> str | None:
+def why_not_native(node: Node, dtype: str = "float32", provider: str = CPU) -> str | None:
     """Why the native kernel for this type does not work here; None where it pools ``[[1, 2], [3, 4]]`` rightly."""
     window = Window.of(2, 2)
     x = np.array([[[[1.0, 2.0], [3.0, 4.0]]]])
     answer = node.reference(window, *[x] * len(node.inputs))
     try:
-        session = load(_bare(node, window, dtype), providers=["CPUExecutionProvider"], kernels="require")
+        session = load(_bare(node, window, dtype), providers=[provider], kernels="require")
         (y,) = session.run({name: x.astype(DTYPES[dtype]) for name in node.inputs}).values()
     except OnnxpoolError as error:
         return str(error)

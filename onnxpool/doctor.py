@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from onnxpool.kernels import OVERRIDE, library_path, why_missing
+from onnxpool.kernels import CPU, CUDA, OVERRIDE, CudaKernels, cuda_kernels, library_path, why_missing
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -51,6 +51,7 @@ class Diagnosis:
     versions: dict[str, str | None]
     providers: tuple[str, ...]
     library: str | None
+    cuda: CudaKernels
     problems: tuple[Problem, ...]
     notes: tuple[str, ...]
 
@@ -77,6 +78,12 @@ class Diagnosis:
             facts.add_row(package, version or "not installed")
         facts.add_row("providers", ", ".join(self.providers) or "none")
         facts.add_row("native library", self.library or "none")
+        facts.add_row("CUDA kernels", self.cuda.library or "none")
+        if self.cuda.library:
+            facts.add_row("  code for", ", ".join(self.cuda.architectures) or "unknown")
+            facts.add_row("  devices", str(self.cuda.devices))
+        if self.cuda.missing:
+            facts.add_row("  not used", self.cuda.missing)
         notes = [Text(f"note: {note}") for note in self.notes]
         problems = [Text(f"problem: {found.what}; remedy: {found.remedy}", "red") for found in self.problems]
         verdict = Text("all that is installed works", "green") if self.healthy else Text("something is broken", "red")
@@ -87,20 +94,23 @@ def diagnose() -> Diagnosis:
     """Look at everything; run a SoftPool through the native library where there is one."""
     versions = {package: _version(package) for package in PACKAGES}
     providers, failure = _providers(versions)
-    missing = why_missing()
+    missing, cuda = why_missing(), cuda_kernels()
     problems = [*_clashes(versions), *_outdated(versions), *failure]
     if missing and OVERRIDE in os.environ:
         problems.append(Problem(f"{OVERRIDE} names no file", missing))
     if missing is None and providers and not problems:  # else what stands above is what the trial would fail on
-        problems += _trial()
+        problems += _trial(CPU)
+        if CUDA in providers and cuda.missing is None:
+            problems += _trial(CUDA)
     return Diagnosis(
         python=platform.python_version(),
         platform=platform.platform(),
         versions=versions,
         providers=providers,
         library=None if missing else str(library_path()),
+        cuda=cuda,
         problems=tuple(problems),
-        notes=tuple(_notes(versions, missing)),
+        notes=tuple(_notes(versions, missing, cuda if CUDA in providers else None)),
     )
 
 
@@ -159,19 +169,19 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version.partition("+")[0])[:3])
 
 
-def _trial() -> Iterator[Problem]:
+def _trial(provider: str) -> Iterator[Problem]:
     from onnxpool.catalog import why_not_native
     from onnxpool.pools import NODES
 
     for node in NODES.values():
-        if reason := why_not_native(node):
+        if reason := why_not_native(node, provider=provider):
             yield Problem(
-                f"the native kernel of {node.op_type} does not work: {reason}",
+                f"the native kernel of {node.op_type} does not work on {provider}: {reason}",
                 "install onnxpool again (pip install --force-reinstall --no-deps), or load models with kernels='off'",
             )
 
 
-def _notes(versions: dict[str, str | None], missing: str | None) -> Iterator[str]:
+def _notes(versions: dict[str, str | None], missing: str | None, cuda: CudaKernels | None) -> Iterator[str]:
     if versions["onnxpool"] is None:
         yield "onnxpool runs from its source tree and is not installed, so that versions are not checked"
     if not (versions["onnxruntime"] or versions["onnxruntime-gpu"]):
@@ -180,3 +190,5 @@ def _notes(versions: dict[str, str | None], missing: str | None) -> Iterator[str
         yield "nothing can be exported without PyTorch and onnxscript: pip install 'onnxpool[export]'"
     if missing:
         yield f"{missing}; until then pooling runs as standard operators"
+    elif cuda and cuda.missing:
+        yield f"{cuda.missing}; until then pooling runs as standard operators on CUDA"

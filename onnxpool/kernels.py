@@ -1,11 +1,14 @@
 """Finds the native library and registers it with ONNX Runtime, or says why that cannot be.
 
 The library is optional: without it ONNX Runtime runs the function body that each model carries. It holds CPU kernels
-for float32, float64, float16 and bfloat16 and needs ONNX Runtime 1.24 or newer.
+for float32, float64, float16 and bfloat16 and needs ONNX Runtime 1.24 or newer. Where nvcc built it, a second library
+beside it holds the same for CUDA; the first one loads it.
 """
 
+import ctypes
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakSet
@@ -19,6 +22,38 @@ FILE_NAME = {"win32": "onnxpool.dll", "darwin": "libonnxpool.dylib"}.get(sys.pla
 
 OVERRIDE = "ONNXPOOL_LIBRARY"
 """Environment variable that names another library file, such as one built with a sanitizer."""
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+"""The providers of ONNX Runtime that there are kernels for."""
+
+CUDA_FILE_NAME = "libonnxpool_cuda.so"
+
+CUDA_SWITCH = "ONNXPOOL_CUDA"
+"""Environment variable: ``off`` leaves the CUDA kernels out, ``on`` registers them even where there is no device."""
+
+_CUDA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class CudaKernels:
+    """What there is for CUDA: the library's file, the architectures that it has code for (``90-virtual`` is for all
+    newer ones), how many devices CUDA finds, and why pooling cannot run on them (None where it can).
+    """
+
+    library: str | None
+    architectures: tuple[str, ...]
+    devices: int
+    missing: str | None
+
+
+class _CudaLibrary(ctypes.Structure):
+    """The head of the table in ``custom_ops/cuda/library.h``."""
+
+    _fields_ = (
+        ("version", ctypes.c_int64),
+        ("architectures", ctypes.c_char_p),
+        ("devices", ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t)),
+    )
 
 
 def library_path() -> Path:
@@ -49,6 +84,39 @@ def why_missing() -> str | None:
     except KernelError as error:
         return str(error)
     return None
+
+
+def cuda_kernels() -> CudaKernels:
+    """Look for the CUDA kernels and for devices. This starts the CUDA driver, but takes nothing of a device."""
+    if missing := why_missing():
+        return CudaKernels(None, (), 0, missing)
+    path = library_path().with_name(CUDA_FILE_NAME)
+    if not path.is_file():
+        remedy = "install CUDA's nvcc, 11.8 or newer, and run pip install again"
+        return CudaKernels(None, (), 0, f"onnxpool was installed without CUDA kernels ({CUDA_FILE_NAME}); {remedy}")
+    try:
+        get = ctypes.CDLL(str(path)).OnnxpoolCuda
+    except (OSError, AttributeError) as error:
+        return CudaKernels(str(path), (), 0, f"{path} cannot be loaded: {error}")
+    get.restype = ctypes.POINTER(_CudaLibrary)
+    table = get().contents
+    if table.version != _CUDA_VERSION:
+        return CudaKernels(str(path), (), 0, f"{path} is of another build; install onnxpool again")
+    why = ctypes.create_string_buffer(512)
+    devices = table.devices(why, len(why))
+    missing = why.value.decode() if devices == 0 else None
+    if os.environ.get(CUDA_SWITCH) == "off":
+        missing = f"environment variable {CUDA_SWITCH} is off"
+    return CudaKernels(str(path), tuple(table.architectures.decode().split(", ")), devices, missing)
+
+
+def why_none_for(provider: str) -> str | None:
+    """Why there are no native kernels for this provider of ONNX Runtime, or None where there are."""
+    if provider == CPU:
+        return why_missing()
+    if provider == CUDA:
+        return cuda_kernels().missing
+    return f"onnxpool has no native kernels for {provider}"
 
 
 def register(options: "onnxruntime.SessionOptions") -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnxpool import forms
 from onnxpool.errors import ArgumentError, KernelError, MissingExtra, SessionError
 from onnxpool.forms import Model, PoolNode
-from onnxpool.kernels import register, why_missing
+from onnxpool.kernels import CPU, CUDA, register, why_missing, why_none_for
 from onnxpool.pool import DOMAIN
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def load(
         raise ArgumentError(f"threads={threads!r} must be a positive int, or None")
     ort = _onnxruntime()
     available = ort.get_available_providers()
-    chosen = list(providers or [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in available])
+    chosen = list(providers or [p for p in (CUDA, CPU) if p in available])
     names = [provider if isinstance(provider, str) else provider[0] for provider in chosen]
     if missing := [name for name in names if name not in available]:
         raise ArgumentError(f"providers={missing!r} are not available here; this onnxruntime has {available}")
@@ -145,7 +145,7 @@ def load(
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
-    if kernels == "require" or (kernels == "auto" and names[0] == "CPUExecutionProvider" and why_missing() is None):
+    if kernels == "require" or (kernels == "auto" and why_none_for(names[0]) is None):
         register(options)  # with no kernel for another provider, its function body beats a copy to the CPU and back
     nodes = forms.pool_nodes(model)
     try:

@@ -17,10 +17,11 @@ int refuse(const Message& message, char* why, size_t room) {
 }
 
 int devices(char* why, size_t room) {
-  int count = 0;
+  int count = 0, driver = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status == cudaSuccess && count > 0) return count;
-  const char* const reason = status == cudaSuccess ? "there is none" : cudaGetErrorString(status);
+  const bool no_driver = cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0;
+  const char* const reason = no_driver ? "no NVIDIA driver is installed" : cudaGetErrorString(status);
   refuse(Message().add("no CUDA device can be used: %s", reason), why, room);
   return 0;
 }
