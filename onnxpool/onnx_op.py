@@ -73,8 +73,7 @@ def count(op: Any, x: Any, window: Window, dtype: ir.DataType, *, include_pad: b
     """
     if not window.ceil and (include_pad or not any(window.pad)):
         return number(op, math.prod(window.kernel), dtype)
-    sizes = op.Concat(ints(op, 1, 1), op.Shape(x, start=2), axis=0)
-    ones = op.ConstantOfShape(sizes, value=ir.tensor(np.ones(1, np.float32)))
+    ones = ones_like(op, x, ir.DataType.FLOAT)
     pad = window.pad
     if include_pad:
         ones = op.Pad(ones, ints(op, 0, 0, *pad, 0, 0, *pad), number(op, 1, ir.DataType.FLOAT))
@@ -84,6 +83,12 @@ def count(op: Any, x: Any, window: Window, dtype: ir.DataType, *, include_pad: b
     kernel = op.Constant(value=ir.tensor(np.ones((1, 1, *window.kernel), np.float32)))
     counted = op.Conv(ones, kernel, pads=pads, strides=list(window.stride), dilations=list(window.dilation))
     return op.Cast(counted, to=dtype)
+
+
+def ones_like(op: Any, x: Any, dtype: ir.DataType) -> Any:
+    """Ones of the spatial sizes of ``x``: ``(1, 1, *spatial)``."""
+    sizes = op.Concat(ints(op, 1, 1), op.Shape(x, start=2), axis=0)
+    return op.ConstantOfShape(sizes, value=ir.tensor(np.ones(1, dtype.numpy())))
 
 
 def relative_powers(op: Any, sizes: Sequence[Any], top: Any, p: Any, dtype: ir.DataType) -> tuple[Any, list[Any]]:

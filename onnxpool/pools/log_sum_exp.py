@@ -13,15 +13,15 @@ such cells gives -inf, one with +inf gives +inf, one with NaN gives NaN.
 """
 
 import math
-from collections.abc import Sequence
 from functools import partial, reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxpool import onnx_op
 from onnxpool.errors import ArgumentError
 from onnxpool.pool import Array, Pool, over_windows
-from onnxpool.torch_op import WindowModule, cells, pooled_shape, torch, widen
+from onnxpool.torch_op import WindowModule, cells, pooled_shape, standard_operator, torch, widen
 from onnxpool.window import Size, Window
 
 if TYPE_CHECKING:
@@ -61,60 +61,83 @@ def _log_mean_exp(x: Array, r: float) -> Array:
     return y
 
 
-# --- how it trains, and what is exported: strided slices, one per cell of the window, and elementwise operators
+# --- how it trains
 
 
 _FLOOR = -80.0
 """Exponents are cut here: beside the largest cell, whose exponent is 0, exp(-80) is nothing, in float64 too."""
 
 
-def log_sum_exp_pool(window: Window, x: "Tensor", r: "float | Tensor") -> "Tensor":
-    """``(N, C, *spatial) -> (N, C, *output)``, computed in the type of ``x``.
-
-    The mean of ``exp - 1`` keeps the digits of tiny exponents, the mean of ``exp`` those of exponents far below 0.
-    """
-    limit = torch.finfo(x.dtype).max
-    views = list(cells(x, window, fill=-torch.inf))
+def _forward(window: Window, x: "Tensor", learned: "Tensor | None", fixed: float) -> "Tensor":
+    """The mean of ``exp - 1`` keeps the digits of tiny exponents, the mean of ``exp`` those of large ones."""
+    r = fixed if learned is None else widen(learned)
+    views = list(cells(widen(x), window, fill=-torch.inf))
+    limit = torch.finfo(views[0].dtype).max
     top = reduce(torch.maximum, views).detach()  # the weights of the cells sum to 1, so that it has no gradient
     level = torch.where(top.isinf(), 0, top)
     exponents = [(r * (view - level).clamp(-limit, 0.0)).clamp(min=_FLOOR) for view in views]
-    inside, count = _inside(window, x, len(views))
-    less_one = _total([_expm1(exponent) * here for exponent, here in zip(exponents, inside, strict=True)]) / count
-    mean = _total([exponent.exp() * here for exponent, here in zip(exponents, inside, strict=True)]) / count
-    flat, steep = _log1p(less_one.clamp(min=-0.5)), mean.log()
-    return top + torch.where(less_one > -0.5, flat, steep) / r
+    inside = list(cells(level.new_ones((1, 1, *x.shape[2:])), window, fill=0.0))
+    count = reduce(torch.add, inside)
+    pairs = list(zip(exponents, inside, strict=True))
+    less_one = reduce(torch.add, [exponent.expm1() * here for exponent, here in pairs]) / count
+    mean = reduce(torch.add, [exponent.exp() * here for exponent, here in pairs]) / count
+    log_mean = torch.where(less_one > -0.5, less_one.clamp(min=-0.5).log1p(), mean.log())
+    return (top + log_mean / r).to(x.dtype)
 
 
-def _inside(window: Window, x: "Tensor", size: int) -> "tuple[Sequence[float | Tensor], float | Tensor]":
-    """For each cell of the window 1 where it is in bounds, else 0; and how many are."""
-    if not any(window.pad + window.tail):
-        return [1.0] * size, float(size)
-    inside = list(cells(x.new_ones((1, 1, *x.shape[2:])), window, fill=0.0))
-    return inside, _total(inside)
+# --- how it looks in ONNX
 
 
-def _total(terms: "list[Tensor]") -> "Tensor":
-    return sum(terms[1:], terms[0])
-
-
-def _expm1(x: "Tensor") -> "Tensor":
-    """``exp(x) - 1``, for ``x`` from the floor to 0.
-
-    ONNX has no such operator, and PyTorch's exporter writes the difference, which is 0 for tiny ``x``. What ``exp`` has
-    rounded away is ``x - log(exp(x))``.
+def _translate(op: Any, window: Window, x: Any, learned: Any, fixed: float) -> Any:
+    """ONNX has no ``expm1`` and no ``log1p``: what ``exp(x)`` has rounded away is ``x - log(exp(x))``, what ``1 + x``
+    has is ``x - ((1 + x) - 1)``.
     """
-    if not torch.compiler.is_exporting():
-        return x.expm1()
-    power = x.exp()
-    return (power - 1) + power * (x - power.log())
+    wide = onnx_op.wide(x.dtype)
+    zero, one, half, floor, infinity = (onnx_op.number(op, value, wide) for value in (0, 1, -0.5, _FLOOR, math.inf))
+
+    def less_one(exponent: Any, power: Any) -> Any:
+        return op.Add(op.Sub(power, one), op.Mul(power, op.Sub(exponent, op.Log(power))))
+
+    def log_one_more(x: Any) -> Any:
+        sum_ = op.Add(x, one)
+        return op.Add(op.Log(sum_), op.Div(op.Sub(x, op.Sub(sum_, one)), sum_))
+
+    def write(x: Any) -> Any:
+        r = onnx_op.number(op, fixed, wide) if learned is None else op.Cast(learned, to=wide)
+        views = list(onnx_op.cells(op, x, window, -math.inf, wide))
+        top = op.Max(*views)
+        level = op.Where(op.Less(op.Abs(top), infinity), top, zero)
+        exponents = [op.Clip(op.Mul(op.Sub(view, level), r), floor, zero) for view in views]
+        powers = [op.Exp(exponent) for exponent in exponents]
+        less = [less_one(exponent, power) for exponent, power in zip(exponents, powers, strict=True)]
+        count = onnx_op.number(op, len(views), wide)
+        if any(window.pad + window.tail):
+            inside = list(onnx_op.cells(op, onnx_op.ones_like(op, x, wide), window, 0, wide))
+            less = [op.Mul(value, here) for value, here in zip(less, inside, strict=True)]
+            count = op.Sum(*inside)
+        mean_less, mean = op.Div(op.Sum(*less), count), op.Div(op.Sum(*powers), count)  # in padding powers are nothing
+        flat = log_one_more(op.Max(mean_less, half))
+        log_mean = op.Where(op.Greater(mean_less, half), flat, op.Log(mean))
+        return op.Add(top, op.Div(log_mean, r))
+
+    return onnx_op.computed_in(op, x, wide, write)
 
 
-def _log1p(x: "Tensor") -> "Tensor":
-    """``log(1 + x)``, for the same reason: what the sum has rounded away is ``x - ((1 + x) - 1)``."""
-    if not torch.compiler.is_exporting():
-        return x.log1p()
-    one_more = 1 + x
-    return one_more.log() + (x - (one_more - 1)) / one_more
+_pool = standard_operator(
+    "log_sum_exp_pool",
+    "Window window, Tensor x, Tensor? learned, float fixed",
+    _forward,
+    lambda window, x, *_: pooled_shape(window, x),
+    _translate,
+)
+
+
+def log_sum_exp_pool(window: Window, x: "Tensor", r: "float | Tensor") -> "Tensor":
+    """``(N, C, *spatial) -> (N, C, *output)``, computed in float32 where ``x`` is of a shorter type."""
+    return _pool(window, x, None, r) if isinstance(r, float) else _pool(window, x, r, 0.0)
+
+
+# --- modules
 
 
 class _LogSumExpPool(WindowModule):
@@ -143,9 +166,7 @@ class _LogSumExpPool(WindowModule):
         return self._r if self.log_r is None else widen(self.log_r).exp()
 
     def pool(self, x: "Tensor") -> "Tensor":
-        """Pool a batch ``(N, C, *spatial)``."""
-        pooled_shape(self.window, x)
-        return log_sum_exp_pool(self.window, widen(x), self.r).to(x.dtype)
+        return log_sum_exp_pool(self.window, x, self.r)
 
     def reference(self, x: Array) -> Array:
         """As :func:`reference`, with the present ``r``."""
