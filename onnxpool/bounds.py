@@ -216,7 +216,7 @@ def measure(actual: NDArray[Any], answer: Array, allowed: ArrayLike) -> Error:
         snr_db=snr_db,
         share=float(share[worst]),
         allowed=float(budget[worst]),
-        cell=tuple(int(axis[worst]) for axis in finite.nonzero()),
+        cell=tuple(map(int, np.unravel_index(np.flatnonzero(finite)[worst], answer.shape))),
         nan=nan,
         infinite=infinite,
         signed_zeros=signed_zeros,

@@ -96,6 +96,11 @@ def test_measure_counts_zeros_of_unlike_sign_and_forgives_them():
     assert bounds.measure(np.array([np.nan]), np.array([np.nan]), 0).signed_zeros == 0
 
 
+def test_measure_of_one_number():
+    error = bounds.measure(np.array(1.5, np.float32), np.array(1.0), 0.25)
+    assert (error.max_abs, error.share, error.cell) == (0.5, 2, ())
+
+
 def test_measure_of_integers_is_exact():
     assert bounds.measure(np.array([3, 4]), np.array([3.0, 4.0]), 0).within
     assert not bounds.measure(np.array([3, 5]), np.array([3.0, 4.0]), 0).within

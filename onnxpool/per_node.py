@@ -1,0 +1,226 @@
+"""Node by node: which node of a model makes an error, and which only hands one on.
+
+>>> nodes = compare("network.onnx", network)  # doctest: +SKIP
+>>> nodes.first.sentence  # doctest: +SKIP
+"node 'node_avg_pool2d' (AveragePool) introduces an error, by the model: right with count_include_pad=1 (net.py:12)"
+
+Every value has a reference in float64: what PyTorch computes there where ``reference`` is the module and the model
+notes which value is which (:mod:`onnxpool.traced`), and what the model's own nodes make of these elsewhere. One run
+gives every value, with errors that have added up; a second run gives each node its reference inputs, so that what is
+wrong there is the node's own doing:
+
+    introduces   wrong although its inputs are right; by the ``model``: evaluated in float64 it is not what PyTorch
+                 computes, or its type is too narrow; by its function ``body``, or by the ``runtime``: what ran is not
+                 what the node means
+    propagates   right if its inputs are right; wrong as they are
+    agrees       within its bound both times
+
+Bounds are those of :mod:`onnxpool.bounds`: analysis for pooling nodes, for others the error that onnx's reference
+evaluator makes in the model's own type. To give every value ONNX Runtime cannot fuse nodes, so that a fault of a fusion
+does not show; the summary says so.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxpool import bounds, forms, patterns, subgraph, suspects, traced
+from onnxpool.answers import widen
+from onnxpool.cases import Feeds
+from onnxpool.errors import ArgumentError, ExportError, OnnxpoolError
+from onnxpool.forms import Model
+from onnxpool.node_results import Doer, NodeResult, Nodes, Part
+from onnxpool.pool import DOMAIN
+from onnxpool.session import Kernels, load
+from onnxpool.subgraph import OWN
+from onnxpool.validate import Reference, answers_for
+from onnxpool.walk import Known, walk
+from onnxpool.window import Window
+
+
+def compare(model: Model, reference: Reference = None, case: str | None = None, *, kernels: Kernels = "off") -> Nodes:
+    """Compare every node of ``model``, as it is in the file, on one case; by default the export's example.
+
+    Where a file carries no function bodies, those of this version run.
+
+    ``reference`` as in :func:`onnxpool.validate`; ``kernels`` as in :func:`onnxpool.load`.
+    Raises :class:`ArgumentError` for a case that there is none of, and :class:`GoldenError` for a model that onnx's
+    reference evaluator cannot run.
+    """
+    graph = subgraph.flat(forms.to_form(model, "function") if forms.form_of(model) == "custom" else forms.read(model))
+    golden = answers_for(model, reference)
+    chosen = next((one for one in golden.cases if case in (None, one.name)), None)
+    if chosen is None:
+        raise ArgumentError(f"case={case!r} is none of {', '.join(one.name for one in golden.cases)}")
+    anchors, notes = dict(chosen.answers), []
+    if hasattr(reference, "state_dict"):
+        try:
+            anchors |= traced.values(reference, graph, chosen.inputs)  # type: ignore[arg-type]
+        except ExportError as error:
+            notes.append(f"values inside the module are not known: {error}")
+    known = walk(graph, chosen.inputs, anchors)
+    results, more = _Comparison(graph, chosen.inputs, known, kernels).results()
+    anchored = sum(value.anchored for value in known.values())
+    source = f"{golden.source} ({anchored} of {len(known)} values; the model itself in float64 between them)"
+    return Nodes(chosen.name, source, results, (*notes, *more))
+
+
+class _Comparison:
+    """Two runs of a graph, and what they say about each node."""
+
+    def __init__(self, graph: ir.Model, feeds: Feeds, known: Mapping[str, Known], kernels: Kernels) -> None:
+        self.graph, self.known, self.kernels = graph, known, kernels
+        self.given = {name: value.given for name, value in known.items()}
+        self.feeds = {**self.given, **feeds}
+        self.notes: list[str] = []
+        self.refused: dict[str, str] = {}
+        self.native: set[str] = set()
+        self.total, self.local = self.whole(), self.alone()
+        both = [(self.total[name], one.reference) for name, one in known.items() if name in self.total]
+        self.broken = any(bounds.measure(a, b, np.inf).nan for a, b in both if a.shape == b.shape)
+
+    def run(self, model: ir.Model) -> Feeds:
+        session = load(model, kernels=self.kernels)
+        self.native |= {place.node for place in session.placements if place.native}
+        return session.run({info.name: self.feeds[info.name] for info in session.inputs})
+
+    def whole(self) -> Feeds:
+        """Every value, with the errors that have added up to it; none where the model cannot run."""
+        try:
+            return self.run(subgraph.opened(self.graph, self.given))
+        except OnnxpoolError as error:
+            self.notes.append(f"the model as a whole does not run: {error}")
+            return {}
+
+    def alone(self) -> Feeds:
+        """What each node makes of reference inputs: all in one run, or one by one where some cannot run."""
+        try:
+            every = self.run(subgraph.cut(self.graph, self.given))
+            return {name.removesuffix(OWN): array for name, array in every.items()}
+        except OnnxpoolError:
+            found: Feeds = {}
+            for node in self.graph.graph:
+                if node.op_type != "Constant" and {str(value.name) for value in node.outputs} <= set(self.known):
+                    try:
+                        found |= self.run(subgraph.segment(self.graph, [str(node.name)], self.feeds))
+                    except OnnxpoolError as error:
+                        self.refused[str(node.name)] = str(error)
+            return found
+
+    def results(self) -> tuple[tuple[NodeResult, ...], list[str]]:
+        nodes = [node for node in self.graph.graph if node.op_type != "Constant"]
+        results = tuple(self.result(node) for node in nodes if any(value.name in self.known for value in node.outputs))
+        notes = list(self.notes)
+        if len(nodes) > len(results):
+            notes.append(f"{len(nodes) - len(results)} nodes have no reference: onnx's evaluator does not know them")
+        parts = {one.part for one in results}
+        if parts == {"agrees", "propagates"}:
+            notes.append("no node is wrong by itself: the errors of several add up")
+        return results, notes
+
+    def result(self, node: ir.Node) -> NodeResult:
+        names = [str(value.name) for value in node.outputs if value.name in self.known]
+        faults: list[tuple[Doer, str]] = [fault for name in names for fault in self.faults(node, name)]
+        share = max(self.alone_error(node, name) for name in names)
+        total = max(self.grown(name) for name in names)
+        part: Part = "introduces" if faults else "propagates" if total > 1 else "agrees"
+        by, reason = faults[0] if faults else ("", f"{total:.3g} times what is allowed" if total > 1 else "")
+        return NodeResult(str(node.name), node.op_type, part, by, share, total, reason, *traced.line_of(node))
+
+    def faults(self, node: ir.Node, name: str) -> Iterator[tuple[Doer, str]]:
+        """What is wrong with a value although its node takes the right inputs, and by whom."""
+        known = self.known[name]
+        if node.name in self.refused:
+            yield "model", f"it cannot take what the network gives it: {self.refused[str(node.name)]}"
+            return
+        if known.anchored and self.error(node, name, known.exact, known.reference) > 1:
+            yield "model", f"{self.difference(node, name)}{self.region(node)}"
+        if self.broken and self.overflows(node, name):
+            largest = np.abs(known.reference[np.isfinite(known.reference)]).max()
+            yield "model", f"its values reach {largest:.3g}, beyond the range of {known.given.dtype}"
+        actual = self.local.get(name)
+        if self.error(node, name, actual, known.meant) > 1:
+            ran_body = node.domain == DOMAIN and node.name not in self.native
+            yield "body" if ran_body else "runtime", self.told(node, name, actual, known.meant)
+
+    def alone_error(self, node: ir.Node, name: str) -> float:
+        """The larger of what the model's node and what its run err with reference inputs, as shares."""
+        known = self.known[name]
+        run = self.error(node, name, self.local.get(name), known.meant)
+        return max(run, self.error(node, name, known.exact, known.reference)) if known.anchored else run
+
+    def error(self, node: ir.Node, name: str, actual: NDArray[Any] | None, answer: NDArray[Any] | None) -> float:
+        """The share of its allowed error that a value uses; infinite for a wrong shape and for NaN out of place."""
+        if actual is None or answer is None:
+            return 0.0
+        if actual.shape != answer.shape:
+            return np.inf
+        error = bounds.measure(actual, np.asarray(answer, np.float64), self.bound(node, name, answer).allowed)
+        return error.share if error.nan == error.infinite == 0 else np.inf
+
+    def grown(self, name: str) -> float:
+        actual, known = self.total.get(name), self.known[name]
+        if actual is None:
+            return 0.0
+        if actual.shape != known.reference.shape:
+            return np.inf
+        answer = np.asarray(known.reference, np.float64)
+        allowed = bounds.network(answer, actual.dtype, known.total_error, "the reference evaluator's own error").allowed
+        error = bounds.measure(actual, answer, allowed)
+        return error.share if error.nan == error.infinite == 0 else np.inf
+
+    def bound(self, node: ir.Node, name: str, answer: NDArray[Any]) -> bounds.Bound:
+        dtype = self.known[name].given.dtype
+        x = self.feeds.get(str(node.inputs[0].name)) if node.inputs and node.inputs[0] else None
+        if node.domain == DOMAIN and x is not None:
+            window = Window.from_attributes({key: attribute.value for key, attribute in node.attributes.items()})
+            if window.check(x.shape) == answer.shape:
+                native = node.name in self.native
+                return bounds.pooling(window, x.astype(np.float64), np.asarray(answer), dtype, native=native)
+        own_error = self.known[name].own_error
+        return bounds.network(np.asarray(answer, np.float64), dtype, own_error, "the reference evaluator's own error")
+
+    def difference(self, node: ir.Node, name: str) -> str:
+        """Why a node of the model is not what the network does."""
+        known = self.known[name]
+        inputs = {str(v.name): widen(self.feeds)[str(v.name)] for v in node.inputs if v and v.name in self.feeds}
+        allowed = np.broadcast_to(self.bound(node, name, known.reference).allowed, known.reference.shape)
+        guess = suspects.explain(node, inputs, known.reference, allowed, self.graph.opset_imports)
+        return guess or self.told(node, name, known.exact, known.reference)
+
+    def told(self, node: ir.Node, name: str, actual: NDArray[Any] | None, answer: NDArray[Any] | None) -> str:
+        assert actual is not None
+        assert answer is not None
+        if actual.shape != answer.shape:
+            told = f"it gives shape {actual.shape} in place of {answer.shape}"
+            return "; ".join(filter(None, (told, patterns.of_shapes(actual.shape, answer.shape))))
+        allowed = self.bound(node, name, answer).allowed
+        error = bounds.measure(actual, np.asarray(answer, np.float64), allowed)
+        told = f"error {error.max_abs:.3g}, {error.share:.3g} times what is allowed"
+        if error.nan or error.infinite:
+            told = f"NaN or infinity in {error.nan + error.infinite} cells where they do not belong"
+        return "; ".join(filter(None, (told, patterns.of_cells(actual, answer, allowed))))
+
+    def overflows(self, node: ir.Node, name: str) -> bool:
+        """Whether values become infinite here by their type alone."""
+
+        def lost(one: Known) -> bool:
+            return bool((np.isfinite(one.reference) & ~np.isfinite(one.given.astype(np.float64))).any())
+
+        taken = [self.known[str(value.name)] for value in subgraph.taken(node) if value.name in self.known]
+        return lost(self.known[name]) and not any(map(lost, taken))
+
+    def region(self, node: ir.Node) -> str:
+        """The nodes in front whose values are not known from outside, any of which may be the wrong one."""
+        found: dict[str, None] = {}
+        queue = [node]
+        while queue:
+            unknown = (v for v in subgraph.taken(queue.pop()) if v.name in self.known)
+            makers = [v.producer() for v in unknown if not self.known[str(v.name)].anchored]
+            queue += [maker for maker in makers if maker is not None and str(maker.name) not in found]
+            found |= {str(maker.name): None for maker in makers if maker is not None}
+        listed = ", ".join(list(found)[:4])
+        return f"; or one of {len(found)} nodes in front of it, whose values are not known ({listed})" if found else ""

@@ -1,0 +1,97 @@
+"""What a PyTorch module computes on its way, by the names that these values have in the model exported from it.
+
+PyTorch's exporter names values after the nodes of its traced program and notes that node, the modules around it and
+the lines of code that it came from beside each ONNX node. So the module is traced again and run node by node, and a
+value counts as known where name and operator are those noted in the model.
+"""
+
+import copy
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+
+import onnxpool
+from onnxpool.answers import from_torch, to_torch, widen
+from onnxpool.cases import Feeds
+from onnxpool.errors import ExportError
+from onnxpool.pool import Array
+
+if TYPE_CHECKING:
+    import torch
+
+_NODE, _STACK = "pkg.torch.onnx.fx_node", "pkg.torch.onnx.stack_trace"
+_FRAME = re.compile(
+    r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)(?:\n\s*(?!File )(?P<code>\S.*))?'
+)
+_CALL = re.compile(r"%(?P<name>\w+) : .*?\[target=(?P<target>[^\]]+)\]")
+
+
+def values(module: "torch.nn.Module", model: ir.Model, feeds: Feeds) -> dict[str, Array]:
+    """The values of ``model`` that ``module``, in float64 and evaluation mode, computes too, by name.
+
+    The module itself is left as it is; it takes ``feeds`` in the order of the model's inputs.
+    Raises :class:`ExportError` where PyTorch cannot trace the module.
+    """
+    import torch
+
+    double = copy.deepcopy(module).cpu().double().eval()
+    args = [to_torch(widen(feeds)[str(value.name)]) for value in model.graph.inputs]
+    program = _trace(double, args, model)
+    known: dict[str, Any] = {}
+
+    class Recorder(torch.fx.Interpreter):
+        def run_node(self, n: torch.fx.Node) -> Any:
+            known[n.name] = super().run_node(n)
+            return known[n.name]
+
+    with torch.no_grad():
+        Recorder(program.graph_module).run(*_arguments(program, args))
+    calls = {node.name: node for node in program.graph.nodes}
+    found = {name: known[name] for name in _same(model, calls) if isinstance(known[name], torch.Tensor)}
+    return {name: np.asarray(from_torch(tensor), np.float64) for name, tensor in found.items()}
+
+
+def line_of(node: ir.Node) -> tuple[str, str]:
+    """The line of the network's own code that a node came from, ``file:line``, and the code; "" if not noted."""
+    frames = [frame for frame in _FRAME.finditer(node.metadata_props.get(_STACK, "")) if not _library(frame["file"])]
+    return (f"{frames[-1]['file']}:{frames[-1]['line']}", frames[-1]["code"] or "") if frames else ("", "")
+
+
+def _library(file: str) -> bool:
+    folders = {"site-packages/torch", "site-packages\\torch", str(Path(onnxpool.__file__).parent)}
+    return any(folder in file for folder in folders) or file.startswith("torch/")
+
+
+def _trace(module: "torch.nn.Module", args: list[Any], model: ir.Model) -> Any:
+    """The program that the exporter sees; with axes that may change as in the model, where PyTorch lets it."""
+    from onnxpool.export import translated
+
+    dynamic = tuple(
+        {axis: dim.value for axis, dim in enumerate(value.shape or ()) if not isinstance(dim, int) and dim.value}
+        for value in model.graph.inputs
+    )
+    try:
+        return translated(module, args, dynamic_shapes=dynamic).exported_program
+    except ExportError:
+        return translated(module, args).exported_program
+
+
+def _arguments(program: Any, args: list[Any]) -> Iterator[Any]:
+    """What the traced graph takes: parameters, buffers and constants, and the inputs."""
+    given, held = iter(args), {**program.constants, **program.state_dict}
+    for entry in program.graph_signature.input_specs:
+        yield next(given) if entry.target is None else held[entry.target]
+
+
+def _same(model: ir.Model, calls: Mapping[str, Any]) -> Iterator[str]:
+    """The names of values whose node in the traced program is the one noted in the model."""
+    for node in model.graph:
+        if noted := _CALL.match(node.metadata_props.get(_NODE, "")):
+            for name in (str(value.name) for value in node.outputs if value.name in calls):
+                call: Any = calls[name] if name == noted["name"] else next(iter(calls[name].args), None)  # an item
+                if getattr(call, "name", None) == noted["name"] and noted["target"] in call.format_node():
+                    yield name

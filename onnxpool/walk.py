@@ -1,0 +1,109 @@
+"""What every value of a model should be: its nodes one after the other in float64, put right where more is known.
+
+`Known.reference` of a value is its anchor, where there is one (what PyTorch computes there, or a golden answer), and
+else what its node makes, in float64, of the references of its inputs. A node whose own result is far from its anchor
+does not do what the network does; what comes after it starts from the anchor again.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import DTypeLike, NDArray
+
+from onnxpool import bounds, judge, subgraph
+from onnxpool.answers import widen
+from onnxpool.cases import Feeds
+from onnxpool.pool import Array
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of one value.
+
+    ``reference``: what it should be; ``anchored``: whether that came from outside. ``exact``: what its node makes of
+    reference inputs in float64. ``given``: ``reference`` in the value's own type, for nodes that take it. ``meant``:
+    what its node makes, in float64, of inputs given so. ``own_error``, ``total_error``: the error that the reference
+    evaluator makes in that type, from such inputs and from the inputs as they come.
+    """
+
+    reference: NDArray[Any]
+    anchored: bool
+    exact: NDArray[Any] | None
+    given: NDArray[Any]
+    meant: NDArray[Any] | None
+    own_error: float
+    total_error: float
+
+
+def walk(graph: ir.Model, feeds: Feeds, anchors: Mapping[str, Array]) -> dict[str, Known]:
+    """What is known of each value that nodes of ``graph`` make, in the order of execution.
+
+    Values that the reference evaluator cannot compute, and that have no anchor, are left out.
+    """
+    bare = subgraph.bare(graph)
+    is_double = any(value.dtype == ir.DataType.DOUBLE for value in bare.graph.inputs)
+    narrow, wide = (
+        judge.in_dtype(bare, ir.DataType.FLOAT) if is_double else bare,
+        judge.in_dtype(bare, ir.DataType.DOUBLE),
+    )
+    scale = 2.0**-29 if is_double else 1.0  # as in answers.own_error: a float64 model has no error against itself
+    own = _constants(narrow) | (widen(feeds, np.float32) if is_double else feeds)
+    double = _constants(wide) | widen(feeds)
+    reference, given = dict(double), dict(own)
+    known: dict[str, Known] = {}
+    for node, node_wide in zip(narrow.graph, wide.graph, strict=True):
+        run, run_wide = judge.one_node(node, bare.opset_imports), judge.one_node(node_wide, bare.opset_imports)
+        own |= _ran(run, node, own)
+        double |= _ran(run_wide, node, double)
+        exact = _ran(run_wide, node, reference)
+        rounded, meant = _ran(run, node, given), _ran(run_wide, node, widen(given))
+        for value in node.outputs:
+            name = str(value.name)
+            best = anchors.get(name, exact.get(name))
+            if not isinstance(best, np.ndarray) or best.dtype.kind not in "fiub":
+                continue  # neither known nor a tensor
+            dtype = value.dtype.numpy() if value.dtype else rounded[name].dtype if name in rounded else np.float32
+            reference[name], given[name] = best, _narrowed(best, dtype)
+            if node.op_type == "Constant":
+                continue
+            known[name] = Known(
+                reference=best,
+                anchored=name in anchors,
+                exact=exact.get(name),
+                given=best if is_double else given[name],
+                meant=(exact if is_double else meant).get(name),
+                own_error=scale * _error(rounded.get(name), meant.get(name)),
+                total_error=scale * _error(own.get(name), double.get(name)),
+            )
+    return known
+
+
+def _constants(model: ir.Model) -> dict[str, Any]:
+    """Initializers by name; Constant nodes come with the others."""
+    values = model.graph.initializers.items()
+    return {str(name): value.const_value.numpy() for name, value in values if value.const_value is not None}
+
+
+def _ran(run: Callable[[Feeds], Feeds], node: ir.Node, known: Mapping[str, Any]) -> Feeds:
+    """What a node gives; nothing where it cannot run, or where something that it takes is not known."""
+    names = {str(value.name) for value in subgraph.taken(node)}
+    if not names <= set(known):
+        return {}
+    try:
+        return run({name: known[name] for name in names})
+    except Exception:  # the evaluator raises whatever NumPy does
+        return {}
+
+
+def _narrowed(array: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
+    with np.errstate(over="ignore"):
+        return array.astype(dtype) if bounds.is_floating(array.dtype) else array
+
+
+def _error(result: NDArray[Any] | None, answer: NDArray[Any] | None) -> float:
+    if result is None or answer is None or result.shape != answer.shape:
+        return 0.0
+    return bounds.measure(np.asarray(result), np.asarray(answer, np.float64), 0).max_abs
