@@ -8,7 +8,8 @@ help, the types and the tables come from the signatures and values that exist an
 
 import json
 import tempfile
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
@@ -52,6 +53,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+deploy_app = typer.Typer(help="Serve on a cluster.", no_args_is_help=True)
+app.add_typer(deploy_app, name="deploy")
 
 Source = "SoftPool2d(3,stride=2,padding=1), lip_resnet50, package.module:name or file.py:name"
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -202,21 +206,50 @@ def validate(
         str | None,
         typer.Option(help=f"What is right: a golden file (.npz), or the network: {Source}. Default: the golden file."),
     ] = None,
+    on: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="all, or a runtime such as openvino, in all its variants. Default: ONNX Runtime as it comes."
+        ),
+    ] = None,
+    python: Annotated[
+        list[Path] | None, typer.Option(help="Program of another environment, whose ONNX Runtime is tried, too.")
+    ] = None,
+    require: Annotated[
+        Literal["native"] | None, typer.Option(help="Fail unless every pooling node is proven to run natively.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds that a runtime may take for one answer.")] = 600,
     html: Annotated[Path | None, typer.Option(help="Write the report as a web page, too.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write the report as JUnit XML, too.")] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Run a model in every form, with and without native kernels, against answers in float64.
 
-    Example: onnxpool validate resnet.onnx --html report.html
+    Exit status 0: right; 1: numbers are off; 2: asked wrongly; 3: an operator or kernel is missing, or loading failed;
+    4: a shape, type or name is wrong; 5: the runtime crashed. The worst decides.
+
+    Example: onnxpool validate resnet.onnx --on all --html report.html
     """
     from onnxpool import spelling
 
-    with _working(f"Validating {model}"):
-        given = spelling.module(reference, seed) if reference and not reference.endswith(".npz") else reference
-        report = onnxpool.validate(model, given)
+    given = spelling.module(reference, seed) if reference and not reference.endswith(".npz") else reference
+    with _progress(f"Validating {model}") as progress:
+        report = onnxpool.validate(
+            model,
+            given,
+            on="all" if on == ["all"] else on,
+            pythons=python or (),
+            require=(require,) if require else (),
+            threads=threads,
+            timeout_s=timeout,
+            progress=progress,
+        )
     if html:
         _write(html, report.html())
+    if junit:
+        _write(junit, report.junit())
     _print(report, as_json)
     raise typer.Exit(report.exit_status)
 
@@ -427,6 +460,42 @@ def serve(
     serve(repository, listen, lambda now: typer.echo(json.dumps(now.to_json(), indent=2) if as_json else now.text()))
 
 
+@deploy_app.command("ray")
+def deploy_ray(
+    models: Annotated[Path, typer.Argument(help="ONNX file, or folder of models, as for serve.", show_default=False)],
+    host: Annotated[str, typer.Option(help="Address to listen on; the default is reached from this machine only.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
+    min_replicas: Annotated[int, typer.Option(help="Least number of server processes.")] = 1,
+    max_replicas: Annotated[int, typer.Option(help="Largest number.")] = 2,
+    load: Annotated[int, typer.Option(help="Requests in progress in each, from which on there are more.")] = 16,
+    threads: Annotated[int, typer.Option(help="Threads of each.")] = 1,
+    max_batch: Annotated[int, typer.Option(help="Rows of different requests that run together; 1 joins none.")] = 8,
+    max_delay_ms: Annotated[float, typer.Option(help="How long a request waits for others to join.")] = 2.0,
+    address: Annotated[str | None, typer.Option(help="Ray cluster that runs already. Default: one of its own.")] = None,
+    write: Annotated[Path | None, typer.Option(help="Only write this file, for Ray's own: serve deploy FILE.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Serve models in processes of Ray, more of them under load, until SIGTERM; prints where.
+
+    Example: onnxpool deploy ray resnet.onnx --max-replicas 4
+    """
+    from onnxpool.deploy import ray_app
+    from onnxpool.serve import Options
+    from onnxpool.serve.listening import Listen
+
+    scale = ray_app.Scale(min_replicas, max_replicas, load)
+    options = Options(threads=threads, max_batch=max_batch, max_delay_s=max_delay_ms / 1000)
+    listen = Listen(host, port)
+    if write:
+        ray_app.write(models, write, scale, options, listen)
+        return
+    with ray_app.running(models, scale, options, listen, address) as now:
+        typer.echo(json.dumps(now.to_json(), indent=2) if as_json else now.text())
+        ray_app.wait()
+
+
 @app.command()
 def pools(as_json: Json = False) -> None:
     """List the pooling methods, their modules, and the types that native kernels pool here.
@@ -487,6 +556,17 @@ def _print(value: _Printable, as_json: bool) -> None:
 def _working(what: str) -> AbstractContextManager[Any]:
     """A sign of life on standard error, where that is a terminal."""
     return Console(stderr=True, markup=False).status(f"{what} ...")
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar on standard error, where that is a terminal; what it gives is told how many are done, of how many."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True, markup=False), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total, name: bar.update(task, completed=done, total=total, description=name or what)
 
 
 def _write(path: Path, text: str) -> None:

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from onnxpool.page import render
+from onnxpool import junit, page
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -59,7 +59,7 @@ class Result:
     :class:`onnxpool.bounds.Error`), ``share`` is the largest part of its allowed error that a cell used, ``allowed``
     what that cell was allowed, ``origin`` where the bound comes from. ``cosine`` and ``snr_db`` compare whole tensors;
     ``nan``, ``infinite`` and ``signed_zeros`` count the cells where these are not as in the answer. ``reason`` says why
-    the verdict is not passed.
+    the verdict is not passed; ``histogram`` and ``heat`` how the errors are spread (:mod:`onnxpool.spread`).
     """
 
     case: str
@@ -77,27 +77,37 @@ class Result:
     share: float = math.nan
     allowed: float = math.nan
     origin: str = ""
+    histogram: tuple[int, ...] = ()
+    heat: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True)
 class Run:
-    """One form of the model, with or without native kernels, on every case.
+    """One form of the model in one runtime, with these options, on every case.
 
-    ``pooling`` says of each pooling node how it ran, ``reason`` why the whole run was skipped or failed.
+    ``reason`` says why the whole run was skipped or failed, ``version`` which release ran. Where the runtime tells:
+    ``providers`` counts the nodes that each was assigned, ``pooling`` says of each pooling node how it ran, and
+    ``native`` names those that ran natively. ``left_out`` names the cases that cost too much there.
     """
 
+    runtime: str
     form: str
     kernels: bool
     verdict: Verdict
     reason: str = ""
-    providers: tuple[str, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+    version: str = ""
+    providers: dict[str, int] = field(default_factory=dict)
     pooling: tuple[str, ...] = ()
+    native: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     results: tuple[Result, ...] = ()
 
     @property
     def name(self) -> str:
-        """Form and kernels in words."""
-        return f"{self.form}, {'native kernels' if self.kernels else 'no kernels'}"
+        """Runtime, form, kernels and options in words."""
+        options = [f"{name} {value}" for name, value in self.options.items()]
+        return ", ".join([self.runtime, self.form, *(["native kernels"] if self.kernels else []), *options])
 
     @property
     def worst(self) -> Result | None:
@@ -186,7 +196,11 @@ class Report:
 
     def html(self) -> str:
         """One web page, complete in itself."""
-        return render(self.to_json(), self.summary, self.sentences())
+        return page.render(self.to_json(), self.summary, self.sentences())
+
+    def junit(self) -> str:
+        """JUnit's XML, which continuous integration servers read: a suite per run, a test per case and output."""
+        return junit.render(self.to_json())
 
 
 _STYLE = {"skipped": "dim", "passed": "bold green", "noted": "yellow"} | {

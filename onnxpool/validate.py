@@ -1,90 +1,115 @@
-"""Validation: every form of a model against float64 answers, with and without native kernels.
+"""Validation: a model in every form, in every runtime that is asked for, against float64 answers.
 
 >>> report = validate("network.onnx")  # doctest: +SKIP
 >>> report.passed  # doctest: +SKIP
 True
 
 For each run, case and output the report gives the measured error, the allowed error and where that comes from
-(:mod:`onnxpool.bounds`). A run that raises an error has failed; a run that cannot be tried here is skipped, and shown.
+(:mod:`onnxpool.bounds`). Every runtime runs in a process of its own: one that dies has crashed, and the others go on. A
+run that cannot be tried here is skipped, and shown. The worst verdict decides (:mod:`onnxpool.report`).
 """
 
 import os
 import platform
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, TypeAlias, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
-from onnxpool import answers, bounds, patterns
+from onnxpool import answers
 from onnxpool import golden as golden_file
 from onnxpool.cases import Feeds
-from onnxpool.errors import ArgumentError, FormError, OnnxpoolError
+from onnxpool.compare import Judge
+from onnxpool.errors import ArgumentError
 from onnxpool.fingerprint import Change, changes, fingerprints
-from onnxpool.forms import Form, Model, form_of, read, to_form
-from onnxpool.golden import Case, Golden
+from onnxpool.forms import Form, Model, form_of, pool_nodes, read
+from onnxpool.golden import Golden
 from onnxpool.kernels import why_missing
-from onnxpool.pool import DOMAIN, Array
-from onnxpool.report import Report, Result, Run, Verdict, failed, worst
-from onnxpool.session import Kernels, Session, load
-from onnxpool.window import Window
+from onnxpool.matrix import Files, Matrix, plan
+from onnxpool.report import Report, Run, Verdict, failed, worst
+from onnxpool.runtimes import RUNTIMES
+from onnxpool.sides import sides
 
 if TYPE_CHECKING:
     import torch
 
 Reference: TypeAlias = "Golden | str | os.PathLike[str] | torch.nn.Module | Callable[[Feeds], Mapping[str, Any]] | None"
-
-_DROPS_NAN = ("MaxPool", "GlobalMaxPool", "ReduceMax")
-"""Standard operators in which ONNX Runtime's CPU provider may lose a NaN that PyTorch keeps."""
+Progress: TypeAlias = Callable[[int, int, str], None]
 
 
 def validate(
     model: Model,
     reference: Reference = None,
     *,
+    on: Sequence[str] | Literal["all"] | None = None,
     forms: Sequence[Form] = get_args(Form),
-    providers: Sequence[str | tuple[str, Mapping[str, Any]]] | None = None,
+    pythons: Sequence[str | os.PathLike[str]] = (),
+    require: Sequence[Literal["native"]] = (),
     threads: int | None = None,
+    timeout_s: float = 600,
+    progress: Progress | None = None,
 ) -> Report:
     """Run ``model`` in each of ``forms`` and compare every output with float64 answers.
 
     ``reference`` gives the answers: a :class:`Golden` or the path of one, the PyTorch module that was exported, or a
     function ``{name: float64 array} -> {name: array}``. By default it is the golden file beside ``model``; where there
-    is none, a small model is judged by onnx's reference evaluator in float64. ``providers`` and ``threads`` as in
-    :func:`onnxpool.session.load`.
+    is none, a small model is judged by onnx's reference evaluator in float64.
 
-    Raises :class:`ArgumentError` for unknown forms, :class:`FormError` for what is no model, and :class:`GoldenError`
-    where no answers can be had. Whatever goes wrong while the model runs is in the report.
+    ``on`` names runtimes of :mod:`onnxpool.runtimes`, or is ``"all"``: each is tried in all of its variants. By default
+    it is ONNX Runtime as it comes, without and with native kernels. ``pythons`` are Python programs of other
+    environments, whose releases of ONNX Runtime are tried too. ``threads`` is for every run in ONNX Runtime.
+    ``require=("native",)`` fails where a pooling node of the model, in the form that it has, is not proven to run
+    natively. One answer of a runtime may take ``timeout_s`` seconds. ``progress`` is called before each run with how
+    many are done, of how many, and the name of the next.
+
+    Raises :class:`ArgumentError` for an argument that names nothing, :class:`FormError` for what is no model, and
+    :class:`GoldenError` where no answers can be had. Whatever goes wrong while the model runs is in the report.
     """
-    if not forms or not set(forms) <= set(get_args(Form)):
-        raise ArgumentError(f"forms={forms!r} must be some of {', '.join(get_args(Form))}")
+    names = _checked(on, forms, require, threads, timeout_s)
     original = read(model)
     golden = answers_for(model, reference)
-    bare = _bare(original)
-
-    def start(form: Form, kernels: Kernels) -> Session:
-        """The model's own form is run as it is, with the function bodies that it carries."""
-        given = model if form_of(original) == form else to_form(original, form)
-        return load(given, providers=providers, kernels=kernels, threads=threads)
-
-    judge = _Judge(golden, bare)
-    plan = _plan(forms, any(node.domain == DOMAIN for node in bare.graph.all_nodes()))
-    runs = tuple(_run(form, kernels, start, judge) for form, kernels in plan)
+    judge = Judge(golden, original)
+    cells = plan(names, forms, [os.fspath(python) for python in pythons], threads, pools=judge.pools)
+    with tempfile.TemporaryDirectory(prefix="onnxpool-") as folder:
+        module: Any = reference if hasattr(reference, "state_dict") else None
+        matrix = Matrix(Files(model, original, module, Path(folder)), judge, timeout_s)
+        runs = tuple(matrix.run(cells, progress or (lambda *_: None)))
     found = changes(golden.fingerprints, fingerprints(original)) if golden.fingerprints else []
-    verdict = worst(run.verdict for run in runs)
+    unproven = _unproven(original, runs) if "native" in require else []
+    verdict = worst([*(run.verdict for run in runs), "unloadable" if unproven else "skipped"])
     if any(change.fault for change in found) and not failed(verdict):
         verdict = "structure"  # the model is another one, even where no answer shows it
+    wrong = sides(original, golden, runs, matrix.differing)
     return Report(
         model=os.fspath(model) if isinstance(model, str | os.PathLike) else original.graph.name or "model",
         verdict=verdict,
         reference=golden.source,
         runs=runs,
-        causes=tuple(change.text for change in found),
-        notes=(*golden.notes, *_notes(runs, verdict, found, golden)),
-        environment=_environment(),
+        causes=(*(change.text for change in found), *unproven),
+        notes=(*wrong, *golden.notes, *_notes(runs, verdict, found, golden)),
+        environment=_environment(runs),
     )
+
+
+def _checked(
+    on: Sequence[str] | None, forms: Sequence[str], require: Sequence[str], threads: int | None, timeout_s: float
+) -> list[str] | None:
+    """The names of runtimes, None for the default."""
+    if not forms or not set(forms) <= set(get_args(Form)):
+        raise ArgumentError(f"forms={forms!r} must be some of {', '.join(get_args(Form))}")
+    names = None if on is None else [*RUNTIMES] if on == "all" else [*on]
+    if names is not None and (not names or not set(names) <= set(RUNTIMES)):
+        raise ArgumentError(f"on={on!r} must be 'all', or some of {', '.join(RUNTIMES)}")
+    if not set(require) <= {"native"}:
+        raise ArgumentError(f"require={require!r} must be ('native',) or empty")
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise ArgumentError(f"threads={threads!r} must be a positive int, or None")
+    if not timeout_s > 0:
+        raise ArgumentError(f"timeout_s={timeout_s!r} must be a positive number of seconds")
+    return names
 
 
 def answers_for(model: Model, reference: Reference = None) -> Golden:
@@ -108,148 +133,16 @@ def answers_for(model: Model, reference: Reference = None) -> Golden:
     )
 
 
-def _plan(forms: Sequence[Form], pools: bool) -> list[tuple[Form, Kernels]]:
-    """Which forms to run, without and with native kernels; the standard form has nothing that these could run."""
-    if not pools:
-        return [("standard", "off")]
-    able: dict[Form, tuple[Kernels, ...]] = {
-        "function": ("off", "require"),
-        "standard": ("off",),
-        "custom": ("require",),
-    }
-    return [(form, kernels) for form in forms for kernels in able[form]]
-
-
-# --- one run
-
-
-def _run(form: Form, kernels: Kernels, start: Callable[[Form, Kernels], Session], judge: "_Judge") -> Run:
-    native = kernels == "require"
-    if native and (reason := why_missing()):
-        return Run(form, native, "skipped", reason)
-    try:
-        session = start(form, kernels)
-    except OnnxpoolError as error:
-        return Run(form, native, "unloadable", str(error))
-    results = tuple(result for case in judge.golden.cases for result in judge.results(session, case, native))
-    return Run(
-        form,
-        native,
-        worst(result.verdict for result in results),
-        providers=tuple(session.inner.get_providers()),
-        pooling=tuple(
-            f"{place.node} ({place.op_type}): {place.provider or 'standard operators'}" for place in session.placements
-        ),
-        results=results,
-    )
-
-
-class _Judge:
-    """Compares what a session gives with the answers; knows the bare model, so which bounds apply."""
-
-    def __init__(self, golden: Golden, bare: ir.Model) -> None:
-        self.golden = golden
-        self.single = _single(bare)
-        self.drops_nan = sorted({node.op_type for node in bare.graph.all_nodes()}.intersection(_DROPS_NAN))
-
-    def results(self, session: Session, case: Case, native: bool) -> list[Result]:
-        try:
-            outputs = session.run(case.inputs)
-        except ArgumentError as error:  # the case is right: it is the model that takes other inputs
-            return [Result(case.name, name, "structure", str(error)) for name in case.answers]
-        except OnnxpoolError as error:
-            return [Result(case.name, name, "unloadable", str(error)) for name in case.answers]
-        return [self.result(case, name, outputs.get(name), native) for name in case.answers]
-
-    def result(self, case: Case, name: str, actual: NDArray[Any] | None, native: bool) -> Result:
-        if actual is None:
-            return Result(case.name, name, "structure", "the model has no such output")
-        answer, dtype = case.answers[name], self.golden.dtypes.get(name, str(actual.dtype))
-        if (actual.shape, str(actual.dtype)) != (answer.shape, dtype):
-            reason = f"came as {actual.dtype} {actual.shape}, expected {dtype} {answer.shape}"
-            reason = "; ".join(filter(None, (reason, patterns.of_shapes(actual.shape, answer.shape))))
-            return Result(case.name, name, "structure", reason)
-        bound = self.bound(case, name, answer, actual.dtype, native)
-        error = bounds.measure(actual, answer, bound.allowed)
-        verdict, reason = self.verdict(error, actual, answer)
-        if failed(verdict) and (guess := patterns.of_cells(actual, answer, bound.allowed)):
-            reason += f"; {guess}"
-        return Result(
-            case=case.name,
-            output=name,
-            verdict=verdict,
-            reason=reason,
-            max_abs=error.max_abs,
-            max_rel=error.max_rel,
-            max_ulp=error.max_ulp,
-            cosine=error.cosine,
-            snr_db=error.snr_db,
-            nan=error.nan,
-            infinite=error.infinite,
-            signed_zeros=error.signed_zeros,
-            share=error.share,
-            allowed=error.allowed,
-            origin=bound.origin,
-        )
-
-    def bound(self, case: Case, name: str, answer: Array, dtype: np.dtype[Any], native: bool) -> bounds.Bound:
-        if self.single:
-            source, window = self.single
-            x = case.inputs[source].astype(np.float64)
-            if window.check(x.shape) == answer.shape:
-                return bounds.pooling(window, x, answer, dtype, native=native)
-        return bounds.network(answer, dtype, case.yardstick[name], self.golden.yardstick)
-
-    def verdict(self, error: bounds.Error, actual: NDArray[Any], answer: Array) -> tuple[Verdict, str]:
-        if error.within:
-            return "passed", ""
-        lost_only = not (np.isnan(actual) & ~np.isnan(answer)).any()
-        if self.drops_nan and lost_only and error.infinite == 0 and error.share <= 1:
-            return "noted", f"{error.nan} NaN were dropped on the way through {', '.join(self.drops_nan)}"
-        faults = []
-        if error.share > 1:
-            faults.append(
-                f"error {error.share:.3g} times the {error.allowed:.2g} allowed at {error.cell} "
-                f"(max {error.max_abs:.3g}, {error.max_ulp:.3g} ULP)"
-            )
-        if error.nan:
-            faults.append(f"NaN in {error.nan} cells where the answer has none, or none where it has")
-        if error.infinite:
-            faults.append(f"infinity in {error.infinite} cells where the answer has none, or another")
-        return "mismatch", "; ".join(faults)
-
-
-def _bare(model: ir.Model) -> ir.Model:
-    """The model with bare pooling nodes; as it is where it cannot be brought into that form (its runs will say so)."""
-    try:
-        return to_form(model, "custom")
-    except FormError:
-        return model
-
-
-def _single(bare: ir.Model) -> tuple[str, Window] | None:
-    """The input and window of a model that is one pooling node and nothing else."""
-    nodes = [node for node in bare.graph if node.op_type not in ("Identity", "Constant")]
-    if len(nodes) != 1 or nodes[0].domain != DOMAIN or nodes[0].inputs[0] not in bare.graph.inputs:
-        return None
-    try:
-        window = Window.from_attributes({name: attribute.value for name, attribute in nodes[0].attributes.items()})
-    except ArgumentError:
-        return None  # every run will say what is wrong with it
-    return str(nodes[0].inputs[0].name), window  # type: ignore[union-attr]
-
-
 # --- what the report adds
 
 
 def _notes(runs: Sequence[Run], verdict: Verdict, found: Sequence[Change], golden: Golden) -> list[str]:
     notes = []
-    if any(run.verdict == "noted" for run in runs):
-        notes.append(
-            f"known deviation: ONNX Runtime's CPU kernels of {', '.join(_DROPS_NAN)} lose NaN, PyTorch's keep it"
-        )
+    if noted := list(dict.fromkeys(run.runtime for run in runs if run.verdict == "noted")):
+        notes.append(f"known deviation: {', '.join(noted)} may lose NaN where PyTorch keeps it")
     if skipped := [run.name for run in runs if run.verdict == "skipped"]:
         notes.append(f"skipped, so not known to be right: {'; '.join(skipped)}")
+    notes += [f"{run.name}: left out, each size costs much: {', '.join(run.left_out)}" for run in runs if run.left_out]
     if found and not failed(verdict):
         notes.append("another program has rewritten this model since its export; all answers are still right")
     if failed(verdict) and not found:
@@ -259,11 +152,30 @@ def _notes(runs: Sequence[Run], verdict: Verdict, found: Sequence[Change], golde
     return notes
 
 
-def _environment() -> dict[str, str]:
+def _unproven(original: ir.Model, runs: Sequence[Run]) -> list[str]:
+    """The pooling nodes that no run of the model, in the form that it has, has shown to run natively."""
+    form = form_of(original)
+    own = [run for run in runs if run.form == form and run.kernels]
+    proven = {node for run in own for node in run.native}
+    why = next((run.reason for run in own if run.reason), "it was not tried")
+    if form == "standard":
+        why = "it is spelled out in standard operators, which 'onnxpool form --to function' undoes"
+    nodes = pool_nodes(original)
+    if not nodes:
+        return ["native kernels are required: the model has no pooling node of ours"]
+    return [
+        f"node {node.name!r} ({node.op_type}) is required to run natively: {why}"
+        for node in nodes
+        if node.name not in proven
+    ]
+
+
+def _environment(runs: Sequence[Run]) -> dict[str, str]:
     versions = {"python": platform.python_version(), "platform": platform.platform()}
     for package in ("onnxpool", "onnxruntime", "onnxruntime-gpu", "onnx", "onnx-ir", "numpy"):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return versions | {"native library": why_missing() or "present"}
+    ran = {run.runtime: run.version for run in runs if run.version}
+    return versions | ran | {"native library": why_missing() or "present"}

@@ -300,7 +300,7 @@ def test_wrong_files(folder, tmp_path):
 
 
 def test_wrong_commands():
-    assert "No such command" in refused("serve")
+    assert "No such command" in refused("bake")
     assert "'--to'" in refused("form", "a.onnx", "b.onnx")
 
 

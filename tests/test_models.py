@@ -426,8 +426,10 @@ def validated(network, x, path):
     onnxpool.export(network, (x,), path, dynamic_shapes=DYNAMIC)
     report = onnxpool.validate(path)
     assert report.passed, report.sentences()
-    wanted = {"function, no kernels", "standard, no kernels"}
-    wanted |= set() if why_missing() else {"function, native kernels", "custom, native kernels"}
+    wanted = {"onnxruntime, function", "onnxruntime, standard"}
+    wanted |= (
+        set() if why_missing() else {"onnxruntime, function, native kernels", "onnxruntime, custom, native kernels"}
+    )
     assert wanted <= {run.name for run in report.runs if run.verdict == "passed"}
     assert "sizes 3x" in " ".join(result.case for result in report.runs[0].results)
     assert not any("left out" in note for note in report.notes), report.notes

@@ -121,7 +121,7 @@ def test_a_network_judged_by_itself(exported):
 def test_a_model_without_pooling_runs_as_it_is():
     report = validate(model([helper.make_node("Relu", ["x"], ["y"], "relu")], 2))
     assert report.passed, failures(report)
-    assert [run.name for run in report.runs] == ["standard, no kernels"]
+    assert [run.name for run in report.runs] == ["onnxruntime, standard"]
 
 
 def test_missing_kernels_are_skipped_and_shown(monkeypatch, tmp_path):
@@ -346,7 +346,7 @@ def test_report_is_plain_values(failed, exported):
         assert values["schema"] == 2
         assert values["passed"] == report.passed
         assert len(values["runs"]) == 4
-        assert values["runs"][0]["name"] == "function, no kernels"
+        assert values["runs"][0]["name"] == "onnxruntime, function"
     with pytest.raises(FrozenInstanceError):
         failed.verdict = "passed"
 
@@ -357,7 +357,7 @@ def test_table_tells_the_verdict_and_the_cause(failed):
     text = console.export_text()
     console.file.close()
     assert "FAILED (structure): 4 runs" in text
-    assert "function, no kernels" in text
+    assert "onnxruntime, function" in text
     assert "cause: attributes of node" in text
 
 
@@ -398,8 +398,8 @@ def test_page_is_complete_in_itself(failed, exported):
 
 def test_page_escapes_and_shows_what_was_not_measured():
     result = Result("<case>", "y", "mismatch", "a < b")
-    skipped = Run("custom", kernels=True, verdict="skipped", reason="no <library>")
-    run = Run("function", kernels=False, verdict="mismatch", results=(result,))
+    skipped = Run("onnxruntime", "custom", kernels=True, verdict="skipped", reason="no <library>")
+    run = Run("onnxruntime", "function", kernels=False, verdict="mismatch", results=(result,))
     endless = replace(result, case="none allowed", share=np.inf, max_abs=1.0, origin="exact")
     report = Report(
         "<m>", "mismatch", "r", (replace(run, results=(result, endless)), skipped), ("<c>",), (), {"python": "3"}

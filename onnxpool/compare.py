@@ -1,0 +1,158 @@
+"""What a runtime gave, compared with the answers: a verdict on each output of each case, by the bound that applies."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxpool import bounds, patterns, spread
+from onnxpool.errors import ArgumentError, FormError
+from onnxpool.forms import to_form
+from onnxpool.golden import Case, Golden
+from onnxpool.pool import DOMAIN, Array
+from onnxpool.report import Result, Verdict, failed
+from onnxpool.window import Window
+
+
+class Judge:
+    """Compares outputs of one model with the answers; knows which bounds apply to it."""
+
+    def __init__(self, golden: Golden, model: ir.Model) -> None:
+        bare = _bare(model)
+        self.golden = golden
+        self.pools = any(node.domain == DOMAIN for node in bare.graph.all_nodes())
+        self._single = _single(bare)
+        self._operators = {node.op_type for node in bare.graph.all_nodes()}
+        self._unfit = {case.name: _unfit(case, model) for case in golden.cases}
+
+    def unfit(self, case: Case) -> str:
+        """Why the model cannot take this case, by the inputs and outputs that it declares, or nothing."""
+        return self._unfit[case.name]
+
+    def results(
+        self, case: Case, outputs: dict[str, NDArray[Any]], *, native: bool, loses: Collection[str]
+    ) -> list[Result]:
+        """One result per output; ``loses`` are operators in which the runtime may lose NaN, or ``*``."""
+        through = sorted(self._operators) if "*" in loses else sorted(self._operators.intersection(loses))
+        return [self._result(case, name, outputs.get(name), native, through) for name in case.answers]
+
+    def _result(
+        self, case: Case, name: str, actual: NDArray[Any] | None, native: bool, through: Sequence[str]
+    ) -> Result:
+        if actual is None:
+            return Result(case.name, name, "structure", "the model has no such output")
+        answer, dtype = case.answers[name], self.golden.dtypes.get(name, str(actual.dtype))
+        if (actual.shape, str(actual.dtype)) != (answer.shape, dtype):
+            reason = f"came as {actual.dtype} {actual.shape}, expected {dtype} {answer.shape}"
+            reason = "; ".join(filter(None, (reason, patterns.of_shapes(actual.shape, answer.shape))))
+            return Result(case.name, name, "structure", reason)
+        bound = self.bound(case, name, actual.dtype, native)
+        error = bounds.measure(actual, answer, bound.allowed)
+        verdict, reason = _verdict(error, actual, answer, through)
+        if failed(verdict) and (guess := patterns.of_cells(actual, answer, bound.allowed)):
+            reason += f"; {guess}"
+        return Result(
+            case=case.name,
+            output=name,
+            verdict=verdict,
+            reason=reason,
+            max_abs=error.max_abs,
+            max_rel=error.max_rel,
+            max_ulp=error.max_ulp,
+            cosine=error.cosine,
+            snr_db=error.snr_db,
+            nan=error.nan,
+            infinite=error.infinite,
+            signed_zeros=error.signed_zeros,
+            share=error.share,
+            allowed=error.allowed,
+            origin=bound.origin,
+            histogram=spread.histogram(actual, answer),
+            heat=spread.heat(actual, answer, bound.allowed),
+        )
+
+    def bound(self, case: Case, name: str, dtype: np.dtype[Any], native: bool) -> bounds.Bound:
+        """What an output of this case may err."""
+        answer = case.answers[name]
+        if self._single:
+            source, window = self._single
+            x = case.inputs[source].astype(np.float64)
+            if window.check(x.shape) == answer.shape:
+                return bounds.pooling(window, x, answer, dtype, native=native)
+        return bounds.network(answer, dtype, case.yardstick[name], self.golden.yardstick)
+
+
+def failures(case: Case, verdict: Verdict, reason: str) -> list[Result]:
+    """A result for every output of a case that gave none."""
+    return [Result(case.name, name, verdict, reason) for name in case.answers]
+
+
+def _verdict(error: bounds.Error, actual: NDArray[Any], answer: Array, through: Sequence[str]) -> tuple[Verdict, str]:
+    if error.within:
+        return "passed", ""
+    lost_only = not (np.isnan(actual) & ~np.isnan(answer)).any()
+    if through and lost_only and error.infinite == 0 and error.share <= 1:
+        return "noted", f"{error.nan} NaN were dropped on the way through {', '.join(through)}"
+    faults = []
+    if error.share > 1:
+        faults.append(
+            f"error {error.share:.3g} times the {error.allowed:.2g} allowed at {error.cell} "
+            f"(max {error.max_abs:.3g}, {error.max_ulp:.3g} ULP)"
+        )
+    if error.nan:
+        faults.append(f"NaN in {error.nan} cells where the answer has none, or none where it has")
+    if error.infinite:
+        faults.append(f"infinity in {error.infinite} cells where the answer has none, or another")
+    return "mismatch", "; ".join(faults)
+
+
+# --- what the model declares
+
+
+def _unfit(case: Case, model: ir.Model) -> str:
+    declared = {str(value.name): value for value in model.graph.inputs}
+    if wrong := set(declared) ^ set(case.inputs):
+        return f"the answers are for inputs {sorted(case.inputs)}, this model takes {sorted(declared)}: {sorted(wrong)}"
+    for name, array in case.inputs.items():
+        if reason := _differs(f"input {name!r}", array.shape, array.dtype.name, declared[name]):
+            return reason
+    for value in model.graph.outputs:
+        answer = case.answers.get(str(value.name))
+        if answer is not None and (reason := _differs(f"output {value.name!r}", answer.shape, "", value)):
+            return reason
+    return ""
+
+
+def _differs(what: str, shape: tuple[int, ...], dtype: str, value: ir.Value) -> str:
+    """How a tensor that should be there differs from what the model declares; an empty ``dtype`` fits any."""
+    if dtype and value.dtype is not None and value.dtype.numpy().name != dtype:
+        return f"{what} has dtype {dtype}; this model takes {value.dtype.numpy().name}"
+    if value.shape is None:
+        return ""
+    fits = len(shape) == len(value.shape) and all(
+        size == want for size, want in zip(shape, value.shape, strict=True) if isinstance(want, int)
+    )
+    wanted = ", ".join(str(dim.value if isinstance(dim, ir.SymbolicDim) else dim) for dim in value.shape)
+    return "" if fits else f"{what} has shape {shape}; this model has ({wanted})"
+
+
+def _bare(model: ir.Model) -> ir.Model:
+    """The model with bare pooling nodes; as it is where it cannot be brought into that form (its runs will say so)."""
+    try:
+        return to_form(model, "custom")
+    except FormError:
+        return model
+
+
+def _single(bare: ir.Model) -> tuple[str, Window] | None:
+    """The input and window of a model that is one pooling node and nothing else."""
+    nodes = [node for node in bare.graph if node.op_type not in ("Identity", "Constant")]
+    if len(nodes) != 1 or nodes[0].domain != DOMAIN or nodes[0].inputs[0] not in bare.graph.inputs:
+        return None
+    try:
+        window = Window.from_attributes({name: attribute.value for name, attribute in nodes[0].attributes.items()})
+    except ArgumentError:
+        return None  # every run will say what is wrong with it
+    return str(nodes[0].inputs[0].name), window  # type: ignore[union-attr]

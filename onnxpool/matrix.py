@@ -1,0 +1,318 @@
+"""The cells of a validation, one runtime, form and set of options each, and how each is run: in a process of its own.
+
+A cell opens the model once and runs every case that it can take. Where the runtime dies, the case that it died of has
+crashed, and the next one is tried in a fresh process.
+"""
+
+import math
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxpool import forms
+from onnxpool.child import Child, Crashed, Refused, Tensors
+from onnxpool.compare import Judge, failures
+from onnxpool.errors import ArgumentError, OnnxpoolError
+from onnxpool.forms import Model, PoolNode, form_of, to_form
+from onnxpool.golden import Case
+from onnxpool.kernels import library_path, why_none_for
+from onnxpool.pool import DOMAIN
+from onnxpool.report import Result, Run, Verdict, worst
+from onnxpool.runtimes import RUNTIMES, Options, Runtime
+
+if TYPE_CHECKING:
+    import torch
+
+MOST_CRASHES = 3
+"""After so many, the remaining cases of a cell are not tried."""
+
+OLDEST = (1, 24)
+"""The first release of ONNX Runtime that the native library works with."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One way to run the model. ``python`` is of the environment to run in, ``release`` names it if it is another."""
+
+    runtime: Runtime
+    form: str
+    kernels: bool
+    options: Mapping[str, Any]
+    python: str = sys.executable
+    release: str = ""
+
+    @property
+    def provider(self) -> str:
+        """Where native kernels are to run."""
+        return str(self.options.get("provider", "CPUExecutionProvider"))
+
+    @property
+    def name(self) -> str:
+        """As the run of it is called."""
+        return self.run("skipped").name
+
+    def run(self, verdict: Verdict, reason: str = "", **found: Any) -> Run:
+        """What is reported of it."""
+        runtime = f"{self.runtime.name} {self.release}".strip()
+        return Run(runtime, self.form, self.kernels, verdict, reason, options=dict(self.options), **found)
+
+
+# --- the plan
+
+
+def plan(
+    on: Sequence[str] | None, wanted: Sequence[str], pythons: Sequence[str], threads: int | None, *, pools: bool
+) -> list[Cell]:
+    """The cells to run: of these runtimes every variant, or by default what ONNX Runtime does ordinarily.
+
+    ``wanted`` are forms of the model; one without ``pools`` is in standard form alone. ``pythons`` are programs of
+    other environments that have an ONNX Runtime. ``threads`` is for all cells of ONNX Runtime.
+    """
+    cells = []
+    fixed: Options = {} if threads is None else {"threads": threads}
+    for runtime in (RUNTIMES[name] for name in on or ["onnxruntime"]):
+        variants = runtime.variants if on else runtime.ordinary()
+        if runtime.kernels:
+            variants = tuple({**options, **fixed} for options in variants)
+        for form, kernels in _ways(runtime, wanted, pools):
+            cells += [Cell(runtime, form, kernels, options) for options in variants]
+    for python in pythons:
+        release, runtime = _release(python), RUNTIMES["onnxruntime"]
+        for form, kernels in _ways(runtime, wanted, pools):
+            cells.append(Cell(runtime, form, kernels, fixed, python, release))
+    return list({cell.name: cell for cell in cells}.values())
+
+
+def _ways(runtime: Runtime, wanted: Sequence[str], pools: bool) -> Iterator[tuple[str, bool]]:
+    """Forms that the runtime takes, without and with native kernels."""
+    if not pools:
+        wanted = ["standard"]
+    for form in [form for form in wanted if form in runtime.forms] or [f for f in runtime.forms if f == "module"]:
+        if form != "custom":
+            yield form, False
+        if form in ("function", "custom") and runtime.kernels:
+            yield form, True
+
+
+def _release(python: str) -> str:
+    """The release of ONNX Runtime in another environment."""
+    program = [python, "-c", "import onnxruntime; print(onnxruntime.__version__)"]
+    try:
+        return subprocess.run(program, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+    except (OSError, subprocess.SubprocessError) as error:
+        told = getattr(error, "stderr", None) or str(error)
+        raise ArgumentError(
+            f"python={python!r} is no Python with onnxruntime and numpy: {told.strip().splitlines()[-1]}"
+        ) from error
+
+
+# --- running
+
+
+@dataclass
+class Files:
+    """The files that children open, each written when first needed: the model in each form, and the module."""
+
+    model: Model
+    original: ir.Model
+    module: "torch.nn.Module | None"
+    folder: Path
+    _written: dict[str, Path] = field(default_factory=dict)
+    _nodes: dict[str, list[PoolNode]] = field(default_factory=dict)
+
+    def path(self, form: str) -> Path:
+        """The file of this form. The model's own form is run as it is, with the function bodies that it carries."""
+        if form not in self._written:
+            self._written[form] = self._write(form)
+        return self._written[form]
+
+    def nodes(self, form: str) -> list[PoolNode]:
+        """The pooling nodes of the model in this form."""
+        if form not in self._nodes:
+            self._nodes[form] = [] if form == "module" else forms.pool_nodes(self.path(form))
+        return self._nodes[form]
+
+    def _write(self, form: str) -> Path:
+        path = self.folder / ("module.pt" if form == "module" else f"{form}.onnx")
+        if form == "module":
+            import torch
+
+            torch.save(self.module, path)
+        elif form_of(self.original) != form:
+            forms.write(to_form(self.original, form), path)  # type: ignore[arg-type]
+        elif isinstance(self.model, str | os.PathLike):
+            return Path(self.model).resolve()
+        else:
+            forms.write(self.original, path)
+        return path
+
+
+@dataclass
+class Matrix:
+    """Runs cells, one after the other; one child serves neighbours that need the same program.
+
+    ``differing`` keeps what came where numbers were off, by run, case and output, for the float64 judge.
+    """
+
+    files: Files
+    judge: Judge
+    timeout_s: float
+    differing: dict[tuple[str, str, str], NDArray[Any]] = field(default_factory=dict)
+
+    def run(self, cells: Sequence[Cell], progress: Callable[[int, int, str], None]) -> list[Run]:
+        """A run for each cell; ``progress`` is told how many are done, of how many, and which is next."""
+        runs = []
+        with ExitStack() as stack:
+            child = None
+            for i, cell in enumerate(cells):
+                progress(i, len(cells), cell.name)
+                command = cell.runtime.command(cell.python)
+                if child is None or child.command != command:
+                    stack.close()
+                    child = stack.enter_context(Child(command, self.files.folder, self.timeout_s))
+                runs.append(self._run(cell, child))
+        progress(len(cells), len(cells), "")
+        return runs
+
+    def _run(self, cell: Cell, child: Child) -> Run:
+        options = self._options(cell)
+        if reason := _why_not(cell, options):
+            return cell.run("skipped", reason)
+        try:
+            path, nodes = self.files.path(cell.form), self.files.nodes(cell.form)
+        except OnnxpoolError as error:
+            return cell.run("unloadable", str(error))
+        except Exception as error:  # whatever a stranger's class does when it is pickled
+            return cell.run("skipped", f"the module cannot be sent to another process: {error}")
+        try:
+            facts = child.open(path, options)
+        except Crashed as crash:
+            return cell.run("crashed", str(crash))
+        except Refused as refusal:
+            return cell.run("unloadable", str(refusal))
+        return self._opened(cell, child, options, _Opened(facts, nodes))
+
+    def _opened(self, cell: Cell, child: Child, options: Options, opened: "_Opened") -> Run:
+        if cell.kernels and (bodies := opened.bodies(cell.provider)):
+            reason = f"no native kernel of {cell.provider} ran for {', '.join(map(repr, bodies))}"
+            return cell.run("unloadable", reason, **opened.told())
+        cases, left_out = _affordable(self.judge.golden.cases, one_size=cell.runtime.one_size(cell.options))
+        results = _fixed_sizes(self._results(cell, child, options, cases), cases)
+        verdict = worst(result.verdict for result in results)
+        return cell.run(verdict, left_out=left_out, results=tuple(results), **opened.told())
+
+    def _results(self, cell: Cell, child: Child, options: Options, cases: Sequence[Case]) -> list[Result]:
+        results: list[Result] = []
+        crashes = 0
+        for case in cases:
+            if reason := self.judge.unfit(case):
+                results += failures(case, "structure", reason)
+            elif crashes == MOST_CRASHES:
+                results += failures(case, "crashed", f"not tried, after {crashes} crashes")
+            else:
+                try:
+                    if not child.alive:
+                        child.open(self.files.path(cell.form), options)
+                    outputs = child.run(case.inputs)
+                except Crashed as crash:
+                    crashes += 1
+                    results += failures(case, "crashed", str(crash))
+                except Refused as refusal:
+                    results += failures(case, "unloadable", str(refusal))
+                else:
+                    results += self._compared(cell, case, outputs)
+        return results
+
+    def _compared(self, cell: Cell, case: Case, outputs: Tensors) -> list[Result]:
+        results = self.judge.results(case, outputs, native=cell.kernels, loses=cell.runtime.loses_nan)
+        for result in results:
+            if result.verdict == "mismatch":
+                self.differing[cell.name, case.name, result.output] = outputs[result.output]
+        return results
+
+    def _options(self, cell: Cell) -> Options:
+        graph = self.files.original.graph
+        known = [value.dtype for value in (*graph.inputs, *graph.outputs) if value.dtype is not None]
+        return {
+            **cell.options,
+            "dtypes": [dtype.numpy().name for dtype in known],
+            "outputs": [value.name for value in graph.outputs],
+            "module": self.files.module is not None,
+            "path": sys.path,
+            "library": str(library_path()) if cell.kernels and not why_none_for(cell.provider) else None,
+        }
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What a runtime told when it had opened a model with these pooling nodes."""
+
+    facts: Mapping[str, Any]
+    nodes: Sequence[PoolNode]
+
+    @property
+    def placed(self) -> dict[str, str | None] | None:
+        """The provider of each pooling node, None for a function body; None where the runtime keeps no record."""
+        if self.facts.get("nodes") is None:
+            return None
+        ran = {name: provider for name, domain, _, provider in self.facts["nodes"] if domain == DOMAIN}
+        return {node.name: ran.get(node.name) for node in self.nodes}
+
+    def bodies(self, provider: str) -> list[str]:
+        """The pooling nodes that certainly did not run natively on ``provider``."""
+        return [name for name, ran in (self.placed or {}).items() if ran != provider]
+
+    def told(self) -> dict[str, Any]:
+        """What a run reports of it."""
+        placed, nodes = self.placed or {}, self.facts.get("nodes") or ()
+        return {
+            "version": self.facts["version"],
+            "providers": dict(Counter(provider for *_, provider in nodes)),
+            "pooling": tuple(
+                f"{node.name} ({node.op_type}): {placed[node.name] or 'standard operators'}"
+                for node in self.nodes
+                if node.name in placed
+            ),
+            "native": tuple(name for name, provider in placed.items() if provider),
+        }
+
+
+def _why_not(cell: Cell, options: Options) -> str:
+    if cell.kernels and (reason := why_none_for(cell.provider)):
+        return reason
+    if cell.kernels and cell.release and tuple(map(int, cell.release.split(".")[:2])) < OLDEST:
+        return f"the native library needs ONNX Runtime {'.'.join(map(str, OLDEST))} or newer"
+    return "" if cell.release else cell.runtime.why_not(options)
+
+
+def _affordable(cases: Sequence[Case], *, one_size: bool) -> tuple[Sequence[Case], tuple[str, ...]]:
+    """The cases to run, and the names of the others: of one size only, the commonest, where each size costs much."""
+    if not one_size:
+        return cases, ()
+    (size, _), *_ = Counter(map(_sizes, cases)).most_common(1)
+    return [case for case in cases if _sizes(case) == size], tuple(case.name for case in cases if _sizes(case) != size)
+
+
+def _sizes(case: Case) -> str:
+    return ", ".join("x".join(map(str, array.shape)) for array in case.inputs.values())
+
+
+def _fixed_sizes(results: Sequence[Result], cases: Sequence[Case]) -> list[Result]:
+    """A runtime that fails at some sizes alone has met a size that is fixed within the model."""
+    sizes = {case.name: _sizes(case) for case in cases}
+    ran = [sizes[result.case] for result in results if not math.isnan(result.share)]
+    return [
+        replace(result, verdict="structure", reason=f"runs at {ran[0]}, not at {sizes[result.case]}: {result.reason}")
+        if result.verdict == "unloadable" and ran and sizes[result.case] not in ran
+        else result
+        for result in results
+    ]

@@ -1,0 +1,68 @@
+"""The runtimes that a model can be validated on, one file each; a new file here is all that a new runtime needs.
+
+    FORMS                        what it takes: forms of a model, or "module" for the PyTorch module
+    why_not(options) -> str      why it cannot be tried here; empty where it can
+    open_model(path, options)    opens a model in the child (:mod:`onnxpool.worker`), without onnxpool; gives
+                                 run({name: (dtype, array)}) -> the same, and facts: version, and nodes if it tells them
+
+    VARIANTS, or one {}          options of every way to run it, all of which ``on=`` tries
+    ordinary() -> variants       those that are tried where nothing is asked for
+    KERNELS, or False            whether our native library can be registered with it
+    LOSES_NAN, or none           operators in which it may give a number for NaN; "*" for any
+    one_size(options) -> bool    whether each new size of inputs costs so much that one must do
+    program() -> list[str]       what serves it, where that is not Python
+
+The options that ``why_not`` and ``open_model`` get are those of a variant, and ``dtypes`` (of inputs and outputs),
+``outputs`` (their names, in order), ``module`` (whether a PyTorch module is the reference), ``path`` (where this
+process imports from) and ``library`` (the native one, or None).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any, TypeAlias
+
+Options: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """One runtime: what its file says, see above."""
+
+    name: str
+    file: str
+    forms: tuple[str, ...]
+    why_not: Callable[[Options], str]
+    variants: tuple[Options, ...]
+    ordinary: Callable[[], tuple[Options, ...]]
+    kernels: bool
+    program: Callable[[], list[str]] | None
+    one_size: Callable[[Options], bool]
+    loses_nan: frozenset[str]
+
+    def command(self, python: str) -> list[str]:
+        """The program that serves it; ``python`` is of the environment to take."""
+        from onnxpool.child import worker
+
+        return self.program() if self.program else worker(self.file, python)
+
+
+def _runtime(name: str) -> Runtime:
+    module: Any = import_module(f"{__name__}.{name}")
+    return Runtime(
+        name,
+        module.__file__,
+        module.FORMS,
+        module.why_not,
+        tuple(getattr(module, "VARIANTS", ({},))),
+        getattr(module, "ordinary", lambda: ({},)),
+        getattr(module, "KERNELS", False),
+        getattr(module, "program", None),
+        getattr(module, "one_size", lambda _: False),
+        frozenset(getattr(module, "LOSES_NAN", ())),
+    )
+
+
+RUNTIMES: dict[str, Runtime] = {info.name: _runtime(info.name) for info in iter_modules(__path__)}
+"""Every runtime by its name."""

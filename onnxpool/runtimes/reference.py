@@ -1,0 +1,37 @@
+"""The onnx package's ReferenceEvaluator: each operator as its specification has it, in NumPy. Slow, and independent."""
+
+from collections.abc import Callable
+from typing import Any
+
+FORMS = ("function", "standard")
+
+Pairs = dict[str, tuple[str, Any]]
+
+
+def why_not(_: dict[str, Any]) -> str:
+    """Nothing: onnxpool cannot be installed without the onnx package."""
+    return ""
+
+
+def open_model(path: str, _: dict[str, Any]) -> tuple[Callable[[Pairs], Pairs], dict[str, Any]]:
+    """The evaluator: in the child."""
+    import ml_dtypes
+    import numpy as np
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    evaluator = ReferenceEvaluator(path)
+    bfloat16 = np.dtype(ml_dtypes.bfloat16)
+
+    def pair(array: Any) -> tuple[str, Any]:
+        array = np.asarray(array)
+        return array.dtype.name, array.view(np.uint16) if array.dtype == bfloat16 else array
+
+    def run(feeds: Pairs) -> Pairs:
+        arrays = {
+            name: array.view(bfloat16) if dtype == "bfloat16" else array for name, (dtype, array) in feeds.items()
+        }
+        with np.errstate(all="ignore"):  # NaN and infinity are part of some cases
+            return dict(zip(evaluator.output_names, map(pair, evaluator.run(None, arrays)), strict=True))
+
+    return run, {"version": onnx.__version__}
