@@ -10,6 +10,7 @@ dies loses nothing: Ray gives its shard to another.
 81234
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -106,6 +107,7 @@ def _finished(setting: Setting, left: Sequence[Shard], workers: int, address: st
         return
     with cluster(address, processors=workers * setting.threads) as ray:
         ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         items = ray.data.from_items([asdict(shard) for shard in left], override_num_blocks=len(left))
         pool = ray.data.ActorPoolStrategy(size=min(workers, len(left)))
         done = items.map(_Process, fn_constructor_args=(setting,), compute=pool, num_cpus=setting.threads)

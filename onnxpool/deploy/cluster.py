@@ -4,8 +4,8 @@ The latter stays on loopback. Ray would talk over the machine's own address, and
 by its argument alone: an environment variable that is meant for Windows and macOS is what makes it keep to loopback.
 """
 
-import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +14,7 @@ from onnxpool.errors import ArgumentError, MissingExtra
 
 LOOPBACK = "127.0.0.1"
 
-_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
 _OBJECTS_BYTES = 256 << 20  # Ray would take a third of the memory; nothing large is passed through it here
 
@@ -23,11 +23,11 @@ _OBJECTS_BYTES = 256 << 20  # Ray would take a third of the memory; nothing larg
 def cluster(address: str | None, processors: int) -> Iterator[Any]:
     """The module ``ray``, connected to the cluster at ``address``; None: to one of our own with so many processors.
 
-    A program that is connected already stays so. Raises :class:`ArgumentError` where no cluster is at ``address``.
+    A program that is connected already stays so. Raises :class:`ArgumentError` where no cluster is at ``address``, and
+    where one of our own would leave loopback, since the program imported Ray before it came here.
     """
-    for name, value in _ENVIRONMENT.items():
-        if address is None:
-            os.environ.setdefault(name, value)
+    if address is None:
+        _keep_to_loopback()
     try:
         import ray
     except ImportError as error:
@@ -35,7 +35,6 @@ def cluster(address: str | None, processors: int) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         ray.init(**_own(processors) if address is None else {"address": address}, **_QUIET)
     except ConnectionError as error:
@@ -44,6 +43,15 @@ def cluster(address: str | None, processors: int) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _keep_to_loopback() -> None:
+    if "ray" in sys.modules and os.environ.get(_LOOPBACK) != "0":
+        raise ArgumentError(
+            f"address=None: Ray was imported before, and would listen on every interface; set {_LOOPBACK}=0 before "
+            "that, or give the address of a cluster"
+        )
+    os.environ.update({_LOOPBACK: "0", "RAY_USAGE_STATS_ENABLED": "0"})
 
 
 def _own(processors: int) -> dict[str, Any]:
