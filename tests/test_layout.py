@@ -50,7 +50,10 @@ ORDER = [
     "node_results",
     "per_node",
     "certificate",
+    "picture",
+    "predict",
     "serve",
+    "deploy",
 ]
 
 
