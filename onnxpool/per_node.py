@@ -186,10 +186,17 @@ class _Comparison:
     def difference(self, node: ir.Node, name: str) -> str:
         """Why a node of the model is not what the network does."""
         known = self.known[name]
-        inputs = {str(v.name): widen(self.feeds)[str(v.name)] for v in node.inputs if v and v.name in self.feeds}
+        inputs = widen({str(value.name): array for value, array in self.inputs(node)})
         allowed = np.broadcast_to(self.bound(node, name, known.reference).allowed, known.reference.shape)
         guess = suspects.explain(node, inputs, known.reference, allowed, self.graph.opset_imports)
         return guess or self.told(node, name, known.exact, known.reference)
+
+    def inputs(self, node: ir.Node) -> Iterator[tuple[ir.Value, NDArray[Any]]]:
+        for value in node.inputs:
+            if value is not None and value.name in self.feeds:
+                yield value, self.feeds[str(value.name)]
+            elif value is not None and (constant := ir.convenience.get_const_tensor(value)) is not None:
+                yield value, constant.numpy()
 
     def told(self, node: ir.Node, name: str, actual: NDArray[Any] | None, answer: NDArray[Any] | None) -> str:
         assert actual is not None

@@ -200,7 +200,7 @@ def _checked(info: TensorInfo, value: Any) -> NDArray[Any]:
     )
     if not fits:
         raise ArgumentError(f"input {info.name!r} has shape {array.shape}; this model takes {info.shape}")
-    return np.ascontiguousarray(array)
+    return np.asarray(array, order="C")  # np.ascontiguousarray would give a scalar an axis
 
 
 def _to_value(array: NDArray[Any]) -> Any:
