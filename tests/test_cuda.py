@@ -5,6 +5,7 @@ index. Inputs lie between walls of NaN, outputs between walls that must stay: a 
 """
 
 import ctypes
+import itertools
 import os
 import shutil
 import subprocess
@@ -17,7 +18,6 @@ from test_native import (
     ALLOWED_ULPS,
     DTYPES,
     EACH,
-    FLOAT32,
     LOCAL_IMPORTANCE,
     METHODS,
     PATCHES,
@@ -142,3 +142,144 @@ LARGE = [  # each a warp's: rows shorter and longer than it, dilated, clipped, j
 @pytest.mark.parametrize(("shape", "arguments"), LARGE, ids=str)
 def test_large_windows(host, shape, arguments, dtype):
     check(host, Window.of(len(shape) - 2, **arguments), *pair(shape, dtype))
+
+
+# --- the grid
+
+
+@EACH
+@pytest.mark.parametrize(("blocks", "threads"), [(1, 32), (1, 256), (3, 64), (2, 96), (1000, 32)])
+@pytest.mark.parametrize("window", [Window.of(2, 3, 2, 1), Window.of(2, 7, 3, 2)], ids=str)
+def test_every_grid_gives_the_same_bits(host, method, window, blocks, threads):
+    """Threads take several windows where the grid is small, none where it is large."""
+    inputs = pair((2, 3, 17, 19))
+    expected = pool_on_host(host, method, window, *inputs)
+    np.testing.assert_array_equal(pool_on_host(host, method, window, *inputs, blocks=blocks, threads=threads), expected)
+
+
+def job(host, window, shape):
+    facts = whole(0, 0, 0, 0)
+    host.host_job(Whole(window.rank), whole(*shape), window_numbers(window), facts)
+    return dict(zip(("outputs", "team", "threads", "blocks"), facts, strict=True))
+
+
+def test_jobs(host):
+    assert job(host, Window.of(2, 3, 2, 1), (8, 64, 112, 112)) == {
+        "outputs": 8 * 64 * 56 * 56, "team": 1, "threads": 256, "blocks": 8 * 64 * 56 * 56 // 256,
+    }  # fmt: skip
+    assert job(host, Window.of(2, 7), (1, 2047, 7, 7)) == {"outputs": 2047, "team": 32, "threads": 256, "blocks": 256}
+    assert job(host, Window.of(1, 1), (1, 3, 2**40))["blocks"] == 2**24
+    assert job(host, Window.of(1, 1), (0, 3, 4))["outputs"] == 0
+
+
+def cells_of(host, window, shape, output, lane=0, lanes=1):
+    cells = (Whole * 64)()
+    numbers = Whole(window.rank), whole(*shape), window_numbers(window), Whole(output)
+    count = host.host_cells(*numbers, lane, lanes, cells, Whole(len(cells)))
+    return list(cells[:count])
+
+
+def expected_cells(window, shape, output):
+    """By the definition, in Python's whole numbers."""
+    sizes, place = (*shape[:2], *window.output(shape[2:])), []
+    for size in reversed(sizes):
+        output, at = divmod(output, size)
+        place.insert(0, at)
+    along = [
+        [at for at in range(o * s - p, o * s - p + e, d) if 0 <= at < n]
+        for o, s, p, e, d, n in zip(
+            place[2:], window.stride, window.pad, window.extent, window.dilation, shape[2:], strict=True
+        )
+    ]
+    found = []
+    for cell in itertools.product(*along):
+        index = place[0] * shape[1] + place[1]
+        for at, n in zip(cell, shape[2:], strict=True):
+            index = index * n + at
+        found.append(index)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("shape", "arguments"),
+    [
+        ((2, 3, 2**33 + 1), {"kernel_size": 3, "stride": 2, "padding": 1}),
+        ((70000, 3, 200, 300), {"kernel_size": 3, "stride": 2, "padding": 1}),
+        ((1, 2, 70000, 90001), {"kernel_size": (4, 3), "padding": (2, 1), "dilation": (3, 2), "ceil_mode": True}),
+        ((3, 5, 3000, 2000, 1500), {"kernel_size": (2, 3, 5), "stride": (1, 2, 3), "padding": (1, 1, 2)}),
+        ((2**31, 7, 3, 3), {"kernel_size": 3}),
+        ((2**20, 2**12, 5, 8), {"kernel_size": (4, 8), "stride": (1, 8), "padding": (2, 0)}),
+    ],
+    ids=str,
+)
+def test_windows_of_tensors_beyond_32_bits(host, shape, arguments):
+    """First, last and random windows, for one thread, and for a warp's lanes together; no tensor is made."""
+    window = Window.of(len(shape) - 2, **arguments)
+    outputs = job(host, window, shape)["outputs"]
+    assert outputs == shape[0] * shape[1] * int(np.prod(window.output(shape[2:]), dtype=object)) > 0
+    assert int(np.prod(shape, dtype=object)) > 2**31
+    chosen = [0, 1, outputs - 2, outputs - 1, *np.random.default_rng(0).integers(0, outputs, 40)]
+    for output in map(int, chosen):
+        expected = expected_cells(window, shape, output)
+        assert expected
+        assert cells_of(host, window, shape, output) == expected
+        shares = [cells_of(host, window, shape, output, lane, 32) for lane in range(32)]
+        assert [share[turn] for turn in range(len(shares[0])) for share in shares if turn < len(share)] == expected
+
+
+def test_division_by_multiplication(host):
+    rest, rng = Whole(), np.random.default_rng(0)
+    edges = [2**k + d for k in range(1, 62) for d in (-1, 0, 1)] + [3, 7, 10, 2**62]
+    for divisor in (*edges, *map(int, rng.integers(1, 2**62, 200))):
+        multiples = [k * divisor + d for k in (1, 2, 3, 1000, (2**63 - 2) // divisor) for d in (-1, 0, 1)]
+        for number in (0, 2**63 - 1, *multiples, *map(int, rng.integers(0, 2**63 - 1, 5))):
+            if number < 2**63:
+                got = host.host_divide(Whole(number), Whole(divisor), ctypes.byref(rest))
+                assert (got, rest.value) == divmod(number, divisor)
+
+
+# --- extremes
+
+
+@DTYPES
+@pytest.mark.parametrize("window", [Window.of(2, 3, 2, 1), Window.of(2, 3, 1, 1, 2), Window.of(2, 6)], ids=str)
+def test_extremes_beside_ordinary_cells(host, window, dtype):
+    """A channel for each patch of x, with each patch of logits over it, or none; the last window is a warp's."""
+    pairs = list(itertools.product(PATCHES, [None, *PATCHES]))
+    x, logit = pair((1, len(pairs), 12, 12), dtype)
+    for channel, names in enumerate(pairs):
+        for plane in (x, logit):
+            if name := names[plane is logit]:
+                place(plane[0, channel], patch(dtype, name), channel % 4)
+    check(host, window, x, logit)
+
+
+@DTYPES
+@pytest.mark.parametrize("name", PATCHES)
+def test_extremes_alone(host, name, dtype):
+    values = patch(dtype, name)
+    for window, size in ((Window.of(2, 3, 2, 1), (9, 11)), (Window.of(2, 9, 9), (9, 9))):
+        x = np.resize(values, (1, 2, *size))
+        check(host, window, x, x)
+        check(host, window, x, numbers(x.shape, dtype), methods=(LOCAL_IMPORTANCE,))
+        check(host, window, numbers(x.shape, dtype), x, methods=(LOCAL_IMPORTANCE,))
+
+
+@DTYPES
+@pytest.mark.parametrize("scale", [1e-42, 1e-30, 1e-6, 20.0, 80.0, 1e3, 1e4, 1e30])
+def test_every_magnitude(host, scale, dtype):
+    top = ml_dtypes.finfo(dtype).max
+    for window in (Window.of(2, 3, 2, 1), Window.of(2, 7, 4, 3)):
+        with np.errstate(over="ignore"):
+            x, logit = (np.clip(i, -top, top).astype(dtype) for i in pair((1, 2, 20, 23), dtype, scale=scale))
+        check(host, window, x, logit)
+        check(host, window, x, numbers(x.shape, dtype), methods=(LOCAL_IMPORTANCE,))
+
+
+@pytest.mark.parametrize("lowest", [-8.0, -2.0, 1.0, 1.9])
+@pytest.mark.parametrize("window", [Window.of(2, 3, 1, 1), Window.of(2, 5), Window.of(2, 9)], ids=str)
+def test_rounding_of_many_windows(host, window, lowest):
+    """Where float sums err most: see the test of that name in test_native.py."""
+    rng, top = np.random.default_rng(5), max(2.0, -lowest)
+    x, logit = ((rng.random((1, 8, 64, 64)) * (top - lowest) + lowest).astype(np.float32) for _ in range(2))
+    check(host, window, x, logit)

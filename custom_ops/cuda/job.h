@@ -10,7 +10,7 @@
 
 namespace onnxpool::ONNXPOOL_ISA {
 
-// Divides numbers from 0 to 2^63 by multiplying: a GPU has no division of whole numbers.
+// Divides numbers below 2^63 by one of up to 2^62, by multiplying: a GPU has no division of whole numbers.
 class Divisor {
  public:
   Divisor() = default;
