@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxpool.cases import Feeds
-from onnxpool.errors import GoldenError
+from onnxpool.errors import ArgumentError, GoldenError
 from onnxpool.fingerprint import Fingerprints
 from onnxpool.pool import Array
 
@@ -53,6 +53,13 @@ class Golden:
     cases: tuple[Case, ...]
     notes: tuple[str, ...]
     fingerprints: Fingerprints | None
+
+    def case(self, name: str | None = None) -> Case:
+        """The case of that name, or the first; :class:`ArgumentError` where there is none."""
+        for case in self.cases:
+            if name in (None, case.name):
+                return case
+        raise ArgumentError(f"case={name!r} is none of {', '.join(case.name for case in self.cases)}")
 
 
 # --- the file

@@ -20,7 +20,7 @@ evaluator makes in the model's own type. To give every value ONNX Runtime cannot
 does not show; the summary says so.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -30,10 +30,11 @@ from numpy.typing import NDArray
 from onnxpool import bounds, forms, patterns, subgraph, suspects, traced
 from onnxpool.answers import widen
 from onnxpool.cases import Feeds
-from onnxpool.errors import ArgumentError, ExportError, OnnxpoolError
+from onnxpool.errors import ExportError, OnnxpoolError
 from onnxpool.forms import Model
+from onnxpool.golden import Golden
 from onnxpool.node_results import Doer, NodeResult, Nodes, Part
-from onnxpool.pool import DOMAIN
+from onnxpool.pool import DOMAIN, Array
 from onnxpool.session import Kernels, load
 from onnxpool.subgraph import OWN
 from onnxpool.validate import Reference, answers_for
@@ -44,50 +45,60 @@ from onnxpool.window import Window
 def compare(model: Model, reference: Reference = None, case: str | None = None, *, kernels: Kernels = "off") -> Nodes:
     """Compare every node of ``model``, as it is in the file, on one case; by default the export's example.
 
-    Where a file carries no function bodies, those of this version run.
-
-    ``reference`` as in :func:`onnxpool.validate`; ``kernels`` as in :func:`onnxpool.load`.
+    Where a file carries no function bodies, those of this version run. ``reference`` as in :func:`onnxpool.validate`;
+    ``kernels`` as in :func:`onnxpool.load`.
     Raises :class:`ArgumentError` for a case that there is none of, and :class:`GoldenError` for a model that onnx's
     reference evaluator cannot run.
     """
-    graph = subgraph.flat(forms.to_form(model, "function") if forms.form_of(model) == "custom" else forms.read(model))
-    golden = answers_for(model, reference)
-    chosen = next((one for one in golden.cases if case in (None, one.name)), None)
-    if chosen is None:
-        raise ArgumentError(f"case={case!r} is none of {', '.join(one.name for one in golden.cases)}")
-    anchors, notes = dict(chosen.answers), []
-    if hasattr(reference, "state_dict"):
-        try:
-            anchors |= traced.values(reference, graph, chosen.inputs)  # type: ignore[arg-type]
-        except ExportError as error:
-            notes.append(f"values inside the module are not known: {error}")
-    known = walk(graph, chosen.inputs, anchors)
-    results, more = _Comparison(graph, chosen.inputs, known, kernels).results()
-    anchored = sum(value.anchored for value in known.values())
-    source = f"{golden.source} ({anchored} of {len(known)} values; the model itself in float64 between them)"
-    return Nodes(chosen.name, source, results, (*notes, *more))
+    return Comparison(model, answers_for(model, reference), case, reference, kernels).nodes()
 
 
-class _Comparison:
-    """Two runs of a graph, and what they say about each node."""
+class Comparison:
+    """Two runs of a graph on one case of ``golden``, and what they say about each node."""
 
-    def __init__(self, graph: ir.Model, feeds: Feeds, known: Mapping[str, Known], kernels: Kernels) -> None:
-        self.graph, self.known, self.kernels = graph, known, kernels
-        self.given = {name: value.given for name, value in known.items()}
-        self.feeds = {**self.given, **feeds}
+    def __init__(self, model: Model, golden: Golden, case: str | None, reference: Reference, kernels: Kernels) -> None:
+        bare = forms.form_of(model) == "custom"
+        self.graph = subgraph.flat(forms.to_form(model, "function") if bare else forms.read(model))
+        self.case, self.kernels = golden.case(case), kernels
         self.notes: list[str] = []
+        self.known = walk(self.graph, self.case.inputs, self.case.answers | self._inside(reference))
+        anchored = sum(value.anchored for value in self.known.values())
+        self.source = f"{golden.source} ({anchored} of {len(self.known)} values; the model in float64 between them)"
+        self.given = {name: value.given for name, value in self.known.items()}
+        self.feeds = {**self.given, **self.case.inputs}
         self.refused: dict[str, str] = {}
         self.native: set[str] = set()
-        self.total, self.local = self.whole(), self.alone()
-        both = [(self.total[name], one.reference) for name, one in known.items() if name in self.total]
+        self.total, self.local = self._whole(), self._alone()
+        both = [(self.total[name], one.reference) for name, one in self.known.items() if name in self.total]
         self.broken = any(bounds.measure(a, b, np.inf).nan for a, b in both if a.shape == b.shape)
 
+    def _inside(self, reference: Reference) -> dict[str, Array]:
+        """The values that a module computes on its way, where there is one."""
+        try:
+            known = hasattr(reference, "state_dict")
+            return traced.values(reference, self.graph, self.case.inputs) if known else {}  # type: ignore[arg-type]
+        except ExportError as error:
+            self.notes.append(f"values inside the module are not known: {error}")
+            return {}
+
+    def nodes(self) -> Nodes:
+        """What was found."""
+        nodes = [node for node in self.graph.graph if node.op_type != "Constant"]
+        results = tuple(self._result(node) for node in nodes if any(value.name in self.known for value in node.outputs))
+        notes = list(self.notes)
+        if len(nodes) > len(results):
+            notes.append(f"{len(nodes) - len(results)} nodes have no reference: onnx's evaluator does not know them")
+        if {one.part for one in results} == {"agrees", "propagates"}:
+            notes.append("no node is wrong by itself: the errors of several add up")
+        return Nodes(self.case.name, self.source, results, tuple(notes))
+
     def run(self, model: ir.Model) -> Feeds:
+        """What a part of the graph makes of reference inputs in ONNX Runtime."""
         session = load(model, kernels=self.kernels)
         self.native |= {place.node for place in session.placements if place.native}
         return session.run({info.name: self.feeds[info.name] for info in session.inputs})
 
-    def whole(self) -> Feeds:
+    def _whole(self) -> Feeds:
         """Every value, with the errors that have added up to it; none where the model cannot run."""
         try:
             return self.run(subgraph.opened(self.graph, self.given))
@@ -95,7 +106,7 @@ class _Comparison:
             self.notes.append(f"the model as a whole does not run: {error}")
             return {}
 
-    def alone(self) -> Feeds:
+    def _alone(self) -> Feeds:
         """What each node makes of reference inputs: all in one run, or one by one where some cannot run."""
         try:
             every = self.run(subgraph.cut(self.graph, self.given))
@@ -110,59 +121,52 @@ class _Comparison:
                         self.refused[str(node.name)] = str(error)
             return found
 
-    def results(self) -> tuple[tuple[NodeResult, ...], list[str]]:
-        nodes = [node for node in self.graph.graph if node.op_type != "Constant"]
-        results = tuple(self.result(node) for node in nodes if any(value.name in self.known for value in node.outputs))
-        notes = list(self.notes)
-        if len(nodes) > len(results):
-            notes.append(f"{len(nodes) - len(results)} nodes have no reference: onnx's evaluator does not know them")
-        parts = {one.part for one in results}
-        if parts == {"agrees", "propagates"}:
-            notes.append("no node is wrong by itself: the errors of several add up")
-        return results, notes
-
-    def result(self, node: ir.Node) -> NodeResult:
+    def _result(self, node: ir.Node) -> NodeResult:
         names = [str(value.name) for value in node.outputs if value.name in self.known]
-        faults: list[tuple[Doer, str]] = [fault for name in names for fault in self.faults(node, name)]
-        share = max(self.alone_error(node, name) for name in names)
-        total = max(self.grown(name) for name in names)
+        faults: list[tuple[Doer, str]] = [fault for name in names for fault in self._faults(node, name)]
+        share = max(self._alone_error(node, name) for name in names)
+        total = max(self.grown(name, self.total.get(name)) for name in names)
         part: Part = "introduces" if faults else "propagates" if total > 1 else "agrees"
         by, reason = faults[0] if faults else ("", f"{total:.3g} times what is allowed" if total > 1 else "")
         return NodeResult(str(node.name), node.op_type, part, by, share, total, reason, *traced.line_of(node))
 
-    def faults(self, node: ir.Node, name: str) -> Iterator[tuple[Doer, str]]:
+    def _faults(self, node: ir.Node, name: str) -> Iterator[tuple[Doer, str]]:
         """What is wrong with a value although its node takes the right inputs, and by whom."""
         known = self.known[name]
         if node.name in self.refused:
             yield "model", f"it cannot take what the network gives it: {self.refused[str(node.name)]}"
             return
-        if known.anchored and self.error(node, name, known.exact, known.reference) > 1:
-            yield "model", f"{self.difference(node, name)}{self.region(node)}"
-        if self.broken and self.overflows(node, name):
+        if known.anchored and self._error(node, name, known.exact, known.reference) > 1:
+            others = self.region(node)
+            listed = ", ".join(others[:4])
+            more = f"; or one of {len(others)} nodes in front of it, whose values are not known ({listed})"
+            yield "model", self._difference(node, name) + (more if others else "")
+        if self.broken and self._overflows(node, name):
             largest = np.abs(known.reference[np.isfinite(known.reference)]).max()
             yield "model", f"its values reach {largest:.3g}, beyond the range of {known.given.dtype}"
         actual = self.local.get(name)
-        if self.error(node, name, actual, known.meant) > 1:
+        if self._error(node, name, actual, known.meant) > 1:
             ran_body = node.domain == DOMAIN and node.name not in self.native
-            yield "body" if ran_body else "runtime", self.told(node, name, actual, known.meant)
+            yield "body" if ran_body else "runtime", self._told(node, name, actual, known.meant)
 
-    def alone_error(self, node: ir.Node, name: str) -> float:
+    def _alone_error(self, node: ir.Node, name: str) -> float:
         """The larger of what the model's node and what its run err with reference inputs, as shares."""
         known = self.known[name]
-        run = self.error(node, name, self.local.get(name), known.meant)
-        return max(run, self.error(node, name, known.exact, known.reference)) if known.anchored else run
+        run = self._error(node, name, self.local.get(name), known.meant)
+        return max(run, self._error(node, name, known.exact, known.reference)) if known.anchored else run
 
-    def error(self, node: ir.Node, name: str, actual: NDArray[Any] | None, answer: NDArray[Any] | None) -> float:
+    def _error(self, node: ir.Node, name: str, actual: NDArray[Any] | None, answer: NDArray[Any] | None) -> float:
         """The share of its allowed error that a value uses; infinite for a wrong shape and for NaN out of place."""
         if actual is None or answer is None:
             return 0.0
         if actual.shape != answer.shape:
             return np.inf
-        error = bounds.measure(actual, np.asarray(answer, np.float64), self.bound(node, name, answer).allowed)
+        error = bounds.measure(actual, np.asarray(answer, np.float64), self._bound(node, name, answer).allowed)
         return error.share if error.nan == error.infinite == 0 else np.inf
 
-    def grown(self, name: str) -> float:
-        actual, known = self.total.get(name), self.known[name]
+    def grown(self, name: str, actual: NDArray[Any] | None) -> float:
+        """The share of its allowed error that a value uses, with errors that have added up to it."""
+        known = self.known[name]
         if actual is None:
             return 0.0
         if actual.shape != known.reference.shape:
@@ -172,7 +176,7 @@ class _Comparison:
         error = bounds.measure(actual, answer, allowed)
         return error.share if error.nan == error.infinite == 0 else np.inf
 
-    def bound(self, node: ir.Node, name: str, answer: NDArray[Any]) -> bounds.Bound:
+    def _bound(self, node: ir.Node, name: str, answer: NDArray[Any]) -> bounds.Bound:
         dtype = self.known[name].given.dtype
         x = self.feeds.get(str(node.inputs[0].name)) if node.inputs and node.inputs[0] else None
         if node.domain == DOMAIN and x is not None:
@@ -183,35 +187,35 @@ class _Comparison:
         own_error = self.known[name].own_error
         return bounds.network(np.asarray(answer, np.float64), dtype, own_error, "the reference evaluator's own error")
 
-    def difference(self, node: ir.Node, name: str) -> str:
+    def _difference(self, node: ir.Node, name: str) -> str:
         """Why a node of the model is not what the network does."""
         known = self.known[name]
-        inputs = widen({str(value.name): array for value, array in self.inputs(node)})
-        allowed = np.broadcast_to(self.bound(node, name, known.reference).allowed, known.reference.shape)
+        inputs = widen({str(value.name): array for value, array in self._inputs(node)})
+        allowed = np.broadcast_to(self._bound(node, name, known.reference).allowed, known.reference.shape)
         guess = suspects.explain(node, inputs, known.reference, allowed, self.graph.opset_imports)
-        return guess or self.told(node, name, known.exact, known.reference)
+        return guess or self._told(node, name, known.exact, known.reference)
 
-    def inputs(self, node: ir.Node) -> Iterator[tuple[ir.Value, NDArray[Any]]]:
+    def _inputs(self, node: ir.Node) -> Iterator[tuple[ir.Value, NDArray[Any]]]:
         for value in node.inputs:
             if value is not None and value.name in self.feeds:
                 yield value, self.feeds[str(value.name)]
             elif value is not None and (constant := ir.convenience.get_const_tensor(value)) is not None:
                 yield value, constant.numpy()
 
-    def told(self, node: ir.Node, name: str, actual: NDArray[Any] | None, answer: NDArray[Any] | None) -> str:
+    def _told(self, node: ir.Node, name: str, actual: NDArray[Any] | None, answer: NDArray[Any] | None) -> str:
         assert actual is not None
         assert answer is not None
         if actual.shape != answer.shape:
             told = f"it gives shape {actual.shape} in place of {answer.shape}"
             return "; ".join(filter(None, (told, patterns.of_shapes(actual.shape, answer.shape))))
-        allowed = self.bound(node, name, answer).allowed
+        allowed = self._bound(node, name, answer).allowed
         error = bounds.measure(actual, np.asarray(answer, np.float64), allowed)
         told = f"error {error.max_abs:.3g}, {error.share:.3g} times what is allowed"
         if error.nan or error.infinite:
             told = f"NaN or infinity in {error.nan + error.infinite} cells where they do not belong"
         return "; ".join(filter(None, (told, patterns.of_cells(actual, answer, allowed))))
 
-    def overflows(self, node: ir.Node, name: str) -> bool:
+    def _overflows(self, node: ir.Node, name: str) -> bool:
         """Whether values become infinite here by their type alone."""
 
         def lost(one: Known) -> bool:
@@ -220,7 +224,7 @@ class _Comparison:
         taken = [self.known[str(value.name)] for value in subgraph.taken(node) if value.name in self.known]
         return lost(self.known[name]) and not any(map(lost, taken))
 
-    def region(self, node: ir.Node) -> str:
+    def region(self, node: ir.Node) -> list[str]:
         """The nodes in front whose values are not known from outside, any of which may be the wrong one."""
         found: dict[str, None] = {}
         queue = [node]
@@ -229,5 +233,4 @@ class _Comparison:
             makers = [v.producer() for v in unknown if not self.known[str(v.name)].anchored]
             queue += [maker for maker in makers if maker is not None and str(maker.name) not in found]
             found |= {str(maker.name): None for maker in makers if maker is not None}
-        listed = ", ".join(list(found)[:4])
-        return f"; or one of {len(found)} nodes in front of it, whose values are not known ({listed})" if found else ""
+        return list(found)

@@ -49,6 +49,8 @@ ORDER = [
     "validate",
     "node_results",
     "per_node",
+    "bundle",
+    "bisection",
     "certificate",
     "picture",
     "predict",

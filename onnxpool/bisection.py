@@ -1,0 +1,124 @@
+"""From a failing model to the smallest part of it that still fails, in a folder that anybody can run.
+
+>>> bisect("network.onnx", "smallest")  # doctest: +SKIP
+
+A node that is wrong although its inputs are right (:mod:`onnxpool.per_node`) is that part, with the nodes in front of
+it whose values nobody knows. Where there is none, the fault is of several nodes together, such as a fusion of ONNX
+Runtime: then the part is the shortest run of nodes, in the order of execution, that fails on right inputs. The first
+end at which the model fails is searched by halving, and then the last start.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxpool import bounds, bundle, subgraph
+from onnxpool.bundle import Bundle
+from onnxpool.errors import ArgumentError, OnnxpoolError
+from onnxpool.forms import Model
+from onnxpool.golden import Case, Golden
+from onnxpool.per_node import Comparison
+from onnxpool.session import Kernels, load
+from onnxpool.validate import Reference, answers_for
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+@dataclass(frozen=True)
+class Bisection:
+    """The nodes that still fail, why, and the folder that shows it."""
+
+    nodes: tuple[str, ...]
+    reason: str
+    bundle: Bundle
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for ``json.dumps``."""
+        return {"nodes": [*self.nodes], "reason": self.reason, "bundle": self.bundle.to_json()}
+
+    def table(self) -> "RenderableType":
+        """What fails, and where to run it."""
+        return f"{len(self.nodes)} nodes fail: {', '.join(self.nodes)}\n{self.reason}\n{self.bundle.table()}"
+
+
+def bisect(
+    model: Model,
+    folder: str | os.PathLike[str],
+    reference: Reference = None,
+    case: str | None = None,
+    *,
+    kernels: Kernels = "off",
+) -> Bisection:
+    """Write the smallest part of ``model`` that fails on ``case``, by default the first case that fails.
+
+    ``reference`` as in :func:`onnxpool.validate`, ``kernels`` as in :func:`onnxpool.load`.
+    Raises :class:`ArgumentError` where nothing fails in ONNX Runtime, and for a folder that holds anything.
+    """
+    golden = answers_for(model, reference)
+    failing = case or _first_failing(model, golden, kernels)
+    comparison = Comparison(model, golden, failing, reference, kernels)
+    first = comparison.nodes().first
+    if first is not None and first.part == "introduces":
+        node = next(node for node in comparison.graph.graph if node.name == first.name)
+        names, reason = [*comparison.region(node), first.name], first.sentence
+    else:
+        names, reason = _shortest(comparison), "these nodes are right one by one, and wrong together"
+    part = subgraph.segment(comparison.graph, names, comparison.feeds)
+    written = bundle.write(folder, part, *_case(comparison, part, f"{failing}, part"))
+    return Bisection(tuple(names), reason, written)
+
+
+def _first_failing(model: Model, golden: Golden, kernels: Kernels) -> str:
+    session = load(model, kernels=kernels)
+    for case in golden.cases:
+        try:
+            outputs = session.run(case.inputs)
+        except OnnxpoolError:
+            return case.name
+        for name, answer in case.answers.items():
+            bound = bounds.network(answer, outputs[name].dtype, case.yardstick[name], golden.yardstick)
+            if outputs[name].shape != answer.shape or not bounds.measure(outputs[name], answer, bound.allowed).within:
+                return case.name
+    raise ArgumentError(f"none of {len(golden.cases)} cases fails in ONNX Runtime with kernels={kernels!r}")
+
+
+def _shortest(comparison: Comparison) -> list[str]:
+    """The shortest run of nodes that fails on reference inputs."""
+    names = [str(node.name) for node in comparison.graph.graph if node.op_type != "Constant"]
+    if not _fails(comparison, names):
+        raise ArgumentError(f"case={comparison.case.name!r} does not fail in ONNX Runtime, node by node or as a whole")
+    end = _halve(0, len(names) - 1, lambda last: _fails(comparison, names[: last + 1]))
+    start = -_halve(-end, 0, lambda first: _fails(comparison, names[-first : end + 1]))
+    return names[start : end + 1]
+
+
+def _halve(low: int, high: int, fails: Callable[[int], bool]) -> int:
+    """The first number of which ``fails`` is true, where it is true of ``high`` and of all above the first."""
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fails(middle) else (middle + 1, high)
+    return high
+
+
+def _fails(comparison: Comparison, names: Sequence[str]) -> bool:
+    part = subgraph.segment(comparison.graph, names, comparison.feeds)
+    try:
+        outputs = comparison.run(part)
+    except OnnxpoolError:
+        return True
+    return any(comparison.grown(name, array) > 1 for name, array in outputs.items() if name in comparison.known)
+
+
+def _case(comparison: Comparison, part: ir.Model, name: str) -> tuple[Case, dict[str, float], dict[str, str]]:
+    """What the part takes, what it should give, and how far off it may be."""
+    inputs = {str(value.name): comparison.feeds[str(value.name)] for value in part.graph.inputs}
+    known = {str(value.name): comparison.known[str(value.name)] for value in part.graph.outputs}
+    answers = {key: np.asarray(one.reference, np.float64) for key, one in known.items()}
+    dtypes = {key: str(one.given.dtype) for key, one in known.items()}
+    bound = {key: bounds.network(answers[key], dtypes[key], one.total_error, "") for key, one in known.items()}
+    return Case(name, inputs, answers, {}), {key: float(one.allowed) for key, one in bound.items()}, dtypes

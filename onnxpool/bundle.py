@@ -1,0 +1,132 @@
+"""A folder that shows anybody what a model gives and what it should give, without onnxpool.
+
+    model.onnx                             the model, weights beside it where they are large
+    test_data_set_0/input_0.pb, ...        one case, as ONNX's own tests lay it out: TensorProto files
+    test_data_set_0/output_0.pb, ...       the answers, in the types of the outputs
+    allowed.json                           by output, the largest error that is allowed
+    versions.json                          of what ran here, and the command to run
+    reproduce.py                           runs the model in ONNX Runtime and compares; needs numpy, onnx, onnxruntime
+
+>>> write(Path("folder"), model, case, {"y": 1e-6})  # doctest: +SKIP
+"""
+
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from onnxpool import bounds, forms
+from onnxpool.errors import ArgumentError
+from onnxpool.forms import Model
+from onnxpool.golden import Case
+from onnxpool.validate import Reference, answers_for
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+COMMAND = "python reproduce.py"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder that was written: which case it holds, and its files."""
+
+    folder: str
+    case: str
+    files: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for ``json.dumps``."""
+        return {"folder": self.folder, "case": self.case, "files": [*self.files], "command": COMMAND}
+
+    def table(self) -> "RenderableType":
+        """Where it is, what is in it, and how to run it."""
+        return "\n".join([f"{self.folder}: case {self.case!r}", *self.files, f"run it there: {COMMAND}"])
+
+
+def bundle(
+    model: Model, folder: str | os.PathLike[str], reference: Reference = None, case: str | None = None
+) -> Bundle:
+    """Write ``model`` and one of its cases, by default the first, to ``folder``.
+
+    ``reference`` as in :func:`onnxpool.validate`. Bare pooling nodes get their functions, so that ONNX Runtime can run
+    the model without the native library. Raises :class:`ArgumentError` for a case that there is none of, and for a
+    folder that holds anything.
+    """
+    golden = answers_for(model, reference)
+    chosen = golden.case(case)
+    dressed = forms.to_form(model, "function") if forms.form_of(model) == "custom" else forms.read(model)
+    allowed = {}
+    for name, answer in chosen.answers.items():
+        dtype = golden.dtypes.get(name, "float32")
+        allowed[name] = float(bounds.network(answer, dtype, chosen.yardstick[name], golden.yardstick).allowed.max())
+    return write(folder, dressed, chosen, allowed, golden.dtypes)
+
+
+def write(
+    folder: str | os.PathLike[str],
+    model: ir.Model,
+    case: Case,
+    allowed: Mapping[str, float],
+    dtypes: Mapping[str, str],
+) -> Bundle:
+    """Write a bundle of ``model`` and ``case``; ``allowed`` errors and ``dtypes`` are by output.
+
+    The folder gets its name only when it is complete.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ArgumentError(f"folder={str(folder)!r} holds something already; give a new one")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    complete = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        forms.write(model, complete / "model.onnx")
+        data = complete / "test_data_set_0"
+        data.mkdir()
+        for i, value in enumerate(model.graph.inputs):
+            _save(data / f"input_{i}.pb", case.inputs[str(value.name)], str(value.name))
+        for i, value in enumerate(model.graph.outputs):
+            name = str(value.name)
+            with np.errstate(over="ignore"):
+                _save(data / f"output_{i}.pb", case.answers[name].astype(dtypes.get(name, "float32")), name)
+        about = {"command": COMMAND, "case": case.name, **_versions()}
+        (complete / "versions.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+        (complete / "allowed.json").write_text(json.dumps(dict(allowed), indent=1), encoding="utf-8")
+        (complete / "reproduce.py").write_text(REPRODUCE.read_text(encoding="utf-8"), encoding="utf-8")
+        complete.chmod(0o755)
+        if folder.exists():
+            folder.rmdir()
+        complete.replace(folder)
+    except BaseException:
+        shutil.rmtree(complete, ignore_errors=True)
+        raise
+    files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return Bundle(str(folder), case.name, tuple(files))
+
+
+REPRODUCE = Path(__file__).with_name("reproduce.py")
+"""The script that goes along: it imports nothing of this package."""
+
+
+def _save(path: Path, array: NDArray[Any], name: str) -> None:
+    path.write_bytes(numpy_helper.from_array(np.asarray(array, order="C"), name).SerializeToString())
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in ("onnxpool", "onnxruntime", "onnxruntime-gpu", "onnx", "numpy"):
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
