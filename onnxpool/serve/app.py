@@ -27,6 +27,7 @@ from onnxpool.serve.answers import answer, refusal
 from onnxpool.serve.guard import Guard
 from onnxpool.serve.limits import Options, Refusal
 from onnxpool.serve.openapi import describe, page
+from onnxpool.serve.pictures import Pictures
 from onnxpool.serve.repository import Repository
 from onnxpool.serve.service import Service
 
@@ -75,6 +76,7 @@ class _Rest:
             Route("/openapi.json", self.openapi),
             Route("/docs", self.docs),
             Route("/", self.home),
+            *Pictures(self.service).routes(),
         ]
         for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
             routes += [

@@ -99,6 +99,13 @@ class Repository:
         what = f"model {name!r:.80}" + (f" version {version!r:.40}" if version else "")
         raise Refusal(404, f"{what} is not loaded: {reason}" if reason else f"there is no {what}")
 
+    def file(self, served: Served) -> Path | None:
+        """The file of a model; None where another has taken its place since it was loaded."""
+        for entry in self._entries.values():
+            if entry.served is served and not entry.reason and entry.stamp == _stamp(entry.path):
+                return entry.path
+        return None
+
     def versions(self, name: str) -> list[str]:
         """The versions of a model that are ready, lowest first."""
         return sorted((key[1] for key, entry in self._entries.items() if key[0] == name and entry.served), key=int)

@@ -39,14 +39,22 @@ async def _serve(repository: Repository, listen: Listen, announce: Callable[[Lis
     if options.hosts is None and listen.loopback:
         options = replace(options, hosts=_LOOPBACK)
     app = application(repository, options)
-    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
-    with socket.create_server((listen.host, listen.port), family=family, backlog=_CONNECTIONS) as rest_socket:
+    with _bound(listen) as rest_socket:
         server = _Server(_config(app, listen), app.state.service, listen.drain_s)
         server.config.load()
         grpc_port = await server.start_rpc(listen)
         ports = (rest_socket.getsockname()[1], grpc_port)
         server.on_ready = lambda: announce(describe(repository, listen, *ports))
         await server.serve(sockets=[rest_socket])
+
+
+def _bound(listen: Listen) -> socket.socket:
+    """The socket of REST. Its protocol is named, since asyncio turns Nagle's algorithm off for named ones only."""
+    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # not refused for a connection of a server before
+    bound.bind((listen.host, listen.port))
+    return bound
 
 
 def _config(app: Any, listen: Listen) -> uvicorn.Config:

@@ -1,0 +1,163 @@
+"""Dynamic batching: who runs with whom, in which order, and that nobody harms a neighbour."""
+
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+
+pytest.importorskip("starlette")
+
+from onnxpool.errors import SessionError
+from onnxpool.serve.batcher import Batcher
+from onnxpool.serve.limits import Options, Refusal
+
+
+def rows(*values, width=2):
+    """A request whose rows are these values, ``width`` times each."""
+    return {"x": np.repeat(np.array(values, np.float32)[:, None], width, axis=1)}
+
+
+class Model:
+    """Doubles; remembers the first column of each run; refuses the value 13 with an error."""
+
+    def __init__(self):
+        self.runs = []
+
+    def __call__(self, feeds):
+        self.runs.append(feeds["x"][:, 0].tolist())
+        if 13 in feeds["x"]:
+            raise SessionError("13 is bad luck")
+        return {"y": 2 * feeds["x"]}
+
+
+def outcomes(run, requests, joins=True, **options):
+    """What each request gets, when all are submitted in one go; errors as values."""
+
+    async def all_of_them():
+        batcher = Batcher(run, Options(**{"max_delay_s": 0.02, **options}), joins=joins)
+        return await asyncio.gather(*map(batcher.submit, requests), return_exceptions=True)
+
+    return asyncio.run(all_of_them())
+
+
+def test_requests_join_in_order_and_get_their_own_rows():
+    model = Model()
+    given = outcomes(model, [rows(1), rows(2, 3), rows(4)], max_batch=4)
+    assert model.runs == [[1, 2, 3, 4]]
+    assert [answer["y"][:, 1].tolist() for answer in given] == [[2], [4, 6], [8]]
+
+
+def test_a_batch_is_never_larger_than_allowed_and_no_request_is_split():
+    model = Model()
+    outcomes(model, [rows(1, 1, 1), rows(2, 2, 2), rows(3, 3, 3)], max_batch=8)
+    assert model.runs == [[1, 1, 1, 2, 2, 2], [3, 3, 3]]
+
+
+def test_only_equal_item_shapes_and_types_join():
+    model = Model()
+    half = {"x": np.full((1, 2), 9, np.float16)}
+    given = outcomes(model, [rows(1), rows(2, width=3), half, rows(3)], max_batch=8)
+    assert sorted(model.runs) == [[1, 3], [2], [9]]
+    assert [answer["y"].shape for answer in given] == [(1, 2), (1, 3), (1, 2), (1, 2)]
+    assert given[2]["y"].dtype == np.float16
+
+
+def test_a_bad_request_harms_no_neighbour():
+    model = Model()
+    first, bad, last = outcomes(model, [rows(1), rows(13), rows(3)], max_batch=8)
+    assert model.runs == [[1, 13, 3], [1], [13], [3]]
+    assert (first["y"][0, 0], last["y"][0, 0]) == (2, 6)
+    assert isinstance(bad, SessionError)
+
+
+def test_a_model_that_gives_other_rows_runs_its_requests_one_by_one():
+    given = outcomes(lambda feeds: {"y": feeds["x"].sum(0, keepdims=True)}, [rows(1), rows(2, 3)])
+    assert [answer["y"].tolist() for answer in given] == [[[1, 1]], [[5, 5]]]
+
+
+@pytest.mark.parametrize(
+    ("requests", "joins", "most"),
+    [
+        ([rows(1), rows(2)], False, 8),
+        ([rows(1), rows(2)], True, 1),
+        ([rows(), rows()], True, 8),
+        ([rows(*range(9)), rows(*range(9))], True, 8),
+    ],
+    ids=["not joinable", "batch of 1", "no rows", "too many rows"],
+)
+def test_these_run_alone(requests, joins, most):
+    model = Model()
+    given = outcomes(model, requests, joins=joins, max_batch=most)
+    assert model.runs == [request["x"][:, 0].tolist() for request in requests]
+    assert [len(answer["y"]) for answer in given] == [len(request["x"]) for request in requests]
+
+
+def test_the_queue_ends():
+    given = outcomes(Model(), [rows(i) for i in range(5)], max_queue=3, max_batch=8)
+    assert [answer["y"][0, 0] for answer in given[:3]] == [0, 2, 4]
+    assert [(error.status, error.retry_after_s) for error in given[3:]] == [(429, 1)] * 2
+    assert all(isinstance(error, Refusal) for error in given[3:])
+
+
+def test_who_gives_up_does_not_run_and_frees_the_place():
+    model, may_run = Model(), threading.Event()
+
+    def run(feeds):
+        may_run.wait(10)
+        return model(feeds)
+
+    async def scene():
+        batcher = Batcher(run, Options(max_delay_s=0, max_batch=8, max_queue=2), joins=True)
+        running = asyncio.ensure_future(batcher.submit(rows(1)))
+        await asyncio.sleep(0)
+        gone, stays = (asyncio.ensure_future(batcher.submit(rows(value))) for value in (2, 3))
+        await asyncio.sleep(0)
+        assert batcher.waiting == 2
+        gone.cancel()
+        await asyncio.sleep(0)
+        may_run.set()
+        await asyncio.gather(running, stays)
+        assert batcher.waiting == 0
+
+    asyncio.run(scene())
+    assert model.runs == [[1], [3]]
+
+
+def test_as_many_batches_at_once_as_workers():
+    together = threading.Barrier(2, timeout=10)  # breaks, and so fails, where runs do not overlap
+
+    def run(feeds):
+        together.wait()
+        return {"y": feeds["x"]}
+
+    given = outcomes(run, [rows(1, width=1), rows(2, width=2)], workers=2, max_delay_s=0)
+    assert [answer["y"][0, 0] for answer in given] == [1, 2]
+
+
+def test_what_ran_is_told():
+    told = []
+
+    async def scene():
+        batcher = Batcher(Model(), Options(max_batch=8, max_delay_s=0.02), joins=True, observe=told.append)
+        await asyncio.gather(batcher.submit(rows(1)), batcher.submit(rows(2, 3)))
+
+    asyncio.run(scene())
+    (ran,) = told
+    assert (ran.rows, len(ran.waited_s)) == (3, 2)
+    assert all(waited_s >= 0 for waited_s in ran.waited_s)
+
+
+def test_joined_answers_of_soft_pool_are_equal_bit_for_bit(tmp_path):
+    from serving import soft
+
+    import onnxpool
+
+    session = onnxpool.load(soft(tmp_path / "soft.onnx"), threads=1)
+    rng = np.random.default_rng(0)
+    requests = [{"x": 10 * rng.normal(size=(n, 3, 5, 7)).astype(np.float32)} for n in (1, 2, 1, 3, 1)]
+    ran = []
+    given = outcomes(lambda feeds: ran.append(len(feeds["x"])) or session.run(feeds), requests)
+    assert ran == [8]
+    for request, answer in zip(requests, given, strict=True):
+        assert answer["y"].tobytes() == session.run(request)["y"].tobytes()

@@ -1,0 +1,255 @@
+"""Bytes to tensors and back: what is understood, and one clear refusal for each thing that is not."""
+
+import json
+from contextlib import suppress
+from types import SimpleNamespace
+
+import ml_dtypes
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("starlette")
+
+from onnxpool.serve import codec
+from onnxpool.serve.limits import Refusal
+from onnxpool.serve.tensors import DATATYPES
+from onnxpool.session import TensorInfo
+
+LIMIT = 1 << 20
+VALUES = {"b": [0, 1, 1], "i": [-3, 0, 100], "u": [0, 7, 200], "f": [-1.5, 0, 2.25], "V": [-1.5, 0, 2.25]}
+
+
+def served(dtype=np.float32, shape=("n", None), inputs=("x",)):
+    infos = [TensorInfo(name, np.dtype(dtype), shape) for name in inputs]
+    outputs = [TensorInfo("y", np.dtype(dtype), shape), TensorInfo("z", np.dtype(dtype), shape)]
+    return SimpleNamespace(name="m", version="2", session=SimpleNamespace(inputs=infos, outputs=outputs))
+
+
+def tensor(data=(1.5, 2), shape=(1, 2), datatype="FP32", name="x", **others):
+    return {"name": name, "datatype": datatype, "shape": list(shape), "data": list(data), **others}
+
+
+def decoded(*inputs, model=None, **others):
+    body = orjson.dumps({"inputs": list(inputs), **others})
+    return codec.decode(model or served(), body, None, LIMIT)
+
+
+def refused(body, header=None, model=None):
+    """Status and message of what is not understood."""
+    with pytest.raises(Refusal) as refusal:
+        codec.decode(model or served(), body if isinstance(body, bytes) else orjson.dumps(body), header, LIMIT)
+    return refusal.value.status, str(refusal.value)
+
+
+# --- understood
+
+
+@pytest.mark.parametrize("data", [[1, 2.5, 3, -4], [[1, 2.5], [3, -4]]], ids=["flat", "nested"])
+def test_numbers(data):
+    x = decoded(tensor(data, (2, 2))).feeds["x"]
+    assert x.dtype == np.float32
+    assert x.tolist() == [[1, 2.5], [3, -4]]
+
+
+@pytest.mark.parametrize("datatype", DATATYPES)
+def test_every_type_comes_and_goes_in_both_ways(datatype):
+    dtype = DATATYPES[datatype]
+    values = VALUES[dtype.kind if dtype != ml_dtypes.bfloat16 else "V"]
+    expected = np.array([values], dtype)
+    model = served(dtype)
+    data = [bool(value) for value in values] if datatype == "BOOL" else values
+    asked = decoded(tensor(data, (1, 3), datatype), model=model)
+    assert asked.feeds["x"].tobytes() == expected.tobytes()
+    body, headers = codec.encode(model, asked, {"y": expected, "z": expected})
+    assert headers == {"content-type": "application/json"}
+    assert json.loads(body)["outputs"][0] == {"name": "y", "datatype": datatype, "shape": [1, 3], "data": data}
+
+    raw = expected.tobytes()
+    entry = {"name": "x", "datatype": datatype, "shape": [1, 3], "parameters": {"binary_data_size": len(raw)}}
+    head = orjson.dumps({"id": "7", "inputs": [entry], "outputs": [{"name": "y", "parameters": {"binary_data": True}}]})
+    asked = codec.decode(model, head + raw, str(len(head)), LIMIT)
+    assert asked.feeds["x"].tobytes() == raw
+    assert asked.feeds["x"].flags.aligned
+    body, headers = codec.encode(model, asked, {"y": expected, "z": expected})
+    length = int(headers[codec.HEADER])
+    entry["name"] = "y"
+    assert json.loads(body[:length]) == {"model_name": "m", "model_version": "2", "id": "7", "outputs": [entry]}
+    assert body[length:] == raw
+
+
+def test_several_binary_inputs_follow_in_their_order():
+    model = served(np.int16, (None,), ("a", "b"))
+    entries = [
+        {"name": name, "datatype": "INT16", "shape": [n], "parameters": {"binary_data_size": 2 * n}}
+        for name, n in (("b", 1), ("a", 2))
+    ]
+    head = orjson.dumps({"inputs": entries})
+    feeds = codec.decode(model, head + np.array([1, 2, 3], "<i2").tobytes(), str(len(head)), LIMIT).feeds
+    assert {name: values.tolist() for name, values in feeds.items()} == {"b": [1], "a": [2, 3]}
+
+
+def test_which_outputs_and_how():
+    named = [{"name": "z", "parameters": {"binary_data": True}}, {"name": "y"}]
+    assert decoded(tensor()).outputs == (("y", False), ("z", False))
+    assert decoded(tensor(), outputs=named).outputs == (("z", True), ("y", False))
+    everything = {"binary_data_output": True}
+    assert decoded(tensor(), outputs=[{"name": "y"}], parameters=everything).outputs == (("y", True),)
+
+
+def test_a_limit_of_time_is_in_microseconds():
+    assert decoded(tensor(), parameters={"timeout": 1500}).timeout_s == 0.0015
+
+
+def test_an_empty_tensor():
+    assert decoded(tensor([], (0, 2))).feeds["x"].shape == (0, 2)
+    assert decoded(tensor([[], []], (2, 0))).feeds["x"].shape == (2, 0)
+
+
+def test_large_whole_numbers_are_exact():
+    model = served(np.uint64)
+    assert decoded(tensor([2**64 - 1, 1], (1, 2), "UINT64"), model=model).feeds["x"].tolist() == [[2**64 - 1, 1]]
+
+
+# --- refused
+
+WRONG = {
+    "no JSON": (b"{", 400, "no JSON"),
+    "a list": (b"[]", 400, "no JSON object"),
+    "nothing": (b"", 400, "no JSON"),
+    "NaN": (b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,1],"data":[NaN]}]}', 400, "no JSON"),
+    "Infinity": (b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,1],"data":[1e999]}]}', 400, "no JSON"),
+    "too deep": (b'{"inputs":' + b"[" * 3000 + b"]" * 3000 + b"}", 400, "no JSON"),
+    "unknown field": ({"inputs": [tensor()], "extra": 1}, 400, "'extra'"),
+    "unknown parameter": ({"inputs": [tensor()], "parameters": {"sequence_id": 1}}, 400, "'sequence_id'"),
+    "inputs no list": ({"inputs": {}}, 400, "'inputs' of request must be a list"),
+    "id no string": ({"id": 7, "inputs": [tensor()]}, 400, "'id' of request must be a string"),
+    "time is up": ({"inputs": [tensor()], "parameters": {"timeout": 0}}, 400, "timeout=0"),
+    "input no object": ({"inputs": [7]}, 400, "an input must be an object"),
+    "unknown input": (
+        {"inputs": [tensor(name="w")]},
+        400,
+        "input 'w' is unknown or named twice; this model takes ['x']",
+    ),
+    "twice": ({"inputs": [tensor(), tensor()]}, 400, "input 'x' is unknown or named twice"),
+    "without name": ({"inputs": [{"shape": [1]}]}, 400, "input None is unknown"),
+    "other type": ({"inputs": [tensor(datatype="FP64")]}, 400, "declared 'FP64'; this model takes FP32"),
+    "strings": ({"inputs": [tensor(["a"], (1, 1), "BYTES")]}, 400, "declared 'BYTES'"),
+    "no type": ({"inputs": [{"name": "x", "shape": [1, 1], "data": [1]}]}, 400, "declared None"),
+    "other rank": ({"inputs": [tensor(shape=(2,))]}, 400, "shape [2]; this model takes ['n', -1]"),
+    "negative size": ({"inputs": [tensor(shape=(-1, 2))]}, 400, "shape [-1, 2]"),
+    "true as size": ({"inputs": [tensor(shape=(True, 2))]}, 400, "shape [True, 2]"),
+    "huge": ({"inputs": [tensor([], (2**40, 2**40))]}, 413, "the limit is 1048576"),
+    "too few": ({"inputs": [tensor([1])]}, 400, "data of shape [1]; its shape says [1, 2]"),
+    "too many": ({"inputs": [tensor([1, 2, 3])]}, 400, "data of shape [3]"),
+    "other nesting": ({"inputs": [tensor([[1], [2]])]}, 400, "data of shape [2, 1]"),
+    "ragged": ({"inputs": [tensor([[1], [2, 3]])]}, 400, "different lengths"),
+    "mixed nesting": ({"inputs": [tensor([[1], 2])]}, 400, "different lengths"),
+    "text in data": ({"inputs": [tensor(["1", 2])]}, 400, "data of type str"),
+    "null in data": ({"inputs": [tensor([None, 2])]}, 400, "data of type null"),
+    "truth in data": ({"inputs": [tensor([True, 2])]}, 400, "data of type bool"),
+    "beyond the type": ({"inputs": [tensor([1e300, 2])]}, 400, "that FP32 cannot hold"),
+    "no data": ({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2]}]}, 400, "has no data"),
+    "shared memory": (
+        {"inputs": [tensor(parameters={"shared_memory_region": "r"})]},
+        400,
+        "'shared_memory_region'",
+    ),
+    "unknown output": ({"inputs": [tensor()], "outputs": [{"name": "w"}]}, 400, "outputs ['w'] are unknown"),
+    "output twice": ({"inputs": [tensor()], "outputs": [{"name": "y"}] * 2}, 400, "named twice"),
+    "classification": (
+        {"inputs": [tensor()], "outputs": [{"name": "y", "parameters": {"classification": 3}}]},
+        400,
+        "'classification'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_refusals(name):
+    body, status, message = WRONG[name]
+    found = refused(body)
+    assert found[0] == status
+    assert message in found[1]
+
+
+@pytest.mark.parametrize(
+    ("datatype", "data", "message"),
+    [
+        ("INT8", [128], "INT8 cannot hold"),
+        ("UINT8", [-1], "UINT8 cannot hold"),
+        ("INT32", [1.0], "data of type float"),
+        ("INT32", [True], "data of type bool"),
+        ("BOOL", [1], "data of type int"),
+        ("FP16", [70000], "FP16 cannot hold"),
+    ],
+)
+def test_numbers_of_another_type(datatype, data, message):
+    model = served(DATATYPES[datatype])
+    assert message in refused({"inputs": [tensor(data, (1, 1), datatype)]}, model=model)[1]
+
+
+def binary(size, raw, shape=(1, 2), header=None, **others):
+    entry = {"name": "x", "datatype": "FP32", "shape": list(shape), "parameters": {"binary_data_size": size}, **others}
+    head = orjson.dumps({"inputs": [entry]})
+    return refused(head + raw, str(len(head)) if header is None else header)
+
+
+@pytest.mark.parametrize(
+    ("size", "raw", "others", "status", "message"),
+    [
+        (8, b"1234567", {}, 400, "binary_data_size=8, but 7 bytes follow"),
+        (8, b"123456789", {}, 400, "1 bytes are left"),
+        (7, b"1234567", {}, 400, "came as 7 bytes; [1, 2] of this type is 8"),
+        (-1, b"", {}, 400, "binary_data_size=-1"),
+        (8, b"12345678", {"data": [1, 2]}, 400, "has data too"),
+        (8, b"12345678", {"shape": [2**20, 2]}, 413, "the limit"),
+        (8, b"12345678", {"header": "-1"}, 400, "-1 is no length"),
+        (8, b"12345678", {"header": "9999"}, 400, "9999 is no length"),
+        (8, b"12345678", {"header": "1e3"}, 400, "1e3 is no length"),
+        (8, b"12345678", {"header": "0"}, 400, "no JSON"),
+    ],
+)
+def test_binary_refusals(size, raw, others, status, message):
+    found = binary(size, raw, **others)
+    assert found[0] == status
+    assert message in found[1]
+
+
+def test_bytes_that_are_no_truth():
+    head = b'{"inputs":[{"name":"x","datatype":"BOOL","shape":[1,2],"parameters":{"binary_data_size":2}}]}'
+    assert "other than 0 and 1" in refused(head + b"\x01\x02", str(len(head)), served(np.bool_))[1]
+
+
+def test_a_string_that_would_become_a_huge_array_is_refused_by_its_type():
+    """NumPy would give every element the longest one's size."""
+    assert "data of type str" in refused({"inputs": [tensor(["a" * 100_000] * 20, (1, 20))]})[1]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_outputs_that_json_cannot_say(value):
+    asked = decoded(tensor(), outputs=[{"name": "y"}])
+    with pytest.raises(Refusal, match="ask for binary data") as refusal:
+        codec.encode(served(), asked, {"y": np.array([[value, 1]], np.float32)})
+    assert refusal.value.status == 422
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200), st.one_of(st.none(), st.text(max_size=6), st.integers(0, 200).map(str)))
+def test_random_bytes_are_refused_not_crashed_on(body, header):
+    assert 400 <= refused(body, header)[0] < 500
+
+
+MESSAGE = orjson.dumps({"inputs": [tensor([1.5, 2, 3, 4], (2, 2))], "outputs": [{"name": "y"}], "id": "1"})
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, len(MESSAGE) - 1), st.integers(0, 255)), min_size=1, max_size=4))
+def test_a_damaged_message_is_understood_or_refused(changes):
+    body = bytearray(MESSAGE)
+    for place, byte in changes:
+        body[place] = byte
+    with suppress(Refusal):  # anything else is a fault
+        assert codec.decode(served(), bytes(body), None, LIMIT).feeds.keys() <= {"x"}
