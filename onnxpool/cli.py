@@ -73,6 +73,12 @@ Dynamic = Annotated[
     typer.Option(help="Axes that may change: batch,height,width, or of one input by number: x:0=batch,2=time."),
 ]
 FormWanted = Annotated[Form, typer.Option(help="What the file holds; see onnxpool form --help.")]
+OutputFolder = Annotated[Path, typer.Argument(help="Folder to write: a new or an empty one.", show_default=False)]
+ReferenceName = Annotated[
+    str | None,
+    typer.Option(help=f"What is right: a golden file (.npz), or the network: {Source}. Default: the golden file."),
+]
+Case = Annotated[str | None, typer.Option(help="The only case to run, such as nan; see validate's report.")]
 Opset = Annotated[int, typer.Option(help=f"ONNX opset, {OPSETS[0]} to {OPSETS[-1]}.")]
 PictureSize = Annotated[str | None, typer.Option("--size", help="HEIGHTxWIDTH, for a model that takes any size.")]
 PictureCrop = Annotated[float, typer.Option("--crop", help="How much of a picture's largest middle part to take.")]
@@ -202,10 +208,7 @@ def lift(model: ModelFile, output: OutputFile, as_json: Json = False) -> None:
 @app.command()
 def validate(
     model: ModelFile,
-    reference: Annotated[
-        str | None,
-        typer.Option(help=f"What is right: a golden file (.npz), or the network: {Source}. Default: the golden file."),
-    ] = None,
+    reference: ReferenceName = None,
     on: Annotated[
         list[str] | None,
         typer.Option(
@@ -220,8 +223,19 @@ def validate(
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds that a runtime may take for one answer.")] = 600,
+    case: Case = None,
+    per_node: Annotated[
+        bool,
+        typer.Option("--per-node", help="Compare node by node, too: which introduces an error, which passes it on."),
+    ] = False,
     html: Annotated[Path | None, typer.Option(help="Write the report as a web page, too.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write the report as JUnit XML, too.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Write a folder that reproduces the first failing case without onnxpool, too.")
+    ] = None,
+    certificate: Annotated[
+        bool, typer.Option("--certificate", help="Write MODEL.certificate.json, too; see onnxpool verify.")
+    ] = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -234,11 +248,12 @@ def validate(
     """
     from onnxpool import spelling
 
-    given = spelling.module(reference, seed) if reference and not reference.endswith(".npz") else reference
+    given = spelling.reference(reference, seed)
     with _progress(f"Validating {model}") as progress:
         report = onnxpool.validate(
             model,
             given,
+            case=case,
             on="all" if on == ["all"] else on,
             pythons=python or (),
             require=(require,) if require else (),
@@ -250,8 +265,103 @@ def validate(
         _write(html, report.html())
     if junit:
         _write(junit, report.junit())
-    _print(report, as_json)
+    if bundle or certificate:
+        _keep(report, model, given, bundle, certificate)
+    if per_node:
+        from onnxpool.per_node import of_report
+
+        with _working(f"Comparing {model} node by node"):
+            _print(of_report(report, model, given), as_json)
+    else:
+        _print(report, as_json)
     raise typer.Exit(report.exit_status)
+
+
+@app.command()
+def bisect(
+    model: ModelFile,
+    folder: OutputFolder,
+    reference: ReferenceName = None,
+    case: Case = None,
+    native: Annotated[bool, typer.Option("--native", help="Run pooling nodes natively.")] = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Reduce a failing model to the smallest part that still fails, in a folder that anybody can run.
+
+    Example: onnxpool bisect resnet.onnx smallest --reference nets.py:resnet
+    """
+    from onnxpool import spelling
+    from onnxpool.bisection import bisect
+
+    with _working(f"Bisecting {model}"):
+        kernels: Literal["require", "off"] = "require" if native else "off"
+        found = bisect(model, folder, spelling.reference(reference, seed), case, kernels=kernels)
+    _print(found, as_json)
+
+
+@app.command()
+def bundle(
+    model: ModelFile,
+    folder: OutputFolder,
+    reference: ReferenceName = None,
+    case: Case = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Write a model, one of its cases and a script that compares them: runs without onnxpool.
+
+    Example: onnxpool bundle resnet.onnx reproducer --case nan
+    """
+    from onnxpool import spelling
+    from onnxpool.bundle import bundle
+
+    _print(bundle(model, folder, spelling.reference(reference, seed), case), as_json)
+
+
+@app.command()
+def verify(
+    model: ModelFile,
+    scale_bounds: Annotated[
+        float | None, typer.Option(help="Judge the stored results again, with so many times each bound.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a model's certificate offline: model, weights, answers, library and signature; runs nothing.
+
+    Exit status 1 where it does not hold, or the stored results do not pass with other bounds.
+
+    Example: onnxpool verify resnet.onnx
+    """
+    from onnxpool import saved
+    from onnxpool.certificate import path_for
+    from onnxpool.certificate import verify as check
+
+    verification = check(model)
+    _print(verification, as_json and scale_bounds is None)
+    passed = not verification.faults
+    if scale_bounds is not None:
+        judged = saved.judge(saved.load(path_for(model)), scale_bounds)
+        _print(judged, as_json)
+        passed &= judged.passed
+    raise typer.Exit(0 if passed else 1)
+
+
+@app.command()
+def compare(
+    old: Annotated[Path, typer.Argument(help="Certificate, or output of validate --json.", show_default=False)],
+    new: Annotated[Path, typer.Argument(help="The later one.", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Say what became worse or better from one validation to another; exit status 1 where anything became worse.
+
+    Example: onnxpool compare released.certificate.json resnet.certificate.json
+    """
+    from onnxpool import saved
+
+    difference = saved.compare(saved.load(old), saved.load(new))
+    _print(difference, as_json)
+    raise typer.Exit(1 if difference.worse else 0)
 
 
 @app.command()
@@ -269,7 +379,7 @@ def inspect(model: ModelFile, as_json: Json = False) -> None:
 def predict(
     model: ModelFile,
     pictures: Annotated[list[Path], typer.Argument(help="Picture files.", show_default=False)],
-    labels: Annotated[Path | None, typer.Option(help="Text file: the name of one class per line.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Text file: a class per line. Default: MODEL.labels.txt.")] = None,
     top: Annotated[int, typer.Option(help="How many classes to print.")] = 5,
     scores: Annotated[
         Literal["auto", "softmax", "as-is"],
@@ -518,6 +628,17 @@ def doctor(as_json: Json = False) -> None:
     diagnosis = diagnose()
     _print(diagnosis, as_json)
     raise typer.Exit(0 if diagnosis.healthy else 1)
+
+
+def _keep(report: Any, model: Path, reference: Any, folder: Path | None, certificate: bool) -> None:
+    """Write what was asked for beside the report."""
+    from onnxpool.bundle import bundle
+    from onnxpool.certificate import issue
+
+    if folder:
+        bundle(model, folder, reference, report.failing_case)
+    if certificate:
+        issue(report, model)
 
 
 def _rules(texts: list[str]) -> dict[str, str]:

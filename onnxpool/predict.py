@@ -5,12 +5,14 @@
 
 An output is taken for logits unless a Softmax or Sigmoid makes it; ``scores`` says otherwise.
 
+Names of classes come from a text file, one per line: by default ``network.labels.txt`` beside ``network.onnx``.
+
 >>> predict("network.onnx", ["photo.jpg"], labels="labels.txt").pictures[0].outputs[0].classes  # doctest: +SKIP
 (Class(index=285, label='Egyptian cat', score=0.93), ...)
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -113,41 +115,45 @@ def predict(
     """
     if not pictures:
         raise ArgumentError("pictures=[] is empty; name at least one file")
-    classifier = Classifier(model, labels=labels, top=top, scores=scores, kernels=kernels)
-    preparation = Preparation.of(classifier.session.inputs, size=size, crop=crop, mean=mean, std=std)
-    return Predictions(os.fspath(model), tuple(_predicted(classifier, preparation, picture) for picture in pictures))
+    reader = Reader(model, labels=labels, top=top, scores=scores)
+    running = session.load(model, kernels=kernels)
+    preparation = Preparation.of(running.inputs, size=size, crop=crop, mean=mean, std=std)
+    found = (_predicted(running, reader, preparation, picture) for picture in pictures)
+    return Predictions(os.fspath(model), tuple(found))
 
 
-def _predicted(classifier: "Classifier", preparation: Preparation, picture: str | os.PathLike[str]) -> Prediction:
+def _predicted(
+    running: session.Session, reader: "Reader", preparation: Preparation, picture: str | os.PathLike[str]
+) -> Prediction:
     feeds = {preparation.name: preparation.array(picture)}
     start = perf_counter()
-    outputs = classifier.session.run(feeds)
-    return Prediction(os.fspath(picture), perf_counter() - start, classifier.read(outputs))
+    outputs = running.run(feeds)
+    return Prediction(os.fspath(picture), perf_counter() - start, reader.read(outputs))
 
 
-class Classifier:
-    """A session, and how its outputs are read; ``kernels`` as in :func:`onnxpool.load`."""
+class Reader:
+    """How a model's outputs for one picture are read; the arguments are those of :func:`predict`."""
 
     def __init__(
         self,
-        model: forms.Model,
+        model: str | os.PathLike[str],
         *,
         labels: str | os.PathLike[str] | None = None,
         top: int = 5,
         scores: Scores = "auto",
-        kernels: session.Kernels = "auto",
     ) -> None:
         if top < 1:
             raise ArgumentError(f"top={top!r} must be at least 1")
         if scores not in get_args(Scores):
             raise ArgumentError(f"scores={scores!r} is unknown; use one of {', '.join(get_args(Scores))}")
+        beside = Path(model).with_suffix(".labels.txt")
+        labels = beside if labels is None and beside.is_file() else labels
         self.labels = None if labels is None else read_labels(labels)
         self.top = top
         self.settled = settled_outputs(model) if scores == "auto" else frozenset()
         self.softmax = scores != "as-is"
-        self.session = session.load(model, kernels=kernels)
 
-    def read(self, outputs: dict[str, NDArray[Any]]) -> tuple[Output, ...]:
+    def read(self, outputs: Mapping[str, NDArray[Any]]) -> tuple[Output, ...]:
         """The model's outputs for one picture. Raises :class:`ArgumentError` for labels of another number."""
         return tuple(self._output(name, array) for name, array in outputs.items())
 

@@ -176,6 +176,14 @@ def test_the_red_class_of_a_red_picture(tmp_path, means):
     assert found.time_s > 0
 
 
+def test_labels_beside_the_model_need_not_be_named(tmp_path, means):
+    (tmp_path / "means.labels.txt").write_text("red\ngreen\nblue\n")
+    red = picture(tmp_path / "red.png", RED)
+    assert predict(means, [red]).pictures[0].outputs[0].classes[0].label == "red"
+    (tmp_path / "other.txt").write_text("a\nb\nc\n")
+    assert predict(means, [red], labels=tmp_path / "other.txt").pictures[0].outputs[0].classes[0].label == "a"
+
+
 def test_scores_that_a_model_settled_stay(tmp_path):
     red = picture(tmp_path / "red.png", RED)
     tail = ("GlobalAveragePool", "Flatten")

@@ -1,0 +1,170 @@
+"""A picture through a model, for the page at ``/``: the best classes, and what each pooling of the model did.
+
+    POST /v1/models/NAME/picture     the picture's bytes -> classes, time, and maps before and after each pooling
+
+The answer's classes and time are those of the session that serves. Maps come from a second session of the same file,
+made at the first picture, which has poolings' inputs and outputs among its outputs: for a few poolings, the channels
+that differ most from place to place, scaled down, as bytes between the channel's least and largest value.
+"""
+
+import asyncio
+import base64
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from onnxpool import forms, session
+from onnxpool.errors import ArgumentError, MissingExtra
+from onnxpool.picture import Preparation
+from onnxpool.predict import Reader
+from onnxpool.serve import bodies
+from onnxpool.serve.answers import answer
+from onnxpool.serve.limits import Refusal
+from onnxpool.serve.repository import Served
+from onnxpool.serve.service import Service
+from onnxpool.serve.tensors import Tensors
+
+SIDE = 224
+"""Of the picture, for models that take any size."""
+
+_POOLINGS, _CHANNELS, _PIXELS = 12, 8, 64  # what one page shows well
+_STANDARD = ("MaxPool", "AveragePool", "LpPool", "GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A pooling of the model, ours or a standard operator, by the names of what it takes and gives."""
+
+    node: str
+    operator: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is made of one model at its first picture."""
+
+    preparation: Preparation
+    reader: Reader
+    pools: tuple[Pool, ...]
+    session: session.Session
+
+
+class Pictures:
+    """The endpoint over one service; one picture at a time, since it may be large when it is decoded."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self._looks: WeakKeyDictionary[Served, Look] = WeakKeyDictionary()
+        self._one = asyncio.Lock()
+
+    def routes(self) -> list[Route]:
+        """What the application mounts."""
+        return [Route("/v1/models/{name}/picture", self.picture, methods=["POST"])]
+
+    async def picture(self, request: Request) -> Response:
+        """Answer one picture; refuses (422) what is none, and a model that takes none."""
+        with self.service.counted("page") as found, self.service.holding() as held:
+            body = await bodies.read(request, self.service.options, held)
+            served = found(self.service.repository.get(request.path_params["name"]))
+            async with self._one:
+                try:
+                    look = await asyncio.to_thread(self._look, served)
+                    feeds = {look.preparation.name: await asyncio.to_thread(look.preparation.array, body)}
+                    start_s = time.perf_counter()
+                    outputs = await self.service.infer(served, feeds)
+                    time_s = time.perf_counter() - start_s
+                    maps = await asyncio.to_thread(lambda: list(_maps(look, feeds)))
+                    read = [asdict(output) for output in look.reader.read(outputs)]
+                except (ArgumentError, MissingExtra) as error:
+                    raise Refusal(422, str(error)) from error
+        size = look.preparation.size
+        return answer({"model": served.name, "time_s": time_s, "size": size, "outputs": read, "poolings": maps})
+
+    def _look(self, served: Served) -> Look:
+        if served not in self._looks:
+            file = self.service.repository.file(served)
+            if file is None:
+                raise Refusal(409, f"the file of {served.name!r} is another than the one that is served; load it first")
+            self._looks[served] = look(file, served, self.service)
+        return self._looks[served]
+
+
+def look(file: Path, served: Served, service: Service) -> Look:
+    """The second session of a model, and how its pictures and outputs are read."""
+    preparation = Preparation.of(served.session.inputs)
+    preparation = replace(preparation, size=preparation.size or (SIDE, SIDE))
+    model = forms.read(file).clone()
+    pools = poolings(model)[:_POOLINGS]
+    shown = {value.name for value in model.graph.outputs}
+    values = {value.name: value for node in model.graph for value in node.outputs}
+    for name in dict.fromkeys(name for pool in pools for name in (pool.before, pool.after)):
+        if name in values and name not in shown:
+            model.graph.outputs.append(values[name])
+    options = service.options
+    running = session.load(model, kernels=options.kernels, threads=options.session_threads)
+    return Look(preparation, Reader(file), tuple(pools), running)
+
+
+def poolings(model: ir.Model) -> list[Pool]:
+    """Every pooling of the main graph, in the order of execution, in any form of the model."""
+    ours = {
+        node.outputs[0]: Pool(node.name, node.op_type, node.inputs[0], node.outputs[0])
+        for node in forms.pool_nodes(model)
+    }
+    found = []
+    for node in model.graph:
+        name = str(node.outputs[0].name)
+        if name in ours:
+            found.append(ours[name])
+        elif node.domain == "" and node.op_type in _STANDARD and forms.TAG not in node.metadata_props:
+            found.append(Pool(node.name or "", node.op_type, str(node.inputs[0].name), name))  # type: ignore[union-attr]
+    return found
+
+
+def _maps(look: Look, feeds: Tensors) -> Iterator[dict[str, Any]]:
+    """Each pooling whose input and output have rows and columns."""
+    values = {**feeds, **look.session.run(feeds)} if look.pools else {}
+    for pool in look.pools:
+        before, after = values.get(pool.before), values.get(pool.after)
+        if before is None or after is None or before.ndim != 4 or after.ndim != 4:
+            continue
+        with np.errstate(over="ignore", invalid="ignore"):
+            spread = np.nan_to_num(before[0].astype(np.float64).std(axis=(1, 2)))
+        channels = np.argsort(-spread, kind="stable")[:_CHANNELS]
+        yield {
+            "node": pool.node,
+            "operator": pool.operator,
+            "before": before.shape,
+            "after": after.shape,
+            "channels": [
+                {"channel": int(i), "before": _map(before[0, i]), "after": _map(after[0, i])} for i in channels
+            ],
+        }
+
+
+def _map(plane: NDArray[Any]) -> dict[str, Any]:
+    """A plane as bytes from its least to its largest value, at most so many pixels high and wide; NaN is 0."""
+    plane = plane[:: -(-plane.shape[0] // _PIXELS), :: -(-plane.shape[1] // _PIXELS)].astype(np.float64)
+    finite = plane[np.isfinite(plane)]
+    least, largest = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    scaled = (np.clip(plane, least, largest) - least) / ((largest - least) or 1)
+    data = np.nan_to_num(scaled * 255).round().astype(np.uint8)
+    return {
+        "rows": data.shape[0],
+        "columns": data.shape[1],
+        "least": float(least),
+        "largest": float(largest),
+        "data": base64.b64encode(data.tobytes()).decode(),
+    }
