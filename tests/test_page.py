@@ -174,9 +174,13 @@ def test_a_file_that_was_replaced_is_not_taken_for_the_model_that_serves(tmp_pat
     with serving(tmp_path / "chain.onnx") as client:
         write(chain("standard"), tmp_path / "chain.onnx")
         answer = client.post("/v1/models/chain/picture", content=steps.read_bytes())
-        assert (answer.status_code, "is another than the one that is served" in answer.text) == (409, True)
+        assert (answer.status_code, "is another than the one that is served" in answer.text) == (422, True)
         client.post("/v2/repository/models/chain/load")
-        assert client.post("/v1/models/chain/picture", content=steps.read_bytes()).status_code == 200
+        answer = client.post("/v1/models/chain/picture", content=steps.read_bytes())
+        assert answer.status_code == 200
+        described = client.get("/openapi.json").json()
+    assert "requestBody" in described["paths"]["/v1/models/{name}/picture"]["post"]
+    assert {*answer.json()} == set(described["components"]["schemas"]["Picture"]["required"])
 
 
 # --- the page

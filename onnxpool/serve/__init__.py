@@ -8,6 +8,7 @@
     app.py         the ASGI application                             openapi.py     its description
     messages.py    gRPC's messages                                  rpc.py         the gRPC server
     server.py      both on their ports, until SIGTERM               listening.py   which, and what the operator is told
+    pictures.py    pictures and feature maps, for the page          page.html      at /
 
 >>> app = application(Repository("models"))  # doctest: +SKIP
 """

@@ -45,6 +45,7 @@ def describe(service: Service) -> dict[str, Any]:
         paths[model] = {"get": _does("The model's inputs and outputs", "Model"), "parameters": parameters}
         paths[f"{model}/ready"] = {"get": _does("Whether the model is ready", "Ready"), "parameters": parameters}
         paths[f"{model}/infer"] = {"post": _infer(), "parameters": parameters}
+    paths["/v1/models/{name}/picture"] = {"post": _picture(), "parameters": [name]}
     return {
         "openapi": "3.1.0",
         "info": {"title": "onnxpool", "version": service.server()["version"], "description": _DESCRIPTION},
@@ -101,6 +102,12 @@ def _infer() -> dict[str, Any]:
     return does
 
 
+def _picture() -> dict[str, Any]:
+    does = _does("Classes of a picture, and maps of the model's poolings: what the page at / shows", "Picture")
+    raw = {"schema": {"type": "string", "format": "binary"}}
+    return does | {"requestBody": {"required": True, "content": {"application/octet-stream": raw}}}
+
+
 # --- schemas
 
 
@@ -154,6 +161,14 @@ _SCHEMAS = {
         parameters=_object(timeout={"type": "integer", "minimum": 1}, binary_data_output=_TRUTH),
         inputs=_list(_GIVEN),
         outputs=_list(_object(("name",), name=_TEXT, parameters=_object(binary_data=_TRUTH))),
+    ),
+    "Picture": _object(
+        ("model", "time_s", "size", "outputs", "poolings"),
+        model=_TEXT,
+        time_s={"type": "number"},
+        size=_list(_SIZE),
+        outputs=_list({"type": "object"}),
+        poolings=_list({"type": "object"}),
     ),
     "InferResponse": _object(
         ("model_name", "model_version", "outputs"),

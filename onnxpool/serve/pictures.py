@@ -96,7 +96,7 @@ class Pictures:
         if served not in self._looks:
             file = self.service.repository.file(served)
             if file is None:
-                raise Refusal(409, f"the file of {served.name!r} is another than the one that is served; load it first")
+                raise Refusal(422, f"the file of {served.name!r} is another than the one that is served; load it first")
             self._looks[served] = look(file, served, self.service)
         return self._looks[served]
 
