@@ -256,12 +256,23 @@ constexpr const Kernel* kBaseline[kMethods] = {&baseline::soft, &baseline::local
 #if defined(ONNXPOOL_AVX2)
 constexpr const Kernel* kAvx2[kMethods] = {&avx2::soft, &avx2::local_importance, &avx2::stochastic};
 #endif
+#if defined(ONNXPOOL_AVX512)
+constexpr const Kernel* kAvx512[kMethods] = {&avx512::soft, &avx512::local_importance, &avx512::stochastic};
+#endif
 
 Kernels choose_kernels(const Ort& ort, OrtStatus** status) {
   const char* const wanted = std::getenv("ONNXPOOL_CPU");
   const bool any = wanted == nullptr || *wanted == '\0';
+#if defined(ONNXPOOL_AVX512)
+  if ((any || std::strcmp(wanted, "avx512") == 0) && __builtin_cpu_supports("avx512f") &&
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+    return kAvx512;
+  }
+#endif
 #if defined(ONNXPOOL_AVX2)
-  if ((any || std::strcmp(wanted, "avx2") == 0) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+  if ((any || std::strcmp(wanted, "avx2") == 0) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("f16c")) {
     return kAvx2;
   }
 #endif

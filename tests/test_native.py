@@ -6,8 +6,12 @@ Errors are counted in ULPs of the largest magnitude in each window: 4 for float3
 
 import ctypes
 import itertools
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import ml_dtypes
@@ -17,6 +21,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
+from onnxpool import kernels
 from onnxpool.kernels import library_path
 from onnxpool.pools import local_importance, soft, stochastic
 from onnxpool.window import Window
@@ -469,6 +474,55 @@ def test_only_bits_of_the_window_count():
             np.testing.assert_array_equal(y[part], alone)
 
 
+SMALL = [(Window.of(2, 3, 2, 1), (9, 7)), (Window.of(2, 3, 2, 0, 1, True), (14, 14)), (Window.of(3, 2, 1), (3, 4, 5))]
+WHOLE = [(Window.of(2, 7), (7, 7)), (Window.of(1, 8, 1, 3, 1, True), (5,)), (Window.of(2, 40), (40, 40))]
+
+
+@DTYPES
+@pytest.mark.parametrize("name", PATCHES)
+@pytest.mark.parametrize(("window", "size"), SMALL + WHOLE, ids=str)
+def test_planes_that_share_a_sweep_do_not_share_bits(window, size, name, dtype):
+    """Small planes are computed several at a time: one of odd cells must not change its neighbours, nor they it."""
+    x, logit = pair((3, 7, *size), dtype)
+    for plane in (x[0, 1], logit[1, 3], x[2, 6], logit[2, 6]):
+        plane[...] = np.resize(patch(dtype, name), size)
+    whole = pool_each(window, (x, logit))
+    for part in (np.s_[0:1, 0:1], np.s_[0:1, 1:2], np.s_[1:2, 3:4], np.s_[2:3, 6:7]):
+        for y, alone in zip(whole, pool_each(window, (x[part].copy(), logit[part].copy())), strict=True):
+            np.testing.assert_array_equal(y[part].astype(np.float64), alone.astype(np.float64))
+    for method, y in zip(METHODS, whole, strict=True):
+        assert errors(method, window, (x, logit), y).max() <= ALLOWED_ULPS[dtype], method.op_type
+
+
+@DTYPES
+@pytest.mark.parametrize("shift", [-700, -100, -60, -30, 0, 30, 60, 75, 100, 700])
+@pytest.mark.parametrize(("window", "size"), SMALL + WHOLE, ids=str)
+def test_logits_far_from_zero(window, size, shift, dtype):
+    """Exponentials relative to 1 do not serve here; a window of one plane in two must not need another reference."""
+    x, logit = numbers((2, 6, *size), dtype), numbers((2, 6, *size), np.float32, seed=1)
+    logit[:, ::2] += shift
+    check(window, x, logit.astype(dtype), methods=(LOCAL_IMPORTANCE,))
+    check(window, logit.astype(dtype), methods=(SOFT,))
+
+
+@pytest.mark.parametrize(("window", "size"), SMALL + WHOLE, ids=str)
+def test_zeros_and_tiny_cells_in_small_planes(window, size):
+    """Sums of 0 can be trusted only where no product was lost: cells of 1e-38 with weights far below 1."""
+    x = numbers((1, 6, *size))
+    x[:, 0], x[:, 1], x[:, 2] = 0, 1e-38, np.where(x[:, 2] > 0, x[:, 2] * 1e-38, 0)
+    logit = np.full_like(x, -35) + numbers(x.shape, seed=1)
+    check(window, x, logit)
+    answers = pool_each(window, (x, logit))
+    assert all((y[:, 0] == 0).all() and (y[:, 1] > 0).all() for y in answers)
+
+
+@pytest.mark.parametrize("cells", [1, 7, 8, 9, 15, 16, 17, 255, 256, 257, 511, 512, 513, 1025, 20000])
+def test_sums_of_every_length(cells):
+    """Global windows are summed in lanes and chunks: one cell too many or too few shows in any of them."""
+    for dtype in ALLOWED_ULPS:
+        check(Window.of(1, cells), *pair((2, 9, cells), dtype))
+
+
 # --- threads
 
 
@@ -492,6 +546,22 @@ def test_scratch_beyond_the_stack():
     for part in (np.s_[0:1, 0:1], np.s_[1:2, 33:34], np.s_[2:3, 69:70]):
         for method, y in zip(METHODS, answers, strict=True):
             assert errors(method, window, [i[part] for i in inputs], y[part]).max() <= ALLOWED_ULPS[FLOAT32]
+
+
+INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
+ARITHMETIC = "by_hand or argument or geometry or extremes or magnitude or share or bits or every_length"
+
+
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
+def test_every_instruction_set(name):
+    """The kernels for each, whichever this process chose: the arithmetic's tests, in a process of their own."""
+    environment = {**os.environ, "ONNXPOOL_CPU": name, kernels.OVERRIDE: str(library_path())}
+    run = partial(subprocess.run, env=environment, capture_output=True, text=True, check=False)
+    opened = "import onnxruntime, onnxpool; onnxpool.kernels.register(onnxruntime.SessionOptions())"
+    if "does not have" in run([sys.executable, "-c", opened]).stderr:
+        pytest.skip(f"this build or processor has no {name}")
+    tests = run([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__, "-k", ARITHMETIC])
+    assert tests.returncode == 0, tests.stdout[-3000:]
 
 
 # --- at the door

@@ -38,6 +38,9 @@ struct Axis {
     }
     return false;
   }
+
+  // One window, over every cell.
+  bool whole(int64_t n) const { return output(n) == 1 && extent - pad >= n && (dilation == 1 || n == 1); }
 };
 
 struct Window {
@@ -64,6 +67,8 @@ struct Plan {
   int64_t steps = 0;  // planes * bands * tiles
   int64_t steps_per_task = 1;
   int64_t tasks = 0;
+  bool whole = false;  // every plane is one window, with no cell left out
+  bool small = false;  // steps are planes, of few cells
 };
 
 // Names of pooling attributes elsewhere. ONNX Runtime does not list a node's attributes to its kernel, so unknown names
@@ -220,6 +225,8 @@ inline Plan make_plan(const Window& window, const Shape& in, const Shape& out) {
   plan.steps = plan.planes * plan.bands * plan.tiles;
   plan.steps_per_task = kTaskCells / (plan.band * row_cells) + 1;
   plan.tasks = (plan.steps + plan.steps_per_task - 1) / plan.steps_per_task;
+  plan.whole = depth.whole(depth.in) && height.whole(height.in) && width.whole(width.in);
+  plan.small = plan.bands == 1 && plan.tiles == 1 && depth.in * height.in * width.in <= kSmallPlane;
   return plan;
 }
 

@@ -25,5 +25,8 @@ extern const Kernel soft, local_importance, stochastic;
 namespace avx2 {
 extern const Kernel soft, local_importance, stochastic;
 }
+namespace avx512 {
+extern const Kernel soft, local_importance, stochastic;
+}
 
 }  // namespace onnxpool

@@ -11,9 +11,12 @@
 #define ONNXPOOL_ISA baseline
 #endif
 
-// The functions of one cell or number serve a GPU's threads too.
+// The functions of one cell or number serve a GPU's threads too. On the CPU, loops over cells are vectorised only where
+// all of these are inlined, which is not left to the compiler's estimate.
 #if defined(__CUDACC__)
 #define HOST_DEVICE __host__ __device__
+#elif defined(__GNUC__)
+#define HOST_DEVICE __attribute__((always_inline))
 #else
 #define HOST_DEVICE
 #endif
