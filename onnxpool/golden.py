@@ -9,7 +9,7 @@ arrays that the header names. bfloat16, which NumPy's format lacks, is stored as
 import json
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,10 @@ class Golden:
             if name in (None, case.name):
                 return case
         raise ArgumentError(f"case={name!r} is none of {', '.join(case.name for case in self.cases)}")
+
+    def only(self, name: str | None) -> "Golden":
+        """The same with the case of that name alone; with all, for None."""
+        return self if name is None else replace(self, cases=(self.case(name),))
 
 
 # --- the file

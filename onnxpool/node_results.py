@@ -4,6 +4,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from onnxpool.report import Report
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -85,6 +87,24 @@ class Nodes:
         lines = [f"{agree} of {len(self.results)} nodes agree", *self.notes]
         lines += [f"first: {self.first.sentence}"] if self.first else []
         return Group(*([table] if table.row_count else []), *map(Text, lines))
+
+
+@dataclass(frozen=True)
+class NodesOfReport:
+    """A report, and the comparison node by node that follows it."""
+
+    report: Report
+    nodes: Nodes
+
+    def to_json(self) -> dict[str, Any]:
+        """The report's values, and ``nodes``."""
+        return {**self.report.to_json(), "nodes": self.nodes.to_json()}
+
+    def table(self) -> "RenderableType":
+        """The one under the other."""
+        from rich.console import Group
+
+        return Group(self.report.table(), self.nodes.table())
 
 
 def _plain(share: float) -> float | str:

@@ -33,8 +33,9 @@ from onnxpool.cases import Feeds
 from onnxpool.errors import ExportError, OnnxpoolError
 from onnxpool.forms import Model
 from onnxpool.golden import Golden
-from onnxpool.node_results import Doer, NodeResult, Nodes, Part
+from onnxpool.node_results import Doer, NodeResult, Nodes, NodesOfReport, Part
 from onnxpool.pool import DOMAIN, Array
+from onnxpool.report import Report, failed
 from onnxpool.session import Kernels, load
 from onnxpool.subgraph import OWN
 from onnxpool.validate import Reference, answers_for
@@ -51,6 +52,18 @@ def compare(model: Model, reference: Reference = None, case: str | None = None, 
     reference evaluator cannot run.
     """
     return Comparison(model, answers_for(model, reference), case, reference, kernels).nodes()
+
+
+def of_report(report: Report, model: Model, reference: Reference = None) -> NodesOfReport:
+    """The comparison on the first case that failed in ``report``, or the first; natively where that alone failed.
+
+    Arguments and errors as of :func:`compare`.
+    """
+    wrong = [run for run in report.runs if any(failed(result.verdict) for result in run.results)]
+    natively = bool(wrong) and all(run.kernels for run in wrong)
+    case = report.failing_case or next((result.case for run in report.runs for result in run.results), None)
+    nodes = compare(model, reference, case, kernels="require" if natively else "off")
+    return NodesOfReport(report, nodes)
 
 
 class Comparison:
@@ -179,7 +192,7 @@ class Comparison:
     def _bound(self, node: ir.Node, name: str, answer: NDArray[Any]) -> bounds.Bound:
         dtype = self.known[name].given.dtype
         x = self.feeds.get(str(node.inputs[0].name)) if node.inputs and node.inputs[0] else None
-        if node.domain == DOMAIN and x is not None:
+        if node.domain == DOMAIN and x is not None and node.name not in self.refused:
             window = Window.from_attributes({key: attribute.value for key, attribute in node.attributes.items()})
             if window.check(x.shape) == answer.shape:
                 native = node.name in self.native

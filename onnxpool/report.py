@@ -144,6 +144,12 @@ class Report:
         return self.exit_status == 0
 
     @property
+    def failing_case(self) -> str | None:
+        """The name of the first case that failed in any run."""
+        every = (result for run in self.runs for result in run.results)
+        return next((result.case for result in every if failed(result.verdict)), None)
+
+    @property
     def summary(self) -> str:
         """The verdict in one sentence."""
         counts = {verdict: sum(run.verdict == verdict for run in self.runs) for verdict in EXIT_STATUS}

@@ -55,6 +55,14 @@ def module(source: str, seed: int = 0) -> "torch.nn.Module":
     return network
 
 
+def reference(text: str | None, seed: int = 0) -> "torch.nn.Module | str | None":
+    """What a model is compared with: the path of a golden file as it is, a module for anything else.
+
+    Raises as :func:`module`.
+    """
+    return text if text is None or text.endswith(".npz") else module(text, seed)
+
+
 def inputs(shapes: Sequence[str], dtype: str, seed: int = 0) -> "tuple[torch.Tensor, ...]":
     """Standard normal tensors of these shapes.
 

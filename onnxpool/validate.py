@@ -44,6 +44,7 @@ def validate(
     model: Model,
     reference: Reference = None,
     *,
+    case: str | None = None,
     on: Sequence[str] | Literal["all"] | None = None,
     forms: Sequence[Form] = get_args(Form),
     pythons: Sequence[str | os.PathLike[str]] = (),
@@ -56,7 +57,8 @@ def validate(
 
     ``reference`` gives the answers: a :class:`Golden` or the path of one, the PyTorch module that was exported, or a
     function ``{name: float64 array} -> {name: array}``. By default it is the golden file beside ``model``; where there
-    is none, a small model is judged by onnx's reference evaluator in float64.
+    is none, a small model is judged by onnx's reference evaluator in float64. ``case`` names the only one to replay;
+    all are drawn from fixed seeds, so that a case is the same each time.
 
     ``on`` names runtimes of :mod:`onnxpool.runtimes`, or is ``"all"``: each is tried in all of its variants. By default
     it is ONNX Runtime as it comes, without and with native kernels. ``pythons`` are Python programs of other
@@ -70,7 +72,7 @@ def validate(
     """
     names = _checked(on, forms, require, threads, timeout_s)
     original = read(model)
-    golden = answers_for(model, reference)
+    golden = answers_for(model, reference).only(case)
     judge = Judge(golden, original)
     cells = plan(names, forms, [os.fspath(python) for python in pythons], threads, pools=judge.pools)
     with tempfile.TemporaryDirectory(prefix="onnxpool-") as folder:

@@ -32,6 +32,10 @@ COMMANDS = (
     "form",
     "lift",
     "validate",
+    "bisect",
+    "bundle",
+    "verify",
+    "compare",
     "inspect",
     "predict",
     "batch",
@@ -145,6 +149,38 @@ def test_validate_against_the_module_itself(folder):
     reference = f"{folder}/nets.py:network"
     assert run("validate", folder / "network.onnx", "--reference", reference).exit_code == 0
     assert run("validate", folder / "network.onnx", "--reference", reference, "--seed", 1).exit_code == 1
+
+
+def test_what_validate_keeps(folder, tmp_path):
+    for name in ("layer.onnx", "layer.golden.npz"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    model = tmp_path / "layer.onnx"
+    options = ["--case", "image", "--per-node", "--certificate", "--bundle", tmp_path / "bundle", "--json"]
+    result = run("validate", model, *options)
+    values = json.loads(result.stdout)
+    assert result.exit_code == 0
+    assert values["nodes"]["case"] == "image"
+    assert {one["case"] for one in values["runs"][0]["results"]} == {"image"}
+    assert (tmp_path / "bundle" / "reproduce.py").exists()
+    assert run("verify", model).exit_code == 0
+    assert run("verify", model, "--scale-bounds", "1e-9").exit_code == 1
+    (tmp_path / "report.json").write_text(result.stdout)
+    certificate = tmp_path / "layer.certificate.json"
+    assert run("compare", certificate, tmp_path / "report.json").exit_code == 0
+    model.write_bytes(model.read_bytes() + b"\n")
+    assert run("verify", model).exit_code == 1
+    assert "layer.onnx has changed" in run("verify", model, "--json").stdout
+
+
+def test_bundle_and_bisect(folder, tmp_path):
+    assert "case 'nan'" in run("bundle", folder / "layer.onnx", tmp_path / "bundle", "--case", "nan").stdout
+    changed = onnx.load(folder / "layer.onnx")
+    next(one for one in changed.graph.node[0].attribute if one.name == "strides").ints[:] = [1, 1]
+    onnx.save(changed, tmp_path / "changed.onnx")
+    result = run("bisect", tmp_path / "changed.onnx", tmp_path / "small", "--reference", folder / "layer.golden.npz")
+    assert result.exit_code == 0
+    assert "1 nodes fail: node_soft_pool" in result.stdout
+    assert "cases fails in ONNX Runtime" in refused("bisect", folder / "layer.onnx", tmp_path / "none")
 
 
 def test_answers_follow_a_model_into_another_form(folder, tmp_path):

@@ -52,6 +52,7 @@ ORDER = [
     "bundle",
     "bisection",
     "certificate",
+    "saved",
     "picture",
     "predict",
     "serve",

@@ -113,6 +113,13 @@ def test_a_model_that_stops_half_way_is_still_compared():
     assert parts(nodes)["Gemm"] == "agrees"
 
 
+def test_a_node_that_cannot_be_is_named(network):
+    nodes = compare(changed(network[1], "SoftPool", setting("kernel_shape", [1, 1])), network[0])
+    assert nodes.first.op_type == "SoftPool"
+    assert "padding=(1, 1) is more than half the extent of the window" in nodes.first.reason
+    assert parts(nodes)["Conv"] == "agrees"
+
+
 def test_a_tampered_body_is_the_bodys_fault(network):
     def negate(_, copy):
         body = copy.functions[("onnxpool", "SoftPool", "")]
