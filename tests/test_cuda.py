@@ -69,7 +69,7 @@ def walled(x):
     return whole[WALL:-WALL].reshape(x.shape)
 
 
-def pool_on_host(host, method, window, *inputs, blocks=0, threads=0):
+def pool_on_host(host, method, window, *inputs, blocks=0, threads=0, wide=False):
     inputs = [walled(x) for x in inputs[: len(method.inputs)]]
     shape, size = window.check(inputs[0].shape), inputs[0].itemsize
     output = np.full(int(np.prod(shape)) * size + 2 * WALL, 0xA5, np.uint8)
@@ -84,6 +84,7 @@ def pool_on_host(host, method, window, *inputs, blocks=0, threads=0):
         ctypes.c_void_p(output.ctypes.data + WALL),
         Whole(blocks),
         threads,
+        int(wide),
     )
     assert together, "the lanes of a warp exchanged numbers without each other"
     assert (output[:WALL] == 0xA5).all()
@@ -157,19 +158,42 @@ def test_every_grid_gives_the_same_bits(host, method, window, blocks, threads):
     np.testing.assert_array_equal(pool_on_host(host, method, window, *inputs, blocks=blocks, threads=threads), expected)
 
 
+@EACH
+@pytest.mark.parametrize(
+    "window",
+    [Window.of(2, 3, 2, 1), Window.of(2, (2, 3), (3, 1), (1, 0), (1, 2), True), Window.of(2, 7, 3, 2)],
+    ids=str,
+)
+def test_indices_of_64_bits_give_the_same_bits(host, method, window):
+    inputs = pair((2, 3, 17, 19))
+    wide = pool_on_host(host, method, window, *inputs, wide=True)
+    np.testing.assert_array_equal(wide, pool_on_host(host, method, window, *inputs))
+
+
 def job(host, window, shape):
-    facts = whole(0, 0, 0, 0)
+    facts = whole(*[0] * 5)
     host.host_job(Whole(window.rank), whole(*shape), window_numbers(window), facts)
-    return dict(zip(("outputs", "team", "threads", "blocks"), facts, strict=True))
+    return dict(zip(("outputs", "team", "piece", "blocks", "narrow"), facts, strict=True))
 
 
-def test_jobs(host):
-    assert job(host, Window.of(2, 3, 2, 1), (8, 64, 112, 112)) == {
-        "outputs": 8 * 64 * 56 * 56, "team": 1, "threads": 256, "blocks": 8 * 64 * 56 * 56 // 256,
-    }  # fmt: skip
-    assert job(host, Window.of(2, 7), (1, 2047, 7, 7)) == {"outputs": 2047, "team": 32, "threads": 256, "blocks": 256}
-    assert job(host, Window.of(1, 1), (1, 3, 2**40))["blocks"] == 2**24
-    assert job(host, Window.of(1, 1), (0, 3, 4))["outputs"] == 0
+@pytest.mark.parametrize(
+    ("shape", "arguments", "outputs", "team", "piece", "blocks", "narrow"),
+    [
+        ((8, 64, 112, 112), {"kernel_size": 3, "stride": 2, "padding": 1}, 8 * 64 * 56 * 56, 1, 3, 6272, 1),
+        ((8, 64, 112, 112), {"kernel_size": 2}, 8 * 64 * 56 * 56, 1, 2, 6272, 1),
+        ((1, 2047, 7, 7), {"kernel_size": 7}, 2047, 32, 3, 256, 1),
+        ((1, 1, 5, 32), {"kernel_size": (1, 32)}, 5, 1, 2, 1, 1),
+        ((0, 3, 4), {"kernel_size": 2}, 0, 1, 2, 0, 1),
+        ((1, 1, 2**30 - 1), {"kernel_size": 1}, 2**30 - 1, 1, 2, 2**22, 1),
+        ((1, 1, 2**30), {"kernel_size": 1}, 2**30, 1, 2, 2**22, 0),
+        ((1, 3, 2**40), {"kernel_size": 1}, 3 * 2**40, 1, 2, 2**24, 0),
+        ((1, 1, 2, 3, 700), {"kernel_size": 2, "dilation": (2**23, 1, 1), "padding": (2**22, 0, 0)}, 1398, 1, 2, 6, 0),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_jobs(host, shape, arguments, outputs, team, piece, blocks, narrow):
+    expected = {"outputs": outputs, "team": team, "piece": piece, "blocks": blocks, "narrow": narrow}
+    assert job(host, Window.of(len(shape) - 2, **arguments), shape) == expected
 
 
 def cells_of(host, window, shape, output, lane=0, lanes=1):
@@ -209,6 +233,7 @@ def expected_cells(window, shape, output):
         ((3, 5, 3000, 2000, 1500), {"kernel_size": (2, 3, 5), "stride": (1, 2, 3), "padding": (1, 1, 2)}),
         ((2**31, 7, 3, 3), {"kernel_size": 3}),
         ((2**20, 2**12, 5, 8), {"kernel_size": (4, 8), "stride": (1, 8), "padding": (2, 0)}),
+        ((1, 1, 2, 3, 700), {"kernel_size": 2, "dilation": (2**23, 1, 1), "padding": (2**22, 0, 0)}),
     ],
     ids=str,
 )
@@ -217,7 +242,7 @@ def test_windows_of_tensors_beyond_32_bits(host, shape, arguments):
     window = Window.of(len(shape) - 2, **arguments)
     outputs = job(host, window, shape)["outputs"]
     assert outputs == shape[0] * shape[1] * int(np.prod(window.output(shape[2:]), dtype=object)) > 0
-    assert int(np.prod(shape, dtype=object)) > 2**31
+    assert not job(host, window, shape)["narrow"]
     chosen = [0, 1, outputs - 2, outputs - 1, *np.random.default_rng(0).integers(0, outputs, 40)]
     for output in map(int, chosen):
         expected = expected_cells(window, shape, output)
@@ -227,15 +252,16 @@ def test_windows_of_tensors_beyond_32_bits(host, shape, arguments):
         assert [share[turn] for turn in range(len(shares[0])) for share in shares if turn < len(share)] == expected
 
 
-def test_division_by_multiplication(host):
-    rest, rng = Whole(), np.random.default_rng(0)
-    edges = [2**k + d for k in range(1, 62) for d in (-1, 0, 1)] + [3, 7, 10, 2**62]
-    for divisor in (*edges, *map(int, rng.integers(1, 2**62, 200))):
-        multiples = [k * divisor + d for k in (1, 2, 3, 1000, (2**63 - 2) // divisor) for d in (-1, 0, 1)]
-        for number in (0, 2**63 - 1, *multiples, *map(int, rng.integers(0, 2**63 - 1, 5))):
-            if number < 2**63:
-                got = host.host_divide(Whole(number), Whole(divisor), ctypes.byref(rest))
-                assert (got, rest.value) == divmod(number, divisor)
+@pytest.mark.parametrize(("bits", "kind"), [(64, Whole), (32, ctypes.c_int32)])
+def test_division_by_multiplication(host, bits, kind):
+    divide, rest, rng = host.host_divide if bits == 64 else host.host_divide_32, kind(), np.random.default_rng(0)
+    largest, most = 2 ** (bits - 1) - 1, 2 ** (bits - 2)
+    edges = [2**k + d for k in range(1, bits - 2) for d in (-1, 0, 1)] + [3, 7, 10, most]
+    for divisor in (*edges, *map(int, rng.integers(1, most, 100))):
+        multiples = [k * divisor + d for k in (1, 2, 3, 1000, largest // divisor) for d in (-1, 0, 1)]
+        for number in (0, largest, *multiples, *map(int, rng.integers(0, largest, 5))):
+            if number <= largest:
+                assert (divide(kind(number), kind(divisor), ctypes.byref(rest)), rest.value) == divmod(number, divisor)
 
 
 # --- extremes

@@ -17,7 +17,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
@@ -49,7 +49,7 @@ def application(repository: Repository, options: Options | None = None) -> Starl
     app = Starlette(
         routes=rest.routes(),
         middleware=[Middleware(Guard, options=service.options)],
-        exception_handlers={Refusal: _refused, HTTPException: _unrouted, ClientDisconnect: _gone, Exception: _failed},
+        exception_handlers={Refusal: _refused, HTTPException: _unrouted, Exception: _failed},
         lifespan=rest.lifespan,
     )
     app.state.service = service
@@ -182,7 +182,7 @@ async def _while_connected(request: Request, work: Awaitable[Result]) -> Result:
     try:
         await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise ClientDisconnect
+            raise Refusal(499, "the client went away")
         return working.result()
     finally:
         working.cancel()
@@ -202,10 +202,6 @@ async def _unrouted(_: Request, error: Exception) -> Response:
     response = answer({"error": error.detail}, error.status_code)
     response.headers.update(error.headers or {})
     return response
-
-
-async def _gone(_: Request, __: Exception) -> Response:
-    return answer({"error": "the client went away"}, 499)
 
 
 async def _failed(_: Request, __: Exception) -> Response:

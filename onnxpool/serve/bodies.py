@@ -3,7 +3,7 @@
 import asyncio
 import zlib
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from onnxpool.serve.limits import Options, Refusal
 from onnxpool.serve.service import Held
@@ -15,13 +15,15 @@ _PATIENCE = 4
 
 
 async def read(request: Request, options: Options, held: Held) -> bytes:
-    """The body, decompressed; refuses what is too large (413), too slow (408), or in an unknown encoding (415)."""
+    """The body, decompressed; refuses what is too large (413), too slow (408), cut off (499), or in an unknown encoding (415)."""
     encoding = request.headers.get("content-encoding", "identity").lower()
     if encoding not in ("identity", *_FORMATS):
         raise Refusal(415, f"Content-Encoding: {encoding:.40} is unknown; use {', '.join(_FORMATS)} or none")
     try:
         async with asyncio.timeout(options.timeout_s):
             body = await _received(request, options.max_body_bytes, held)
+    except ClientDisconnect as error:
+        raise Refusal(499, "the client went away") from error
     except TimeoutError as error:
         raise Refusal(408, f"the body did not come within {options.timeout_s:g} s") from error
     return body if encoding == "identity" else _decompressed(body, _FORMATS[encoding], options.max_body_bytes, held)

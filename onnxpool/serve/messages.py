@@ -62,8 +62,8 @@ ModelConfigRequest: 1 name string, 2 version string
 ModelConfigResponse: 1 config ModelConfig
 ModelConfig: 1 name string, 2 platform string, 4 max_batch_size int32, 5 input repeated ModelInput,
     6 output repeated ModelOutput, 11 dynamic_batching ModelDynamicBatching
-ModelInput: 1 name string, 2 data_type int32, 4 dims repeated int64
-ModelOutput: 1 name string, 2 data_type int32, 3 dims repeated int64
+ModelInput: 1 name string, 2 data_type enum DataType, 4 dims repeated int64
+ModelOutput: 1 name string, 2 data_type enum DataType, 3 dims repeated int64
 ModelDynamicBatching: 2 max_queue_delay_microseconds uint64, 3 preserve_ordering bool
 ModelStatisticsRequest: 1 name string, 2 version string
 ModelStatisticsResponse: 1 model_stats repeated ModelStatistics
@@ -73,6 +73,9 @@ InferStatistics: 1 success StatisticDuration, 2 fail StatisticDuration, 3 queue 
     5 compute_infer StatisticDuration
 StatisticDuration: 1 count uint64, 2 ns uint64
 """
+
+_DATA_TYPES = "INVALID BOOL UINT8 UINT16 UINT32 UINT64 INT8 INT16 INT32 INT64 FP16 FP32 FP64 STRING BF16"
+"""Names of element types in a model's configuration; their numbers count from 0."""
 
 
 def Message(name: str, /, **fields: Any) -> Any:  # noqa: N802 - it stands for a class
@@ -87,13 +90,16 @@ def parsed(name: str, values: dict[str, Any]) -> Any:
 
 def _file() -> FileDescriptorProto:
     file = FileDescriptorProto(name="onnxpool/inference.proto", package=PACKAGE, syntax="proto3")
+    types = file.enum_type.add(name="DataType")
+    for value, kind in enumerate(_DATA_TYPES.split()):
+        types.value.add(name=f"TYPE_{kind}", number=value)
     for line in _TABLE.replace(",\n    ", ", ").split("\n"):
         name, _, fields = line.partition(":")
         if name:
             message = file.message_type.add(name=name)
             for field in filter(None, fields.split(", ")):
-                number, label, *kind = field.split()
-                _add(message, int(number), label, *kind)
+                number, label, *rest = field.split()
+                _add(message, int(number), label, *rest)
     return file
 
 
@@ -112,15 +118,15 @@ def _add(message: DescriptorProto, number: int, name: str, *kind: str) -> None:
         _add(entry, 1, "key", "string")
         _add(entry, 2, "value", kind[1])
         kind = (f"{message.name}.{entry.name}",)
-    _type(field, kind[-1])
+    _set_type(field, *kind)
 
 
-def _type(field: FieldDescriptorProto, kind: str) -> None:
-    if kind[0].isupper():
-        field.type = FieldDescriptorProto.TYPE_MESSAGE
-        field.type_name = f".{PACKAGE}.{kind}"
-    else:
-        field.type = getattr(FieldDescriptorProto, f"TYPE_{kind.upper()}")
+def _set_type(field: FieldDescriptorProto, *kind: str) -> None:
+    named = kind[-1][0].isupper()
+    category = "enum" if kind[0] == "enum" else "message" if named else kind[-1]
+    field.type = getattr(FieldDescriptorProto, f"TYPE_{category.upper()}")
+    if named:
+        field.type_name = f".{PACKAGE}.{kind[-1]}"
 
 
 _pool = DescriptorPool()

@@ -24,7 +24,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from onnxpool import forms, session
-from onnxpool.errors import ArgumentError, MissingExtra
+from onnxpool.errors import OnnxpoolError
 from onnxpool.picture import Preparation
 from onnxpool.predict import Reader
 from onnxpool.serve import bodies
@@ -78,19 +78,28 @@ class Pictures:
         with self.service.counted("page") as found, self.service.holding() as held:
             body = await bodies.read(request, self.service.options, held)
             served = found(self.service.repository.get(request.path_params["name"]))
-            async with self._one:
-                try:
-                    look = await asyncio.to_thread(self._look, served)
-                    feeds = {look.preparation.name: await asyncio.to_thread(look.preparation.array, body)}
-                    start_s = time.perf_counter()
-                    outputs = await self.service.infer(served, feeds)
-                    time_s = time.perf_counter() - start_s
-                    maps = await asyncio.to_thread(lambda: list(_maps(look, feeds)))
-                    read = [asdict(output) for output in look.reader.read(outputs)]
-                except (ArgumentError, MissingExtra) as error:
-                    raise Refusal(422, str(error)) from error
-        size = look.preparation.size
-        return answer({"model": served.name, "time_s": time_s, "size": size, "outputs": read, "poolings": maps})
+            try:
+                async with asyncio.timeout(self.service.options.timeout_s), self._one:
+                    return answer(await self._answer(served, body))
+            except Refusal:
+                raise
+            except TimeoutError as error:
+                raise Refusal(504, f"there was no answer within {self.service.options.timeout_s:g} s") from error
+            except OnnxpoolError as error:
+                raise Refusal(422, str(error)) from error
+
+    async def _answer(self, served: Served, body: bytes) -> dict[str, Any]:
+        look = await asyncio.to_thread(self._look, served)
+        feeds = {look.preparation.name: await asyncio.to_thread(look.preparation.array, body)}
+        start_s = time.perf_counter()
+        outputs = await self.service.infer(served, feeds)
+        return {
+            "model": served.name,
+            "time_s": time.perf_counter() - start_s,
+            "size": look.preparation.size,
+            "outputs": [asdict(output) for output in look.reader.read(outputs)],
+            "poolings": await asyncio.to_thread(lambda: list(_maps(look, feeds))),
+        }
 
     def _look(self, served: Served) -> Look:
         if served not in self._looks:

@@ -3,6 +3,7 @@
 Tensors come as raw bytes or as typed contents, and go as raw bytes. A refusal's status in HTTP becomes gRPC's code.
 """
 
+import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
@@ -21,6 +22,8 @@ from onnxpool.serve.tensors import Tensor, Tensors, check, datatype, from_bytes,
 from onnxpool.session import TensorInfo
 
 Method: TypeAlias = Callable[[Any], Awaitable[Any]]
+
+log = logging.getLogger("onnxpool.serve")
 
 _CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -206,7 +209,9 @@ def _unary(kind: str, method: Method, service: Service) -> Callable[[bytes, Any]
             answer: bytes = (await method(_read(kind, body))).SerializeToString()
         except Refusal as refusal:
             await context.abort(_CODES[refusal.status], str(refusal))
-            raise  # abort has raised already
+        except Exception:
+            log.exception("%s failed", kind)
+            await context.abort(grpc.StatusCode.INTERNAL, "the server failed; its log says why")
         return answer
 
     return handle

@@ -141,6 +141,9 @@ class Service:
         except Refusal as refusal:
             status = refusal.status
             raise
+        except asyncio.CancelledError:  # how gRPC says that the client went away
+            status = 499
+            raise
         finally:
             labels = (found[0].name, found[0].version) if found else ("", "")
             self.metrics.requests.labels(*labels, protocol, status).inc()

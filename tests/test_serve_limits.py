@@ -1,0 +1,146 @@
+"""What a client may ask for: queues that are full, time that runs out, bytes that are too many, clients that leave.
+
+The application alone, without a port: each scene is an ASGI conversation.
+"""
+
+import asyncio
+import json
+
+import pytest
+from serving import soft
+
+pytest.importorskip("starlette")
+
+from onnxpool.errors import SessionError
+from onnxpool.serve import Options, Repository, application
+
+httpx = pytest.importorskip("httpx")
+
+INFER = "/v2/models/soft/infer"
+BODY = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1, 2, 2], "data": [1, 2, 3, 4]}]}).encode()
+WAITS = {"max_delay_s": 0.3, "max_batch": 8}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return soft(tmp_path_factory.mktemp("limits") / "soft.onnx")
+
+
+def app(path, **options):
+    return application(Repository(path, Options(**options)))
+
+
+def posted(app, *bodies, path=INFER, headers=()):
+    """Answers to bodies that are sent at the same time, in their order."""
+
+    async def scene():
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await asyncio.gather(*(client.post(path, content=body, headers=dict(headers)) for body in bodies))
+
+    return asyncio.run(scene())
+
+
+def talk(app, *messages, headers=()):
+    """The status of a request whose parts come as these messages; after the last, silence."""
+    sent, left = [], list(messages)
+
+    async def receive():
+        return left.pop(0) if left else await asyncio.sleep(60)
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": INFER, "raw_path": INFER.encode(), "query_string": b""}
+    scope |= {
+        "headers": [*headers],
+        "scheme": "http",
+        "server": ("localhost", 80),
+        "root_path": "",
+        "http_version": "1.1",
+    }
+    asyncio.run(app(scope, receive, send))
+    return sent[0]["status"]
+
+
+def part(body, more=False):
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+def test_the_queue_of_a_model_ends(path):
+    answers = posted(app(path, **WAITS, max_queue=2), *[BODY] * 3)
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert answers[2].headers["retry-after"] == "1"
+    assert answers[0].json()["outputs"][0]["data"] == [pytest.approx(3.4926527)]
+
+
+def test_all_bodies_together_end_and_are_given_back(path):
+    size = len(BODY)
+    limited = app(path, **WAITS, max_body_bytes=size, max_pending_bytes=2 * size)
+    for _ in range(2):
+        answers = posted(limited, *[BODY] * 3)
+        assert sorted(answer.status_code for answer in answers) == [200, 200, 503]
+    (refused,) = (answer for answer in answers if answer.status_code == 503)
+    assert refused.headers["retry-after"] == "1"
+    assert b"onnxpool_pending_bytes 0.0" in limited.state.service.metrics_text()
+
+
+def test_a_body_at_the_limit_and_one_byte_above(path):
+    limited = app(path, max_body_bytes=len(BODY))
+    assert [answer.status_code for answer in posted(limited, BODY, BODY + b" ")] == [200, 413]
+
+
+def test_a_tensor_above_the_limit_is_refused_by_its_declaration(path):
+    (answer,) = posted(app(path, max_tensor_bytes=15), BODY)
+    assert (answer.status_code, answer.json()["error"]) == (413, "input 'x' is declared 16 bytes; the limit is 15")
+
+
+def test_time_runs_out(path):
+    (answer,) = posted(app(path, max_delay_s=5, timeout_s=0.1), BODY)
+    assert (answer.status_code, answer.json()["error"]) == (504, "there was no answer within 0.1 s")
+
+
+def test_a_client_may_want_less_time(path):
+    body = json.loads(BODY) | {"parameters": {"timeout": 50_000}}
+    (answer,) = posted(app(path, max_delay_s=5), json.dumps(body).encode())
+    assert (answer.status_code, answer.json()["error"]) == (504, "there was no answer within 0.05 s")
+
+
+def test_a_body_that_stops_coming(path):
+    assert talk(app(path, timeout_s=0.1), part(b"{", more=True)) == 408
+
+
+@pytest.mark.parametrize("messages", [[part(b"{", more=True)], [part(BODY)]], ids=["within the body", "after it"])
+def test_a_client_that_leaves_is_not_run(path, messages):
+    left = app(path, max_delay_s=0.2)
+    served = left.state.service.repository.get("soft")
+    ran = []
+    served.batcher._run = lambda feeds: ran.append(feeds) or {}
+    assert talk(left, *messages, {"type": "http.disconnect"}) == 499
+    assert ran == []
+    assert left.state.service.metrics.total("requests_total", status="499") == 1
+    assert left.state.service.metrics.total("pending_bytes") == 0
+
+
+def test_a_fault_of_the_server_is_500_and_the_next_request_is_served(path):
+    faulty = app(path)
+    batcher = faulty.state.service.repository.get("soft").batcher
+    run, faults = batcher._run, [ZeroDivisionError("ours"), SessionError("of these sizes")]
+    batcher._run = lambda feeds: (_ for _ in ()).throw(faults.pop(0)) if faults else run(feeds)
+
+    async def scene():
+        transport = httpx.ASGITransport(faulty, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return [await client.post(INFER, content=BODY) for _ in range(3)]
+
+    answers = asyncio.run(scene())
+    assert [answer.status_code for answer in answers] == [500, 422, 200]
+    assert "ours" not in answers[0].text
+
+
+def test_not_ready_while_stopping(path):
+    stopping = app(path)
+    ready = posted(stopping, b"", path="/v2/health/ready")
+    assert ready[0].status_code == 405  # it is asked with GET
+    stopping.state.service.draining = True
+    assert not stopping.state.service.ready()
