@@ -15,7 +15,7 @@ _PATIENCE = 4
 
 
 async def read(request: Request, options: Options, held: Held) -> bytes:
-    """The body, decompressed; refuses what is too large (413), too slow (408), cut off (499), or in an unknown encoding (415)."""
+    """The body, decompressed; refuses one too large (413), too slow (408), cut off (499), encoded otherwise (415)."""
     encoding = request.headers.get("content-encoding", "identity").lower()
     if encoding not in ("identity", *_FORMATS):
         raise Refusal(415, f"Content-Encoding: {encoding:.40} is unknown; use {', '.join(_FORMATS)} or none")
