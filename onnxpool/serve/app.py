@@ -150,7 +150,8 @@ class _Rest:
         return answer({})
 
     async def unload(self, request: Request) -> Response:
-        await self.service.unload(request.path_params["name"], await self._parameters(request))
+        parameters = codec.known(await self._parameters(request), "parameters", unload_dependents=bool)
+        await self.service.unload(request.path_params["name"], parameters)
         return answer({})
 
     async def _parameters(self, request: Request) -> dict[str, Any]:
