@@ -170,6 +170,13 @@ def test_indices_of_64_bits_give_the_same_bits(host, method, window):
     np.testing.assert_array_equal(wide, pool_on_host(host, method, window, *inputs))
 
 
+FAR = (
+    (1, 1, 2, 3, 700),
+    {"kernel_size": (2, 1, 1), "stride": (2**23, 1, 1), "dilation": (2**23, 1, 1), "ceil_mode": True},
+)
+"""A small tensor under a window whose second cell, far outside, is counted beyond 32 bits."""
+
+
 def job(host, window, shape):
     facts = whole(*[0] * 5)
     host.host_job(Whole(window.rank), whole(*shape), window_numbers(window), facts)
@@ -187,7 +194,7 @@ def job(host, window, shape):
         ((1, 1, 2**30 - 1), {"kernel_size": 1}, 2**30 - 1, 1, 2, 2**22, 1),
         ((1, 1, 2**30), {"kernel_size": 1}, 2**30, 1, 2, 2**22, 0),
         ((1, 3, 2**40), {"kernel_size": 1}, 3 * 2**40, 1, 2, 2**24, 0),
-        ((1, 1, 2, 3, 700), {"kernel_size": 2, "dilation": (2**23, 1, 1), "padding": (2**22, 0, 0)}, 1398, 1, 2, 6, 0),
+        (FAR[0], FAR[1], 2100, 1, 2, 9, 0),
     ],
     ids=str,
 )  # fmt: skip
@@ -233,7 +240,7 @@ def expected_cells(window, shape, output):
         ((3, 5, 3000, 2000, 1500), {"kernel_size": (2, 3, 5), "stride": (1, 2, 3), "padding": (1, 1, 2)}),
         ((2**31, 7, 3, 3), {"kernel_size": 3}),
         ((2**20, 2**12, 5, 8), {"kernel_size": (4, 8), "stride": (1, 8), "padding": (2, 0)}),
-        ((1, 1, 2, 3, 700), {"kernel_size": 2, "dilation": (2**23, 1, 1), "padding": (2**22, 0, 0)}),
+        FAR,
     ],
     ids=str,
 )

@@ -64,7 +64,7 @@ class Warp {
 
   void start(int lane, void (*enter)(unsigned, unsigned), void* call) {
     getcontext(&context_[lane]);
-    stacks_[lane].resize(kStack);
+    if (stacks_[lane].empty()) stacks_[lane].resize(kStack);
     context_[lane].uc_stack.ss_sp = stacks_[lane].data();
     context_[lane].uc_stack.ss_size = kStack;
     context_[lane].uc_link = &home_;
@@ -84,8 +84,8 @@ class Warp {
   std::vector<char> stacks_[kWarp];
 };
 
-template <int kTeam>
-struct HostTeam : Seat<kTeam> {
+template <class Index, int kTeam>
+struct HostTeam : Seat<Index, kTeam> {
   Warp* warp;
 
   template <class T>
@@ -94,15 +94,15 @@ struct HostTeam : Seat<kTeam> {
   }
 };
 
-template <class Method, class Value, class T, int kTeam>
-bool run_grid(const Job& job, const void* const* inputs, void* output) {
+template <class Method, class Value, class T, class Index, int kTeam, int kPiece>
+bool run_grid(const Job<Index>& job, const void* const* inputs, void* output) {
   const auto warp = std::make_unique<Warp>();
   const auto *x = static_cast<const T*>(inputs[0]), *logit = static_cast<const T*>(inputs[Method::kInputs - 1]);
-  for (int64_t block = 0; block < job.blocks; ++block) {
+  for (Index block = 0; block < job.blocks; ++block) {
     for (int first = 0; first < job.threads; first += kTeam) {
       const auto body = [&](int lane) {
-        const HostTeam<kTeam> team{{block, job.blocks, first + lane, job.threads}, warp.get()};
-        pool<Method, Value>(job, x, logit, static_cast<T*>(output), team);
+        const HostTeam<Index, kTeam> team{{block, job.blocks, first + lane, job.threads}, warp.get()};
+        pool<Method, Value, kPiece>(job, x, logit, static_cast<T*>(output), team);
       };
       if (kTeam == 1) {
         body(0);
@@ -114,23 +114,41 @@ bool run_grid(const Job& job, const void* const* inputs, void* output) {
   return true;
 }
 
-template <class Method, class Value, class T>
-bool run(const Job& job, const void* const* inputs, void* output) {
-  const auto grid = job.team == 1 ? run_grid<Method, Value, T, 1> : run_grid<Method, Value, T, kWarp>;
+// How the caller wants a grid: blocks and threads, or 0 for those of the job; and an index of 64 bits in any case.
+struct Wish {
+  int64_t blocks;
+  int threads;
+  bool wide;
+};
+
+template <class Method, class Value, class T, class Index>
+bool run(const Plan& plan, const void* const* inputs, void* output, const Wish& wish) {
+  Job<Index> job = make_job<Index>(plan);
+  if (wish.blocks > 0) job.blocks = static_cast<Index>(wish.blocks);
+  if (wish.threads > 0) job.threads = wish.threads;
+  const auto grid = job.team > 1      ? run_grid<Method, Value, T, Index, kWarp, 1>
+                    : job.piece == 2 ? run_grid<Method, Value, T, Index, 1, 2>
+                                     : run_grid<Method, Value, T, Index, 1, 3>;
   return grid(job, inputs, output);
 }
 
-template <template <class, class> class OfMethod>
-bool run_element(int element, const Job& job, const void* const* inputs, void* output) {
-  using Single = OfMethod<float, float>;
-  constexpr bool (*kRun[])(const Job&, const void* const*, void*) = {
-      run<Single, float, float>, run<OfMethod<double, double>, double, double>, run<Single, float, Half>,
-      run<Single, float, Bfloat>};
-  return kRun[element](job, inputs, output);
+template <class Method, class Value, class T>
+bool run_index(const Plan& plan, const void* const* inputs, void* output, const Wish& wish) {
+  return fits_32_bits(plan) && !wish.wide ? run<Method, Value, T, int32_t>(plan, inputs, output, wish)
+                                          : run<Method, Value, T, int64_t>(plan, inputs, output, wish);
 }
 
-// The job for plain numbers, as in library.h's `pool`; they must be right.
-Job job_of(int64_t rank, const int64_t* shape, const int64_t* numbers) {
+template <template <class, class> class OfMethod>
+bool run_element(int element, const Plan& plan, const void* const* inputs, void* output, const Wish& wish) {
+  using Single = OfMethod<float, float>;
+  constexpr bool (*kRun[])(const Plan&, const void* const*, void*, const Wish&) = {
+      run_index<Single, float, float>, run_index<OfMethod<double, double>, double, double>,
+      run_index<Single, float, Half>, run_index<Single, float, Bfloat>};
+  return kRun[element](plan, inputs, output, wish);
+}
+
+// The joined plan for plain numbers, as in library.h's `pool`; they must be right.
+Plan plan_of(int64_t rank, const int64_t* shape, const int64_t* numbers) {
   Window window;
   window.rank = rank;
   Shape in, out;
@@ -146,45 +164,64 @@ Job job_of(int64_t rank, const int64_t* shape, const int64_t* numbers) {
     axis.tail = numbers[5 * rank] == 0 ? axis.pad : (axis.pad < overlap ? axis.pad : overlap) + axis.stride - 1;
     out.dims[2 + i] = axis.output(in.dims[2 + i]);
   }
-  return make_job(make_plan(window, in, out));
+  return joined(make_plan(window, in, out));
 }
 
 }  // namespace
 }  // namespace onnxpool::ONNXPOOL_ISA
 
+using namespace onnxpool;
 using namespace onnxpool::ONNXPOOL_ISA;
 
-// Runs a whole grid. `blocks` and `threads` may be 0, for those of the job. Returns 0 where lanes did not keep together.
+// Runs a whole grid. Returns 0 where lanes did not keep together.
 extern "C" int host_pool(int method, int element, int64_t rank, const int64_t* shape, const int64_t* numbers,
-                         const void* const* inputs, void* output, int64_t blocks, int threads) {
-  Job job = job_of(rank, shape, numbers);
-  if (blocks > 0) job.blocks = blocks;
-  if (threads > 0) job.threads = threads;
-  if (method == 0) return run_element<Soft>(element, job, inputs, output);
-  if (method == 1) return run_element<LocalImportance>(element, job, inputs, output);
-  return run_element<Stochastic>(element, job, inputs, output);
+                         const void* const* inputs, void* output, int64_t blocks, int threads, int wide) {
+  const Plan plan = plan_of(rank, shape, numbers);
+  const Wish wish{blocks, threads, wide != 0};
+  if (method == 0) return run_element<Soft>(element, plan, inputs, output, wish);
+  if (method == 1) return run_element<LocalImportance>(element, plan, inputs, output, wish);
+  return run_element<Stochastic>(element, plan, inputs, output, wish);
 }
 
-// outputs, team, threads, blocks of a job.
+// outputs, team, piece, blocks of a job, and whether 32 bits do.
 extern "C" void host_job(int64_t rank, const int64_t* shape, const int64_t* numbers, int64_t* facts) {
-  const Job job = job_of(rank, shape, numbers);
-  facts[0] = job.outputs, facts[1] = job.team, facts[2] = job.threads, facts[3] = job.blocks;
+  const Plan plan = plan_of(rank, shape, numbers);
+  const Job<int64_t> job = make_job<int64_t>(plan);
+  facts[0] = job.outputs, facts[1] = job.team, facts[2] = job.piece, facts[3] = job.blocks;
+  facts[4] = fits_32_bits(plan) ? 1 : 0;
 }
+
+namespace {
+
+template <class Index>
+int64_t cells_of(const Plan& plan, int64_t output, int lane, int lanes, int64_t* cells, int64_t room) {
+  const Job<Index> job = make_job<Index>(plan);
+  const Place<Index> place = place_of(job, static_cast<Index>(output));
+  int64_t count = 0;
+  const auto visit = [&](Index i) {
+    if (count < room) cells[count] = i;
+    ++count;
+  };
+  const auto visit_piece = [&](Index i, int32_t) { visit(i); };
+  if (lanes == 1) each_piece<1>(job, place, visit_piece);
+  else each_cell(job, place, lane, lanes, visit);
+  return count;
+}
+
+}  // namespace
 
 // The cells of one window that a lane visits, as indices into the tensor; no tensor is needed. Returns how many.
 extern "C" int64_t host_cells(int64_t rank, const int64_t* shape, const int64_t* numbers, int64_t output, int lane,
                               int lanes, int64_t* cells, int64_t room) {
-  const Job job = job_of(rank, shape, numbers);
-  int64_t count = 0;
-  const auto visit = [&](int64_t i) {
-    if (count < room) cells[count] = i;
-    ++count;
-  };
-  if (lanes == 1) each_cell(job, place_of(job, output), visit);
-  else each_cell(job, place_of(job, output), lane, lanes, visit);
-  return count;
+  const Plan plan = plan_of(rank, shape, numbers);
+  return fits_32_bits(plan) ? cells_of<int32_t>(plan, output, lane, lanes, cells, room)
+                            : cells_of<int64_t>(plan, output, lane, lanes, cells, room);
 }
 
 extern "C" int64_t host_divide(int64_t number, int64_t divisor, int64_t* rest) {
-  return Divisor(divisor).divide(number, rest);
+  return Divisor<int64_t>(divisor).divide(number, rest);
+}
+
+extern "C" int32_t host_divide_32(int32_t number, int32_t divisor, int32_t* rest) {
+  return Divisor<int32_t>(divisor).divide(number, rest);
 }

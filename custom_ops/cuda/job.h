@@ -1,76 +1,92 @@
 // What one launch computes: a plan as a GPU's threads want it. Index arithmetic only, the same on the host, where
 // tests/test_cuda.py runs it.
 //
-// Cells of a tensor are counted in 64 bits. Inside a window, positions along an axis are counted from the window's start
-// in 32 bits, since no window spans more than kMostCells.
+// An Index counts cells and windows: 32 bits where a tensor allows that, since 64 cost a GPU several instructions each.
+// Inside a window, positions along an axis are counted from the window's start, which may lie in the padding.
 #pragma once
+
+#include <type_traits>
 
 #include "../kernels/geometry.h"
 #include "../kernels/numeric.h"
 
 namespace onnxpool::ONNXPOOL_ISA {
 
-// Divides numbers below 2^63 by one of up to 2^62, by multiplying: a GPU has no division of whole numbers.
+// The upper half of a product.
+HOST_DEVICE inline uint32_t high_half(uint32_t a, uint32_t b) {
+  return static_cast<uint32_t>(uint64_t{a} * b >> 32);
+}
+HOST_DEVICE inline uint64_t high_half(uint64_t a, uint64_t b) {
+#if defined(__CUDA_ARCH__)
+  return __umul64hi(a, b);
+#else
+  const uint64_t low = 0xffffffff, middle = (a & low) * (b >> 32) + ((a & low) * (b & low) >> 32);
+  return (a >> 32) * (b >> 32) + (middle >> 32) + (((a >> 32) * (b & low) + (middle & low)) >> 32);
+#endif
+}
+
+// Divides by one number, up to a quarter of what Index holds, by multiplying: a GPU has no division of whole numbers.
+template <class Index>
 class Divisor {
+  using Unsigned = std::make_unsigned_t<Index>;
+  static constexpr int kBits = 8 * sizeof(Index);
+
  public:
   Divisor() = default;
-  explicit Divisor(int64_t divisor) : divisor_(divisor) {
-    while (int64_t{1} << shift_ < divisor) ++shift_;
-    // ceil(2^(63 + shift) / divisor), by long division: the dividend may have 127 bits.
-    uint64_t rest = 0;
-    factor_ = 0;
-    for (int bit = 63 + shift_; bit >= 0; --bit) {
-      rest = 2 * rest + (bit == 63 + shift_ ? 1 : 0);
-      factor_ = 2 * factor_ + (rest >= static_cast<uint64_t>(divisor) ? 1 : 0);
-      if (rest >= static_cast<uint64_t>(divisor)) rest -= static_cast<uint64_t>(divisor);
+  explicit Divisor(Index divisor) : divisor_(divisor), factor_(0) {
+    while (Index{1} << shift_ < divisor) ++shift_;
+    // ceil(2^(kBits - 1 + shift) / divisor), by long division: no type holds the dividend.
+    Unsigned rest = 0;
+    for (int bit = kBits - 1 + shift_; bit >= 0; --bit) {
+      rest = static_cast<Unsigned>(2 * rest + (bit == kBits - 1 + shift_ ? 1U : 0U));
+      const bool fits = rest >= static_cast<Unsigned>(divisor);
+      if (fits) rest -= static_cast<Unsigned>(divisor);
+      factor_ = static_cast<Unsigned>(2 * factor_ + (fits ? 1U : 0U));
     }
-    factor_ += rest != 0 ? 1 : 0;
+    factor_ += rest != 0 ? 1U : 0U;
   }
 
-  HOST_DEVICE int64_t divide(int64_t number, int64_t* rest) const {
-#if defined(__CUDA_ARCH__)
-    const uint64_t high = __umul64hi(2 * static_cast<uint64_t>(number), factor_);
-#else
-    const uint64_t n = 2 * static_cast<uint64_t>(number), low = 0xffffffff;
-    const uint64_t middle = (n & low) * (factor_ >> 32) + ((n & low) * (factor_ & low) >> 32);
-    const uint64_t high = (n >> 32) * (factor_ >> 32) + (middle >> 32) +
-                          (((n >> 32) * (factor_ & low) + (middle & low)) >> 32);
-#endif
-    const auto quotient = static_cast<int64_t>(high >> shift_);
+  HOST_DEVICE Index divide(Index number, Index* rest) const {
+    const auto quotient = static_cast<Index>(high_half(2 * static_cast<Unsigned>(number), factor_) >> shift_);
     *rest = number - quotient * divisor_;
     return quotient;
   }
 
  private:
-  int64_t divisor_ = 1;
-  uint64_t factor_ = uint64_t{1} << 63;
+  Index divisor_ = 1;
+  Unsigned factor_ = Unsigned{1} << (kBits - 1);
   int shift_ = 0;
 };
 
 constexpr int kWarp = 32, kThreads = 256;  // threads of a warp, and of a block
 
+template <class Index>
 struct JobAxis {
-  int64_t in = 1, stride = 1, pad = 0;
+  Index in = 1, stride = 1, pad = 0;
   int32_t dilation = 1, extent = 1;
-  Divisor out;
+  Divisor<Index> out;
 };
 
+template <class Index>
 struct Job {
-  int64_t outputs = 0;  // of all planes together, counted along width first
-  JobAxis depth, height, width;
-  int team = 1;  // threads for one window: 1, or the 32 of a warp
+  Index outputs = 0;  // of all planes together, counted along width first
+  JobAxis<Index> depth, height, width;
+  int team = 1;   // threads for one window: 1, or the 32 of a warp
+  int piece = 2;  // cells of a row that one thread takes at once: 2 or 3
   int threads = kThreads;
-  int64_t blocks = 0;
+  Index blocks = 0;
 };
 
 // Where the cells of one window lie along an axis: start + first, start + first + dilation, ... below start + last.
+template <class Index>
 struct Reach {
-  int64_t start;
+  Index start;
   int32_t first, last;
 };
 
-HOST_DEVICE inline Reach reach_of(const JobAxis& axis, int64_t output) {
-  const int64_t start = output * axis.stride - axis.pad, room = axis.in - start;
+template <class Index>
+HOST_DEVICE inline Reach<Index> reach_of(const JobAxis<Index>& axis, Index output) {
+  const Index start = output * axis.stride - axis.pad, room = axis.in - start;
   const int32_t outside = start < 0 ? static_cast<int32_t>(-start) : 0;
   const int32_t step = axis.dilation;
   const int32_t first = step == 1 ? outside : (outside + step - 1) / step * step;
@@ -78,42 +94,48 @@ HOST_DEVICE inline Reach reach_of(const JobAxis& axis, int64_t output) {
 }
 
 // One window: its plane's first cell, and its reach along each axis.
+template <class Index>
 struct Place {
-  int64_t plane;
-  Reach depth, height, width;
+  Index plane;
+  Reach<Index> depth, height, width;
 };
 
-HOST_DEVICE inline Place place_of(const Job& job, int64_t output) {
-  int64_t z, h, w;
-  const int64_t rows = job.width.out.divide(output, &w), slices = job.height.out.divide(rows, &h);
-  const int64_t plane = job.depth.out.divide(slices, &z);
+template <class Index>
+HOST_DEVICE inline Place<Index> place_of(const Job<Index>& job, Index output) {
+  Index z, h, w;
+  const Index rows = job.width.out.divide(output, &w), slices = job.height.out.divide(rows, &h);
+  const Index plane = job.depth.out.divide(slices, &z);
   return {plane * job.depth.in * job.height.in * job.width.in, reach_of(job.depth, z), reach_of(job.height, h),
           reach_of(job.width, w)};
 }
 
-// Calls visit(index of a cell) for the cells of a window that are in the input: for all of them, row by row.
-template <class Visit>
-HOST_DEVICE inline void each_cell(const Job& job, const Place& at, Visit visit) {
-  const JobAxis &depth = job.depth, &height = job.height, &width = job.width;
+// Calls visit(index of a cell, how many cells of its row are left) for the cells of a window that are in the input, row
+// by row in pieces: for the first of each piece.
+template <int kPiece, class Index, class Visit>
+HOST_DEVICE inline void each_piece(const Job<Index>& job, const Place<Index>& at, Visit visit) {
+  const JobAxis<Index> &depth = job.depth, &height = job.height, &width = job.width;
   for (int32_t z = at.depth.first; z < at.depth.last; z += depth.dilation) {
-    const int64_t slice = at.plane + (at.depth.start + z) * height.in * width.in;
+    const Index slice = at.plane + (at.depth.start + z) * height.in * width.in;
     for (int32_t h = at.height.first; h < at.height.last; h += height.dilation) {
-      const int64_t row = slice + (at.height.start + h) * width.in + at.width.start;
-      for (int32_t w = at.width.first; w < at.width.last; w += width.dilation) visit(row + w);
+      const Index row = slice + (at.height.start + h) * width.in + at.width.start;
+      for (int32_t w = at.width.first; w < at.width.last; w += kPiece * width.dilation) {
+        visit(row + w, at.width.last - w);
+      }
     }
   }
 }
 
-// The same for a lane's share of them: the cells whose number in the window is lane, lane + lanes, ...
-template <class Visit>
-HOST_DEVICE inline void each_cell(const Job& job, const Place& at, int32_t lane, int32_t lanes, Visit visit) {
-  const auto count = [](const Reach& reach, int32_t step) { return (reach.last - reach.first + step - 1) / step; };
+// Calls visit(index of a cell) for a lane's share of them: those whose number in the window is lane, lane + lanes, ...
+template <class Index, class Visit>
+HOST_DEVICE inline void each_cell(const Job<Index>& job, const Place<Index>& at, int32_t lane, int32_t lanes,
+                                  Visit visit) {
+  const auto count = [](const Reach<Index>& reach, int32_t step) { return (reach.last - reach.first + step - 1) / step; };
   const int32_t columns = count(at.width, job.width.dilation), rows = count(at.height, job.height.dilation);
   const int32_t cells = columns * rows * count(at.depth, job.depth.dilation);
-  const int64_t along_height = job.height.dilation * job.width.in;
-  const int64_t along_depth = job.depth.dilation * job.height.in * job.width.in;
-  const int64_t first = at.plane +
-                        ((at.depth.start + at.depth.first) * job.height.in + at.height.start + at.height.first) *
+  const Index along_height = job.height.dilation * job.width.in;
+  const Index along_depth = job.depth.dilation * job.height.in * job.width.in;
+  const Index first = at.plane +
+                      ((at.depth.start + at.depth.first) * job.height.in + at.height.start + at.height.first) *
                             job.width.in + at.width.start + at.width.first;
   int32_t w = lane % columns, h = lane / columns % rows, z = lane / columns / rows;
   const int32_t next_w = lanes % columns, next_h = lanes / columns;
@@ -137,22 +159,40 @@ inline bool join(PlannedAxis* outer, PlannedAxis* inner) {
   return true;
 }
 
-inline Job make_job(Plan plan) {
-  constexpr int64_t kMostBlocks = int64_t{1} << 24;  // beyond these, threads take several windows
-  Job job;
-  job.outputs = plan.planes * plan.depth.out * plan.height.out * plan.width.out;
+inline int64_t outputs_of(const Plan& plan) { return plan.planes * plan.depth.out * plan.height.out * plan.width.out; }
+
+inline Plan joined(Plan plan) {
   if (join(&plan.height, &plan.width)) join(&plan.depth, &plan.width);
-  const int64_t cells = plan.depth.kernel * plan.height.kernel * plan.width.kernel;
+  return plan;
+}
+
+// Whether 32 bits hold every number that a job of this plan, once joined, comes to.
+inline bool fits_32_bits(const Plan& plan) {
+  constexpr int64_t kMost = int64_t{1} << 30;
+  const PlannedAxis &depth = plan.depth, &height = plan.height, &width = plan.width;
+  return outputs_of(plan) < kMost && plan.planes * depth.in * height.in * width.in < kMost &&
+         depth.extent * height.in * width.in < kMost && height.extent * width.in < kMost && depth.stride < kMost &&
+         height.stride < kMost && width.stride < kMost;
+}
+
+// The plan must be joined.
+template <class Index>
+Job<Index> make_job(const Plan& plan) {
+  constexpr int64_t kMostBlocks = int64_t{1} << 24;  // beyond these, threads take several windows
+  Job<Index> job;
+  const int64_t outputs = outputs_of(plan), cells = plan.depth.kernel * plan.height.kernel * plan.width.kernel;
+  job.outputs = static_cast<Index>(outputs);
   job.team = cells > kWarp ? kWarp : 1;
-  const int64_t teams = kThreads / job.team, blocks = (job.outputs + teams - 1) / teams;
-  job.blocks = blocks < kMostBlocks ? blocks : kMostBlocks;
+  job.piece = plan.width.kernel > 1 && plan.width.kernel % 2 == 1 ? 3 : 2;
+  const int64_t teams = kThreads / job.team, blocks = (outputs + teams - 1) / teams;
+  job.blocks = static_cast<Index>(blocks < kMostBlocks ? blocks : kMostBlocks);
   const PlannedAxis* const from[] = {&plan.depth, &plan.height, &plan.width};
-  JobAxis* const to[] = {&job.depth, &job.height, &job.width};
+  JobAxis<Index>* const to[] = {&job.depth, &job.height, &job.width};
   for (int i = 0; i < 3; ++i) {
-    to[i]->in = from[i]->in, to[i]->stride = from[i]->stride, to[i]->pad = from[i]->pad;
+    to[i]->in = static_cast<Index>(from[i]->in), to[i]->stride = static_cast<Index>(from[i]->stride);
+    to[i]->pad = static_cast<Index>(from[i]->pad), to[i]->out = Divisor<Index>(static_cast<Index>(from[i]->out));
     to[i]->dilation = static_cast<int32_t>(from[i]->dilation);
     to[i]->extent = static_cast<int32_t>(from[i]->extent);
-    to[i]->out = Divisor(from[i]->out);
   }
   return job;
 }

@@ -4,11 +4,10 @@
 #include <cuda_runtime.h>
 
 #include "../kernels/kernel.h"
-#include "job.h"
 
 namespace onnxpool::ONNXPOOL_ISA {
 
-using Start = cudaError_t (*)(const Job& job, const void* const* inputs, void* output, cudaStream_t stream);
+using Start = cudaError_t (*)(const Plan& plan, const void* const* inputs, void* output, cudaStream_t stream);
 
 struct CudaKernel {
   const char* name;

@@ -6,31 +6,42 @@
 
 namespace onnxpool::ONNXPOOL_ISA {
 
-template <int kTeam>
-struct DeviceTeam : Seat<kTeam> {
+template <class Index, int kTeam>
+struct DeviceTeam : Seat<Index, kTeam> {
   template <class T>
   __device__ T exchange(T value, int distance) const {
     return __shfl_xor_sync(0xffffffff, value, distance);
   }
 };
 
-template <class Method, class Value, class T, int kTeam>
-__global__ void __launch_bounds__(kThreads) pool_kernel(const __grid_constant__ Job job, const T* __restrict x,
+template <class Method, class Value, class T, class Index, int kTeam, int kPiece>
+__global__ void __launch_bounds__(kThreads) pool_kernel(const __grid_constant__ Job<Index> job, const T* __restrict x,
                                                         const T* __restrict logit, T* __restrict y) {
-  const DeviceTeam<kTeam> team{{blockIdx.x, gridDim.x, static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x)}};
-  pool<Method, Value>(job, x, logit, y, team);
+  const DeviceTeam<Index, kTeam> team{{static_cast<Index>(blockIdx.x), static_cast<Index>(gridDim.x),
+                                       static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x)}};
+  pool<Method, Value, kPiece>(job, x, logit, y, team);
 }
 
 // The launch's own status; nothing waits for the kernel.
-template <class Method, class Value, class T>
-cudaError_t start(const Job& job, const void* const* inputs, void* output, cudaStream_t stream) {
-  const auto kernel = job.team == 1 ? pool_kernel<Method, Value, T, 1> : pool_kernel<Method, Value, T, kWarp>;
+template <class Method, class Value, class T, class Index>
+cudaError_t start_job(const Job<Index>& job, const void* const* inputs, void* output, cudaStream_t stream) {
+  const auto kernel = job.team > 1      ? pool_kernel<Method, Value, T, Index, kWarp, 1>
+                      : job.piece == 2 ? pool_kernel<Method, Value, T, Index, 1, 2>
+                                       : pool_kernel<Method, Value, T, Index, 1, 3>;
   const void *x = inputs[0], *logit = inputs[Method::kInputs - 1];
-  void* arguments[] = {const_cast<Job*>(&job), &x, &logit, &output};
+  void* arguments[] = {const_cast<Job<Index>*>(&job), &x, &logit, &output};
   const dim3 blocks(static_cast<unsigned>(job.blocks)), threads(static_cast<unsigned>(job.threads));
-  const cudaError_t status = cudaLaunchKernel(reinterpret_cast<const void*>(kernel), blocks, threads, arguments, 0, stream);
+  const auto* const code = reinterpret_cast<const void*>(kernel);
+  const cudaError_t status = cudaLaunchKernel(code, blocks, threads, arguments, 0, stream);
   if (status != cudaSuccess) cudaGetLastError();  // it is reported here, and not once more to who looks next
   return status;
+}
+
+template <class Method, class Value, class T>
+cudaError_t start(const Plan& given, const void* const* inputs, void* output, cudaStream_t stream) {
+  const Plan plan = joined(given);
+  return fits_32_bits(plan) ? start_job<Method, Value, T>(make_job<int32_t>(plan), inputs, output, stream)
+                            : start_job<Method, Value, T>(make_job<int64_t>(plan), inputs, output, stream);
 }
 
 template <template <class, class> class OfMethod>

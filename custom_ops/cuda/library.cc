@@ -30,8 +30,8 @@ int launch(const char* op_type, int element, const Window* window, const Shape* 
            const void* const* inputs, void* output, void* stream, char* why, size_t room) {
   for (const CudaKernel* kernel : kKernels) {
     if (std::strcmp(kernel->name, op_type) != 0) continue;
-    const Job job = make_job(make_plan(*window, *in, *out));
-    const cudaError_t status = kernel->start[element](job, inputs, output, static_cast<cudaStream_t>(stream));
+    const Plan plan = make_plan(*window, *in, *out);
+    const cudaError_t status = kernel->start[element](plan, inputs, output, static_cast<cudaStream_t>(stream));
     if (status == cudaSuccess) return 0;
     return refuse(Message().add("the CUDA kernel could not be started: %s", cudaGetErrorString(status)), why, room);
   }

@@ -16,15 +16,15 @@
 namespace onnxpool::ONNXPOOL_ISA {
 
 // A thread's place in the grid.
-template <int kTeam>
+template <class Index, int kTeam>
 struct Seat {
   static constexpr int kLanes = kTeam;
-  int64_t block, blocks;
+  Index block, blocks;
   int thread, threads;
 
   HOST_DEVICE int lane() const { return thread % kTeam; }
-  HOST_DEVICE int64_t first() const { return block * (threads / kTeam) + thread / kTeam; }
-  HOST_DEVICE int64_t step() const { return blocks * (threads / kTeam); }
+  HOST_DEVICE Index first() const { return block * (threads / kTeam) + thread / kTeam; }
+  HOST_DEVICE Index step() const { return blocks * (threads / kTeam); }
 };
 
 // A sum, and what rounding has taken from it (Knuth's two-sum): the error of a plain one would grow with its length.
@@ -57,43 +57,71 @@ HOST_DEVICE inline T largest(T value, const Team& team) {
   return value;
 }
 
-template <class Team, class Visit>
-HOST_DEVICE inline void each_cell_of(const Job& job, const Place& place, const Team& team, Visit visit) {
-  if constexpr (Team::kLanes == 1) {
-    each_cell(job, place, visit);
-  } else {
-    each_cell(job, place, team.lane(), Team::kLanes, visit);
-  }
-}
+// Cells of one window, in pieces of kPiece that a thread has at hand together. What is outside is -inf, as methods want.
+template <class Method, class Value, class T, int kPiece>
+class Cells {
+ public:
+  HOST_DEVICE Cells(const T* x, const T* logit) : x_(x), logit_(logit) {}
 
-template <class Method, class Value, class T, class Team>
-HOST_DEVICE inline void pool_window(const Job& job, const T* __restrict x, const T* __restrict logit,
-                                    T* __restrict y, int64_t output, const Team& team) {
-  const Place place = place_of(job, output);
+  // Calls visit(x, logit), arrays of kPiece, for each piece of this thread's share of a window.
+  template <class Index, class Team, class Visit>
+  HOST_DEVICE void each(const Job<Index>& job, const Place<Index>& place, const Team& team, Visit visit) const {
+    if constexpr (Team::kLanes > 1) {
+      static_assert(kPiece == 1, "lanes take single cells");
+      each_cell(job, place, team.lane(), Team::kLanes, [this, &visit](Index i) { read(i, 1, 1, visit); });
+    } else {
+      const int32_t step = job.width.dilation;
+      each_piece<kPiece>(job, place, [this, step, &visit](Index i, int32_t left) { read(i, left, step, visit); });
+    }
+  }
+
+ private:
+  template <class Index, class Visit>
+  HOST_DEVICE void read(Index i, int32_t left, int32_t step, Visit& visit) const {
+    constexpr auto kRoom = static_cast<size_t>(kPiece);
+    Value values[kRoom], logits[kRoom];
+    for (int k = 0; k < kPiece; ++k) {
+      const bool inside = k * step < left;
+      values[k] = inside ? widen(x_[i + k * step]) : -infinity<Value>();
+      logits[k] = Method::kInputs == 1 ? values[k] : inside ? widen(logit_[i + k * step]) : -infinity<Value>();
+    }
+    visit(values, logits);
+  }
+
+  const T *x_, *logit_;
+};
+
+template <class Method, class Value, int kPiece, class T, class Index, class Team>
+HOST_DEVICE inline void pool_window(const Job<Index>& job, const T* x, const T* logit, T* y, Index output,
+                                    const Team& team) {
+  const Place<Index> place = place_of(job, output);
+  const Cells<Method, Value, T, kPiece> cells(x, logit);
   Value top = -infinity<Value>(), size = 0;
-  each_cell_of(job, place, team, [=, &top, &size](int64_t i) {
-    const Value value = widen(x[i]);
-    Method::see(value, Method::kInputs == 1 ? value : widen(logit[i]), &top, &size);
+  cells.each(job, place, team, [&top, &size](const Value* values, const Value* logits) {
+    for (int k = 0; k < kPiece; ++k) Method::see(values[k], logits[k], &top, &size);
   });
   top = largest(top, team);
   size = largest(size, team);
   Total<Value> weights, products;
-  each_cell_of(job, place, team, [=, &weights, &products](int64_t i) {
-    const Value value = widen(x[i]);
-    Value weight, product;
-    Method::weigh(value, Method::kInputs == 1 ? value : widen(logit[i]), top, size, &weight, &product);
-    weights.add(weight);
-    products.add(product);
+  cells.each(job, place, team, [&, top, size](const Value* values, const Value* logits) {
+    Value weight, product, piece_weight = 0, piece_product = 0;
+    for (int k = 0; k < kPiece; ++k) {
+      Method::weigh(values[k], logits[k], top, size, &weight, &product);
+      piece_weight += weight;
+      piece_product += product;
+    }
+    weights.add(piece_weight);
+    products.add(piece_product);
   });
   weights.gather(team);
   products.gather(team);
   if (team.lane() == 0) narrow(Method::result(products.value(), weights.value(), top, size), y + output);
 }
 
-template <class Method, class Value, class T, class Team>
-HOST_DEVICE inline void pool(const Job& job, const T* x, const T* logit, T* y, const Team& team) {
-  for (int64_t output = team.first(); output < job.outputs; output += team.step()) {
-    pool_window<Method, Value>(job, x, logit, y, output, team);
+template <class Method, class Value, int kPiece, class T, class Index, class Team>
+HOST_DEVICE inline void pool(const Job<Index>& job, const T* x, const T* logit, T* y, const Team& team) {
+  for (Index output = team.first(); output < job.outputs; output += team.step()) {
+    pool_window<Method, Value, kPiece>(job, x, logit, y, output, team);
   }
 }
 
