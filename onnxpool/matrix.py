@@ -208,7 +208,7 @@ class Matrix:
         cases, left_out = _affordable(self.judge.golden.cases, one_size=cell.runtime.one_size(cell.options))
         results = _fixed_sizes(self._results(cell, child, options, cases), cases)
         verdict = worst(result.verdict for result in results)
-        return cell.run(verdict, left_out=left_out, results=tuple(results), **opened.told())
+        return cell.run(verdict, left_out=left_out, results=_mapped(results), **opened.told())
 
     def _results(self, cell: Cell, child: Child, options: Options, cases: Sequence[Case]) -> list[Result]:
         results: list[Result] = []
@@ -227,7 +227,8 @@ class Matrix:
                     crashes += 1
                     results += failures(case, "crashed", str(crash))
                 except Refused as refusal:
-                    results += failures(case, "unloadable", str(refusal))
+                    known = [told for part, told in cell.runtime.limits.items() if part in str(refusal)]
+                    results += failures(case, *(("skipped", known[0]) if known else ("unloadable", str(refusal))))
                 else:
                     results += self._compared(cell, case, outputs)
         return results
@@ -300,6 +301,12 @@ def _affordable(cases: Sequence[Case], *, one_size: bool) -> tuple[Sequence[Case
         return cases, ()
     (size, _), *_ = Counter(map(_sizes, cases)).most_common(1)
     return [case for case in cases if _sizes(case) == size], tuple(case.name for case in cases if _sizes(case) != size)
+
+
+def _mapped(results: Sequence[Result]) -> tuple[Result, ...]:
+    """With a map of the errors of the worst result only: all would be too much for one report."""
+    worst_one = max(results, key=lambda result: -1 if math.isnan(result.share) else result.share, default=None)
+    return tuple(result if result is worst_one else replace(result, heat=()) for result in results)
 
 
 def _sizes(case: Case) -> str:

@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, TypeAlias
 
+from onnxpool import chart
+
 Values: TypeAlias = Mapping[str, Any]
 
 
 def render(report: Values, summary: str, sentences: Sequence[str]) -> str:
     """The whole page, from what :meth:`onnxpool.report.Report.to_json` gives."""
-    verdict = report["verdict"]
+    verdict, status = report["verdict"], report["exit_status"]
     told = "".join(f"<li>{escape(line)}</li>" for line in sentences)
     versions = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in report["environment"].items())
     return f"""<!DOCTYPE html>
@@ -18,16 +20,16 @@ def render(report: Values, summary: str, sentences: Sequence[str]) -> str:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{verdict}: {escape(report["model"])}</title>
-<style>{_STYLE}</style>
+<style>{_STYLE}{chart.STYLE}</style>
 </head>
 <body>
 <header class="{_class(verdict)}">
 <h1>{_mark(verdict)} {escape(summary)}</h1>
-<p><code>{escape(report["model"])}</code> against {escape(report["reference"])}</p>
+<p><code>{escape(report["model"])}</code> against {escape(report["reference"])}, exit status {status}</p>
 </header>
 <main>
 {f"<ul>{told}</ul>" if told else ""}
-<h2>Error as a share of what is allowed</h2>
+<h2>Largest error of each case, in percent of what is allowed</h2>
 {_matrix(report["runs"])}
 <h2>Runs</h2>
 {"".join(map(_details, report["runs"]))}
@@ -44,47 +46,80 @@ _MARK = {"skipped": "–", "passed": "✓", "noted": "!"}
 
 
 def _matrix(runs: Sequence[Values]) -> str:
-    """Cases and outputs down, runs across."""
-    found = {(i, result["case"], result["output"]): result for i, run in enumerate(runs) for result in run["results"]}
-    rows = dict.fromkeys((case, output) for _, case, output in found)
-    several = len({output for _, output in rows}) > 1
-    head = "".join(f'<th scope="col">{escape(run["name"])}<br>{_verdict(run["verdict"])}</th>' for run in runs)
+    """Runs down, cases and outputs across; runs that have no results take the whole line."""
+    columns = list(dict.fromkeys((result["case"], result["output"]) for run in runs for result in run["results"]))
+    several = len({output for _, output in columns}) > 1
+    names = [f"{case} · {output}" if several else case for case, output in columns]
+    head = "".join(f'<th scope="col" class="slanted"><span>{escape(name)}</span></th>' for name in names)
     body = "".join(
-        f'<tr><th scope="row">{escape(case)}{f" · {escape(output)}" if several else ""}</th>'
-        + "".join(f"<td>{_bar(found.get((i, case, output)))}</td>" for i in range(len(runs)))
-        + "</tr>"
-        for case, output in rows
+        f'<tr><th scope="row">{escape(run["name"])}</th><td>{_verdict(run["verdict"])}</td>{_line(run, columns)}</tr>'
+        for run in runs
     )
-    return _table(f'<th scope="col">case</th>{head}', body)
+    return _table(f'<th scope="col">run</th><th scope="col">verdict</th>{head}', body, "matrix")
 
 
-def _bar(result: Values | None) -> str:
-    """The share of the budget: a bar that is full at 100%, and the number."""
-    if result is None or not result["origin"]:
-        return _verdict(result["verdict"] if result else "skipped")
-    share, verdict = float(result["share"]), result["verdict"]
-    return (
-        f'<span class="{_class(verdict)}" title="{escape(result["reason"] or result["origin"])}">'
-        f'<svg viewBox="0 0 100 8" aria-hidden="true" preserveAspectRatio="none"><rect class="budget" width="100" '
-        f'height="8"/><rect width="{100 * min(1.0, share):.2f}" height="8"/></svg>{_mark(verdict)} {share:.1%}</span>'
-    )
+def _line(run: Values, columns: Sequence[tuple[str, str]]) -> str:
+    found = {(result["case"], result["output"]): result for result in run["results"]}
+    if not found:
+        return f'<td class="why" colspan="{max(1, len(columns))}">{escape(run["reason"])}</td>'
+    return "".join(_share(found.get(column)) for column in columns)
+
+
+def _share(result: Values | None) -> str:
+    """The share of the budget in percent, on a ground that is darker for a larger share."""
+    if result is None:
+        return '<td class="skipped" title="left out">–</td>'
+    title = escape(f"{result['verdict']}: {result['reason'] or result['origin']}")
+    if not result["origin"]:
+        return f'<td class="{_class(result["verdict"])}" title="{title}">{_mark(result["verdict"])}</td>'
+    share, failed = float(result["share"]), _class(result["verdict"]) == "failed"
+    mark = {"failed": "✗", "noted": "!"}.get(_class(result["verdict"]), "")
+    ground = "" if failed else f' style="--share:{min(1.0, share):.2f}"'
+    return f'<td class="{_class(result["verdict"])}" title="{title}"{ground}>{mark}{_percent(share)}</td>'
+
+
+def _percent(share: float) -> str:
+    """In percent, or in times of what is allowed where these would be thousands."""
+    return f"{100 * share:.0f}" if share < 10 else f"{share:.0f}×" if share < 1e5 else f"{share:.0e}×"
 
 
 def _details(run: Values) -> str:
-    columns = ("case", "output", "verdict", "max abs", "max rel", "max ULP", "share", "allowed", "origin of the bound")
-    head = "".join(f'<th scope="col">{column}</th>' for column in columns)
-    places = "".join(f"<li>{escape(place)}</li>" for place in (", ".join(run["providers"]), *run["pooling"]))
-    told = f"<ul>{places}</ul>{_table(head, ''.join(map(_row, run['results'])))}" if run["results"] else ""
+    columns = ("case", "output", "verdict", "max abs", "max rel", "max ULP", "share", "allowed", "cosine", "SNR, dB")
+    head = "".join(f'<th scope="col">{column}</th>' for column in (*columns, "remarks, origin of the bound"))
+    counts = [f"{count} nodes on {provider}" for provider, count in run["providers"].items()]
+    places = "".join(
+        f"<li>{escape(place)}</li>" for place in (*filter(None, [run["version"]]), *counts, *run["pooling"])
+    )
+    told = (
+        f"{_charts(run)}<ul>{places}</ul>{_table(head, ''.join(map(_row, run['results'])))}" if run["results"] else ""
+    )
     return (
         f"<details{' open' if _class(run['verdict']) == 'failed' else ''}>"
         f"<summary>{escape(run['name'])}: {_verdict(run['verdict'])} {escape(run['reason'])}</summary>{told}</details>"
     )
 
 
+def _charts(run: Values) -> str:
+    """All cells of all results by their error, and where in its output the worst result errs."""
+    counts = [sum(column) for column in zip(*(r["histogram"] for r in run["results"] if r["histogram"]), strict=True)]
+    drawn = (
+        f"<figure>{chart.histogram(counts)}<figcaption>cells by error in ULP</figcaption></figure>" if counts else ""
+    )
+    for result in (result for result in run["results"] if result["heat"]):
+        where = escape(
+            f"share of the allowed error over the last two axes of {result['output']}, case {result['case']}"
+        )
+        rows = [[float(share) for share in row] for row in result["heat"]]
+        drawn += f"<figure>{chart.heat(rows)}<figcaption>{where}</figcaption></figure>"
+    return f'<div class="charts">{drawn}</div>'
+
+
 def _row(result: Values) -> str:
-    numbers = (result[key] for key in ("max_abs", "max_rel", "max_ulp", "share", "allowed"))
+    keys = ("max_abs", "max_rel", "max_ulp", "share", "allowed", "cosine", "snr_db")
+    numbers = (result[key] if result["origin"] else None for key in keys)
     cells = "".join("<td></td>" if number is None else f"<td>{float(number):.3g}</td>" for number in numbers)
-    why = "; ".join(filter(None, (result["reason"], result["origin"])))
+    zeros = f"{result['signed_zeros']} zeros of unlike sign" if result["signed_zeros"] else ""
+    why = "; ".join(filter(None, (result["reason"], zeros, result["origin"])))
     return (
         f'<tr><th scope="row">{escape(result["case"])}</th><td>{escape(result["output"])}</td>'
         f"<td>{_verdict(result['verdict'])}</td>{cells}<td>{escape(why)}</td></tr>"
@@ -103,17 +138,18 @@ def _class(verdict: str) -> str:
     return verdict if verdict in _MARK else "failed"
 
 
-def _table(head: str, body: str) -> str:
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+def _table(head: str, body: str, name: str = "") -> str:
+    kind = f' class="{name}"' if name else ""
+    return f'<div class="wide"><table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 _STYLE = """
-:root { color-scheme: light dark; --text: #1f2328; --page: #fff; --line: #d1d9e0; --soft: #f6f8fa;
+:root { color-scheme: light dark; --text: #1f2328; --page: #fff; --line: #d1d9e0; --soft: #f6f8fa; --bar: #0969da;
   --passed: #1a7f37; --noted: #8a5a00; --failed: #c21c2c; --skipped: #59636e; }
 @media (prefers-color-scheme: dark) { :root { --text: #e6edf3; --page: #0d1117; --line: #3d444d; --soft: #151b23;
-  --passed: #3fb950; --noted: #d29922; --failed: #ff7b72; --skipped: #9198a1; } }
+  --bar: #4493f8; --passed: #3fb950; --noted: #d29922; --failed: #ff7b72; --skipped: #9198a1; } }
 body { margin: 0; background: var(--page); color: var(--text); font: 15px/1.5 system-ui, sans-serif; }
-header, main { padding: 1rem max(1rem, calc(50vw - 38rem)); }
+header, main { padding: 1rem max(1rem, calc(50vw - 42rem)); }
 header { border-bottom: 4px solid; background: var(--soft); }
 header p { color: var(--text); overflow-wrap: anywhere; }
 h1 { margin: 0; font-size: 1.6rem; }
@@ -121,12 +157,22 @@ h2 { margin-top: 2rem; font-size: 1.15rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-thead th { background: var(--soft); }
+thead th { background: var(--soft); vertical-align: bottom; }
 tbody th { font-weight: normal; white-space: nowrap; }
+.matrix { font-size: .85rem; }
+.matrix th, .matrix td { padding: .15rem .5rem; white-space: nowrap; }
+.matrix td[title] { text-align: right; }
+.matrix td[style] { background: color-mix(in srgb, currentColor calc(5% + 45% * var(--share)), transparent);
+  color: var(--text); }
+.matrix td.noted[style] { color: var(--noted); font-weight: 600; }
+.matrix .why { color: var(--skipped); white-space: normal; font-size: .8rem; }
+.slanted { writing-mode: vertical-rl; font-weight: normal; }
+.slanted span { transform: rotate(180deg); display: inline-block; }
 .passed { color: var(--passed); } .noted { color: var(--noted); }
 .failed { color: var(--failed); font-weight: 600; } .skipped { color: var(--skipped); }
-svg { width: 6rem; height: .5rem; margin-right: .5rem; fill: currentColor; }
-svg .budget { fill: var(--line); }
+.charts { display: flex; flex-wrap: wrap; gap: 1rem 2rem; align-items: flex-end; }
+figure { margin: .5rem 0; flex: 1 1 24rem; }
+figcaption { font-size: .8rem; color: var(--skipped); }
 summary { cursor: pointer; padding: .3rem 0; }
 li { overflow-wrap: anywhere; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; }

@@ -1,11 +1,11 @@
-"""What a validation found, as plain values, and as JSON or text; :mod:`onnxpool.page` makes a web page of it."""
+"""What a validation found, as plain values; :mod:`onnxpool.text`, ``page`` and ``junit`` show it."""
 
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from onnxpool import junit, page
+from onnxpool import junit, page, text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -172,33 +172,11 @@ class Report:
 
     def table(self) -> "RenderableType":
         """A table of the runs and every sentence of the report, for ``rich.print``."""
-        from rich.console import Group
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(title=f"{self.model} against {self.reference}", title_justify="left")
-        for column in ("run", "verdict", "cases", "share of budget", "max abs", "max ULP", "worst case"):
-            table.add_column(column, overflow="fold")
-        for run in self.runs:
-            worst = run.worst
-            cases = (
-                f"{sum(not failed(result.verdict) for result in run.results)}/{len(run.results)}" if run.results else ""
-            )
-            cells: list[str | Text] = [run.name, Text(run.verdict, _STYLE[run.verdict]), cases]
-            if worst:
-                cells += [f"{worst.share:.1%}", f"{worst.max_abs:.2g}", f"{worst.max_ulp:.3g}", worst.case]
-            table.add_row(*cells)
-        origins = dict.fromkeys(f"allowed: {run.worst.origin}" for run in self.runs if run.worst)
-        lines = [Text(line) for line in (*origins, *self.sentences())]
-        return Group(table, *lines, Text(self.summary, _STYLE[self.verdict]))
+        return text.table(self.to_json())
 
     def sentences(self) -> list[str]:
         """Why runs were skipped or failed, what changed in the model, and the notes."""
-        told = []
-        for run in self.runs:
-            told += [f"{run.name}: {run.verdict}: {run.reason}"] if run.reason else []
-            told += [f"{run.name}: {line}" for line in _failures(run)]
-        return [*told, *(f"cause: {cause}" for cause in self.causes), *(f"note: {note}" for note in self.notes)]
+        return text.sentences(self.to_json())
 
     def html(self) -> str:
         """One web page, complete in itself."""
@@ -207,27 +185,6 @@ class Report:
     def junit(self) -> str:
         """JUnit's XML, which continuous integration servers read: a suite per run, a test per case and output."""
         return junit.render(self.to_json())
-
-
-_STYLE = {"skipped": "dim", "passed": "bold green", "noted": "yellow"} | {
-    verdict: "bold red" for verdict in EXIT_STATUS if failed(verdict)
-}
-
-_MOST_LINES = 4
-
-
-def _failures(run: Run) -> list[str]:
-    """Why results of this run failed, cases with one reason together, and not too many lines."""
-    reasons: dict[str, list[str]] = {}
-    for result in run.results:
-        if failed(result.verdict):
-            reasons.setdefault(f"{result.output}: {result.reason}", []).append(result.case)
-    lines = [
-        f"{' and '.join((cases[0], f'{len(cases) - 1} more') if len(cases) > 1 else cases)}, {reason}"
-        for reason, cases in reasons.items()
-    ]
-    left = len(lines) - _MOST_LINES
-    return [*lines[:_MOST_LINES], f"and {left} other failures"] if left > 1 else lines
 
 
 def _plain(value: Any) -> Any:

@@ -51,4 +51,4 @@ def heat(actual: NDArray[Any], answer: Array, allowed: ArrayLike) -> tuple[tuple
         for size, most in zip(flat.shape, MOST, strict=True)
     ]
     blocks = np.maximum.reduceat(np.maximum.reduceat(flat, starts[0], 0), starts[1], 1)
-    return tuple(map(tuple, blocks.tolist()))
+    return tuple(tuple(float(f"{share:.3g}") for share in row) for row in blocks.tolist())

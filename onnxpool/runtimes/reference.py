@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 FORMS = ("function", "standard")
+LOSES_NAN = ("MaxPool",)
+LIMITS = {"zero-size array to reduction": "the evaluator's MaxPool leaves NaN out, and fails in a window of NaN alone"}
 
 Pairs = dict[str, tuple[str, Any]]
 
