@@ -3,6 +3,8 @@
 import json
 from dataclasses import FrozenInstanceError, replace
 from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import onnx
@@ -17,7 +19,7 @@ import onnxpool
 from onnxpool import answers, forms, golden, kernels, nn
 from onnxpool.errors import ArgumentError, FormError, GoldenError
 from onnxpool.pools import NODES
-from onnxpool.report import EXIT_STATUS, Report, Result, Run, worst
+from onnxpool.report import EXIT_STATUS, SCHEMA, Report, Result, Run, worst
 from onnxpool.report import failed as is_failed
 from onnxpool.validate import validate
 from onnxpool.window import Window
@@ -359,6 +361,44 @@ def test_table_tells_the_verdict_and_the_cause(failed):
     assert "FAILED (structure): 4 runs" in text
     assert "onnxruntime, function" in text
     assert "cause: attributes of node" in text
+
+
+def test_json_follows_its_schema(failed, exported):
+    schema = json.loads(Path(__file__).parent.parent.joinpath("docs", "report.schema.json").read_text())
+    jsonschema = pytest.importorskip("jsonschema")
+    check = jsonschema.Draft202012Validator(schema).validate
+    for report in (failed, validate(*exported, on=["onnxruntime"], forms=["custom"])):
+        check(report.to_json())
+    with pytest.raises(jsonschema.ValidationError):
+        check(failed.to_json() | {"verdict": "failed"})
+    assert schema["$defs"]["verdict"]["enum"] == list(EXIT_STATUS)
+    assert schema["properties"]["schema"]["const"] == SCHEMA
+
+
+def test_junit_counts_and_names_what_failed(failed):
+    root = ElementTree.fromstring(failed.junit())
+    assert (root.tag, root.get("failures")) == ("testsuites", "0")
+    tests = list(root.iter("testcase"))
+    assert root.get("tests") == str(len(tests))
+    errors = [test for test in tests if test.find("error") is not None]
+    assert root.get("errors") == str(len(errors))
+    assert len(errors) > len(failed.runs)
+    assert errors[0].get("name") == "verdict"
+    assert "cause" not in errors[0].find("error").get("message")
+    assert "attributes of node" in errors[0].find("error").get("message")
+    assert {suite.get("name") for suite in root} == {"model", *(run.name for run in failed.runs)}
+
+    odd = Result("<case>", "y", "mismatch", "a < b \x00 &")
+    runs = (
+        Run(
+            "onnxruntime", "function", kernels=False, verdict="mismatch", results=(odd, replace(odd, verdict="passed"))
+        ),
+        Run("openvino", "standard", kernels=False, verdict="skipped", reason="not here"),
+    )
+    root = ElementTree.fromstring(Report("<m>", "mismatch", "r", runs, (), (), {"python": "3"}).junit())
+    assert [root.get(count) for count in ("tests", "failures", "errors", "skipped")] == ["4", "2", "0", "1"]
+    assert root.find(".//skipped").get("message") == "not here"
+    assert root.find("testsuite[2]/testcase/failure").get("message") == "a < b ? &"
 
 
 class Page(HTMLParser):
