@@ -7,13 +7,18 @@ index. Inputs lie between walls of NaN, outputs between walls that must stay: a 
 import ctypes
 import itertools
 import os
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+import onnxruntime
 import pytest
+from cases import WINDOWS, inputs
+from models import pooled
 from test_native import (
     ALLOWED_ULPS,
     DTYPES,
@@ -31,6 +36,10 @@ from test_native import (
     windows,
 )
 
+import onnxpool
+from onnxpool import bounds, kernels
+from onnxpool.kernels import CUDA, cuda_kernels, library_path, why_none_for
+from onnxpool.pools import NODES
 from onnxpool.window import Window
 
 CUSTOM_OPS = Path(__file__).parent.parent / "custom_ops"
@@ -64,39 +73,129 @@ def window_numbers(window):
 
 def walled(x):
     """A copy of x with NaN before and after it."""
-    whole = np.full(x.size + 2 * WALL, np.nan, x.dtype)
-    whole[WALL:-WALL] = x.ravel()
-    return whole[WALL:-WALL].reshape(x.shape)
+    room = np.full(x.size + 2 * WALL, np.nan, x.dtype)
+    room[WALL:-WALL] = x.ravel()
+    return room[WALL:-WALL].reshape(x.shape)
 
 
-def pool_on_host(host, method, window, *inputs, blocks=0, threads=0, wide=False):
-    inputs = [walled(x) for x in inputs[: len(method.inputs)]]
-    shape, size = window.check(inputs[0].shape), inputs[0].itemsize
-    output = np.full(int(np.prod(shape)) * size + 2 * WALL, 0xA5, np.uint8)
-    pointers = (ctypes.c_void_p * len(inputs))(*(x.ctypes.data for x in inputs))
-    together = host.host_pool(
-        METHODS.index(method),
-        list(ALLOWED_ULPS).index(inputs[0].dtype),
-        Whole(window.rank),
-        whole(*inputs[0].shape),
-        window_numbers(window),
-        pointers,
-        ctypes.c_void_p(output.ctypes.data + WALL),
-        Whole(blocks),
-        threads,
-        int(wide),
-    )
-    assert together, "the lanes of a warp exchanged numbers without each other"
+class Grid:
+    """The body on the host, in a whole grid."""
+
+    def __init__(self, library):
+        self.library = library
+
+    def pool(self, method, window, *inputs, blocks=0, threads=0, wide=False):
+        inputs = [walled(x) for x in inputs[: len(method.inputs)]]
+        shape = window.check(inputs[0].shape)
+        output = np.full(int(np.prod(shape)) * inputs[0].itemsize + 2 * WALL, 0xA5, np.uint8)
+        together = self.library.host_pool(
+            METHODS.index(method),
+            *described(window, inputs[0]),
+            (ctypes.c_void_p * len(inputs))(*(x.ctypes.data for x in inputs)),
+            ctypes.c_void_p(output.ctypes.data + WALL),
+            Whole(blocks),
+            threads,
+            int(wide),
+        )
+        assert together, "the lanes of a warp exchanged numbers without each other"
+        return unwalled(output, inputs[0].dtype, shape)
+
+
+def described(window, x):
+    """Element type, rank, shape and window, as custom_ops/cuda/library.h wants them."""
+    return list(ALLOWED_ULPS).index(x.dtype), Whole(window.rank), whole(*x.shape), window_numbers(window)
+
+
+def unwalled(output, dtype, shape):
     assert (output[:WALL] == 0xA5).all()
     assert (output[-WALL:] == 0xA5).all()
-    return output[WALL:-WALL].view(inputs[0].dtype).reshape(shape)
+    return output[WALL:-WALL].view(dtype).reshape(shape)
 
 
-def check(host, window, *inputs, methods=METHODS):
+class Device:
+    """The kernels on the first CUDA device, by its driver alone: no ONNX Runtime, no PyTorch."""
+
+    def __init__(self):
+        self.library = cuda_library(Path(cuda_kernels().library))
+        self.driver = ctypes.CDLL("libcuda.so.1")
+        device, context = ctypes.c_int(), ctypes.c_void_p()
+        self.call("cuInit", 0)
+        self.call("cuDeviceGet", ctypes.byref(device), 0)
+        self.call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+        self.call("cuCtxSetCurrent", context)
+
+    def call(self, name, *arguments):
+        status = getattr(self.driver, name)(*arguments)
+        assert status == 0, f"{name} gave status {status}"
+
+    def put(self, data):
+        """A copy of an array of bytes on the device."""
+        at = ctypes.c_void_p()
+        self.call("cuMemAlloc_v2", ctypes.byref(at), ctypes.c_size_t(data.nbytes))
+        self.call("cuMemcpyHtoD_v2", at, ctypes.c_void_p(data.ctypes.data), ctypes.c_size_t(data.nbytes))
+        return at
+
+    def pool(self, method, window, *inputs):
+        inputs = [walled(x) for x in inputs[: len(method.inputs)]]
+        shape = window.check(inputs[0].shape)
+        output = np.full(int(np.prod(shape)) * inputs[0].itemsize + 2 * WALL, 0xA5, np.uint8)
+        there = [self.put(x.base.view(np.uint8)) for x in inputs]
+        y, why = self.put(output), ctypes.create_string_buffer(512)
+        status = self.library.pool(
+            method.op_type.encode(),
+            *described(window, inputs[0]),
+            (ctypes.c_void_p * len(inputs))(*(at.value + WALL * inputs[0].itemsize for at in there)),
+            ctypes.c_void_p(y.value + WALL),
+            None,
+            why,
+            len(why),
+        )
+        assert status == 0, why.value
+        self.call("cuCtxSynchronize")
+        self.call("cuMemcpyDtoH_v2", ctypes.c_void_p(output.ctypes.data), y, ctypes.c_size_t(output.nbytes))
+        for at in (*there, y):
+            self.call("cuMemFree_v2", at)
+        return unwalled(output, inputs[0].dtype, shape)
+
+
+class CudaLibrary(ctypes.Structure):
+    """The table of custom_ops/cuda/library.h."""
+
+    _fields_ = (
+        ("version", Whole),
+        ("architectures", ctypes.c_char_p),
+        ("devices", ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t)),
+        ("launch", ctypes.c_void_p),
+        ("pool", ctypes.CFUNCTYPE(
+            ctypes.c_int, ctypes.c_char_p, ctypes.c_int, Whole, *[ctypes.c_void_p] * 5, ctypes.c_char_p, ctypes.c_size_t
+        )),
+    )  # fmt: skip
+
+
+def cuda_library(path):
+    get = ctypes.CDLL(str(path)).OnnxpoolCuda
+    get.restype = ctypes.POINTER(CudaLibrary)
+    return get().contents
+
+
+@pytest.fixture(scope="session")
+def grid(host):
+    return Grid(host)
+
+
+@pytest.fixture(scope="session", params=["host", pytest.param("device", marks=pytest.mark.cuda)])
+def place_of_work(request):
+    """Both places where the kernels' body runs: a grid on the host, and a CUDA device where there is one."""
+    if request.param == "host":
+        return Grid(request.getfixturevalue("host"))
+    if missing := cuda_kernels().missing:
+        pytest.skip(missing)
+    return Device()
+
+
+def check(work, window, *inputs, methods=METHODS):
     """Every method against its formula; the largest error."""
-    worst = {
-        m.op_type: errors(m, window, inputs, pool_on_host(host, m, window, *inputs)).max(initial=0) for m in methods
-    }
+    worst = {m.op_type: errors(m, window, inputs, work.pool(m, window, *inputs)).max(initial=0) for m in methods}
     assert max(worst.values()) <= ALLOWED_ULPS[inputs[0].dtype], worst
     return max(worst.values())
 
@@ -111,17 +210,20 @@ def check(host, window, *inputs, methods=METHODS):
     ],
     ids=str,
 )
-def test_one_window_by_hand(host, dtype, method, x, logit, expected):
+def test_one_window_by_hand(place_of_work, dtype, method, x, logit, expected):
     inputs = (np.array(values, dtype).reshape(1, 1, 2, 2) for values in (x, logit) if values)
-    y = pool_on_host(host, method, Window.of(2, 2), *inputs).astype(np.float64).item()
+    y = place_of_work.pool(method, Window.of(2, 2), *inputs).astype(np.float64).item()
     assert y == pytest.approx(expected, rel=1e-10, abs=4 * ALLOWED_ULPS[dtype] * float(ml_dtypes.finfo(dtype).eps))
 
 
 @DTYPES
 @pytest.mark.parametrize("rank", [1, 2, 3])
-def test_every_argument(host, rank, dtype):
+def test_every_argument(place_of_work, rank, dtype):
     sizes = {1: (23,), 2: (11, 14), 3: (6, 7, 9)}[rank]
-    worst = [check(host, window, *pair((1, 2, *sizes), dtype, seed=seed)) for seed, window in enumerate(windows(rank))]
+    worst = [
+        check(place_of_work, window, *pair((1, 2, *sizes), dtype, seed=seed))
+        for seed, window in enumerate(windows(rank))
+    ]
     assert len(worst) > 60
     assert max(worst) > 0
 
@@ -141,8 +243,8 @@ LARGE = [  # each a warp's: rows shorter and longer than it, dilated, clipped, j
 
 @DTYPES
 @pytest.mark.parametrize(("shape", "arguments"), LARGE, ids=str)
-def test_large_windows(host, shape, arguments, dtype):
-    check(host, Window.of(len(shape) - 2, **arguments), *pair(shape, dtype))
+def test_large_windows(place_of_work, shape, arguments, dtype):
+    check(place_of_work, Window.of(len(shape) - 2, **arguments), *pair(shape, dtype))
 
 
 # --- the grid
@@ -151,11 +253,11 @@ def test_large_windows(host, shape, arguments, dtype):
 @EACH
 @pytest.mark.parametrize(("blocks", "threads"), [(1, 32), (1, 256), (3, 64), (2, 96), (1000, 32)])
 @pytest.mark.parametrize("window", [Window.of(2, 3, 2, 1), Window.of(2, 7, 3, 2)], ids=str)
-def test_every_grid_gives_the_same_bits(host, method, window, blocks, threads):
+def test_every_grid_gives_the_same_bits(grid, method, window, blocks, threads):
     """Threads take several windows where the grid is small, none where it is large."""
     inputs = pair((2, 3, 17, 19))
-    expected = pool_on_host(host, method, window, *inputs)
-    np.testing.assert_array_equal(pool_on_host(host, method, window, *inputs, blocks=blocks, threads=threads), expected)
+    expected = grid.pool(method, window, *inputs)
+    np.testing.assert_array_equal(grid.pool(method, window, *inputs, blocks=blocks, threads=threads), expected)
 
 
 @EACH
@@ -164,10 +266,10 @@ def test_every_grid_gives_the_same_bits(host, method, window, blocks, threads):
     [Window.of(2, 3, 2, 1), Window.of(2, (2, 3), (3, 1), (1, 0), (1, 2), True), Window.of(2, 7, 3, 2)],
     ids=str,
 )
-def test_indices_of_64_bits_give_the_same_bits(host, method, window):
+def test_indices_of_64_bits_give_the_same_bits(grid, method, window):
     inputs = pair((2, 3, 17, 19))
-    wide = pool_on_host(host, method, window, *inputs, wide=True)
-    np.testing.assert_array_equal(wide, pool_on_host(host, method, window, *inputs))
+    wide = grid.pool(method, window, *inputs, wide=True)
+    np.testing.assert_array_equal(wide, grid.pool(method, window, *inputs))
 
 
 FAR = (
@@ -276,7 +378,7 @@ def test_division_by_multiplication(host, bits, kind):
 
 @DTYPES
 @pytest.mark.parametrize("window", [Window.of(2, 3, 2, 1), Window.of(2, 3, 1, 1, 2), Window.of(2, 6)], ids=str)
-def test_extremes_beside_ordinary_cells(host, window, dtype):
+def test_extremes_beside_ordinary_cells(place_of_work, window, dtype):
     """A channel for each patch of x, with each patch of logits over it, or none; the last window is a warp's."""
     pairs = list(itertools.product(PATCHES, [None, *PATCHES]))
     x, logit = pair((1, len(pairs), 12, 12), dtype)
@@ -284,35 +386,183 @@ def test_extremes_beside_ordinary_cells(host, window, dtype):
         for plane in (x, logit):
             if name := names[plane is logit]:
                 place(plane[0, channel], patch(dtype, name), channel % 4)
-    check(host, window, x, logit)
+    check(place_of_work, window, x, logit)
 
 
 @DTYPES
 @pytest.mark.parametrize("name", PATCHES)
-def test_extremes_alone(host, name, dtype):
+def test_extremes_alone(place_of_work, name, dtype):
     values = patch(dtype, name)
     for window, size in ((Window.of(2, 3, 2, 1), (9, 11)), (Window.of(2, 9, 9), (9, 9))):
         x = np.resize(values, (1, 2, *size))
-        check(host, window, x, x)
-        check(host, window, x, numbers(x.shape, dtype), methods=(LOCAL_IMPORTANCE,))
-        check(host, window, numbers(x.shape, dtype), x, methods=(LOCAL_IMPORTANCE,))
+        check(place_of_work, window, x, x)
+        check(place_of_work, window, x, numbers(x.shape, dtype), methods=(LOCAL_IMPORTANCE,))
+        check(place_of_work, window, numbers(x.shape, dtype), x, methods=(LOCAL_IMPORTANCE,))
 
 
 @DTYPES
 @pytest.mark.parametrize("scale", [1e-42, 1e-30, 1e-6, 20.0, 80.0, 1e3, 1e4, 1e30])
-def test_every_magnitude(host, scale, dtype):
+def test_every_magnitude(place_of_work, scale, dtype):
     top = ml_dtypes.finfo(dtype).max
     for window in (Window.of(2, 3, 2, 1), Window.of(2, 7, 4, 3)):
         with np.errstate(over="ignore"):
             x, logit = (np.clip(i, -top, top).astype(dtype) for i in pair((1, 2, 20, 23), dtype, scale=scale))
-        check(host, window, x, logit)
-        check(host, window, x, numbers(x.shape, dtype), methods=(LOCAL_IMPORTANCE,))
+        check(place_of_work, window, x, logit)
+        check(place_of_work, window, x, numbers(x.shape, dtype), methods=(LOCAL_IMPORTANCE,))
 
 
 @pytest.mark.parametrize("lowest", [-8.0, -2.0, 1.0, 1.9])
 @pytest.mark.parametrize("window", [Window.of(2, 3, 1, 1), Window.of(2, 5), Window.of(2, 9)], ids=str)
-def test_rounding_of_many_windows(host, window, lowest):
+def test_rounding_of_many_windows(place_of_work, window, lowest):
     """Where float sums err most: see the test of that name in test_native.py."""
     rng, top = np.random.default_rng(5), max(2.0, -lowest)
     x, logit = ((rng.random((1, 8, 64, 64)) * (top - lowest) + lowest).astype(np.float32) for _ in range(2))
-    check(host, window, x, logit)
+    check(place_of_work, window, x, logit)
+
+
+# --- the library, with no device
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory):
+    """A folder with both libraries; that for CUDA compiled for one architecture, with warnings as errors."""
+    if shutil.which("nvcc") is None or shutil.which("cmake") is None:
+        pytest.skip("no nvcc on this machine; CUDA code was not compiled")
+    folder = tmp_path_factory.mktemp("built")
+    options = ["-DONNXPOOL_CUDA=ON", "-DONNXPOOL_WERROR=ON", "-DONNXPOOL_CUDA_ARCHITECTURES=90-virtual"]
+    for command in (["-S", str(CUSTOM_OPS), "-B", str(folder), *options], ["--build", folder, "-t", "onnxpool_cuda"]):
+        done = subprocess.run(["cmake", *command], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    shutil.copy(library_path(), folder / library_path().name)
+    return folder
+
+
+@pytest.mark.slow
+def test_nvcc_compiles_it_without_a_warning(built):
+    library = cuda_library(built / kernels.CUDA_FILE_NAME)
+    assert library.architectures == b"90-virtual"
+    command = ["nm", "-D", "--defined-only", built / kernels.CUDA_FILE_NAME]
+    exported = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert [line.split()[-1] for line in exported.stdout.splitlines()] == ["OnnxpoolCuda"]
+
+
+@pytest.mark.parametrize(
+    ("op_type", "element", "shape", "window", "sentence"),
+    [
+        ("SoftPool", 4, (1, 1, 4, 4), Window.of(2, 2), "element type 4 is unknown"),
+        ("SoftPool", 0, (1, 1, 4, 1), Window.of(2, 2), r"input of shape \[1, 1, 4, 1\] is too small on spatial axis 1"),
+        ("MaxPool", 0, (1, 1, 4, 4), Window.of(2, 2), "there is no CUDA kernel of the name 'MaxPool'"),
+        ("SoftPool", 0, (0, 1, 4, 4), Window.of(2, 2), ""),
+        ("SoftPool", 0, (1, 1, 4, 4), Window.of(2, 2), "the CUDA kernel could not be started: "),
+    ],
+    ids=str,
+)
+@pytest.mark.slow
+def test_every_status_comes_back(built, op_type, element, shape, window, sentence):
+    """The last one is the launch's own, on a machine without a device; an empty batch has nothing to launch."""
+    if sentence.startswith("the CUDA kernel could not") and cuda_kernels().devices:
+        pytest.skip("there is a CUDA device: the kernel would start")
+    why = ctypes.create_string_buffer(512)
+    pool = cuda_library(built / kernels.CUDA_FILE_NAME).pool
+    numbers = (Whole(window.rank), whole(*shape), window_numbers(window))
+    status = pool(op_type.encode(), element, *numbers, (ctypes.c_void_p * 1)(), None, None, why, len(why))
+    assert status == (1 if sentence else 0)
+    assert re.search(sentence, why.value.decode())
+
+
+PROGRAM = """
+import sys, numpy, onnxpool
+from onnxpool import kernels
+from models import pooled
+session = onnxpool.load(pooled(onnxpool.Window.of(2, 2)), kernels="require")
+print("onnxpool_cuda" in open("/proc/self/maps").read(), session.placements[0].provider)
+print(session.run({"x": numpy.array([[[[1, 2], [3, 4]]]], "float32")})["y"].item())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("switch", "loaded"), [("on", "True CPUExecutionProvider"), ("off", "False CPUExecutionProvider")]
+)
+def test_a_cpu_session_is_none_the_worse_for_registered_cuda_kernels(built, switch, loaded):
+    environment = {**os.environ, kernels.OVERRIDE: str(built / library_path().name), kernels.CUDA_SWITCH: switch}
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(
+        command, env=environment, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+    )
+    said, y = done.stdout.splitlines()
+    assert said == loaded
+    assert float(y) == pytest.approx(3.4926527346, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("switch", "sentence"), [("on", "ONNXPOOL_CUDA is 'on', but .*libonnxpool_cuda.so"), ("yes", "use 'on' or 'off'")]
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="there are CUDA kernels on Linux only")
+def test_what_cannot_be_registered_is_refused_with_the_reason(tmp_path, switch, sentence):
+    shutil.copy(library_path(), tmp_path / library_path().name)
+    environment = {**os.environ, kernels.OVERRIDE: str(tmp_path / library_path().name), kernels.CUDA_SWITCH: switch}
+    program = "import onnxruntime; from onnxpool import kernels; kernels.register(onnxruntime.SessionOptions())"
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.search(sentence, done.stderr)
+
+
+# --- what Python says of it
+
+
+@pytest.fixture
+def beside(tmp_path, monkeypatch):
+    """The library in a folder of its own; what lies beside it is the test's."""
+    shutil.copy(library_path(), tmp_path / library_path().name)
+    monkeypatch.setenv(kernels.OVERRIDE, str(tmp_path / library_path().name))
+    return tmp_path / kernels.CUDA_FILE_NAME
+
+
+def test_why_there_are_no_cuda_kernels(beside, monkeypatch):
+    assert cuda_kernels().library is None
+    assert "installed without CUDA kernels" in why_none_for(CUDA)
+    beside.write_bytes(b"no library")
+    assert "cannot be loaded" in why_none_for(CUDA)
+    monkeypatch.setenv(kernels.OVERRIDE, str(beside.with_name("absent.so")))
+    assert "names no file" in why_none_for(CUDA)
+    assert why_none_for("QuantumProvider") == "onnxpool has no native kernels for QuantumProvider"
+
+
+@pytest.mark.slow
+def test_what_is_said_of_built_kernels(built, monkeypatch):
+    monkeypatch.setenv(kernels.OVERRIDE, str(built / library_path().name))
+    found = cuda_kernels()
+    assert found.architectures == ("90-virtual",)
+    assert (found.devices == 0) == ("no CUDA device can be used" in (found.missing or ""))
+    monkeypatch.setenv(kernels.CUDA_SWITCH, "off")
+    assert "ONNXPOOL_CUDA is off" in why_none_for(CUDA)
+
+
+def test_kernels_of_another_build_are_refused(beside, tmp_path):
+    program = "static const struct { long long v; } t = {0}; const void* OnnxpoolCuda(void) { return &t; }"
+    compiler = shutil.which("cc") or pytest.skip("no C compiler on this machine")
+    subprocess.run([compiler, "-shared", "-fPIC", "-x", "c", "-", "-o", beside], input=program, text=True, check=True)
+    assert "of another build" in why_none_for(CUDA)
+
+
+# --- ONNX Runtime on a GPU
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+@pytest.mark.parametrize("node", [NODES[m.op_type] for m in METHODS], ids=lambda node: node.op_type)
+def test_sessions_on_cuda(node, window, dtype):
+    if CUDA not in onnxruntime.get_available_providers() or cuda_kernels().missing:
+        pytest.skip(cuda_kernels().missing or "this onnxruntime has no CUDA provider")
+    model = onnxpool.to_form(pooled(window, dtype, node.op_type, node.inputs), "function")
+    session = onnxpool.load(model, providers=[CUDA], kernels="auto")
+    assert [placement.provider for placement in session.placements] == [CUDA]
+    for name, wide in inputs(window, float(ml_dtypes.finfo(dtype).max)).items():
+        with np.errstate(over="ignore"):
+            x = wide.astype(np.dtype(getattr(ml_dtypes, dtype, dtype)))
+        feeds = {given: np.roll(x, shift, axis=-1) for shift, given in enumerate(node.inputs)}
+        answer = node.reference(window, *(array.astype(np.float64) for array in feeds.values()))
+        bound = bounds.pooling(window, x.astype(np.float64), answer, x.dtype, native=True)
+        assert bounds.measure(session.run(feeds)["y"], answer, bound.allowed).within, name
