@@ -239,3 +239,15 @@ def test_wrong_arguments(tmp_path):
         onnxpool.to_form(tmp_path / "text.onnx", "custom")
     with pytest.raises(FormError, match="cannot read these bytes"):
         onnxpool.to_form(b"hello", "custom")
+
+
+def test_initializers_among_the_inputs_are_weights():
+    """As every exporter wrote them before IR version 4."""
+    proto = model([helper.make_node("Add", ["x", "w"], ["y"], "add")], 2)
+    proto.ir_version = 3
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((1, 1, 1, 1), "float32"), "w"))
+    proto.graph.input.append(helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [1, 1, 1, 1]))
+    read = forms.read(proto)
+    assert [value.name for value in read.graph.inputs] == ["x"]
+    assert read.ir_version == 4
+    assert (onnxpool.load(read).run({"x": np.ones((1, 1, 2, 2), "float32")})["y"] == 2).all()
