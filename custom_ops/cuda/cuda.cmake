@@ -31,7 +31,16 @@ if(missing AND ONNXPOOL_CUDA STREQUAL "AUTO")
 elseif(missing)
   message(FATAL_ERROR "ONNXPOOL_CUDA is ${ONNXPOOL_CUDA}, but: ${missing}")
 endif()
-list(JOIN ONNXPOOL_CUDA_ARCHITECTURES ", " architectures)
+# An older nvcc does not know the newest ones, a newer one has dropped the oldest.
+execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --list-gpu-arch OUTPUT_VARIABLE known)
+set(wanted "")
+foreach(architecture IN LISTS ONNXPOOL_CUDA_ARCHITECTURES)
+  string(REGEX MATCH "^[0-9]+" number ${architecture})
+  if(known MATCHES "compute_${number}\n")
+    list(APPEND wanted ${architecture})
+  endif()
+endforeach()
+list(JOIN wanted ", " architectures)
 message(STATUS "CUDA kernels by nvcc ${CMAKE_CUDA_COMPILER_VERSION} for ${architectures}")
 
 add_library(onnxpool_cuda SHARED
@@ -39,7 +48,7 @@ add_library(onnxpool_cuda SHARED
 set_target_properties(onnxpool_cuda PROPERTIES
   CXX_STANDARD 17 CXX_STANDARD_REQUIRED ON CXX_EXTENSIONS OFF CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON
   CXX_VISIBILITY_PRESET hidden CUDA_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON
-  POSITION_INDEPENDENT_CODE ON CUDA_ARCHITECTURES "${ONNXPOOL_CUDA_ARCHITECTURES}" CUDA_RUNTIME_LIBRARY Static)
+  POSITION_INDEPENDENT_CODE ON CUDA_ARCHITECTURES "${wanted}" CUDA_RUNTIME_LIBRARY Static)
 target_include_directories(onnxpool_cuda SYSTEM PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
 target_compile_definitions(onnxpool_cuda PRIVATE
   ONNXPOOL_ISA=cuda ONNXPOOL_CUDA_ARCHITECTURES="${architectures}")
