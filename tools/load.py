@@ -1,0 +1,123 @@
+"""A load test of the server on loopback, by tritonclient, beside a bare ONNX Runtime loop: the most there could be.
+
+By default: one model, served with and without joining requests, over REST with binary tensors, REST with JSON and gRPC,
+at 1, 4, 16 and 64 clients; every answer is compared with what ONNX Runtime gives for that input alone. Throughput,
+median and 99th percentile of the latency, the server's own processor time per request, and the rows that ran together;
+as a table, as JSON and as a picture in out/load/.
+
+    --soak SECONDS    saturation with 5 % malformed requests: every answer and refusal compared, memory watched
+    --fuzz SECONDS    schemathesis on the OpenAPI page and damaged binary bodies: nothing may answer 500 or above
+
+Clients share the machine with the server, so that on few cores they take processor time that it could use. All is
+bounded: each point in seconds and in requests. Traffic goes to 127.0.0.1 only. Exit status 1 where anything was wrong.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import load_clients
+import load_fuzz
+import load_model
+import load_report
+import numpy as np
+from load_clients import Task
+from load_report import Point
+from load_server import Served, bare, serve
+
+from onnxpool.session import Session, load
+
+CLIENTS = (1, 4, 16, 64)
+MOST = 1_000_000
+"""Requests of one client, however fast it is."""
+
+
+def main() -> int:
+    """What was asked for; the exit status."""
+    asked = _arguments()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="onnxpool-load-") as folder:
+        path = asked.model or load_model.write(Path(folder, f"{asked.network}.onnx"), asked.network)
+        session = load(path, threads=1)
+        if asked.soak:
+            return soak(path, session, asked)
+        if asked.fuzz:
+            return load_fuzz.fuzz(path, asked.fuzz, asked.out)
+        return measure(path, session, asked)
+
+
+def measure(path: Path, session: Session, asked: argparse.Namespace) -> int:
+    """Every way at every number of clients, in turns with and without joining."""
+    points = [bare(session, questions(session, rows), asked.seconds) for rows in (1, asked.max_batch)]
+    for joined in (asked.max_batch, 1):
+        options = ["--max-batch", str(joined), "--max-delay-ms", str(asked.max_delay_ms)]
+        with serve(path, *options) as served:
+            for way in asked.ways:
+                for clients in asked.clients:
+                    points.append(_point(served, session, way, clients, joined, asked.seconds))
+                    print(points[-1], flush=True)
+    load_report.write(asked.out, path.stem, points)
+    return int(any(point.wrong or point.errors for point in points))
+
+
+def _point(served: Served, session: Session, way: str, clients: int, joined: int, seconds: float) -> Point:
+    task = _task(served, session, way, clients, seconds)
+    before = served.figures()
+    outcome = load_clients.run(task)
+    return load_report.point(way, clients, joined, outcome, before, served.figures())
+
+
+def soak(path: Path, session: Session, asked: argparse.Namespace) -> int:
+    """Saturation, with malformed requests among the others, for as long as asked."""
+    with serve(path, "--max-batch", str(asked.max_batch)) as served, served.watched() as memory:
+        tasks = [_task(served, session, way, 8, asked.soak, malformed=0.05) for way in ("binary", "grpc")]
+        outcomes = load_clients.run_all(tasks)
+    return load_report.soaked(asked.out, outcomes, memory)
+
+
+def questions(session: Session, rows: int, count: int = 32) -> list[np.ndarray]:
+    """Inputs from a fixed seed, standard normal; axes that may change get the bare loop's sizes."""
+    rng = np.random.default_rng(0)
+    shape = [rows, *(size if isinstance(size, int) else 32 for size in session.inputs[0].shape[1:])]
+    return [rng.normal(size=shape).astype(session.inputs[0].dtype) for _ in range(count)]
+
+
+def _task(served: Served, session: Session, way: str, clients: int, seconds: float, malformed: float = 0.0) -> Task:
+    asked = questions(session, 1)
+    answers = [session.run({session.inputs[0].name: x})[session.outputs[0].name] for x in asked]
+    return Task(
+        way=way,
+        address=served.grpc if way == "grpc" else served.rest,
+        model=served.model,
+        input=session.inputs[0].name,
+        output=session.outputs[0].name,
+        questions=asked,
+        answers=answers,
+        tolerance=16 * 2.0**-23 * max(float(np.abs(answer).max()) for answer in answers),
+        clients=clients,
+        seconds=seconds,
+        most=MOST,
+        malformed=malformed,
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="tools/load", description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", type=Path, help="ONNX file of one float32 input and a first axis that may change")
+    parser.add_argument(
+        "--network", choices=load_model.NETWORKS, default="conv", help="a made one, where no file is given"
+    )
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each point")
+    parser.add_argument("--clients", type=int, nargs="+", default=CLIENTS)
+    parser.add_argument("--ways", nargs="+", choices=("binary", "grpc", "json"), default=("binary", "grpc", "json"))
+    parser.add_argument("--max-batch", type=int, default=8)
+    parser.add_argument("--max-delay-ms", type=float, default=2.0)
+    parser.add_argument("--soak", type=float, metavar="SECONDS")
+    parser.add_argument("--fuzz", type=float, metavar="SECONDS")
+    parser.add_argument("--out", type=Path, default=Path("out/load"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""What tools/load measures: ``onnxpool serve`` in a process of its own, and ONNX Runtime alone."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from load_report import Figures, Point
+from numpy.typing import NDArray
+
+from onnxpool.session import Session
+
+START_S = 120
+
+
+class Served:
+    """A server that runs; what it says of itself, and what the system says of its process."""
+
+    def __init__(self, pid: int, said: dict[str, Any], model: str) -> None:
+        self.pid = pid
+        self.url: str = said["rest"]
+        self.rest = self.url.partition("//")[2]
+        self.grpc: str = said["grpc"]
+        self.model = model
+
+    def figures(self) -> Figures:
+        """Processor time, runs and rows so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as answer:
+            lines = answer.read().decode().splitlines()
+
+        def total(name: str) -> float:
+            return sum(float(line.split()[-1]) for line in lines if line.startswith(f"onnxpool_{name}{{"))
+
+        cpu_s = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return Figures(cpu_s, total("batch_rows_count"), total("batch_rows_sum"), total("run_seconds_sum"))
+
+    @contextmanager
+    def watched(self, every_s: float = 1.0) -> Iterator[list[float]]:
+        """Its memory in MiB, once in a while."""
+        sizes: list[float] = []
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(every_s):
+                lines = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii").splitlines()
+                sizes.extend(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
+
+        watching = threading.Thread(target=watch)
+        watching.start()
+        try:
+            yield sizes
+        finally:
+            over.set()
+            watching.join()
+
+
+@contextmanager
+def serve(path: Path, *options: str) -> Iterator[Served]:
+    """``onnxpool serve`` on free ports of loopback; must end with status 0 on SIGTERM."""
+    command = [sys.executable, "-m", "onnxpool", "serve", str(path), "--port", "0", "--grpc-port", "0", "--json"]
+    with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) as process:
+        guard = threading.Timer(START_S, process.kill)
+        guard.start()
+        try:
+            text = "".join(iter(lambda: _line(process), "}\n")) + "}"
+            guard.cancel()
+            yield Served(process.pid, json.loads(text), path.stem)
+            process.terminate()
+            if process.wait(60):
+                raise RuntimeError(f"the server ended with status {process.returncode}")
+        finally:
+            guard.cancel()
+            process.kill()
+
+
+def _line(process: "subprocess.Popen[str]") -> str:
+    line = process.stdout.readline() if process.stdout else ""
+    if not line:
+        raise RuntimeError("the server did not start; its reason stands above")
+    return line
+
+
+def bare(session: Session, questions: Sequence[NDArray[Any]], seconds: float) -> Point:
+    """ONNX Runtime in a loop, one thread, nothing around it."""
+    name, inner = session.inputs[0].name, session.inner
+    times_s: list[float] = []
+    cpu_s, end_s = time.process_time(), time.perf_counter() + seconds
+    while (begin_s := time.perf_counter()) < end_s:
+        inner.run(None, {name: questions[len(times_s) % len(questions)]})
+        times_s.append(time.perf_counter() - begin_s)
+    rows = len(questions[0])
+    answered = rows * len(times_s)
+    low, high = (float(np.quantile(times_s, q)) for q in (0.5, 0.99))
+    cpu_each_s = (time.process_time() - cpu_s) / answered
+    return Point("bare", 1, rows, answered / sum(times_s), low, high, cpu_each_s, float(rows), 0.0, answered)
