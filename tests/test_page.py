@@ -304,3 +304,5 @@ def test_poolings_have_the_names_of_their_nodes(form):
         ("largest", "MaxPool", "relu", "largest"),
         ("mean", "GlobalAveragePool", "largest", "mean"),
     ]
+    alone = onnxpool.to_form(pooled(Window.of(2, 3, 2, 1)), form)  # many nodes in standard form, and one pooling
+    assert [(pool.node, pool.operator) for pool in poolings(alone)] == [("pool", "SoftPool")]

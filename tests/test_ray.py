@@ -43,7 +43,7 @@ from onnxpool.deploy.cluster import cluster  # noqa: E402
 from onnxpool.serve import Options  # noqa: E402
 from onnxpool.serve.listening import Listen  # noqa: E402
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # Ray's own warnings are not ours
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]  # within Ray
 
 
 @pytest.fixture(scope="module")

@@ -137,7 +137,7 @@ def poolings(model: ir.Model) -> list[Pool]:
         name = str(node.outputs[0].name)
         if name in ours:
             found.append(ours[name])
-        elif node.domain == "" and node.op_type in _STANDARD and forms.TAG not in node.metadata_props:
+        elif node.domain == "" and node.op_type in _STANDARD:
             found.append(Pool(node.name or "", node.op_type, str(node.inputs[0].name), name))  # type: ignore[union-attr]
     return found
 
