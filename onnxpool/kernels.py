@@ -46,14 +46,37 @@ class CudaKernels:
     missing: str | None
 
 
-class _CudaLibrary(ctypes.Structure):
-    """The head of the table in ``custom_ops/cuda/library.h``."""
+_WHY = (ctypes.c_char_p, ctypes.c_size_t)
+
+
+class CudaLibrary(ctypes.Structure):
+    """The table of ``custom_ops/cuda/library.h``, which says what its functions take. ``pool`` is for programs with
+    pointers to device memory and no ONNX Runtime.
+    """
 
     _fields_ = (
         ("version", ctypes.c_int64),
         ("architectures", ctypes.c_char_p),
-        ("devices", ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t)),
+        ("devices", ctypes.CFUNCTYPE(ctypes.c_int, *_WHY)),
+        ("launch", ctypes.c_void_p),
+        (
+            "pool",
+            ctypes.CFUNCTYPE(
+                ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_int64, *[ctypes.c_void_p] * 5, *_WHY
+            ),
+        ),
     )
+
+
+def cuda_library(path: str | Path) -> CudaLibrary:
+    """The table of a built ``libonnxpool_cuda.so``.
+
+    Raises OSError where the file cannot be loaded, and AttributeError where it is no such library.
+    """
+    get = ctypes.CDLL(str(path)).OnnxpoolCuda
+    get.restype = ctypes.POINTER(CudaLibrary)
+    table: CudaLibrary = get().contents
+    return table
 
 
 def library_path() -> Path:
@@ -95,11 +118,9 @@ def cuda_kernels() -> CudaKernels:
         remedy = "install CUDA's nvcc, 11.8 or newer, and run pip install again"
         return CudaKernels(None, (), 0, f"onnxpool was installed without CUDA kernels ({CUDA_FILE_NAME}); {remedy}")
     try:
-        get = ctypes.CDLL(str(path)).OnnxpoolCuda
+        table = cuda_library(path)
     except (OSError, AttributeError) as error:
         return CudaKernels(str(path), (), 0, f"{path} cannot be loaded: {error}")
-    get.restype = ctypes.POINTER(_CudaLibrary)
-    table = get().contents
     if table.version != _CUDA_VERSION:
         return CudaKernels(str(path), (), 0, f"{path} is of another build; install onnxpool again")
     why = ctypes.create_string_buffer(512)

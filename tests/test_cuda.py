@@ -38,7 +38,7 @@ from test_native import (
 
 import onnxpool
 from onnxpool import bounds, kernels
-from onnxpool.kernels import CUDA, cuda_kernels, library_path, why_none_for
+from onnxpool.kernels import CUDA, cuda_kernels, cuda_library, library_path, why_none_for
 from onnxpool.pools import NODES
 from onnxpool.window import Window
 
@@ -116,7 +116,7 @@ class Device:
     """The kernels on the first CUDA device, by its driver alone: no ONNX Runtime, no PyTorch."""
 
     def __init__(self):
-        self.library = cuda_library(Path(cuda_kernels().library))
+        self.library = cuda_library(cuda_kernels().library)
         self.driver = ctypes.CDLL("libcuda.so.1")
         device, context = ctypes.c_int(), ctypes.c_void_p()
         self.call("cuInit", 0)
@@ -156,26 +156,6 @@ class Device:
         for at in (*there, y):
             self.call("cuMemFree_v2", at)
         return unwalled(output, inputs[0].dtype, shape)
-
-
-class CudaLibrary(ctypes.Structure):
-    """The table of custom_ops/cuda/library.h."""
-
-    _fields_ = (
-        ("version", Whole),
-        ("architectures", ctypes.c_char_p),
-        ("devices", ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t)),
-        ("launch", ctypes.c_void_p),
-        ("pool", ctypes.CFUNCTYPE(
-            ctypes.c_int, ctypes.c_char_p, ctypes.c_int, Whole, *[ctypes.c_void_p] * 5, ctypes.c_char_p, ctypes.c_size_t
-        )),
-    )  # fmt: skip
-
-
-def cuda_library(path):
-    get = ctypes.CDLL(str(path)).OnnxpoolCuda
-    get.restype = ctypes.POINTER(CudaLibrary)
-    return get().contents
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # PyTorch's threads would go on waiting actively after its turn
 
+import bench_cuda
 import numpy as np
 import onnxruntime
 import torch
@@ -261,6 +262,7 @@ def main() -> None:
     groups = list(measured(chosen))
     console.print(summary(groups))
     console.print(f"{len(groups)} groups in {time.monotonic() - start:.0f} s. Ratios below 1: faster than that.")
+    bench_cuda.show(console)
     if chosen.json:
         write_json(to_json(groups, about), chosen.json)
     if chosen.plot:
