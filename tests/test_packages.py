@@ -115,15 +115,15 @@ def test_only_a_common_named_axis_is_batched(tmp_path):
 
 
 def test_a_vector_per_batch_and_no_axis_at_all(tmp_path):
-    """Triton has no empty shape: one element, reshaped."""
-    for name, shape in (("vector", ["N"]), ("number", [])):
+    """Triton has no empty shape: one element, reshaped where it is one of a batch, as its backend itself completes it."""
+    for name, shape, reshaped in (("vector", ["N"], True), ("number", [], False)):
         made = graph([helper.make_node("Identity", ["x"], ["y"])], 2)
         for value in (made.graph.input[0], made.graph.output[0]):
             value.CopyFrom(helper.make_tensor_value_info(value.name, onnx.TensorProto.FLOAT, shape))
         onnx.save(made, tmp_path / f"{name}.onnx")
         triton.package(tmp_path / f"{name}.onnx", tmp_path / "repository")
         (tensor,) = read(tmp_path / "repository", name).input
-        assert (tensor.dims[:], tensor.HasField("reshape"), tensor.reshape.shape[:]) == ([1], True, [])
+        assert (tensor.dims[:], tensor.HasField("reshape"), tensor.reshape.shape[:]) == ([1], reshaped, [])
 
 
 @pytest.mark.parametrize("dtype", sorted(triton._TYPES))

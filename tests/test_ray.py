@@ -20,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from models import pooled
+from models import model, pooled
+from onnx import helper
 from test_predict import network, picture
 from typer.testing import CliRunner
 
@@ -121,20 +122,22 @@ class Client:
         self.answers = self.again = 0
         self.longest_s = 0.0
 
-    def ask(self) -> None:
-        x = self.random.normal(size=(1, 2, 6, 6)).astype(np.float32)
+    def answer(self, x):
         asked = http.InferInput("x", x.shape, "FP32")
         asked.set_data_from_numpy(x)
+        return self.client.infer("pool", [asked]).as_numpy("y")
+
+    def ask(self) -> None:
+        x = self.random.normal(size=(1, 2, 6, 6)).astype(np.float32)
         start = time.perf_counter()
         for attempt in count():
             try:
-                y = self.client.infer("pool", [asked]).as_numpy("y")
+                y = self.answer(x)
+                break
             except Exception:  # the server's, and the connection's
                 assert attempt < 200
                 self.again += 1
                 time.sleep(0.05)
-                continue
-            break
         np.testing.assert_allclose(y, softpool(x), rtol=1e-5, atol=1e-6)
         self.answers += 1
         self.longest_s = max(self.longest_s, time.perf_counter() - start)
@@ -205,6 +208,20 @@ def test_a_configuration_file_describes_the_same_application(served, tmp_path):
     assert made.ray_actor_options["num_cpus"] == 1
 
 
+def test_a_replaced_file_reaches_every_replica(served):
+    """Random pictures for the old model; then the new one, MaxPool, answers all of them."""
+    path, listening = served
+    client = Client(listening.rest, seed=20)
+    for _ in range(8):
+        client.ask()
+    nodes = [helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[2, 2], strides=[2, 2])]
+    write(onnxpool.to_form(model(nodes, 2), "standard"), path)
+    x = np.random.default_rng(0).normal(size=(1, 2, 6, 6)).astype(np.float32)
+    largest = x.reshape(1, 2, 3, 2, 3, 2).max((3, 5))
+    wait_for(lambda: all(np.array_equal(client.answer(x), largest) for _ in range(20)))
+    assert all(np.array_equal(client.answer(x), largest) for _ in range(40))
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -236,21 +253,21 @@ def test_the_command_writes_the_same_file(tmp_path):
 
 
 def test_what_does_not_go_with_ray(tmp_path):
-    model = network(tmp_path / "m.onnx", "Flatten")
+    path = network(tmp_path / "m.onnx", "Flatten")
     with (
         pytest.raises(ArgumentError, match="grpc_port=8001 is not for Ray"),
         ray_app.running(model, listen=Listen(grpc_port=8001)),
     ):
         pass
     with pytest.raises(ArgumentError, match="token would be readable"):
-        ray_app.write(model, tmp_path / "app.yaml", options=Options(token="0123456789abcdef"))
+        ray_app.write(path, tmp_path / "app.yaml", options=Options(token="0123456789abcdef"))
     with pytest.raises(ArgumentError, match="grpc_port and tls_cert have no place"):
-        ray_app.write(model, tmp_path / "app.yaml", listen=Listen(grpc_port=8001))
+        ray_app.write(path, tmp_path / "app.yaml", listen=Listen(grpc_port=8001))
     assert not (tmp_path / "app.yaml").exists()
 
 
 def test_a_killed_worker_loses_no_row_and_a_stopped_batch_goes_on(ray, tmp_path):
-    model = network(tmp_path / "means.onnx", "GlobalAveragePool", "Flatten")
+    means = network(tmp_path / "means.onnx", "GlobalAveragePool", "Flatten")
     random = np.random.default_rng(0)
     colors = random.integers(0, 256, (240, 3))
     (tmp_path / "photos").mkdir()
@@ -267,11 +284,11 @@ def test_a_killed_worker_loses_no_row_and_a_stopped_batch_goes_on(ray, tmp_path)
 
     batches = {"shard": 8, "workers": 2, "mean": [0] * 3, "std": [1] * 3}
     with pytest.raises(KeyboardInterrupt):
-        batch.run(model, tmp_path / "photos", tmp_path / "out", progress=kill, **batches)
+        batch.run(means, tmp_path / "photos", tmp_path / "out", progress=kill, **batches)
     workers = set()
     start = time.perf_counter()
     done = batch.run(
-        model, tmp_path / "photos", tmp_path / "out", progress=lambda *told: workers.add(told[2]), **batches
+        means, tmp_path / "photos", tmp_path / "out", progress=lambda *told: workers.add(told[2]), **batches
     )
     assert done.shards == 30
     assert 10 <= done.skipped < 30
@@ -286,13 +303,13 @@ def test_a_killed_worker_loses_no_row_and_a_stopped_batch_goes_on(ray, tmp_path)
 
 
 def test_the_speed_of_a_batch(ray, tmp_path):
-    model = network(tmp_path / "means.onnx", "GlobalAveragePool", "Flatten")
+    means = network(tmp_path / "means.onnx", "GlobalAveragePool", "Flatten")
     (tmp_path / "photos").mkdir()
     for i in range(600):
         picture(tmp_path / "photos" / f"{i:03}.png", (i % 256, 0, 0), size=(224, 224))
     times = []
     done = batch.run(
-        model,
+        means,
         tmp_path / "photos",
         tmp_path / "out",
         shard=50,

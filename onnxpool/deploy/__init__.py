@@ -1,9 +1,12 @@
 """Validated models on other servers: packages for Triton and KServe, and applications for Ray.
 
-triton.py     a Triton model repository
-kserve.py     the same with KServe's manifest
-ray_app.py    an application of Ray Serve
-batch.py      whole folders of pictures, and Parquet, through Ray Data
+    triton.py     a Triton model repository
+    kserve.py     the same with KServe's manifest
+    cluster.py    a Ray cluster, or one of this machine alone
+    ray_app.py    the server's application in replicas of Ray Serve
+    batch.py      folders of pictures and Parquet through Ray Data; shards.py what each output file answers, rows.py how
+
+Modules are imported where they are used: none of these extras is needed by another.
 """
 
 import inspect

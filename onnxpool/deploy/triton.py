@@ -74,7 +74,8 @@ class Package:
         facts.add_row("package", f"{self.folder}: {self.name}, {self.form} form")
         facts.add_row("files", "\n".join(self.files))
         facts.add_row("needs", "\n".join(self.needs))
-        facts.add_row("notes", "\n".join(self.notes))
+        if self.notes:
+            facts.add_row("notes", "\n".join(self.notes))
         return facts
 
 
@@ -161,7 +162,8 @@ def config(name: str, session: Session, max_batch: int, delay_s: float, librarie
 
 def _tensor(kind: str, info: TensorInfo, joined: bool) -> str:
     sizes = [size if isinstance(size, int) else -1 for size in info.shape][joined:]
-    shape = f"dims: {sizes}" if sizes else "dims: [1] reshape { shape: [] }"  # Triton has no rank 0
+    empty = "dims: [1] reshape { shape: [] }" if joined else "dims: [1]"  # Triton has no rank 0, and takes 1 for it
+    shape = f"dims: {sizes}" if sizes else empty
     return f"{kind} {{ name: {_text(info.name)} data_type: {_type(info.dtype)} {shape} }}"
 
 
