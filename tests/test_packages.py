@@ -115,7 +115,7 @@ def test_only_a_common_named_axis_is_batched(tmp_path):
 
 
 def test_a_vector_per_batch_and_no_axis_at_all(tmp_path):
-    """Triton has no empty shape: one element, reshaped where it is one of a batch, as its backend itself completes it."""
+    """Triton has no empty shape: one element, reshaped where it is one of a batch, as its backend completes it."""
     for name, shape, reshaped in (("vector", ["N"], True), ("number", [], False)):
         made = graph([helper.make_node("Identity", ["x"], ["y"])], 2)
         for value in (made.graph.input[0], made.graph.output[0]):
