@@ -262,26 +262,26 @@ FAR = (
 def job(host, window, shape):
     facts = whole(*[0] * 5)
     host.host_job(Whole(window.rank), whole(*shape), window_numbers(window), facts)
-    return dict(zip(("outputs", "team", "piece", "blocks", "narrow"), facts, strict=True))
+    return dict(zip(("outputs", "team", "side", "blocks", "narrow"), facts, strict=True))
 
 
 @pytest.mark.parametrize(
-    ("shape", "arguments", "outputs", "team", "piece", "blocks", "narrow"),
+    ("shape", "arguments", "outputs", "team", "side", "blocks", "narrow"),
     [
         ((8, 64, 112, 112), {"kernel_size": 3, "stride": 2, "padding": 1}, 8 * 64 * 56 * 56, 1, 3, 6272, 1),
         ((8, 64, 112, 112), {"kernel_size": 2}, 8 * 64 * 56 * 56, 1, 2, 6272, 1),
-        ((1, 2047, 7, 7), {"kernel_size": 7}, 2047, 32, 3, 256, 1),
-        ((1, 1, 5, 32), {"kernel_size": (1, 32)}, 5, 1, 2, 1, 1),
-        ((0, 3, 4), {"kernel_size": 2}, 0, 1, 2, 0, 1),
-        ((1, 1, 2**30 - 1), {"kernel_size": 1}, 2**30 - 1, 1, 2, 2**22, 1),
-        ((1, 1, 2**30), {"kernel_size": 1}, 2**30, 1, 2, 2**22, 0),
-        ((1, 3, 2**40), {"kernel_size": 1}, 3 * 2**40, 1, 2, 2**24, 0),
-        (FAR[0], FAR[1], 2100, 1, 2, 9, 0),
+        ((1, 2047, 7, 7), {"kernel_size": 7}, 2047, 32, 0, 256, 1),
+        ((1, 1, 5, 32), {"kernel_size": (1, 32)}, 5, 1, 0, 1, 1),
+        ((0, 3, 4), {"kernel_size": 2}, 0, 1, 0, 0, 1),
+        ((1, 1, 2**30 - 1), {"kernel_size": 1}, 2**30 - 1, 1, 0, 2**22, 1),
+        ((1, 1, 2**30), {"kernel_size": 1}, 2**30, 1, 0, 2**22, 0),
+        ((1, 3, 2**40), {"kernel_size": 1}, 3 * 2**40, 1, 0, 2**24, 0),
+        (FAR[0], FAR[1], 2100, 1, 0, 9, 0),
     ],
     ids=str,
 )  # fmt: skip
-def test_jobs(host, shape, arguments, outputs, team, piece, blocks, narrow):
-    expected = {"outputs": outputs, "team": team, "piece": piece, "blocks": blocks, "narrow": narrow}
+def test_jobs(host, shape, arguments, outputs, team, side, blocks, narrow):
+    expected = {"outputs": outputs, "team": team, "side": side, "blocks": blocks, "narrow": narrow}
     assert job(host, Window.of(len(shape) - 2, **arguments), shape) == expected
 
 

@@ -94,7 +94,7 @@ struct HostTeam : Seat<Index, kTeam> {
   }
 };
 
-template <class Method, class Value, class T, class Index, int kTeam, int kPiece>
+template <class Method, class Value, class T, class Index, int kTeam, class Cells>
 bool run_grid(const Job<Index>& job, const void* const* inputs, void* output) {
   const auto warp = std::make_unique<Warp>();
   const auto *x = static_cast<const T*>(inputs[0]), *logit = static_cast<const T*>(inputs[Method::kInputs - 1]);
@@ -102,7 +102,7 @@ bool run_grid(const Job<Index>& job, const void* const* inputs, void* output) {
     for (int first = 0; first < job.threads; first += kTeam) {
       const auto body = [&](int lane) {
         const HostTeam<Index, kTeam> team{{block, job.blocks, first + lane, job.threads}, warp.get()};
-        pool<Method, Value, kPiece>(job, x, logit, static_cast<T*>(output), team);
+        pool<Method, Value, Cells>(job, x, logit, static_cast<T*>(output), team);
       };
       if (kTeam == 1) {
         body(0);
@@ -126,9 +126,10 @@ bool run(const Plan& plan, const void* const* inputs, void* output, const Wish& 
   Job<Index> job = make_job<Index>(plan);
   if (wish.blocks > 0) job.blocks = static_cast<Index>(wish.blocks);
   if (wish.threads > 0) job.threads = wish.threads;
-  const auto grid = job.team > 1      ? run_grid<Method, Value, T, Index, kWarp, 1>
-                    : job.piece == 2 ? run_grid<Method, Value, T, Index, 1, 2>
-                                     : run_grid<Method, Value, T, Index, 1, 3>;
+  const auto grid = job.team > 1    ? run_grid<Method, Value, T, Index, kWarp, Pieces<Method, Value, T, 1>>
+                    : job.side == 2 ? run_grid<Method, Value, T, Index, 1, Square<Method, Value, T, 2>>
+                    : job.side == 3 ? run_grid<Method, Value, T, Index, 1, Square<Method, Value, T, 3>>
+                                    : run_grid<Method, Value, T, Index, 1, Pieces<Method, Value, T, 3>>;
   return grid(job, inputs, output);
 }
 
@@ -183,11 +184,11 @@ extern "C" int host_pool(int method, int element, int64_t rank, const int64_t* s
   return run_element<Stochastic>(element, plan, inputs, output, wish);
 }
 
-// outputs, team, piece, blocks of a job, and whether 32 bits do.
+// outputs, team, side, blocks of a job, and whether 32 bits do.
 extern "C" void host_job(int64_t rank, const int64_t* shape, const int64_t* numbers, int64_t* facts) {
   const Plan plan = plan_of(rank, shape, numbers);
   const Job<int64_t> job = make_job<int64_t>(plan);
-  facts[0] = job.outputs, facts[1] = job.team, facts[2] = job.piece, facts[3] = job.blocks;
+  facts[0] = job.outputs, facts[1] = job.team, facts[2] = job.side, facts[3] = job.blocks;
   facts[4] = fits_32_bits(plan) ? 1 : 0;
 }
 

@@ -72,7 +72,7 @@ struct Job {
   Index outputs = 0;  // of all planes together, counted along width first
   JobAxis<Index> depth, height, width;
   int team = 1;   // threads for one window: 1, or the 32 of a warp
-  int piece = 2;  // cells of a row that one thread takes at once: 2 or 3
+  int side = 0;   // 2 or 3 where windows are squares of that side, which one thread holds at once; else 0
   int threads = kThreads;
   Index blocks = 0;
 };
@@ -183,7 +183,9 @@ Job<Index> make_job(const Plan& plan) {
   const int64_t outputs = outputs_of(plan), cells = plan.depth.kernel * plan.height.kernel * plan.width.kernel;
   job.outputs = static_cast<Index>(outputs);
   job.team = cells > kWarp ? kWarp : 1;
-  job.piece = plan.width.kernel > 1 && plan.width.kernel % 2 == 1 ? 3 : 2;
+  const int64_t side = plan.width.kernel;
+  const bool square = plan.depth.kernel == 1 && plan.height.kernel == side && (side == 2 || side == 3);
+  job.side = square ? static_cast<int>(side) : 0;
   const int64_t teams = kThreads / job.team, blocks = (outputs + teams - 1) / teams;
   job.blocks = static_cast<Index>(blocks < kMostBlocks ? blocks : kMostBlocks);
   const PlannedAxis* const from[] = {&plan.depth, &plan.height, &plan.width};

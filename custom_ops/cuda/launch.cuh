@@ -14,20 +14,21 @@ struct DeviceTeam : Seat<Index, kTeam> {
   }
 };
 
-template <class Method, class Value, class T, class Index, int kTeam, int kPiece>
+template <class Method, class Value, class T, class Index, int kTeam, class Cells>
 __global__ void __launch_bounds__(kThreads) pool_kernel(const __grid_constant__ Job<Index> job, const T* __restrict x,
                                                         const T* __restrict logit, T* __restrict y) {
   const DeviceTeam<Index, kTeam> team{{static_cast<Index>(blockIdx.x), static_cast<Index>(gridDim.x),
                                        static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x)}};
-  pool<Method, Value, kPiece>(job, x, logit, y, team);
+  pool<Method, Value, Cells>(job, x, logit, y, team);
 }
 
 // The launch's own status; nothing waits for the kernel.
 template <class Method, class Value, class T, class Index>
 cudaError_t start_job(const Job<Index>& job, const void* const* inputs, void* output, cudaStream_t stream) {
-  const auto kernel = job.team > 1      ? pool_kernel<Method, Value, T, Index, kWarp, 1>
-                      : job.piece == 2 ? pool_kernel<Method, Value, T, Index, 1, 2>
-                                       : pool_kernel<Method, Value, T, Index, 1, 3>;
+  const auto kernel = job.team > 1    ? pool_kernel<Method, Value, T, Index, kWarp, Pieces<Method, Value, T, 1>>
+                      : job.side == 2 ? pool_kernel<Method, Value, T, Index, 1, Square<Method, Value, T, 2>>
+                      : job.side == 3 ? pool_kernel<Method, Value, T, Index, 1, Square<Method, Value, T, 3>>
+                                      : pool_kernel<Method, Value, T, Index, 1, Pieces<Method, Value, T, 3>>;
   const void *x = inputs[0], *logit = inputs[Method::kInputs - 1];
   void* arguments[] = {const_cast<Job<Index>*>(&job), &x, &logit, &output};
   const dim3 blocks(static_cast<unsigned>(job.blocks)), threads(static_cast<unsigned>(job.threads));

@@ -57,13 +57,16 @@ HOST_DEVICE inline T largest(T value, const Team& team) {
   return value;
 }
 
-// Cells of one window, in pieces of kPiece that a thread has at hand together. What is outside is -inf, as methods want.
+// The cells of a window in pieces of kPiece, read anew in each look. What is outside the input is -inf, as methods want.
 template <class Method, class Value, class T, int kPiece>
-class Cells {
+class Pieces {
  public:
-  HOST_DEVICE Cells(const T* x, const T* logit) : x_(x), logit_(logit) {}
+  static constexpr int kCells = kPiece;
 
-  // Calls visit(x, logit), arrays of kPiece, for each piece of this thread's share of a window.
+  template <class Index>
+  HOST_DEVICE Pieces(const Job<Index>&, const Place<Index>&, const T* x, const T* logit) : x_(x), logit_(logit) {}
+
+  // Calls visit(x, logit), arrays of kCells, for each piece of this thread's share of the window.
   template <class Index, class Team, class Visit>
   HOST_DEVICE void each(const Job<Index>& job, const Place<Index>& place, const Team& team, Visit visit) const {
     if constexpr (Team::kLanes > 1) {
@@ -91,21 +94,53 @@ class Cells {
   const T *x_, *logit_;
 };
 
-template <class Method, class Value, int kPiece, class T, class Index, class Team>
+// The same for a square window of kSide, row by row, read once and held in registers.
+template <class Method, class Value, class T, int kSide>
+class Square {
+ public:
+  static constexpr int kCells = kSide;
+
+  template <class Index>
+  HOST_DEVICE Square(const Job<Index>& job, const Place<Index>& place, const T* x, const T* logit) {
+    const JobAxis<Index> &height = job.height, &width = job.width;
+    const Index slice = place.plane + place.depth.start * height.in * width.in;
+    for (int row = 0; row < kSide; ++row) {
+      const Index h = place.height.start + row * height.dilation;
+      for (int column = 0; column < kSide; ++column) {
+        const Index w = place.width.start + column * width.dilation, i = slice + h * width.in + w;
+        const bool inside = (h >= 0) & (h < height.in) & (w >= 0) & (w < width.in);
+        const int k = row * kSide + column;
+        values_[k] = inside ? widen(x[i]) : -infinity<Value>();
+        logits_[k] = Method::kInputs == 1 ? values_[k] : inside ? widen(logit[i]) : -infinity<Value>();
+      }
+    }
+  }
+
+  template <class Index, class Team, class Visit>
+  HOST_DEVICE void each(const Job<Index>&, const Place<Index>&, const Team&, Visit visit) const {
+    for (int row = 0; row < kSide; ++row) visit(values_ + row * kSide, logits_ + row * kSide);
+  }
+
+ private:
+  static constexpr auto kRoom = static_cast<size_t>(kSide * kSide);
+  Value values_[kRoom], logits_[kRoom];
+};
+
+template <class Method, class Value, class Cells, class T, class Index, class Team>
 HOST_DEVICE inline void pool_window(const Job<Index>& job, const T* x, const T* logit, T* y, Index output,
                                     const Team& team) {
   const Place<Index> place = place_of(job, output);
-  const Cells<Method, Value, T, kPiece> cells(x, logit);
+  const Cells cells(job, place, x, logit);
   Value top = -infinity<Value>(), size = 0;
   cells.each(job, place, team, [&top, &size](const Value* values, const Value* logits) {
-    for (int k = 0; k < kPiece; ++k) Method::see(values[k], logits[k], &top, &size);
+    for (int k = 0; k < Cells::kCells; ++k) Method::see(values[k], logits[k], &top, &size);
   });
   top = largest(top, team);
   size = largest(size, team);
   Total<Value> weights, products;
   cells.each(job, place, team, [&, top, size](const Value* values, const Value* logits) {
     Value weight, product, piece_weight = 0, piece_product = 0;
-    for (int k = 0; k < kPiece; ++k) {
+    for (int k = 0; k < Cells::kCells; ++k) {
       Method::weigh(values[k], logits[k], top, size, &weight, &product);
       piece_weight += weight;
       piece_product += product;
@@ -118,10 +153,10 @@ HOST_DEVICE inline void pool_window(const Job<Index>& job, const T* x, const T* 
   if (team.lane() == 0) narrow(Method::result(products.value(), weights.value(), top, size), y + output);
 }
 
-template <class Method, class Value, int kPiece, class T, class Index, class Team>
+template <class Method, class Value, class Cells, class T, class Index, class Team>
 HOST_DEVICE inline void pool(const Job<Index>& job, const T* x, const T* logit, T* y, const Team& team) {
   for (Index output = team.first(); output < job.outputs; output += team.step()) {
-    pool_window<Method, Value, kPiece>(job, x, logit, y, output, team);
+    pool_window<Method, Value, Cells>(job, x, logit, y, output, team);
   }
 }
 
