@@ -55,13 +55,14 @@ def collect(
 
     found: list[Case] = []
     notes: list[str] = []
+    refused: dict[str, str] = {}
     size_bytes = 0
     for name, feeds in cases.generate(inputs, example):
         try:
             answers = answer(widen(feeds))
             case = Case(name, feeds, answers, yardstick(feeds, answers))
         except Exception as error:  # whatever a network raises
-            notes.append(f"case {name!r} left out: {_first_line(error)}")
+            refused[name] = _first_line(error)
             continue
         more = sum(array.nbytes for array in (*feeds.values(), *answers.values()))
         if found and size_bytes + more > MOST_BYTES:
@@ -69,12 +70,23 @@ def collect(
             continue
         size_bytes += more
         found.append(case)
+    notes += _left_out(refused)
     if not found:
         raise GoldenError(f"{source} could answer no case: {'; '.join(notes)}")
     dtypes = {
         str(value.name): str(np.dtype(value.dtype.numpy())) for value in model.graph.outputs if value.dtype is not None
     }
     return Golden(source, yardstick_source, dtypes, tuple(found), tuple(notes), fingerprints=None)
+
+
+def _left_out(refused: Mapping[str, str]) -> list[str]:
+    """A sentence on each case that was refused, sizes together."""
+    sizes = [name for name in refused if name.startswith("sizes ")]
+    told = [f"case {name!r} left out: {reason}" for name, reason in refused.items() if name not in sizes]
+    if sizes:
+        every = "; ".join(name.removeprefix("sizes ") for name in sizes)
+        told.append(f"sizes left out, since the network itself refuses them: {every} ({refused[sizes[0]]})")
+    return told
 
 
 def _first_line(error: Exception) -> str:

@@ -6,8 +6,8 @@
     huge            normal times 1e4                         tiny       normal times the smallest normal number
     zeros
     nan, inf, -inf  ordinary, but for one such cell in the first input
-    batch 1, 3      other sizes of the first axis, if it may change
-    sizes ...       others of the remaining axes that may change: one less, one more, half, prime; unlike each other
+    sizes ...       of the first axis, if it may change: 0, 1, 3, 7; of the others that may change, all at once and
+                    unlike each other: one less, one more, half, prime, large, 1; and one of them at a time: 1, large
 
 All are drawn from fixed seeds, and each is independent of the others. Inputs that are no floating point numbers keep
 the values of the example.
@@ -173,18 +173,29 @@ def _sizes(inputs: Sequence[Input]) -> Iterator[dict[str, int]]:
     if not all(name.isidentifier() for name in ordinary):
         return
     batches = _batches(inputs)
-    if batches:
-        usual = {ordinary[name] for name in batches}
-        yield from (dict.fromkeys(batches, size) for size in (1, 3) if {size} != usual)
+    usual = {ordinary[name] for name in batches}
+    yield from (dict.fromkeys(batches, size) for size in (0, 1, 3, 7) if batches and {size} != usual)
     others = {name: size for name, size in ordinary.items() if name not in batches}
-    if others:
-        for change in (
-            lambda size, i: size - 1 - i,
-            lambda size, i: size + 1 + i,
-            lambda size, i: size // 2 + i,
-            lambda size, i: _prime(size + 2 + 4 * i),
-        ):
-            yield {name: max(1, change(size, i)) for i, (name, size) in enumerate(others.items())}
+    for change in _CHANGES if others else ():
+        yield {name: max(1, change(size, i)) for i, (name, size) in enumerate(others.items())}
+    for name, size in others.items() if len(others) > 1 else ():
+        yield from ({name: 1}, {name: _large(size, 0)})
+
+
+def _large(size: int, i: int) -> int:
+    """More than twice the ordinary size, and odd."""
+    return 2 * size + 1 + 2 * i
+
+
+_CHANGES: tuple[Callable[[int, int], int], ...] = (
+    lambda size, i: size - 1 - i,
+    lambda size, i: size + 1 + i,
+    lambda size, i: size // 2 + i,
+    lambda size, i: _prime(size + 2 + 4 * i),
+    _large,
+    lambda _size, _i: 1,
+)
+"""New sizes of axis number ``i`` that may change."""
 
 
 def _prime(size: int) -> int:

@@ -5,6 +5,7 @@ from typing import Any
 
 FORMS = ("standard",)
 LOSES_NAN = ("*",)
+LIMITS = {"batch_size.get_length() > 0": "OpenVINO takes no empty batch"}
 
 Pairs = dict[str, tuple[str, Any]]
 
