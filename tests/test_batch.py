@@ -18,6 +18,7 @@ from onnxpool.deploy.rows import Setting, Worker
 from onnxpool.deploy.shards import complete, plan, shards
 from onnxpool.errors import ArgumentError
 from onnxpool.forms import write
+from onnxpool.picture import Preparation
 from onnxpool.window import Window
 
 pa = pytest.importorskip("pyarrow")
@@ -131,17 +132,19 @@ def test_each_picture_is_answered_and_a_bad_one_says_why(tmp_path, means, answer
     assert "3.png cannot be read as a picture" in rows[3]["error"]
 
 
-def test_rows_of_one_shape_run_together_and_only_these(tmp_path, means):
+def test_rows_of_one_shape_run_together_and_only_these(tmp_path, means, monkeypatch):
     source = tmp_path / "photos"
     source.mkdir()
     for i, side in enumerate([4, 4, 4, 5, 4, 4, 4]):
         picture(source / f"{i}.png", RED, size=(side, side))
     (source / "5.png").write_text("no picture")
     worker = Worker(Setting(str(means), str(tmp_path), None, 1, 2, PICTURES))
-    run, ran = worker.session.run, []
-    worker.session.run = lambda feeds: ran.append(feeds["x"].shape[0]) or run(feeds)
+    run, read, done = worker.session.run, Preparation.array, []
+    worker.session.run = lambda feeds: done.append(feeds["x"].shape[0]) or run(feeds)
+    monkeypatch.setattr(Preparation, "array", lambda *picture: done.append("read") or read(*picture))
     worker.write(shards(source, 100)[0])
-    assert ran == [2, 1, 1, 1, 1]
+    assert [one for one in done if one != "read"] == [2, 1, 1, 1, 1]
+    assert done[:4] == ["read", "read", "read", 2]  # no more in memory than a batch, and who is not in it
 
 
 def test_pictures_in_a_column(tmp_path, means, answers):

@@ -14,7 +14,7 @@ from onnxpool.errors import ArgumentError, MissingExtra
 
 LOOPBACK = "127.0.0.1"
 
-_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
 _OBJECTS_BYTES = 256 << 20  # Ray would take a third of the memory; nothing large is passed through it here
 
@@ -46,12 +46,12 @@ def cluster(address: str | None, processors: int) -> Iterator[Any]:
 
 
 def _keep_to_loopback() -> None:
-    if "ray" in sys.modules and os.environ.get(_LOOPBACK) != "0":
+    if "ray" in sys.modules and os.environ.get(_VARIABLE) != "0":
         raise ArgumentError(
-            f"address=None: Ray was imported before, and would listen on every interface; set {_LOOPBACK}=0 before "
+            f"address=None: Ray was imported before, and would listen on every interface; set {_VARIABLE}=0 before "
             "that, or give the address of a cluster"
         )
-    os.environ.update({_LOOPBACK: "0", "RAY_USAGE_STATS_ENABLED": "0"})
+    os.environ.update({_VARIABLE: "0", "RAY_USAGE_STATS_ENABLED": "0"})
 
 
 def _own(processors: int) -> dict[str, Any]:

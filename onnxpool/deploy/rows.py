@@ -5,9 +5,8 @@ order and its shape (``NAME`` and ``NAME.shape``), and ``error``: why this one c
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,8 +20,13 @@ from onnxpool.errors import ArgumentError, OnnxpoolError
 from onnxpool.picture import Preparation
 from onnxpool.session import load
 
+Place: TypeAlias = dict[str, Any]
+"""Where a row comes from: the first columns of the output."""
+
 Item: TypeAlias = NDArray[Any] | OnnxpoolError
 """A row as the model's input, or why there is none."""
+
+Row: TypeAlias = tuple[Place, Item]
 
 Answer: TypeAlias = dict[str, NDArray[Any]] | OnnxpoolError
 
@@ -69,18 +73,21 @@ class Worker:
             self._preparation()
 
     def write(self, shard: Shard) -> Done:
-        """Run the rows of a shard and write its file."""
-        places, items = zip(*self._rows(shard), strict=True)
-        answers = [answer for same in _neighbours(items, self.max_batch) for answer in self._run(same)]
+        """Run the rows of a shard, one batch in memory at a time, and write its file."""
+        places: list[Place] = []
+        answers: list[Answer] = []
+        for rows in _neighbours(self._rows(shard), self.max_batch):
+            places += [place for place, _ in rows]
+            answers += self._run([item for _, item in rows])
         errors = [str(answer) if isinstance(answer, OnnxpoolError) else None for answer in answers]
         complete(
             self.folder / shard.name, lambda file: parquet().write_table(self._table(places, answers, errors), file)
         )
-        return Done(shard.name, len(items), len(errors) - errors.count(None), os.getpid())
+        return Done(shard.name, len(errors), len(errors) - errors.count(None), os.getpid())
 
     # --- in
 
-    def _rows(self, shard: Shard) -> Iterator[tuple[dict[str, Any], Item]]:
+    def _rows(self, shard: Shard) -> Iterator[Row]:
         """Where each row comes from, and the model's input."""
         read: Callable[[Any], NDArray[Any]] = self._numbers
         if shard.of_pictures or self._encoded(shard):
@@ -141,7 +148,7 @@ class Worker:
 
     # --- out
 
-    def _table(self, places: Sequence[Mapping[str, Any]], answers: Sequence[Answer], errors: list[str | None]) -> Any:
+    def _table(self, places: Sequence[Place], answers: Sequence[Answer], errors: list[str | None]) -> Any:
         import pyarrow
 
         columns = {name: pyarrow.array([place[name] for place in places]) for name in places[0]}
@@ -165,13 +172,17 @@ def _tried(make: Callable[[Any], Any], value: Any) -> Any:
         return error
 
 
-def _neighbours(items: Sequence[Item], most: int) -> Iterator[list[Item]]:
+def _neighbours(rows: Iterable[Row], most: int) -> Iterator[list[Row]]:
     """Neighbours of one shape, at most so many at a time; an error stands alone."""
+    found: list[Row] = []
+    for row in rows:
+        if found and (len(found) == most or not _alike(found[-1][1], row[1])):
+            yield found
+            found = []
+        found.append(row)
+    if found:
+        yield found
 
-    def kind(numbered: tuple[int, Item]) -> Any:
-        i, item = numbered
-        return i if isinstance(item, OnnxpoolError) else item.shape
 
-    for _, same in groupby(enumerate(items), kind):
-        found = [item for _, item in same]
-        yield from (found[begin : begin + most] for begin in range(0, len(found), most))
+def _alike(one: Item, other: Item) -> bool:
+    return not isinstance(one, OnnxpoolError) and not isinstance(other, OnnxpoolError) and one.shape == other.shape

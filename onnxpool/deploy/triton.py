@@ -99,18 +99,10 @@ def package(
     :func:`onnxpool.load` raises.
     """
     name = Path(model).stem if name is None else name
-    if not _NAME.fullmatch(name):
-        raise ArgumentError(f"name={name!r} must be letters, digits, '.', '_' and '-', with a letter or digit first")
-    if not PurePosixPath(root).is_absolute():
-        raise ArgumentError(f"root={root!r} must be an absolute path inside of the server, such as {ROOT}")
-    if max_batch < 1:
-        raise ArgumentError(f"max_batch={max_batch!r} must be at least 1; 1 joins nothing")
-    if not 0 <= delay_s <= 10:
-        raise ArgumentError(f"delay_s={delay_s!r} must be from 0 to 10 seconds")
+    _check(name, root, max_batch, delay_s)
     target = Path(folder, name)
     if target.exists():
         raise ArgumentError(f"{target} exists; remove it, or give another name")
-
     source = forms.read(model)
     form = forms.form_of(source)
     libraries = _libraries(form, native)
@@ -119,31 +111,46 @@ def package(
         raise ArgumentError(f"the shapes of outputs {unknown} are unknown; run onnx.shape_inference on the model")
     joined = max_batch > 1 and batched(session)
     warm = _warm_up(model, joined)
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=target.parent) as temporary:
-        complete = Path(temporary, name)
-        (complete / "1").mkdir(parents=True)
-        forms.write(source, complete / "1" / "model.onnx")
-        golden.follow(model, complete / "1" / "model.onnx")
-        for library in libraries:
-            shutil.copyfile(library, complete / "1" / library.name)
-        places = [str(PurePosixPath(root, name, "1", library.name)) for library in libraries[:1]]
-        if warm:
-            (complete / "warmup").mkdir()
-        for i, array in enumerate(warm.values()):
-            (complete / "warmup" / str(i)).write_bytes(array.tobytes())
-        text = config(name, session, joined and max_batch, delay_s, places, warm)
-        (complete / "config.pbtxt").write_text(text, encoding="utf-8")
-        complete.rename(target)
+    place = PurePosixPath(root, name, "1")
+    registered = [str(place / library.name) for library in libraries[:1]]
+    text = config(name, session, joined and max_batch, delay_s, registered, warm)
+    _write(model, target, libraries, warm, text)
     return Package(
         folder=os.fspath(folder),
         name=name,
         form=form,
         files=tuple(sorted(str(file.relative_to(folder)) for file in target.rglob("*") if file.is_file())),
-        needs=tuple(_needs(form, libraries, f"{root}/{name}/1")),
+        needs=tuple(_needs(form, libraries, place)),
         notes=tuple(_notes(joined, max_batch, warm)),
     )
+
+
+def _check(name: str, root: str, max_batch: int, delay_s: float) -> None:
+    if not _NAME.fullmatch(name):
+        raise ArgumentError(f"name={name!r} must be letters, digits, '.', '_' and '-', with a letter or digit first")
+    if not PurePosixPath(root).is_absolute():
+        raise ArgumentError(f"root={root!r} must be an absolute path inside of the server, such as {ROOT}")
+    if max_batch < 1:
+        raise ArgumentError(f"max_batch={max_batch!r} must be at least 1; 1 joins nothing")
+    if not 0 <= delay_s <= 10:
+        raise ArgumentError(f"delay_s={delay_s!r} must be from 0 to 10 seconds")
+
+
+def _write(model: str | os.PathLike[str], target: Path, libraries: Sequence[Path], warm: Feeds, text: str) -> None:
+    """The folder gets its name only when it is complete."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
+        complete = Path(temporary, target.name)
+        (complete / "1").mkdir(parents=True)
+        forms.write(forms.read(model), complete / "1" / "model.onnx")
+        golden.follow(model, complete / "1" / "model.onnx")
+        for library in libraries:
+            shutil.copyfile(library, complete / "1" / library.name)
+        for i, array in enumerate(warm.values()):
+            (complete / "warmup").mkdir(exist_ok=True)
+            (complete / "warmup" / str(i)).write_bytes(array.tobytes())
+        (complete / "config.pbtxt").write_text(text, encoding="utf-8")
+        complete.rename(target)
 
 
 def config(name: str, session: Session, max_batch: int, delay_s: float, libraries: Sequence[str], warm: Feeds) -> str:
@@ -191,7 +198,8 @@ def _warm_up(model: str | os.PathLike[str], joined: bool) -> Feeds:
     """The inputs of the first golden case, one item of them where items are joined; none without a golden file."""
     if not golden.path_for(model).exists():
         return {}
-    inputs = golden.load(golden.path_for(model)).cases[0].inputs
+    cases = golden.load(golden.path_for(model)).cases
+    inputs = cases[0].inputs if cases else {}
     return {name: array[0] if joined else array for name, array in inputs.items()}
 
 
@@ -208,7 +216,7 @@ def _libraries(form: Form, native: bool | None) -> list[Path]:
     return [path, *sorted(file for file in path.parent.glob(f"{path.stem}*{path.suffix}") if file != path)]
 
 
-def _needs(form: Form, libraries: Sequence[Path], place: str) -> Iterator[str]:
+def _needs(form: Form, libraries: Sequence[Path], place: PurePosixPath) -> Iterator[str]:
     if not libraries:
         yield f"a server of any platform, for a {form} form without native kernels"
         return
