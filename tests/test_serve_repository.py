@@ -1,5 +1,8 @@
 """Models of a server: found, tried, replaced, refused, unloaded; and what is tried before one serves."""
 
+import asyncio
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +111,21 @@ def test_a_replaced_file_is_served_after_two_looks(tmp_path):
     repository.look()
     assert asked(repository) == 2.5
     assert round(float(old.session.run({"x": X})["y"].item()), 2) == 3.49  # for those who have it
+
+
+def test_a_replaced_model_is_gone_when_its_last_request_is_answered(tmp_path):
+    repository = Repository(soft(tmp_path / "m.onnx"))
+    old = repository.get("m")
+    seen = weakref.ref(old.session)
+    asyncio.run(old.batcher.submit({"x": X}))
+    gc.disable()  # it must not take the collector
+    try:
+        repository.load("m")
+        assert seen() is not None
+        del old
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 def test_a_damaged_replacement_changes_nothing_and_says_so(tmp_path, caplog):

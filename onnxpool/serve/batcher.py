@@ -83,6 +83,9 @@ class Batcher:
 
     def _start(self) -> None:
         """Start every batch that is due while a worker is free; come back when the next one is."""
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None  # it holds this batcher, which would outlive its model
         while self._free and self._groups:
             due_s, key = min((self._due_s(group), i, key) for i, (key, group) in enumerate(self._groups.items()))[::2]
             if due_s > time.monotonic():
@@ -99,8 +102,6 @@ class Batcher:
         return group[0].arrived_s + (self._options.max_delay_s if self._company and not full else 0)
 
     def _come_back(self, due_s: float) -> None:
-        if self._timer:
-            self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(max(0, due_s - time.monotonic()), self._start)
 
     def _take(self, key: Any) -> list[_Request]:

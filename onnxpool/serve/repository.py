@@ -10,6 +10,7 @@ nothing. A file counts once two looks in a row have found it the same, so that o
 model whose file is gone for two looks is unloaded. Clients name models, never files.
 """
 
+import gc
 import logging
 import os
 import threading
@@ -188,6 +189,7 @@ class Repository:
         except OnnxpoolError as error:
             self.metrics.loads.labels(*key, "refused").inc()
             raise SessionError(f"model {key[0]!r} version {key[1]} is not served: {error}") from error
+        gc.collect()  # what the trial read holds a copy of the weights, in cycles
         self.metrics.loads.labels(*key, "loaded").inc()
         log.info("%s version %s: %s; requests are joined %s", *key, served.trial, served.trial.joins)
         return Entry(file, stamp, served)

@@ -23,6 +23,8 @@ from onnxpool.session import TensorInfo
 
 Method: TypeAlias = Callable[[Any], Awaitable[Any]]
 
+_FAILED = "the server failed; its log says why"
+
 log = logging.getLogger("onnxpool.serve")
 
 _CODES = {
@@ -211,7 +213,7 @@ def _unary(kind: str, method: Method, service: Service) -> Callable[[bytes, Any]
             await context.abort(_CODES[refusal.status], str(refusal))
         except Exception:
             log.exception("%s failed", kind)
-            await context.abort(grpc.StatusCode.INTERNAL, "the server failed; its log says why")
+            await context.abort(grpc.StatusCode.INTERNAL, _FAILED)
         return answer
 
     return handle
@@ -227,6 +229,9 @@ def _stream(rpc: _Rpc) -> Callable[[AsyncIterator[bytes], Any], AsyncIterator[by
                 answered = {"infer_response": await rpc.model_infer(_read("ModelInferRequest", body))}
             except Refusal as refusal:
                 answered = {"error_message": str(refusal)}
+            except Exception:
+                log.exception("ModelStreamInfer failed")
+                answered = {"error_message": _FAILED}
             yield Message("ModelStreamInferResponse", **answered).SerializeToString()
 
     return handle
