@@ -12,10 +12,10 @@ from onnxpool.spread import EDGES
 _LABELS = ("0", *(f"{edge:g}" for edge in EDGES[1:]), "more", "NaN, inf")
 _BAR, _HEIGHT = 46, 90
 
-_STEPS = (1e-3, 1e-2, 0.1, 0.3, 0.6, 1.0, 10.0, 100.0)
-"""Upper edges of the map's steps, as shares of what is allowed; each has a darker shade, and those above 1 are red."""
+_STEPS = (1e-3, 1e-2, 0.1, 0.3, 0.6, 1.0)
+"""Upper edges of the map's steps, as shares of what is allowed, each a darker shade; three more, in red, are above."""
 
-_CELL = 8
+_CELL = 12
 
 
 def histogram(counts: Sequence[int]) -> str:
@@ -47,14 +47,16 @@ def _short(count: int) -> str:
 
 def heat(rows: Sequence[Sequence[float]]) -> str:
     """A map of shares of the allowed error: a darker cell for a larger share, red where it exceeds what is allowed."""
-    paths = [""] * (len(_STEPS) + 1)
+    worst = max(max(row) for row in rows)
+    steps = (*_STEPS, max(1.0, worst / 10), max(1.0, worst / 2))
+    paths = [""] * (len(steps) + 1)
     for y, row in enumerate(rows):
         for x, share in enumerate(row):
             if share > 0:
-                paths[sum(share > step for step in _STEPS)] += f"M{x} {y}h1v1h-1z"
+                paths[sum(share > step for step in steps)] += f"M{x} {y}h1v1h-1z"
     drawn = "".join(f'<path class="step{i}" d="{path}"/>' for i, path in enumerate(paths) if path)
     width, height = len(rows[0]), len(rows)
-    told = f"map of {height} by {width} blocks, worst {max(max(row) for row in rows):.1%} of what is allowed"
+    told = f"map of {height} by {width} blocks, worst {worst:.1%} of what is allowed"
     return (
         f'<svg class="heat" viewBox="0 0 {width} {height}" width="{width * _CELL}" height="{height * _CELL}" '
         f'preserveAspectRatio="none" role="img" aria-label="{told}">'

@@ -38,6 +38,8 @@ MOST_CRASHES = 3
 OLDEST = (1, 24)
 """The first release of ONNX Runtime that the native library works with."""
 
+_WITHOUT_KERNELS = "TensorrtExecutionProvider"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -84,7 +86,8 @@ def plan(
         if runtime.kernels:
             variants = tuple({**options, **fixed} for options in variants)
         for form, kernels in _ways(runtime, wanted, pools):
-            cells += [Cell(runtime, form, kernels, options) for options in variants]
+            able = [options for options in variants if not kernels or options.get("provider") != _WITHOUT_KERNELS]
+            cells += [Cell(runtime, form, kernels, options) for options in able]
     for python in pythons:
         release, runtime = _release(python), RUNTIMES["onnxruntime"]
         for form, kernels in _ways(runtime, wanted, pools):

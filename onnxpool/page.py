@@ -87,12 +87,10 @@ def _details(run: Values) -> str:
     columns = ("case", "output", "verdict", "max abs", "max rel", "max ULP", "share", "allowed", "cosine", "SNR, dB")
     head = "".join(f'<th scope="col">{column}</th>' for column in (*columns, "remarks, origin of the bound"))
     counts = [f"{count} nodes on {provider}" for provider, count in run["providers"].items()]
-    places = "".join(
-        f"<li>{escape(place)}</li>" for place in (*filter(None, [run["version"]]), *counts, *run["pooling"])
-    )
-    told = (
-        f"{_charts(run)}<ul>{places}</ul>{_table(head, ''.join(map(_row, run['results'])))}" if run["results"] else ""
-    )
+    lines = [f"version {run['version']}", *counts, *run["pooling"]]
+    places = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    rows = _table(head, "".join(map(_row, run["results"])), "details")
+    told = f"{_charts(run)}<ul>{places}</ul>{rows}" if run["results"] else ""
     return (
         f"<details{' open' if _class(run['verdict']) == 'failed' else ''}>"
         f"<summary>{escape(run['name'])}: {_verdict(run['verdict'])} {escape(run['reason'])}</summary>{told}</details>"
@@ -166,6 +164,9 @@ tbody th { font-weight: normal; white-space: nowrap; }
   color: var(--text); }
 .matrix td.noted[style] { color: var(--noted); font-weight: 600; }
 .matrix .why { color: var(--skipped); white-space: normal; font-size: .8rem; }
+.details { font-size: .85rem; }
+.details td:not(:last-child) { white-space: nowrap; }
+.details td:last-child { min-width: 20rem; }
 .slanted { writing-mode: vertical-rl; font-weight: normal; }
 .slanted span { transform: rotate(180deg); display: inline-block; }
 .passed { color: var(--passed); } .noted { color: var(--noted); }

@@ -41,7 +41,7 @@ def heat(actual: NDArray[Any], answer: Array, allowed: ArrayLike) -> tuple[tuple
     if not actual.size:
         return ()
     with np.errstate(all="ignore"):
-        distance = np.abs(actual.astype(np.float64) - answer)
+        distance = np.asarray(np.abs(actual.astype(np.float64) - answer))
         distance[np.isnan(distance) | (actual == answer)] = 0
         distance[np.isnan(actual.astype(np.float64)) != np.isnan(answer)] = np.inf
         share = np.where(distance == 0, 0, distance / np.asarray(allowed, np.float64))

@@ -1,5 +1,6 @@
 """A report as text for a terminal: a table of runs, and sentences; runs that differ in options alone share a line."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -10,6 +11,8 @@ Values: TypeAlias = Mapping[str, Any]
 
 _STYLE = {"skipped": "dim", "passed": "bold green", "noted": "yellow"}
 """Of a verdict that says that something is wrong: bold red."""
+
+_NUMBER = re.compile(r"\b\d[\d.]*(e[+-]\d+)?")
 
 _MOST_LINES = 4
 _MOST_NAMES = 2
@@ -44,12 +47,12 @@ def table(report: Values) -> "RenderableType":
 
 def sentences(report: Values) -> list[str]:
     """Why runs were skipped or failed, what changed in the model, and the notes."""
-    told: dict[str, list[Values]] = {}
+    told: dict[str, tuple[str, list[Values]]] = {}
     for run in report["runs"]:
-        for line in _reasons(run):
-            told.setdefault(line, []).append(run)
+        for line in _reasons(run):  # lines that differ in a few numbers alone are one
+            told.setdefault(_NUMBER.sub("#", line), (line, []))[1].append(run)
     return [
-        *(f"{_some([_name(alike) for alike in _alike(runs)])}: {line}" for line, runs in told.items()),
+        *(f"{_some([_name(alike) for alike in _alike(runs)])}: {line}" for line, runs in told.values()),
         *(f"cause: {cause}" for cause in report["causes"]),
         *(f"note: {note}" for note in report["notes"]),
     ]

@@ -1,6 +1,9 @@
 """Validation: right models pass in every form, and each way of being wrong is found and named."""
 
+import io
 import json
+import subprocess
+import sys
 from dataclasses import FrozenInstanceError, replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -304,6 +307,28 @@ def test_nan_lost_in_max_pool_is_noted(exported):
     assert not validate(with_max_pool(WINDOW), answered, forms=["standard"]).passed
 
 
+# --- without PyTorch
+
+
+def test_validation_by_the_golden_file_needs_no_torch(tmp_path, exported):
+    forms.write(exported[0], tmp_path / "net.onnx")
+    golden.save(exported[1], tmp_path / "net.golden.npz")
+    program = """
+import sys
+sys.modules["torch"] = sys.modules["onnxscript"] = None
+from onnxpool.cli import app
+app(["validate", sys.argv[1], "--json", "--html", sys.argv[1] + ".html", "--junit", sys.argv[1] + ".xml"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "net.onnx"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["verdict"] == "passed"
+    assert done.stderr == ""
+    assert (tmp_path / "net.onnx.html").read_text().startswith("<!DOCTYPE html>")
+    assert (tmp_path / "net.onnx.xml").read_text().startswith("<?xml")
+
+
 # --- asked wrongly
 
 
@@ -353,11 +378,33 @@ def test_report_is_plain_values(failed, exported):
         failed.verdict = "passed"
 
 
+def test_runs_that_differ_in_options_alone_share_a_line():
+    result = Result("a", "y", "mismatch", "error 5 times", share=5.0, max_abs=1.0, max_ulp=2.0, snr_db=3.0, origin="o")
+    runs = [
+        Run("onnxruntime", "function", kernels=True, verdict="mismatch", options={"threads": n}, results=(result,))
+        for n in (1, 2)
+    ]
+    runs[1] = replace(runs[1], results=(replace(result, reason="error 7 times", share=7.0),))
+    runs.append(Run("openvino", "standard", kernels=False, verdict="skipped", reason="not here"))
+    report = Report("m", "mismatch", "r", tuple(runs), (), (), {})
+    assert report.sentences() == [
+        "onnxruntime, function, native kernels, 2 variants: a, y: error 5 times",
+        "openvino, standard: skipped: not here",
+    ]
+    text = table(report)
+    assert "700.0%" in text
+    assert "500.0%" not in text
+    assert "0/2" in text
+
+
+def table(report):
+    with io.StringIO() as file:
+        rich.console.Console(width=200, file=file).print(report.table())
+        return file.getvalue()
+
+
 def test_table_tells_the_verdict_and_the_cause(failed):
-    console = rich.console.Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
-    console.print(failed.table())
-    text = console.export_text()
-    console.file.close()
+    text = table(failed)
     assert "FAILED (structure): 4 runs" in text
     assert "onnxruntime, function" in text
     assert "cause: attributes of node" in text
