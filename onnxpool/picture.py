@@ -36,6 +36,9 @@ STD = (0.229, 0.224, 0.225)
 LARGEST = 50_000_000
 """Pixels; a small file may claim any number, and would fill the memory."""
 
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+"""What is read. Pillow knows more formats; for some of these it would run another program, such as Ghostscript."""
+
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
 _MODES = {1: "L", 3: "RGB"}
 
@@ -160,13 +163,14 @@ def _opened(picture: Picture, mode: str) -> "Image":
         raise MissingExtra("pillow", "serve", "reading pictures") from error
     name = "the picture" if isinstance(picture, bytes) else os.fspath(picture)
     try:
-        image = Image.open(io.BytesIO(picture if isinstance(picture, bytes) else Path(picture).read_bytes()))
+        data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except FileNotFoundError as error:
         raise ArgumentError(f"there is no picture file {name}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ArgumentError(f"{name} has too many pixels; at most {LARGEST} are read") from error
     except Exception as error:  # a damaged header fails in many ways
-        raise ArgumentError(f"{name} cannot be read as a picture; use PNG, JPEG or another of Pillow's") from error
+        raise ArgumentError(f"{name} cannot be read as a picture of {', '.join(FORMATS)}") from error
     if image.width * image.height > LARGEST:
         raise ArgumentError(f"{name} has {image.width}x{image.height} pixels; at most {LARGEST} are read")
     if image.mode.startswith(("I", "F")):

@@ -1,5 +1,6 @@
 """Pictures to arrays and answers to classes: by hand on pictures made here, then on real photographs."""
 
+import io
 import json
 import math
 from pathlib import Path
@@ -149,7 +150,9 @@ def test_files_that_are_no_picture(tmp_path):
     ):
         with pytest.raises(ArgumentError, match=told):
             preparation.array(tmp_path / name)
-    for data in (b"", whole[:20], b"\x00" * 100):
+    postscript = io.BytesIO()  # Pillow would start Ghostscript for it
+    Image.new("RGB", (4, 4)).save(postscript, "EPS")
+    for data in (b"", whole[:20], b"\x00" * 100, postscript.getvalue()):
         with pytest.raises(ArgumentError, match="the picture cannot be read"):
             preparation.array(data)
     with pytest.raises(ArgumentError, match="more than 8 bits per channel"):
