@@ -24,7 +24,7 @@ import load_report
 import numpy as np
 from load_clients import Task
 from load_report import Point
-from load_server import Served, bare, serve
+from load_server import Served, bare, serve, serve_peer
 
 from onnxpool.session import Session, load
 
@@ -56,6 +56,12 @@ def measure(path: Path, session: Session, asked: argparse.Namespace) -> int:
             for way in asked.ways:
                 for clients in asked.clients:
                     points.append(_point(served, session, way, clients, joined, asked.seconds))
+                    print(points[-1], flush=True)
+    if asked.peer:
+        with serve_peer(asked.peer, path) as served:
+            for way in set(asked.ways) & {"binary", "grpc"}:
+                for clients in asked.clients:
+                    points.append(_point(served, session, way, clients, load_report.PEER, asked.seconds))
                     print(points[-1], flush=True)
     load_report.write(asked.out, path.stem, points)
     return int(any(point.wrong or point.errors for point in points))
@@ -111,6 +117,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each point")
     parser.add_argument("--clients", type=int, nargs="+", default=CLIENTS)
     parser.add_argument("--ways", nargs="+", choices=("binary", "grpc", "json"), default=("binary", "grpc", "json"))
+    parser.add_argument(
+        "--peer", type=Path, metavar="PYTHON", help="measure KServe's server, too: see tools/load_peer.py"
+    )
     parser.add_argument("--max-batch", type=int, default=8)
     parser.add_argument("--max-delay-ms", type=float, default=2.0)
     parser.add_argument("--soak", type=float, metavar="SECONDS")

@@ -53,7 +53,7 @@ def _schemathesis(served: Served, seed: int, found: list[str]) -> int:
     done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, timeout=300, check=False)
     if done.returncode:
         found.append(f"schemathesis, seed {seed}: {done.stdout[-2000:]}")
-    passed = re.search(r"(\d+) passed", done.stdout)
+    passed = re.search(r"generated, (\d+) passed", done.stdout)
     return int(passed[1]) if passed else 0
 
 

@@ -12,6 +12,9 @@ from load_clients import Outcome
 from rich.console import Console
 from rich.table import Table
 
+PEER = 0
+"""The ``max_batch`` of a peer's points."""
+
 
 @dataclass(frozen=True)
 class Figures:
@@ -89,7 +92,8 @@ def _table(points: Sequence[Point]) -> Table:
     for one in points:
         times = (f"{1e3 * seconds:.2f}" for seconds in (one.median_s, one.p99_s, one.cpu_s))
         rows = (f"{one.rows:.1f}", str(one.other_bits), str(one.wrong + sum(one.errors.values())))
-        table.add_row(one.way, str(one.clients), str(one.max_batch), f"{one.throughput:.0f}", *times, *rows)
+        joins = "peer" if one.max_batch == PEER else str(one.max_batch)
+        table.add_row(one.way, str(one.clients), joins, f"{one.throughput:.0f}", *times, *rows)
     return table
 
 
@@ -102,7 +106,7 @@ _LEFT, _TOP, _WIDTH, _HEIGHT = 60, 30, 420, 260
 def _picture(name: str, points: Sequence[Point]) -> str:
     most = max(one.throughput for one in points)
     columns = sorted({one.clients for one in points})
-    parts = [_text(_LEFT, 18, f"{name}: requests a second over clients; dashed: requests are not joined")]
+    parts = [_text(_LEFT, 18, f"{name}: requests a second over clients; dashed: not joined; dotted: the peer")]
     parts += [_text(_x(columns, n), _TOP + _HEIGHT + 18, str(n)) for n in columns]
     parts += [_text(8, _y(most, most * k / 4) + 4, f"{most * k / 4:.0f}") for k in range(5)]
     for label, line in _lines(points).items():
@@ -113,7 +117,7 @@ def _picture(name: str, points: Sequence[Point]) -> str:
             parts.append(_text(_LEFT + _WIDTH + 6, y + 4, f"bare loop, batch {joined}"))
             continue
         path = "L".join(f"{_x(columns, one.clients):.0f} {_y(most, one.throughput):.0f}" for one in line)
-        dash = ' stroke-dasharray="6 4"' if joined == 1 else ""
+        dash = {1: ' stroke-dasharray="6 4"', PEER: ' stroke-dasharray="1 3"'}.get(joined, "")
         parts.append(f'<path d="M{path}" fill="none" stroke="{_COLOURS[way]}" stroke-width="2"{dash}/>')
         if joined > 1:
             parts.append(_text(_LEFT + _WIDTH + 6, _y(most, line[-1].throughput) + 4, way, _COLOURS[way]))
@@ -149,7 +153,7 @@ def soaked(folder: Path, outcomes: dict[str, Outcome], memory: Sequence[float]) 
     tenth = max(1, len(memory) // 10)
     early, late = (statistics.median(part or [0]) for part in (memory[tenth : 2 * tenth], memory[-tenth:]))
     values = {
-        "memory_mib": {"early": early, "late": late, "most": max(memory, default=0)},
+        "memory_mib": {"early": early, "late": late, "most": max(memory, default=0), "minutes": list(memory[::60])},
         "clients": {
             way: {
                 "answers": len(outcome.latencies_s),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ import numpy as np
 from load_report import Figures, Point
 from numpy.typing import NDArray
 
+from onnxpool.kernels import library_path, why_missing
 from onnxpool.session import Session
 
 START_S = 120
@@ -33,15 +35,18 @@ class Served:
 
     def figures(self) -> Figures:
         """Processor time, runs and rows so far."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as answer:
             lines = answer.read().decode().splitlines()
 
         def total(name: str) -> float:
             return sum(float(line.split()[-1]) for line in lines if line.startswith(f"onnxpool_{name}{{"))
 
-        cpu_s = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        return Figures(cpu_s, total("batch_rows_count"), total("batch_rows_sum"), total("run_seconds_sum"))
+        return Figures(self.cpu_s(), total("batch_rows_count"), total("batch_rows_sum"), total("run_seconds_sum"))
+
+    def cpu_s(self) -> float:
+        """Processor time of the process so far, of user and system."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     @contextmanager
     def watched(self, every_s: float = 1.0) -> Iterator[list[float]]:
@@ -80,6 +85,54 @@ def serve(path: Path, *options: str) -> Iterator[Served]:
         finally:
             guard.cancel()
             process.kill()
+
+
+class Peer(Served):
+    """Another server, of which only the processor time is known."""
+
+    def figures(self) -> Figures:
+        """Processor time so far."""
+        return Figures(self.cpu_s(), 0.0, 0.0, 0.0)
+
+
+@contextmanager
+def serve_peer(python: Path, path: Path) -> Iterator[Peer]:
+    """KServe's server in a Python of its own: see tools/load_peer.py."""
+    ports = [_free_port(), _free_port()]
+    command = [python, Path(__file__).with_name("load_peer.py"), "--model", path, "--name", path.stem]
+    command += ["--port", str(ports[0]), "--grpc-port", str(ports[1])]
+    if why_missing() is None:
+        command += ["--library", library_path()]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            for port in ports:
+                _wait_for(port)
+            said = {"rest": f"http://127.0.0.1:{ports[0]}", "grpc": f"127.0.0.1:{ports[1]}"}
+            yield Peer(process.pid, said, path.stem)
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        port: int = bound.getsockname()[1]
+        return port
+
+
+def _wait_for(port: int) -> None:
+    end_s = time.monotonic() + START_S
+    while time.monotonic() < end_s:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.2)
+        else:
+            return
+    raise RuntimeError("the peer did not start; run tools/load_peer.py by hand to see why")
 
 
 def _line(process: "subprocess.Popen[str]") -> str:
