@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxpool import bounds, patterns, spread
+from onnxpool import bounds, declared, patterns, spread
 from onnxpool.errors import ArgumentError, FormError
 from onnxpool.forms import to_form
 from onnxpool.golden import Case, Golden
@@ -112,15 +112,19 @@ def _verdict(error: bounds.Error, actual: NDArray[Any], answer: Array, through: 
 
 
 def _unfit(case: Case, model: ir.Model) -> str:
-    declared = {str(value.name): value for value in model.graph.inputs}
-    if wrong := set(declared) ^ set(case.inputs):
-        return f"the answers are for inputs {sorted(case.inputs)}, this model takes {sorted(declared)}: {sorted(wrong)}"
+    inputs = {str(value.name): value for value in model.graph.inputs}
+    if wrong := set(inputs) ^ set(case.inputs):
+        return f"the answers are for inputs {sorted(case.inputs)}, this model takes {sorted(inputs)}: {sorted(wrong)}"
     for name, array in case.inputs.items():
-        if reason := _differs(f"input {name!r}", array.shape, array.dtype.name, declared[name]):
+        if reason := _differs(f"input {name!r}", array.shape, array.dtype.name, inputs[name]):
             return reason
+    sizes = declared.sizes_of(model.graph.inputs, {name: array.shape for name, array in case.inputs.items()})
     for value in model.graph.outputs:
-        answer = case.answers.get(str(value.name))
-        if answer is not None and (reason := _differs(f"output {value.name!r}", answer.shape, "", value)):
+        what, answer = f"output {value.name!r}", case.answers.get(str(value.name))
+        if answer is None:
+            continue
+        reason = _differs(what, answer.shape, "", value) or declared.contradiction(what, value, answer.shape, sizes)
+        if reason:
             return reason
     return ""
 

@@ -27,7 +27,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxpool import bounds, forms, patterns, subgraph, suspects, traced
+from onnxpool import bounds, declared, forms, patterns, subgraph, suspects, traced
 from onnxpool.answers import widen
 from onnxpool.cases import Feeds
 from onnxpool.errors import ExportError, OnnxpoolError
@@ -98,12 +98,22 @@ class Comparison:
         """What was found."""
         nodes = [node for node in self.graph.graph if node.op_type != "Constant"]
         results = tuple(self._result(node) for node in nodes if any(value.name in self.known for value in node.outputs))
-        notes = list(self.notes)
+        notes = [*self.notes, *self._undeclared()]
         if len(nodes) > len(results):
             notes.append(f"{len(nodes) - len(results)} nodes have no reference: onnx's evaluator does not know them")
         if {one.part for one in results} == {"agrees", "propagates"}:
             notes.append("no node is wrong by itself: the errors of several add up")
         return Nodes(self.case.name, self.source, results, tuple(notes))
+
+    def _undeclared(self) -> Iterator[str]:
+        """The values whose shapes are not what the model declares."""
+        graph = self.graph.graph
+        sizes = declared.sizes_of(graph.inputs, {name: array.shape for name, array in self.case.inputs.items()})
+        for value in subgraph.made(self.graph):
+            if value.name in self.known:
+                shape = self.known[str(value.name)].reference.shape
+                if told := declared.contradiction(f"value {value.name!r}", value, shape, sizes):
+                    yield told
 
     def run(self, model: ir.Model) -> Feeds:
         """What a part of the graph makes of reference inputs in ONNX Runtime."""
