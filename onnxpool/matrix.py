@@ -1,4 +1,4 @@
-"""The cells of a validation, one runtime, form and set of options each, and how each is run: in a process of its own.
+"""Runs the cells of a validation (:mod:`onnxpool.cells`), each in a process that may die.
 
 A cell opens the model once and runs every case that it can take. Where the runtime dies, the case that it died of has
 crashed, and the next one is tried in a fresh process.
@@ -6,10 +6,9 @@ crashed, and the next one is tried in a fresh process.
 
 import math
 import os
-import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,106 +18,22 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxpool import forms
+from onnxpool.cells import Cell
 from onnxpool.child import Child, Crashed, Refused, Tensors
 from onnxpool.compare import Judge, failures
-from onnxpool.errors import ArgumentError, OnnxpoolError
+from onnxpool.errors import OnnxpoolError
 from onnxpool.forms import Model, PoolNode, form_of, to_form
 from onnxpool.golden import Case
 from onnxpool.kernels import library_path, why_none_for
 from onnxpool.pool import DOMAIN
-from onnxpool.report import Result, Run, Verdict, worst
-from onnxpool.runtimes import RUNTIMES, Options, Runtime
+from onnxpool.report import Result, Run, worst
+from onnxpool.runtimes import Options
 
 if TYPE_CHECKING:
     import torch
 
 MOST_CRASHES = 3
 """After so many, the remaining cases of a cell are not tried."""
-
-OLDEST = (1, 24)
-"""The first release of ONNX Runtime that the native library works with."""
-
-_WITHOUT_KERNELS = "TensorrtExecutionProvider"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One way to run the model. ``python`` is of the environment to run in, ``release`` names it if it is another."""
-
-    runtime: Runtime
-    form: str
-    kernels: bool
-    options: Mapping[str, Any]
-    python: str = sys.executable
-    release: str = ""
-
-    @property
-    def provider(self) -> str:
-        """Where native kernels are to run."""
-        return str(self.options.get("provider", "CPUExecutionProvider"))
-
-    @property
-    def name(self) -> str:
-        """As the run of it is called."""
-        return self.run("skipped").name
-
-    def run(self, verdict: Verdict, reason: str = "", **found: Any) -> Run:
-        """What is reported of it."""
-        runtime = f"{self.runtime.name} {self.release}".strip()
-        return Run(runtime, self.form, self.kernels, verdict, reason, options=dict(self.options), **found)
-
-
-# --- the plan
-
-
-def plan(
-    on: Sequence[str] | None, wanted: Sequence[str], pythons: Sequence[str], threads: int | None, *, pools: bool
-) -> list[Cell]:
-    """The cells to run: of these runtimes every variant, or by default what ONNX Runtime does ordinarily.
-
-    ``wanted`` are forms of the model; one without ``pools`` is in standard form alone. ``pythons`` are programs of
-    other environments that have an ONNX Runtime. ``threads`` is for all cells of ONNX Runtime.
-    """
-    cells = []
-    fixed: Options = {} if threads is None else {"threads": threads}
-    for runtime in (RUNTIMES[name] for name in on or ["onnxruntime"]):
-        variants = runtime.variants if on else runtime.ordinary()
-        if runtime.kernels:
-            variants = tuple({**options, **fixed} for options in variants)
-        for form, kernels in _ways(runtime, wanted, pools):
-            able = [options for options in variants if not kernels or options.get("provider") != _WITHOUT_KERNELS]
-            cells += [Cell(runtime, form, kernels, options) for options in able]
-    for python in pythons:
-        release, runtime = _release(python), RUNTIMES["onnxruntime"]
-        for form, kernels in _ways(runtime, wanted, pools):
-            cells.append(Cell(runtime, form, kernels, fixed, python, release))
-    return list({cell.name: cell for cell in cells}.values())
-
-
-def _ways(runtime: Runtime, wanted: Sequence[str], pools: bool) -> Iterator[tuple[str, bool]]:
-    """Forms that the runtime takes, without and with native kernels."""
-    if not pools:
-        wanted = ["standard"]
-    for form in [form for form in wanted if form in runtime.forms] or [f for f in runtime.forms if f == "module"]:
-        if form != "custom":
-            yield form, False
-        if form in ("function", "custom") and runtime.kernels:
-            yield form, True
-
-
-def _release(python: str) -> str:
-    """The release of ONNX Runtime in another environment."""
-    program = [python, "-c", "import onnxruntime; print(onnxruntime.__version__)"]
-    try:
-        return subprocess.run(program, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
-    except (OSError, subprocess.SubprocessError) as error:
-        told = getattr(error, "stderr", None) or str(error)
-        raise ArgumentError(
-            f"python={python!r} is no Python with onnxruntime and numpy: {told.strip().splitlines()[-1]}"
-        ) from error
-
-
-# --- running
 
 
 @dataclass
@@ -188,7 +103,7 @@ class Matrix:
 
     def _run(self, cell: Cell, child: Child) -> Run:
         options = self._options(cell)
-        if reason := _why_not(cell, options):
+        if reason := cell.why_not(options):
             return cell.run("skipped", reason)
         try:
             path, nodes = self.files.path(cell.form), self.files.nodes(cell.form)
@@ -288,14 +203,6 @@ class _Opened:
             ),
             "native": tuple(name for name, provider in placed.items() if provider),
         }
-
-
-def _why_not(cell: Cell, options: Options) -> str:
-    if cell.kernels and (reason := why_none_for(cell.provider)):
-        return reason
-    if cell.kernels and cell.release and tuple(map(int, cell.release.split(".")[:2])) < OLDEST:
-        return f"the native library needs ONNX Runtime {'.'.join(map(str, OLDEST))} or newer"
-    return "" if cell.release else cell.runtime.why_not(options)
 
 
 def _affordable(cases: Sequence[Case], *, one_size: bool) -> tuple[Sequence[Case], tuple[str, ...]]:

@@ -14,7 +14,7 @@ from models import model, pooled
 from onnx import helper
 
 import onnxpool
-from onnxpool import answers, forms, kernels, matrix, nn, runtimes
+from onnxpool import answers, cells, forms, kernels, matrix, nn, runtimes
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import NODES
 from onnxpool.runtimes import RUNTIMES
@@ -363,9 +363,10 @@ def test_an_environment_without_onnxruntime_is_a_wrong_question(pooling, tmp_pat
 
 
 def test_old_releases_are_not_given_the_library():
-    cell = matrix.Cell(RUNTIMES["onnxruntime"], "function", True, {}, "python", "1.20.1")
+    cell = cells.Cell(RUNTIMES["onnxruntime"], "function", True, {}, "python", "1.20.1")
     if kernels.why_missing() is None:
-        assert "needs ONNX Runtime 1.24 or newer" in matrix._why_not(cell, {})
+        assert "needs ONNX Runtime 1.24 or newer" in cell.why_not({})
+    assert not replace(cell, kernels=False).why_not({})
 
 
 # --- the plan
@@ -382,6 +383,11 @@ def test_wrong_questions(pooling):
     for threads in (0, 1.5, True):
         with pytest.raises(ArgumentError, match="threads="):
             validate(*pooling, threads=threads)
+
+
+def test_a_runtime_that_takes_none_of_the_forms_is_skipped(pooling):
+    (run,) = validate(*pooling, on=["openvino"], forms=["function"]).runs
+    assert (run.verdict, run.reason) == ("skipped", "openvino takes standard form")
 
 
 def test_progress_tells_what_comes_next(pooling):

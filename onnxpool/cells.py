@@ -1,0 +1,102 @@
+"""The cells of a validation: one runtime, form and set of options each."""
+
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from onnxpool.errors import ArgumentError
+from onnxpool.kernels import why_none_for
+from onnxpool.report import Run, Verdict
+from onnxpool.runtimes import RUNTIMES, Options, Runtime
+
+OLDEST = (1, 24)
+"""The first release of ONNX Runtime that the native library works with."""
+
+_WITHOUT_KERNELS = "TensorrtExecutionProvider"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One way to run the model. ``python`` is of the environment to run in, ``release`` names it if it is another."""
+
+    runtime: Runtime
+    form: str
+    kernels: bool
+    options: Mapping[str, Any]
+    python: str = sys.executable
+    release: str = ""
+
+    @property
+    def provider(self) -> str:
+        """Where native kernels are to run."""
+        return str(self.options.get("provider", "CPUExecutionProvider"))
+
+    @property
+    def name(self) -> str:
+        """As the run of it is called."""
+        return self.run("skipped").name
+
+    def why_not(self, options: Options) -> str:
+        """Why it cannot be tried here, or nothing."""
+        if self.form not in self.runtime.forms:
+            return f"{self.runtime.name} takes {' and '.join(self.runtime.forms)} form"
+        if self.kernels and (reason := why_none_for(self.provider)):
+            return reason
+        if self.kernels and self.release and tuple(map(int, self.release.split(".")[:2])) < OLDEST:
+            return f"the native library needs ONNX Runtime {'.'.join(map(str, OLDEST))} or newer"
+        return "" if self.release else self.runtime.why_not(options)
+
+    def run(self, verdict: Verdict, reason: str = "", **found: Any) -> Run:
+        """What is reported of it."""
+        runtime = f"{self.runtime.name} {self.release}".strip()
+        return Run(runtime, self.form, self.kernels, verdict, reason, options=dict(self.options), **found)
+
+
+def plan(
+    on: Sequence[str] | None, wanted: Sequence[str], pythons: Sequence[str], threads: int | None, *, pools: bool
+) -> list[Cell]:
+    """The cells to run: of these runtimes every variant, or by default what ONNX Runtime does ordinarily.
+
+    ``wanted`` are forms of the model; one without ``pools`` is in standard form alone. ``pythons`` are programs of
+    other environments that have an ONNX Runtime. ``threads`` is for all cells of ONNX Runtime.
+    """
+    cells = []
+    fixed: Options = {} if threads is None else {"threads": threads}
+    for runtime in (RUNTIMES[name] for name in on or ["onnxruntime"]):
+        variants = runtime.variants if on else runtime.ordinary()
+        if runtime.kernels:
+            variants = tuple({**options, **fixed} for options in variants)
+        for form, kernels in _ways(runtime, wanted, pools):
+            able = [options for options in variants if not kernels or options.get("provider") != _WITHOUT_KERNELS]
+            cells += [Cell(runtime, form, kernels, options) for options in able]
+    for python in pythons:
+        release, runtime = _release(python), RUNTIMES["onnxruntime"]
+        for form, kernels in _ways(runtime, wanted, pools):
+            cells.append(Cell(runtime, form, kernels, fixed, python, release))
+    return list({cell.name: cell for cell in cells}.values())
+
+
+def _ways(runtime: Runtime, wanted: Sequence[str], pools: bool) -> Iterator[tuple[str, bool]]:
+    """Forms that the runtime takes, without and with native kernels."""
+    if not pools:
+        wanted = ["standard"]
+    taken = [form for form in wanted if form in runtime.forms] or [f for f in runtime.forms if f == "module"]
+    for form in taken or wanted[:1]:  # a cell that says that it takes no such form
+        if form != "custom" or not taken:
+            yield form, False
+        if form in ("function", "custom") and runtime.kernels:
+            yield form, True
+
+
+def _release(python: str) -> str:
+    """The release of ONNX Runtime in another environment."""
+    program = [python, "-c", "import onnxruntime; print(onnxruntime.__version__)"]
+    try:
+        return subprocess.run(program, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+    except (OSError, subprocess.SubprocessError) as error:
+        told = getattr(error, "stderr", None) or str(error)
+        raise ArgumentError(
+            f"python={python!r} is no Python with onnxruntime and numpy: {told.strip().splitlines()[-1]}"
+        ) from error
