@@ -514,7 +514,9 @@ def serve(
     port: Annotated[int, typer.Option(help="Port of REST; 0 takes a free one.")] = 8000,
     grpc_port: Annotated[int | None, typer.Option(help="Port of gRPC, too. Default: no gRPC.")] = None,
     max_batch: Annotated[int, typer.Option(help="Rows of different requests that run together; 1 joins none.")] = 8,
-    max_delay_ms: Annotated[float, typer.Option(help="How long a request waits for others to join.")] = 2.0,
+    max_delay_ms: Annotated[
+        float, typer.Option(help="How long a request waits for others while a worker is free.")
+    ] = 0.0,
     max_queue: Annotated[int, typer.Option(help="Requests that may wait for one model.")] = 256,
     max_body_mb: Annotated[float, typer.Option(help="Largest request, in MiB.")] = 16.0,
     timeout: Annotated[float, typer.Option(help="Seconds within which a request is answered.")] = 30.0,
@@ -582,7 +584,9 @@ def deploy_ray(
     load: Annotated[int, typer.Option(help="Requests in progress in each, from which on there are more.")] = 16,
     threads: Annotated[int, typer.Option(help="Threads of each.")] = 1,
     max_batch: Annotated[int, typer.Option(help="Rows of different requests that run together; 1 joins none.")] = 8,
-    max_delay_ms: Annotated[float, typer.Option(help="How long a request waits for others to join.")] = 2.0,
+    max_delay_ms: Annotated[
+        float, typer.Option(help="How long a request waits for others while a worker is free.")
+    ] = 0.0,
     address: Annotated[str | None, typer.Option(help="Ray cluster that runs already. Default: one of its own.")] = None,
     write: Annotated[Path | None, typer.Option(help="Only write this file, for Ray's own: serve deploy FILE.")] = None,
     as_json: Json = False,

@@ -124,17 +124,10 @@ def test_who_gives_up_does_not_run_and_frees_the_place():
     assert model.runs == [[1], [3]]
 
 
-def test_who_is_alone_does_not_wait_again():
-    """The delay is longer than the test may take."""
-
-    async def scene():
-        batcher = Batcher(Model(), Options(max_delay_s=60, max_batch=2), joins=True)
-        async with asyncio.timeout(20):
-            await asyncio.gather(batcher.submit(rows(1)), batcher.submit(rows(2)))  # full
-            await batcher.submit(rows(3, 4))  # full, and alone
-            return await batcher.submit(rows(5))
-
-    assert asyncio.run(scene())["y"].tolist() == [[10, 10]]
+def test_without_delay_those_join_who_came_while_the_worker_was_busy():
+    model = Model()
+    outcomes(model, [rows(1), rows(2), rows(3)], max_delay_s=0, max_batch=8)
+    assert model.runs == [[1], [2, 3]]
 
 
 def test_as_many_batches_at_once_as_workers():

@@ -121,7 +121,7 @@ def _arguments() -> argparse.Namespace:
         "--peer", type=Path, metavar="PYTHON", help="measure KServe's server, too: see tools/load_peer.py"
     )
     parser.add_argument("--max-batch", type=int, default=8)
-    parser.add_argument("--max-delay-ms", type=float, default=2.0)
+    parser.add_argument("--max-delay-ms", type=float, default=0.0)
     parser.add_argument("--soak", type=float, metavar="SECONDS")
     parser.add_argument("--fuzz", type=float, metavar="SECONDS")
     parser.add_argument("--out", type=Path, default=Path("out/load"))

@@ -2,8 +2,8 @@
 
 Only requests whose inputs have equal types and equal shapes, but for the first axis, are joined, to at most
 ``max_batch`` rows; nothing is padded and nothing is split. A batch starts when a worker is free and it is full, or its
-first request has waited ``max_delay_s``, or the batch before was one request: who is alone does not wait in vain every
-time. Where a joined run fails, its requests run one by one, so that a bad one never
+first request has waited ``max_delay_s``: with 0, those run together that came while every worker was busy. Where a
+joined run fails, its requests run one by one, so that a bad one never
 harms its neighbours.
 
 A model that cannot be joined (``joins`` is False), a request without rows and one of more than ``max_batch`` rows run
@@ -56,7 +56,6 @@ class Batcher:
         self._groups: dict[Any, deque[_Request]] = {}
         self._free = options.workers
         self._threads = ThreadPoolExecutor(options.workers, thread_name_prefix="onnxpool-run")
-        self._company = True
         self._timer: asyncio.TimerHandle | None = None
         self.waiting = 0
 
@@ -93,13 +92,12 @@ class Batcher:
                 return
             if batch := self._take(key):
                 self._free -= 1
-                self._company = len(batch) > 1
                 running = asyncio.get_running_loop().run_in_executor(self._threads, _outcomes, self._run, batch)
                 running.add_done_callback(lambda done, batch=batch: self._finish(batch, done))  # type: ignore[misc]
 
     def _due_s(self, group: deque[_Request]) -> float:
         full = sum(request.rows for request in group) >= self._options.max_batch
-        return group[0].arrived_s + (self._options.max_delay_s if self._company and not full else 0)
+        return group[0].arrived_s + (0 if full else self._options.max_delay_s)
 
     def _come_back(self, due_s: float) -> None:
         self._timer = asyncio.get_running_loop().call_later(max(0, due_s - time.monotonic()), self._start)

@@ -41,8 +41,7 @@ class Options:
 
     ``kernels`` and ``threads`` as in :func:`onnxpool.session.load`, but for the default of ``threads``: every core but
     one, which the protocol needs. ``workers`` is how many batches of one model run at the same time. Requests of one
-    item shape are joined to at most ``max_batch`` rows; one that finds a free worker waits ``max_delay_s`` for others,
-    unless the one before ran alone.
+    item shape are joined to at most ``max_batch`` rows; one that finds a free worker waits ``max_delay_s`` for others.
 
     ``poll_s`` is the time between two looks for replaced files; 0 never looks. ``on_mismatch`` says what becomes of a
     model whose golden answers do not come out on this machine. ``require_certificate`` refuses models without a
@@ -57,7 +56,7 @@ class Options:
     threads: int | None = None
     workers: int = 1
     max_batch: int = 8
-    max_delay_s: float = 0.002
+    max_delay_s: float = 0.0
     max_queue: int = 256
     timeout_s: float = 30.0
     max_body_bytes: int = 16 << 20
