@@ -6,12 +6,14 @@ One cluster serves all tests of this file. Times and speeds are printed (pytest 
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from importlib.util import find_spec
@@ -59,7 +61,7 @@ def served(ray, tmp_path_factory):
     path = tmp_path_factory.mktemp("served") / "pool.onnx"
     write(onnxpool.to_form(pooled(Window.of(2, 2)), "function"), path)
     scale = ray_app.Scale(min_replicas=1, max_replicas=2, load=2, up_after_s=0.5)
-    with ray_app.running(path, scale, Options(max_batch=4), Listen(port=0)) as listening:
+    with ray_app.running(path, scale, Options(max_batch=4, max_delay_s=0.02), Listen(port=0)) as listening:
         yield path, listening
 
 
@@ -172,11 +174,14 @@ def test_replicas_grow_under_load_and_a_killed_one_is_replaced(served):
         for one in working:
             one.result()
         took_s = time.perf_counter() - start
+    with urllib.request.urlopen(f"{listening.rest}/metrics") as answer:  # of one of the replicas
+        ran = dict(re.findall(r"^onnxpool_batch_rows_(sum|count){.*} (.*)$", answer.read().decode(), re.MULTILINE))
     assert all(client.answers for client in clients)
     total = sum(client.answers for client in clients)
     print(f"two replicas after {grown_s:.1f} s of load; two again {recovered_s:.1f} s after one was killed")
     print(f"{total / took_s:.0f} requests a second with {len(clients)} clients, all {total} answers right")
     again, longest_s = sum(client.again for client in clients), max(client.longest_s for client in clients)
+    print(f"{float(ran['sum']) / float(ran['count']):.2f} rows ran together")
     print(f"{again} requests were asked again; the longest took {longest_s:.2f} s")
 
 
@@ -245,7 +250,8 @@ def test_a_cluster_that_would_leave_loopback_is_not_started():
 
 
 def test_the_command_writes_the_same_file(tmp_path):
-    ray_app.write("models", tmp_path / "a.yaml", ray_app.Scale(max_replicas=3), Options(threads=2), Listen(port=9000))
+    options = Options(threads=2, max_delay_s=0.01)
+    ray_app.write("models", tmp_path / "a.yaml", ray_app.Scale(max_replicas=3), options, Listen(port=9000))
     arguments = ["models", "--write", tmp_path / "b.yaml", "--max-replicas", 3, "--threads", 2, "--port", 9000]
     result = CliRunner().invoke(app, ["deploy", "ray", *map(str, arguments)])
     assert result.exit_code == 0, result.output
