@@ -38,7 +38,7 @@ class Exact {
 
  public:
   static size_t scratch_bytes(const Plan& plan) {
-    return static_cast<size_t>((2 * plan.tile_span + 8 * plan.tile) * 8 + 10 * kAlign);
+    return static_cast<size_t>((2 * plan.tile_span + 8 * plan.tile) * 8 + 10 * kPiece);
   }
 
   Exact(const Plan& plan, const Cells<T, kInputs>& inputs, Memory* memory) : plan_(plan), inputs_(inputs) {

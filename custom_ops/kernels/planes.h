@@ -9,10 +9,9 @@
 
 namespace onnxpool::ONNXPOOL_ISA {
 
-template <template <class, class> class OfMethod, class T>
+template <template <class, class> class OfMethod, class T, class Sum>
 class Planes {
   using Value = float;
-  using Sum = double;
   using Method = OfMethod<Value, Sum>;
   using Unsigned = typename ExpConstants<Value>::Unsigned;
   static constexpr size_t kInputs = Method::kInputs;
@@ -31,17 +30,17 @@ class Planes {
  public:
   static size_t scratch_bytes(const Plan& plan) {
     const int64_t at_once = planes(plan), all = at_once * windows(plan);
-    const int64_t bytes = 2 * at_once * cells(plan) * 4 + all * (2 * plan.width.stride * 8 + 2 * 8 + 3 * 4);
-    return static_cast<size_t>(bytes + 2 * plan.width.extent * 8 + 9 * kAlign);
+    const int64_t bytes = 2 * at_once * cells(plan) * 4 + all * (2 * plan.width.stride * 8 + 2 * 8 + 4 * 4);
+    return static_cast<size_t>(bytes + 2 * plan.width.extent * 8 + 10 * kPiece);
   }
 
-  Planes(const Plan& plan, const Cells<T, kInputs>& inputs, Memory memory)
+  Planes(const Plan& plan, const Cells<T, kInputs>& inputs, Memory* memory)
       : plan_(plan), pitch_(pitch(plan)), cells_(cells(plan)), windows_(windows(plan)), inputs_(inputs) {
     const int64_t at_once = planes(plan), all = at_once * windows_;
     const int64_t columns = all * plan.width.stride + plan.width.extent;
-    memory.take(at_once * cells_, &weights_, &products_);
-    memory.take(columns, &column_weights_, &column_products_);
-    memory.take(all, &sum_weights_, &sum_products_, &result_, &real_, &bad_);
+    memory->take(at_once * cells_, &weights_, &products_);
+    memory->take(columns, &column_weights_, &column_products_);
+    memory->take(all, &sum_weights_, &sum_products_, &result_, &real_, &bad_, &narrow_);
     for (int64_t i = 0; i < columns; ++i) column_weights_[i] = column_products_[i] = 0;  // what stays so is padding
     for (int64_t i = 0; i < all; ++i) real_[i] = i % pitch_ < plan.width.out ? 1 : 0;
   }
@@ -57,9 +56,10 @@ class Planes {
       sum_across(plan_.width, column_weights_, count * windows_, sum_weights_);
       sum_across(plan_.width, column_products_, count * windows_, sum_products_);
       divide(count * windows_);
+      const T* const results = narrowed(result_, count * windows_, narrow_);
       for (int64_t i = 0; i < count; ++i) {
         if (!good(plane + i, i)) again(plane + i);
-        else write(i, y + (plane + i) * plan_.depth.out * plan_.height.out * plan_.width.out);
+        else write(results + i * windows_, y + (plane + i) * plan_.depth.out * plan_.height.out * plan_.width.out);
       }
     }
   }
@@ -143,10 +143,10 @@ class Planes {
     return true;
   }
 
-  void write(int64_t i, T* y) const {
+  void write(const T* from, T* y) const {
     const int64_t rows = plan_.depth.out * plan_.height.out, columns = plan_.width.out;
-    for (int64_t row = 0; row < rows; ++row) {
-      narrow_all(result_ + i * windows_ + row * pitch_, columns, y + row * columns);
+    for (int64_t row = 0; row < rows; ++row, from += pitch_) {
+      for (int64_t j = 0; j < columns; ++j) *y++ = from[j];
     }
   }
 
@@ -157,6 +157,7 @@ class Planes {
   Value *weights_, *products_, *result_;
   Sum *column_weights_, *column_products_, *sum_weights_, *sum_products_;
   Unsigned *real_, *bad_;
+  T* narrow_;
 };
 
 }  // namespace onnxpool::ONNXPOOL_ISA

@@ -8,19 +8,19 @@
 namespace onnxpool::ONNXPOOL_ISA {
 
 // T is how a cell is stored, Value how it is computed with, Kept how weights are kept: as double where they are sums
-// already. Ten roundings of float make 5 ULP, so sums of float are double; in sums of double what they lose is added up.
-template <template <class, class> class OfMethod, class T, class Value, class Kept>
+// already, and Sum how they are summed (see weighted.h). In double's own sums what rounding loses is added up.
+template <template <class, class> class OfMethod, class T, class Value, class Kept, class Sum>
 class Ring {
-  using Sum = double;
   using Method = OfMethod<Value, Sum>;
   using Weigher = typename Method::Weigher;
+  using OneByOne = Exact<OfMethod<Value, double>, T, Value, double>;
   static constexpr bool kCareful = same<Value, double>;
   static constexpr size_t kInputs = Method::kInputs;
 
  public:
   static size_t scratch_bytes(const Plan& plan) {
     const int64_t cells = 4 * plan.ring * plan.tile_in + 4 * plan.tile_span + 5 * plan.tile;
-    return Exact<Method, T, Value, Sum>::scratch_bytes(plan) + static_cast<size_t>(cells * 8 + 13 * kAlign);
+    return OneByOne::scratch_bytes(plan) + static_cast<size_t>(cells * 8 + 13 * kPiece);
   }
 
   Ring(const Plan& plan, const Cells<T, kInputs>& inputs, T* y, Memory memory)
@@ -243,7 +243,7 @@ class Ring {
   const Plan& plan_;
   const Cells<T, kInputs> inputs_;
   T* y_;
-  Exact<Method, T, Value, Sum> exact_;
+  OneByOne exact_;
   Room<Value, kInputs> room_;
   Kept *weights_, *products_, *lost_ring_weights_, *lost_ring_products_;
   Sum *column_weights_, *column_products_, *lost_column_weights_, *lost_column_products_;

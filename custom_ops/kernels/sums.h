@@ -19,8 +19,10 @@ constexpr bool same = false;
 template <class T>
 constexpr bool same<T, T> = true;
 
-// Scratch memory, handed out from its start in pieces aligned to 64 bytes.
-constexpr int64_t kAlign = 64;
+// Scratch memory, handed out from its start in pieces aligned to 64 bytes. Gaps keep pieces from lying multiples of
+// 4096 bytes apart, where a processor takes an address in one for the same in another.
+constexpr int64_t kAlign = 64, kGap = 5 * kAlign;
+constexpr int64_t kPiece = kAlign + kGap;  // what a piece needs beyond its elements
 class Memory {
  public:
   explicit Memory(void* start) : free_(static_cast<char*>(start)) {}
@@ -29,7 +31,7 @@ class Memory {
   template <class U, class... Rest>
   void take(int64_t count, U** piece, Rest... rest) {
     *piece = reinterpret_cast<U*>(free_);
-    free_ += (count * static_cast<int64_t>(sizeof(U)) + kAlign - 1) / kAlign * kAlign;
+    free_ += (count * static_cast<int64_t>(sizeof(U)) + kAlign - 1) / kAlign * kAlign + kGap;
     if constexpr (sizeof...(rest) > 0) take(count, rest...);
   }
 
@@ -70,6 +72,14 @@ inline void narrow_all(const float* from, int64_t count, Half* to) {
 template <class Value, class T>
 inline void narrow_all(const Value* from, int64_t count, T* to) {
   for (int64_t i = 0; i < count; ++i) narrow(from[i], to + i);
+}
+
+// Numbers as cells are stored: where they lie, or in `room`.
+inline const float* narrowed(const float* numbers, int64_t, float*) { return numbers; }
+template <class T>
+inline const T* narrowed(const float* numbers, int64_t count, T* room) {
+  narrow_all(numbers, count, room);
+  return room;
 }
 
 // At most kChunk cells as they are computed with: where they lie, or in `room`.

@@ -8,26 +8,24 @@
 
 namespace onnxpool::ONNXPOOL_ISA {
 
-// A sum of many numbers, as several sums side by side: one alone would wait for each addition. `Lost` is what rounding
-// lost, kept for double only.
-template <class Value, class Sum>
+// A sum of many numbers, as several sums side by side: one alone would wait for each addition. So many as kTogether are
+// added as they are, then as double; what rounding loses is kept for double only.
+template <class Value, int64_t kTogether>
 class LaneSum {
   static constexpr bool kCareful = same<Value, double>;
-  static constexpr size_t kLanes = 8;
+  static constexpr int64_t kLanes = 8;
 
  public:
   void add_all(const Value* values, int64_t count) {
-    constexpr auto kStep = static_cast<int64_t>(kLanes);
     int64_t i = 0;
-    for (; i + kStep <= count; i += kStep) {
-      for (size_t j = 0; j < kLanes; ++j) add_one(values[i + static_cast<int64_t>(j)], j);
-    }
+    for (; i + kLanes * kTogether <= count; i += kLanes * kTogether) add_lanes<kTogether>(values + i);
+    for (; i + kLanes <= count; i += kLanes) add_lanes<1>(values + i);
     for (; i < count; ++i) add_one(values[i], 0);
   }
 
-  Sum total() const {
-    Sum sum = 0, lost = 0;
-    for (size_t j = 0; j < kLanes; ++j) {
+  double total() const {
+    double sum = 0, lost = 0;
+    for (int64_t j = 0; j < kLanes; ++j) {
       if (kCareful) {
         add(sums_[j], &sum, &lost);
         lost += lost_[j];
@@ -39,12 +37,21 @@ class LaneSum {
   }
 
  private:
-  void add_one(Value value, size_t lane) {
-    if (kCareful) add(Sum{value}, sums_ + lane, lost_ + lane);
-    else sums_[lane] += Sum{value};
+  template <int64_t kCount>
+  void add_lanes(const Value* values) {
+    for (int64_t j = 0; j < kLanes; ++j) {
+      Value together = values[j];
+      for (int64_t k = 1; k < kCount; ++k) together += values[k * kLanes + j];
+      add_one(together, j);
+    }
   }
 
-  Sum sums_[kLanes] = {}, lost_[kCareful ? kLanes : 1] = {};
+  void add_one(Value value, int64_t lane) {
+    if (kCareful) add(double{value}, sums_ + lane, lost_ + lane);
+    else sums_[lane] += double{value};
+  }
+
+  double sums_[8] = {}, lost_[8] = {};
 };
 
 template <template <class, class> class OfMethod, class T, class Value>
@@ -132,7 +139,7 @@ class Whole {
   Exact<Method, T, Value, Sum> exact_;
   Room<Value, kInputs> room_;
   alignas(kAlign) Value weights_[kChunk], products_[kChunk];
-  LaneSum<Value, Sum> weight_, product_;
+  LaneSum<Value, sizeof(T) < sizeof(float) ? 3 : 1> weight_, product_;
   Row row_;
 };
 
