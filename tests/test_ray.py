@@ -250,7 +250,7 @@ def test_a_cluster_that_would_leave_loopback_is_not_started():
 
 
 def test_the_command_writes_the_same_file(tmp_path):
-    options = Options(threads=2, max_delay_s=0.01)
+    options = Options(threads=2)
     ray_app.write("models", tmp_path / "a.yaml", ray_app.Scale(max_replicas=3), options, Listen(port=9000))
     arguments = ["models", "--write", tmp_path / "b.yaml", "--max-replicas", 3, "--threads", 2, "--port", 9000]
     result = CliRunner().invoke(app, ["deploy", "ray", *map(str, arguments)])
