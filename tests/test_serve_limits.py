@@ -5,6 +5,8 @@ The application alone, without a port: each scene is an ASGI conversation.
 
 import asyncio
 import json
+import subprocess
+import sys
 
 import pytest
 from serving import soft
@@ -136,6 +138,13 @@ def test_a_fault_of_the_server_is_500_and_the_next_request_is_served(path):
     answers = asyncio.run(scene())
     assert [answer.status_code for answer in answers] == [500, 422, 200]
     assert "ours" not in answers[0].text
+
+
+@pytest.mark.parametrize("package", ["starlette", "orjson", "prometheus_client", "uvicorn"])
+def test_a_package_that_is_missing_is_named_with_the_remedy(package):
+    program = f"import sys; sys.modules[{package!r}] = None; import onnxpool.serve.server"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert f"serving needs the package '{package}': pip install 'onnxpool[serve]'" in done.stderr
 
 
 def test_not_ready_while_stopping(path):

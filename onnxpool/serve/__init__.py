@@ -20,8 +20,9 @@ try:
     from onnxpool.serve.limits import Options
     from onnxpool.serve.repository import Repository
 except ModuleNotFoundError as error:
-    if error.name in ("starlette", "orjson", "prometheus_client"):
-        raise MissingExtra(error.name, "serve", "serving") from error
+    package = (error.name or "").partition(".")[0]
+    if package in ("starlette", "orjson", "prometheus_client"):
+        raise MissingExtra(package, "serve", "serving") from error
     raise
 
 __all__ = ["Options", "Repository", "application"]

@@ -13,13 +13,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import uvicorn
-
 from onnxpool.errors import MissingExtra
 from onnxpool.serve.app import application
 from onnxpool.serve.listening import Listen, Listening, describe
 from onnxpool.serve.repository import Repository
 from onnxpool.serve.service import Service
+
+try:
+    import uvicorn
+except ModuleNotFoundError as error:
+    raise MissingExtra("uvicorn", "serve", "serving") from error
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _CONNECTIONS = 1024
