@@ -139,14 +139,12 @@ HOST_DEVICE inline void pool_window(const Job<Index>& job, const T* x, const T* 
   size = largest(size, team);
   Total<Value> weights, products;
   cells.each(job, place, team, [&, top, size](const Value* values, const Value* logits) {
-    Value weight, product, piece_weight = 0, piece_product = 0;
+    Value weight, product;
     for (int k = 0; k < Cells::kCells; ++k) {
       Method::weigh(values[k], logits[k], top, size, &weight, &product);
-      piece_weight += weight;
-      piece_product += product;
+      weights.add(weight);
+      products.add(product);
     }
-    weights.add(piece_weight);
-    products.add(piece_product);
   });
   weights.gather(team);
   products.gather(team);
