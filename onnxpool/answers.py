@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from onnxpool import bounds, cases
 from onnxpool.cases import Feeds
-from onnxpool.errors import GoldenError, MissingExtra
+from onnxpool.errors import ArgumentError, GoldenError, MissingExtra
 from onnxpool.fingerprint import fingerprints, of_parameters
 from onnxpool.forms import Model, read
 from onnxpool.golden import Answers, Case, Golden
@@ -40,8 +40,11 @@ def collect(
     source: str,
     yardstick_source: str,
     example: Feeds | None = None,
+    only: str | None = None,
 ) -> Golden:
     """Ask ``answer`` for the float64 answers to every case that fits ``model``, given the inputs in float64.
+
+    ``only`` names the one case to ask for; :class:`ArgumentError` where there is none of that name.
 
     A case that ``answer`` or ``yardstick`` fails on (an image too small for the network, say) is left out, with a note.
     Raises :class:`GoldenError` where none is left.
@@ -57,7 +60,12 @@ def collect(
     notes: list[str] = []
     refused: dict[str, str] = {}
     size_bytes = 0
-    for name, feeds in cases.generate(inputs, example):
+    chosen = dict(cases.generate(inputs, example))
+    if only is not None and only not in chosen:
+        raise ArgumentError(f"case={only!r} is none of {', '.join(chosen)}")
+    for name, feeds in chosen.items():
+        if only not in (None, name):
+            continue
         try:
             answers = answer(widen(feeds))
             case = Case(name, feeds, answers, yardstick(feeds, answers))
@@ -125,8 +133,10 @@ def own_error(run: Callable[[Feeds], dict[str, NDArray[Any]]], model: ir.Model) 
     return measured
 
 
-def from_callable(function: Callable[[Feeds], Mapping[str, Any]], model: Model) -> Golden:
+def from_callable(function: Callable[[Feeds], Mapping[str, Any]], model: Model, *, only: str | None = None) -> Golden:
     """The answers of any function ``{name: float64 array} -> {name: array}`` to every case that fits ``model``.
+
+    ``only`` as in :func:`collect`.
 
     It computes in float64 alone, so the yardstick is how far its answers move when every input moves by one ULP of
     the model's type, once for each node of the model, since each rounds like an input was.
@@ -152,7 +162,12 @@ def from_callable(function: Callable[[Feeds], Mapping[str, Any]], model: Model) 
         return {name: nodes * bounds.measure(changed[name], answers[name], 0).max_abs for name in answers}
 
     golden = collect(
-        model, answer, yardstick, source="the given function", yardstick_source="a rounding of each input, per node"
+        model,
+        answer,
+        yardstick,
+        source="the given function",
+        yardstick_source="a rounding of each input, per node",
+        only=only,
     )
     return replace(golden, fingerprints={"nodes": {}, "functions": {}})
 
@@ -164,12 +179,14 @@ def record(
     kwargs: Mapping[str, Any] | None = None,
     *,
     evaluate: bool = True,
+    only: str | None = None,
 ) -> Golden:
     """The answers of a PyTorch module to every case, for the ``model`` that was exported from it.
 
     ``args`` and ``kwargs`` are what the module was just exported with, so that ``model`` is right and is fingerprinted;
     without them its inputs are taken to be those of the model, in order, and only its parameters are. The module itself
-    is left as it is: copies of it run on the CPU, in evaluation mode unless ``evaluate`` is False.
+    is left as it is: copies of it run on the CPU, in evaluation mode unless ``evaluate`` is False. ``only`` as in
+    :func:`collect`.
     Raises :class:`GoldenError` where the inputs or outputs of module and model differ in number, and where no
     case could be answered; :class:`MissingExtra` without PyTorch.
     """
@@ -218,6 +235,7 @@ def record(
         source=f"{type(module).__name__} in float64, PyTorch {torch.__version__}",
         yardstick_source="PyTorch's own error",
         example=example,
+        only=only,
     )
     if args is not None:
         return replace(golden, fingerprints=fingerprints(model))

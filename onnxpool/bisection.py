@@ -59,7 +59,7 @@ def bisect(
     ``reference`` as in :func:`onnxpool.validate`, ``kernels`` as in :func:`onnxpool.load`.
     Raises :class:`ArgumentError` where nothing fails in ONNX Runtime, and for a folder that holds anything.
     """
-    golden = answers_for(model, reference)
+    golden = answers_for(model, reference, case)
     failing = case or _first_failing(model, golden, kernels)
     comparison = Comparison(model, golden, failing, reference, kernels)
     first = comparison.nodes().first

@@ -65,7 +65,7 @@ def bundle(
     the model without the native library. Raises :class:`ArgumentError` for a case that there is none of, and for a
     folder that holds anything.
     """
-    golden = answers_for(model, reference)
+    golden = answers_for(model, reference, case)
     chosen = golden.case(case)
     dressed = forms.to_form(model, "function") if forms.form_of(model) == "custom" else forms.read(model)
     allowed = {}

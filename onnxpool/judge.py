@@ -30,9 +30,10 @@ MOST_WEIGHTS = 4_000_000
 _FLOATING = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
 
 
-def judge(model: Model) -> Golden:
+def judge(model: Model, *, only: str | None = None) -> Golden:
     """The answers of the model itself, evaluated in float64; the yardstick is its evaluation in its own type.
 
+    ``only`` as in :func:`onnxpool.answers.collect`.
     Raises :class:`GoldenError` for a model that is too large, or that the reference evaluator cannot run in float64.
     """
     bare = to_form(model, "custom")
@@ -55,6 +56,7 @@ def judge(model: Model) -> Golden:
         answers.own_error(own, bare),
         source=f"the model itself in float64, onnx {onnx.__version__}",
         yardstick_source="the reference evaluator's own error",
+        only=only,
     )
 
 

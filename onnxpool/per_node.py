@@ -51,7 +51,7 @@ def compare(model: Model, reference: Reference = None, case: str | None = None, 
     Raises :class:`ArgumentError` for a case that there is none of, and :class:`GoldenError` for a model that onnx's
     reference evaluator cannot run.
     """
-    return Comparison(model, answers_for(model, reference), case, reference, kernels).nodes()
+    return Comparison(model, answers_for(model, reference, case), case, reference, kernels).nodes()
 
 
 def of_report(report: Report, model: Model, reference: Reference = None) -> NodesOfReport:

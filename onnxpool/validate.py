@@ -73,7 +73,7 @@ def validate(
     """
     names = _checked(on, forms, require, threads, timeout_s)
     original = read(model)
-    golden = answers_for(model, reference).only(case)
+    golden = answers_for(model, reference, case)
     judge = Judge(golden, original)
     cells = plan(names, forms, [os.fspath(python) for python in pythons], threads, pools=judge.pools)
     with tempfile.TemporaryDirectory(prefix="onnxpool-") as folder:
@@ -115,22 +115,22 @@ def _checked(
     return names
 
 
-def answers_for(model: Model, reference: Reference = None) -> Golden:
-    """What a model is judged by; argument and errors as of :func:`validate`."""
+def answers_for(model: Model, reference: Reference = None, case: str | None = None) -> Golden:
+    """What a model is judged by, on every case or on one; arguments and errors as of :func:`validate`."""
     if isinstance(reference, Golden):
-        return reference
+        return reference.only(case)
     if isinstance(reference, str | os.PathLike):
-        return golden_file.load(reference)
+        return golden_file.load(reference).only(case)
     if reference is None:
         if isinstance(model, str | os.PathLike) and golden_file.path_for(model).exists():
-            return golden_file.load(golden_file.path_for(model))
+            return golden_file.load(golden_file.path_for(model)).only(case)
         from onnxpool.judge import judge
 
-        return judge(read(model))
+        return judge(read(model), only=case)
     if hasattr(reference, "state_dict"):  # a PyTorch module, without importing PyTorch
-        return answers.record(reference, read(model))  # type: ignore[arg-type]
+        return answers.record(reference, read(model), only=case)  # type: ignore[arg-type]
     if callable(reference):
-        return answers.from_callable(reference, read(model))
+        return answers.from_callable(reference, read(model), only=case)
     raise ArgumentError(
         f"reference={reference!r:.80} must be a golden file, a PyTorch module, a function, or None for the default"
     )

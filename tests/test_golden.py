@@ -14,7 +14,7 @@ from models import pooled
 
 import onnxpool
 from onnxpool import answers, cases, forms, golden, nn
-from onnxpool.errors import GoldenError
+from onnxpool.errors import ArgumentError, GoldenError
 from onnxpool.fingerprint import changes, fingerprints
 from onnxpool.judge import judge
 from onnxpool.pools import NODES
@@ -152,6 +152,16 @@ def test_sizes_where_axes_may_change(recorded):
     together = {(11, 10), (13, 14), (6, 7), (17, 19), (25, 27), (1, 1)}
     alone = {(1, 12), (25, 12), (12, 1), (12, 25)}
     assert {shape[2:] for shape in shapes} == {(12, 12), *together, *alone}
+
+
+def test_one_case_alone(exported, recorded):
+    module, args, model = exported
+    (alone,) = answers.record(module, model, args, only="huge").cases
+    assert np.array_equal(alone.answers["conv2d_1"], recorded.case("huge").answers["conv2d_1"])
+    assert [case.name for case in judge(pooled(WINDOW), only="nan").cases] == ["nan"]
+    assert [case.name for case in answers.from_callable(soft, pooled(WINDOW), only="inf").cases] == ["inf"]
+    with pytest.raises(ArgumentError, match="case='none' is none of example, ordinary"):
+        answers.record(module, model, args, only="none")
 
 
 def test_fixed_axes_stay():
