@@ -181,7 +181,7 @@ def test_replicas_grow_under_load_and_a_killed_one_is_replaced(served):
     print(f"two replicas after {grown_s:.1f} s of load; two again {recovered_s:.1f} s after one was killed")
     print(f"{total / took_s:.0f} requests a second with {len(clients)} clients, all {total} answers right")
     again, longest_s = sum(client.again for client in clients), max(client.longest_s for client in clients)
-    print(f"{float(ran['sum']) / float(ran['count']):.2f} rows ran together")
+    print(f"{float(ran.get('sum', 0)):.0f} rows ran in {float(ran.get('count', 0)):.0f} batches of one replica")
     print(f"{again} requests were asked again; the longest took {longest_s:.2f} s")
 
 
