@@ -28,6 +28,10 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _CONNECTIONS = 1024
 """Connections at the same time; one more is answered 503."""
 
+_KEEP_ALIVE_S = 75
+"""How long an idle connection stays open: longer than clients and proxies keep it, since one that is closed just as a
+client writes to it loses that request."""
+
 
 def serve(repository: Repository, listen: Listen, announce: Callable[[Listening], None] = lambda _: None) -> None:
     """Serve until a signal says stop; ``announce`` is called when requests are answered.
@@ -70,6 +74,7 @@ def _config(app: Any, listen: Listen) -> uvicorn.Config:
         server_header=False,
         limit_concurrency=_CONNECTIONS,
         backlog=_CONNECTIONS,
+        timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=math.ceil(listen.drain_s),
         ssl_certfile=listen.tls_cert,
         ssl_keyfile=listen.tls_key,
