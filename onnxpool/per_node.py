@@ -2,7 +2,7 @@
 
 >>> nodes = compare("network.onnx", network)  # doctest: +SKIP
 >>> nodes.first.sentence  # doctest: +SKIP
-"node 'node_avg_pool2d' (AveragePool) introduces an error, by the model: right with count_include_pad=1 (net.py:12)"
+"node 'pool' (AveragePool) introduces an error by the model itself: it is right with count_include_pad=1 (net.py:12)"
 
 Every value has a reference in float64: what PyTorch computes there where ``reference`` is the module and the model
 notes which value is which (:mod:`onnxpool.traced`), and what the model's own nodes make of these elsewhere. One run
@@ -16,8 +16,8 @@ wrong there is the node's own doing:
     agrees       within its bound both times
 
 Bounds are those of :mod:`onnxpool.bounds`: analysis for pooling nodes, for others the error that onnx's reference
-evaluator makes in the model's own type. To give every value ONNX Runtime cannot fuse nodes, so that a fault of a fusion
-does not show; the summary says so.
+evaluator makes in the model's own type. Where every value is an output, ONNX Runtime fuses no nodes: a model that is
+right node by node is run once more as it is, and a note says if that is wrong.
 """
 
 from collections.abc import Iterator
@@ -27,20 +27,17 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxpool import bounds, declared, forms, patterns, subgraph, suspects, traced
+from onnxpool import bounds, declared, patterns, subgraph, suspects, traced
 from onnxpool.answers import widen
-from onnxpool.cases import Feeds
-from onnxpool.errors import ExportError, OnnxpoolError
+from onnxpool.errors import OnnxpoolError
 from onnxpool.forms import Model
-from onnxpool.golden import Golden
 from onnxpool.node_results import Doer, NodeResult, Nodes, NodesOfReport, Part
-from onnxpool.pool import DOMAIN, Array
+from onnxpool.node_runs import Runs
+from onnxpool.pool import DOMAIN
 from onnxpool.report import Report, failed
-from onnxpool.session import Kernels, load
-from onnxpool.subgraph import OWN
+from onnxpool.session import Kernels
 from onnxpool.validate import Reference, answers_for
-from onnxpool.walk import Known, walk
-from onnxpool.window import Window
+from onnxpool.walk import Known
 
 
 def compare(model: Model, reference: Reference = None, case: str | None = None, *, kernels: Kernels = "off") -> Nodes:
@@ -66,33 +63,8 @@ def of_report(report: Report, model: Model, reference: Reference = None) -> Node
     return NodesOfReport(report, nodes)
 
 
-class Comparison:
-    """Two runs of a graph on one case of ``golden``, and what they say about each node."""
-
-    def __init__(self, model: Model, golden: Golden, case: str | None, reference: Reference, kernels: Kernels) -> None:
-        bare = forms.form_of(model) == "custom"
-        self.graph = subgraph.flat(forms.to_form(model, "function") if bare else forms.read(model))
-        self.case, self.kernels = golden.case(case), kernels
-        self.notes: list[str] = []
-        self.known = walk(self.graph, self.case.inputs, self.case.answers | self._inside(reference))
-        anchored = sum(value.anchored for value in self.known.values())
-        self.source = f"{golden.source} ({anchored} of {len(self.known)} values; the model in float64 between them)"
-        self.given = {name: value.given for name, value in self.known.items()}
-        self.feeds = {**self.given, **self.case.inputs}
-        self.refused: dict[str, str] = {}
-        self.native: set[str] = set()
-        self.total, self.local = self._whole(), self._alone()
-        both = [(self.total[name], one.reference) for name, one in self.known.items() if name in self.total]
-        self.broken = any(bounds.measure(a, b, np.inf).nan for a, b in both if a.shape == b.shape)
-
-    def _inside(self, reference: Reference) -> dict[str, Array]:
-        """The values that a module computes on its way, where there is one."""
-        try:
-            known = hasattr(reference, "state_dict")
-            return traced.values(reference, self.graph, self.case.inputs) if known else {}  # type: ignore[arg-type]
-        except ExportError as error:
-            self.notes.append(f"values inside the module are not known: {error}")
-            return {}
+class Comparison(Runs):
+    """Both runs on one case, and what they say about each node."""
 
     def nodes(self) -> Nodes:
         """What was found."""
@@ -103,7 +75,16 @@ class Comparison:
             notes.append(f"{len(nodes) - len(results)} nodes have no reference: onnx's evaluator does not know them")
         if {one.part for one in results} == {"agrees", "propagates"}:
             notes.append("no node is wrong by itself: the errors of several add up")
+        if {one.part for one in results} == {"agrees"} and self._fused():
+            notes.append("right node by node, and wrong as a whole, where nodes are fused: onnxpool bisect finds which")
         return Nodes(self.case.name, self.source, results, tuple(notes))
+
+    def _fused(self) -> bool:
+        """Whether the model as it is gives what it does not give where every value is an output."""
+        try:
+            return any(self.grown(name, y) > 1 for name, y in self.run(self.graph).items() if name in self.known)
+        except OnnxpoolError:
+            return True
 
     def _undeclared(self) -> Iterator[str]:
         """The values whose shapes are not what the model declares."""
@@ -114,35 +95,6 @@ class Comparison:
                 shape = self.known[str(value.name)].reference.shape
                 if told := declared.contradiction(f"value {value.name!r}", value, shape, sizes):
                     yield told
-
-    def run(self, model: ir.Model) -> Feeds:
-        """What a part of the graph makes of reference inputs in ONNX Runtime."""
-        session = load(model, kernels=self.kernels)
-        self.native |= {place.node for place in session.placements if place.native}
-        return session.run({info.name: self.feeds[info.name] for info in session.inputs})
-
-    def _whole(self) -> Feeds:
-        """Every value, with the errors that have added up to it; none where the model cannot run."""
-        try:
-            return self.run(subgraph.opened(self.graph, self.given))
-        except OnnxpoolError as error:
-            self.notes.append(f"the model as a whole does not run: {error}")
-            return {}
-
-    def _alone(self) -> Feeds:
-        """What each node makes of reference inputs: all in one run, or one by one where some cannot run."""
-        try:
-            every = self.run(subgraph.cut(self.graph, self.given))
-            return {name.removesuffix(OWN): array for name, array in every.items()}
-        except OnnxpoolError:
-            found: Feeds = {}
-            for node in self.graph.graph:
-                if node.op_type != "Constant" and {str(value.name) for value in node.outputs} <= set(self.known):
-                    try:
-                        found |= self.run(subgraph.segment(self.graph, [str(node.name)], self.feeds))
-                    except OnnxpoolError as error:
-                        self.refused[str(node.name)] = str(error)
-            return found
 
     def _result(self, node: ir.Node) -> NodeResult:
         names = [str(value.name) for value in node.outputs if value.name in self.known]
@@ -159,62 +111,30 @@ class Comparison:
         if node.name in self.refused:
             yield "model", f"it cannot take what the network gives it: {self.refused[str(node.name)]}"
             return
-        if known.anchored and self._error(node, name, known.exact, known.reference) > 1:
+        if known.anchored and self.error(node, name, known.exact, known.reference) > 1:
             others = self.region(node)
             listed = ", ".join(others[:4])
             more = f"; or one of {len(others)} nodes in front of it, whose values are not known ({listed})"
             yield "model", self._difference(node, name) + (more if others else "")
-        if self.broken and self._overflows(node, name):
+        if self._overflows(node, name) and any(map(self._broken, self.known)):
             largest = np.abs(known.reference[np.isfinite(known.reference)]).max()
             yield "model", f"its values reach {largest:.3g}, beyond the range of {known.given.dtype}"
         actual = self.local.get(name)
-        if self._error(node, name, actual, known.meant) > 1:
+        if self.error(node, name, actual, known.meant) > 1:
             ran_body = node.domain == DOMAIN and node.name not in self.native
             yield "body" if ran_body else "runtime", self._told(node, name, actual, known.meant)
 
     def _alone_error(self, node: ir.Node, name: str) -> float:
         """The larger of what the model's node and what its run err with reference inputs, as shares."""
         known = self.known[name]
-        run = self._error(node, name, self.local.get(name), known.meant)
-        return max(run, self._error(node, name, known.exact, known.reference)) if known.anchored else run
-
-    def _error(self, node: ir.Node, name: str, actual: NDArray[Any] | None, answer: NDArray[Any] | None) -> float:
-        """The share of its allowed error that a value uses; infinite for a wrong shape and for NaN out of place."""
-        if actual is None or answer is None:
-            return 0.0
-        if actual.shape != answer.shape:
-            return np.inf
-        error = bounds.measure(actual, np.asarray(answer, np.float64), self._bound(node, name, answer).allowed)
-        return error.share if error.nan == error.infinite == 0 else np.inf
-
-    def grown(self, name: str, actual: NDArray[Any] | None) -> float:
-        """The share of its allowed error that a value uses, with errors that have added up to it."""
-        known = self.known[name]
-        if actual is None:
-            return 0.0
-        if actual.shape != known.reference.shape:
-            return np.inf
-        answer = np.asarray(known.reference, np.float64)
-        allowed = bounds.network(answer, actual.dtype, known.total_error, "the reference evaluator's own error").allowed
-        error = bounds.measure(actual, answer, allowed)
-        return error.share if error.nan == error.infinite == 0 else np.inf
-
-    def _bound(self, node: ir.Node, name: str, answer: NDArray[Any]) -> bounds.Bound:
-        dtype = self.known[name].given.dtype
-        x = self.feeds.get(str(node.inputs[0].name)) if node.inputs and node.inputs[0] else None
-        if node.domain == DOMAIN and x is not None and node.name not in self.refused:
-            window = Window.from_attributes({key: attribute.value for key, attribute in node.attributes.items()})
-            if window.check(x.shape) == answer.shape:
-                native = node.name in self.native
-                return bounds.pooling(window, x.astype(np.float64), np.asarray(answer), dtype, native=native)
-        own_error = self.known[name].own_error
-        return bounds.network(np.asarray(answer, np.float64), dtype, own_error, "the reference evaluator's own error")
+        run = self.error(node, name, self.local.get(name), known.meant)
+        return max(run, self.error(node, name, known.exact, known.reference)) if known.anchored else run
 
     def _difference(self, node: ir.Node, name: str) -> str:
         """Why a node of the model is not what the network does."""
         known = self.known[name]
         inputs = widen({str(value.name): array for value, array in self._inputs(node)})
-        allowed = np.broadcast_to(self._bound(node, name, known.reference).allowed, known.reference.shape)
+        allowed = np.broadcast_to(self.bound(node, name, known.reference).allowed, known.reference.shape)
         guess = suspects.explain(node, inputs, known.reference, allowed, self.graph.opset_imports)
         return guess or self._told(node, name, known.exact, known.reference)
 
@@ -231,12 +151,17 @@ class Comparison:
         if actual.shape != answer.shape:
             told = f"it gives shape {actual.shape} in place of {answer.shape}"
             return "; ".join(filter(None, (told, patterns.of_shapes(actual.shape, answer.shape))))
-        allowed = self._bound(node, name, answer).allowed
+        allowed = self.bound(node, name, answer).allowed
         error = bounds.measure(actual, np.asarray(answer, np.float64), allowed)
         told = f"error {error.max_abs:.3g}, {error.share:.3g} times what is allowed"
         if error.nan or error.infinite:
             told = f"NaN or infinity in {error.nan + error.infinite} cells where they do not belong"
         return "; ".join(filter(None, (told, patterns.of_cells(actual, answer, allowed))))
+
+    def _broken(self, name: str) -> bool:
+        """Whether NaN came where there should be none, or the other way."""
+        actual, right = self.total.get(name), self.known[name].reference
+        return actual is not None and actual.shape == right.shape and bounds.measure(actual, right, np.inf).nan > 0
 
     def _overflows(self, node: ir.Node, name: str) -> bool:
         """Whether values become infinite here by their type alone."""
@@ -246,14 +171,3 @@ class Comparison:
 
         taken = [self.known[str(value.name)] for value in subgraph.taken(node) if value.name in self.known]
         return lost(self.known[name]) and not any(map(lost, taken))
-
-    def region(self, node: ir.Node) -> list[str]:
-        """The nodes in front whose values are not known from outside, any of which may be the wrong one."""
-        found: dict[str, None] = {}
-        queue = [node]
-        while queue:
-            unknown = (v for v in subgraph.taken(queue.pop()) if v.name in self.known)
-            makers = [v.producer() for v in unknown if not self.known[str(v.name)].anchored]
-            queue += [maker for maker in makers if maker is not None and str(maker.name) not in found]
-            found |= {str(maker.name): None for maker in makers if maker is not None}
-        return list(found)

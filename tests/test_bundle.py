@@ -14,9 +14,10 @@ from models import pooled
 from onnx import numpy_helper
 
 import onnxpool
-from onnxpool import answers, bundle, kernels, nn, per_node
+from onnxpool import answers, bundle, kernels, nn, node_runs
 from onnxpool.bisection import bisect
 from onnxpool.errors import ArgumentError
+from onnxpool.per_node import compare
 from onnxpool.window import Window
 
 native = pytest.mark.skipif(kernels.why_missing() is not None, reason="without the native library")
@@ -136,7 +137,7 @@ def test_without_the_module_it_keeps_what_nobody_knows(network, tmp_path):
 
 def test_a_fault_of_two_nodes_together(network, tmp_path, monkeypatch):
     """As a wrong fusion would be: Relu and SoftPool go wrong where nobody sees the value between them."""
-    real = per_node.load
+    real = node_runs.load
 
     def load(given, **options):
         session = real(given, **options)
@@ -146,7 +147,8 @@ def test_a_fault_of_two_nodes_together(network, tmp_path, monkeypatch):
         session.run = lambda feeds: {name: y * np.float32(1.01 if hidden else 1) for name, y in run(feeds).items()}
         return session
 
-    monkeypatch.setattr(per_node, "load", load)
+    monkeypatch.setattr(node_runs, "load", load)
+    assert "onnxpool bisect finds which" in compare(network[1], network[0], "ordinary").notes[0]
     found = bisect(network[1], tmp_path / "pair", network[0], "ordinary")
     assert found.nodes == ("node_relu", "node_soft_pool")
     assert found.reason == "these nodes are right one by one, and wrong together"

@@ -52,6 +52,7 @@ ORDER = [
     "sides",
     "validate",
     "node_results",
+    "node_runs",
     "per_node",
     "bundle",
     "bisection",

@@ -11,7 +11,7 @@ from models import model, pooled
 from onnx import helper
 
 import onnxpool
-from onnxpool import answers, kernels, nn, per_node, subgraph, traced
+from onnxpool import answers, kernels, nn, node_runs, subgraph, traced
 from onnxpool.errors import ArgumentError
 from onnxpool.per_node import compare
 from onnxpool.window import Window
@@ -135,7 +135,7 @@ def test_a_tampered_body_is_the_bodys_fault(network):
 
 
 def test_a_wrong_runtime_is_the_runtimes_fault(network, monkeypatch):
-    real = per_node.load
+    real = node_runs.load
 
     def load(given, **options):
         session = real(given, **options)
@@ -145,7 +145,7 @@ def test_a_wrong_runtime_is_the_runtimes_fault(network, monkeypatch):
         }
         return session
 
-    monkeypatch.setattr(per_node, "load", load)
+    monkeypatch.setattr(node_runs, "load", load)
     nodes = compare(network[1], network[0])
     assert (nodes.first.op_type, nodes.first.by) == ("Relu", "runtime")
     assert "every wrong cell is 1.01 times its answer" in nodes.first.reason
