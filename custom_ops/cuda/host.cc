@@ -1,17 +1,16 @@
-// The body of the CUDA kernels on the host, thread by thread: for tests/test_cuda.py, which compiles this file, on machines
-// without a GPU. It is no part of the library.
+// The body of the CUDA kernels on the host, thread by thread: for tests/test_cuda.py, which compiles this file, on
+// machines without a GPU. It is no part of the library.
 //
 // A grid runs one block after the other, and in it one warp after the other. The lanes of a warp are 32 contexts that
 // take turns: each runs until it exchanges a number, and goes on when all lanes have come to the same exchange. A lane
 // that comes to another one, or to none, is a fault on a GPU and an error here.
 #include <ucontext.h>
 
-#include <cstdlib>
 #include <memory>
 #include <vector>
 
-#include "../kernels/local_importance.h"
 #include "../kernels/kernel.h"
+#include "../kernels/local_importance.h"
 #include "../kernels/soft.h"
 #include "../kernels/stochastic.h"
 #include "pool.h"

@@ -25,7 +25,7 @@ HOST_DEVICE inline uint64_t high_half(uint64_t a, uint64_t b) {
 #endif
 }
 
-// Divides by one number, up to a quarter of what Index holds, by multiplying: a GPU has no division of whole numbers.
+// Divides by one number, up to half of what Index holds, by multiplying: a GPU has no division of whole numbers.
 template <class Index>
 class Divisor {
   using Unsigned = std::make_unsigned_t<Index>;
@@ -129,7 +129,9 @@ HOST_DEVICE inline void each_piece(const Job<Index>& job, const Place<Index>& at
 template <class Index, class Visit>
 HOST_DEVICE inline void each_cell(const Job<Index>& job, const Place<Index>& at, int32_t lane, int32_t lanes,
                                   Visit visit) {
-  const auto count = [](const Reach<Index>& reach, int32_t step) { return (reach.last - reach.first + step - 1) / step; };
+  const auto count = [](const Reach<Index>& reach, int32_t step) {
+    return (reach.last - reach.first + step - 1) / step;
+  };
   const int32_t columns = count(at.width, job.width.dilation), rows = count(at.height, job.height.dilation);
   const int32_t cells = columns * rows * count(at.depth, job.depth.dilation);
   const Index along_height = job.height.dilation * job.width.in;

@@ -1,5 +1,5 @@
-// What libonnxpool_cuda.so offers: one function, OnnxpoolCuda, which returns this table. The two libraries come from one
-// build and lie in one folder; the table begins with a version so that another build's is refused, not misread.
+// What libonnxpool_cuda.so offers: one function, OnnxpoolCuda, which returns this table. The two libraries come from
+// one build and lie in one folder; the table begins with a version so that another build's is refused, not misread.
 //
 // It also serves programs that have pointers to device memory and no ONNX Runtime: `pool`.
 #pragma once

@@ -1,4 +1,4 @@
-// Local importance pooling on a GPU: kernels/local_importance.h has the formula and its special values, pool.h the loops.
+// Local importance pooling on a GPU: kernels/local_importance.h has its formula and special values, pool.h the loops.
 #include "../kernels/local_importance.h"
 
 #include "launch.cuh"

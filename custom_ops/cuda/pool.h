@@ -5,8 +5,8 @@
 // A small window is one thread's; a large one is shared by a warp. The body knows no CUDA: a Team says which thread
 // this is and carries numbers between threads, so that tests/test_cuda.py runs the same body on the host.
 //
-//   Team::kLanes        threads for one window
-//   lane(), first(), step()        this thread's number in its team; its team's first window, and the distance to its next
+//   Team::kLanes                   threads for one window
+//   lane(), first(), step()        this thread's number in its team; its team's first window, and how far to its next
 //   exchange(value, distance)      the value of lane `lane() ^ distance`, called by all lanes of a team alike
 #pragma once
 
@@ -57,7 +57,7 @@ HOST_DEVICE inline T largest(T value, const Team& team) {
   return value;
 }
 
-// The cells of a window in pieces of kPiece, read anew in each look. What is outside the input is -inf, as methods want.
+// The cells of a window in pieces of kPiece, read anew in each look. Outside the input is -inf, as methods want.
 template <class Method, class Value, class T, int kPiece>
 class Pieces {
  public:
