@@ -1,5 +1,6 @@
 # The library `onnxpool_cuda`. It holds CUDA's runtime, so that nothing of CUDA need be installed but the driver;
-# `onnxpool` loads it where there is a device. Code for each generation since 2018, and portable code (PTX) for those to come.
+# `onnxpool` loads it where there is a device. Code for each generation since 2018, and portable code (PTX) for those to
+# come.
 set(ONNXPOOL_CUDA_ARCHITECTURES "75-real;80-real;86-real;89-real;90-real;90-virtual" CACHE STRING
   "Architectures of the CUDA kernels, as CMAKE_CUDA_ARCHITECTURES has them")
 
