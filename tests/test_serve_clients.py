@@ -393,22 +393,32 @@ def test_a_replaced_file_drops_no_request_and_every_answer_is_the_old_or_the_new
     )
 
 
+def waiting(server):
+    """How many requests wait."""
+    with urllib.request.urlopen(f"{server.rest}/metrics") as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("onnxpool_queue_length{"))
+
+
 def test_sigterm_answers_what_has_arrived(tmp_path):
-    """A request that waits for others when the signal comes is answered; the next connection is refused."""
-    soft(tmp_path / "soft.onnx")
-    with running(tmp_path / "soft.onnx", "--max-delay-ms", "2000") as server:
-        came = []
-        for connect, triton in ((server.address, triton_http), (server.grpc, triton_grpc)):
-            client = triton.InferenceServerClient(connect)
-            came.append(threading.Thread(target=lambda c=(triton, client): came.append(answer(c).item())))
-            came[-1].start()
-        askers = came[:2]
-        time.sleep(0.7)
+    """Requests that wait for others when the signal comes are answered; the next connection is refused."""
+    answers = []
+
+    def ask(triton, address):
+        answers.append(answer((triton, triton.InferenceServerClient(address))).item())
+
+    with running(soft(tmp_path / "soft.onnx"), "--max-delay-ms", "4000") as server:
+        sides = [(triton_http, server.address), (triton_grpc, server.grpc)]
+        askers = [threading.Thread(target=ask, args=side) for side in sides]
+        for asker in askers:
+            asker.start()
+        while waiting(server) < len(askers) and not answers:
+            time.sleep(0.02)
         server.process.terminate()
         for asker in askers:
-            asker.join(30)
-        assert came[2:] == [np.float32(Y)] * 2
-        assert server.process.wait(30) == 0
+            asker.join(60)
+        assert answers == [np.float32(Y)] * 2
+        assert server.process.wait(60) == 0
     with pytest.raises(OSError, match="refused"):
         posted(server, INFER, BODY)
 

@@ -51,7 +51,7 @@ def test_the_request_that_is_damaged_below_is_sound(connection):
     assert status(connection, BODY, str(len(HEAD))) == 200
 
 
-def test_schemathesis(server):
+def test_schemathesis(server, tmp_path):
     checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
     command = ["schemathesis.cli", "run", f"{server.rest}/openapi.json", "--max-examples", "10", "--seed", "1"]
     command += [
@@ -63,7 +63,9 @@ def test_schemathesis(server):
         "--generation-database",
         "none",
     ]
-    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", *command], capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stdout[-3000:]
     passed = re.search(r"generated, (\d+) passed", done.stdout)
     assert int(passed[1]) > 100

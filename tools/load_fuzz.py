@@ -30,7 +30,7 @@ def fuzz(path: Path, seconds: float, out: Path) -> int:
     with serve(path, "--no-control") as served:
         while time.monotonic() < end_s and not found:
             seed += 1
-            cases += _schemathesis(served, seed, found)
+            cases += _schemathesis(served, seed, out, found)
             statuses += _bodies(served, seed, min(end_s, time.monotonic() + ROUND_S), found)
     values = {"rounds": seed, "schemathesis_cases": cases, "bodies": dict(sorted(statuses.items())), "found": found}
     (out / "fuzz.json").write_text(json.dumps(values, indent=2), encoding="utf-8")
@@ -38,7 +38,7 @@ def fuzz(path: Path, seconds: float, out: Path) -> int:
     return int(bool(found))
 
 
-def _schemathesis(served: Served, seed: int, found: list[str]) -> int:
+def _schemathesis(served: Served, seed: int, out: Path, found: list[str]) -> int:
     """How many cases passed."""
     command = ["schemathesis.cli", "run", f"{served.url}/openapi.json", "--seed", str(seed), "--max-examples", "50"]
     command += [
@@ -50,7 +50,9 @@ def _schemathesis(served: Served, seed: int, found: list[str]) -> int:
         "none",
         "--no-color",
     ]
-    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", *command], capture_output=True, text=True, timeout=300, check=False, cwd=out
+    )
     if done.returncode:
         found.append(f"schemathesis, seed {seed}: {done.stdout[-2000:]}")
     passed = re.search(r"generated, (\d+) passed", done.stdout)

@@ -60,7 +60,11 @@ def _bound(listen: Listen) -> socket.socket:
     family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # not refused for a connection of a server before
-    bound.bind((listen.host, listen.port))
+    try:
+        bound.bind((listen.host, listen.port))
+    except OSError:
+        bound.close()
+        raise
     return bound
 
 
