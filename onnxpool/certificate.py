@@ -135,6 +135,8 @@ def verify(model: str | os.PathLike[str]) -> Verification:
     faults = [] if certificate.passed else [f"its validation failed ({certificate.report['summary']})"]
     faults += _signature_faults(certificate)
     notes: list[str] = []
+    if certificate.signature and not os.environ.get(KEY):
+        notes.append(f"its signature was not checked: {KEY} is not set")
     for change, broken in _changes(certificate.content, Path(model)):
         (faults if broken else notes).append(change)
     return Verification(certificate, tuple(faults), (*notes, *_version_notes(certificate.report["environment"])))

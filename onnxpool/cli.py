@@ -248,6 +248,8 @@ def validate(
     """
     from onnxpool import spelling
 
+    if certificate and case:
+        raise ArgumentError(f"case={case!r} is one of many, and a certificate is for all: leave one of both out")
     given = spelling.reference(reference, seed)
     with _progress(f"Validating {model}") as progress:
         report = onnxpool.validate(

@@ -123,7 +123,9 @@ def test_signatures(model, validated, monkeypatch):
     monkeypatch.setenv(certificate.KEY, "secret")
     edit(model, lambda values: values.update(digest=certificate._digest({}), content={**values["content"], "a": 1}))
     assert "the digest does not match" in faults(model)
+    certificate.issue(validated[1], model)
     monkeypatch.delenv(certificate.KEY)
+    assert certificate.verify(model).notes == ("its signature was not checked: ONNXPOOL_SIGNING_KEY is not set",)
 
 
 def test_other_versions_are_noted(model):

@@ -155,13 +155,14 @@ def test_what_validate_keeps(folder, tmp_path):
     for name in ("layer.onnx", "layer.golden.npz"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     model = tmp_path / "layer.onnx"
-    options = ["--case", "image", "--per-node", "--certificate", "--bundle", tmp_path / "bundle", "--json"]
-    result = run("validate", model, *options)
+    result = run("validate", model, "--case", "image", "--per-node", "--bundle", tmp_path / "bundle", "--json")
     values = json.loads(result.stdout)
     assert result.exit_code == 0
     assert values["nodes"]["case"] == "image"
     assert {one["case"] for one in values["runs"][0]["results"]} == {"image"}
     assert (tmp_path / "bundle" / "reproduce.py").exists()
+    assert "a certificate is for all" in refused("validate", model, "--case", "image", "--certificate")
+    result = run("validate", model, "--certificate", "--json")
     assert run("verify", model).exit_code == 0
     assert run("verify", model, "--scale-bounds", "1e-9").exit_code == 1
     (tmp_path / "report.json").write_text(result.stdout)
