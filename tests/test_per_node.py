@@ -14,6 +14,7 @@ import onnxpool
 from onnxpool import answers, kernels, nn, node_runs, subgraph, traced
 from onnxpool.errors import ArgumentError
 from onnxpool.per_node import compare
+from onnxpool.pools import NODES
 from onnxpool.window import Window
 
 native = pytest.mark.skipif(kernels.why_missing() is not None, reason="without the native library")
@@ -173,13 +174,22 @@ def test_overflow_is_found_where_it_starts():
     ]
     naive = model(nodes, 2, "float16")
     soft = answers.from_callable(
-        lambda feeds: {"y": onnxpool.pools.NODES["SoftPool"].reference(Window.of(2, 2, 2), feeds["x"])},
+        lambda feeds: {"y": NODES["SoftPool"].reference(Window.of(2, 2, 2), feeds["x"])},
         pooled(Window.of(2, 2, 2), "float16"),
     )
     found = compare(naive, soft, "huge")
     assert found.first.name == "exp"
     assert "beyond the range of float16" in found.first.sentence
     assert compare(naive, soft, "image").first is None
+
+
+def test_height_and_width_exchanged_in_a_window():
+    def right(feeds):
+        return {"y": NODES["SoftPool"].reference(Window.of(2, (3, 1), 1, (1, 0)), feeds["x"])}
+
+    nodes = compare(pooled(Window.of(2, (1, 3), 1, (0, 1))), right)
+    assert "it is right with height and width of its window exchanged" in nodes.first.sentence
+    assert compare(pooled(Window.of(2, (3, 1), 1, (1, 0))), right).first is None
 
 
 def test_branches_and_functions_are_looked_through():
