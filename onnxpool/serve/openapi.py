@@ -35,6 +35,7 @@ def describe(service: Service) -> dict[str, Any]:
         "/v2/health/live": {"get": _does("Whether the server runs", "Live")},
         "/v2/health/ready": {"get": _does("Whether every model is ready", "Ready")},
         "/v2/repository/index": {"post": _does("Every model and its state", "Index", body="IndexRequest")},
+        "/v2/models/stats": {"get": _does("How much every model has answered", "Statistics")},
         "/metrics": {"get": _does("Metrics for Prometheus", None)},
     }
     for doing in ("load", "unload"):
@@ -43,6 +44,8 @@ def describe(service: Service) -> dict[str, Any]:
     for path, parameters in (("", [name]), ("/versions/{version}", [name, version])):
         model = f"/v2/models/{{name}}{path}"
         paths[model] = {"get": _does("The model's inputs and outputs", "Model"), "parameters": parameters}
+        paths[f"{model}/config"] = {"get": _does("The same, as Triton has it", "Config"), "parameters": parameters}
+        paths[f"{model}/stats"] = {"get": _does("How much it has answered", "Statistics"), "parameters": parameters}
         paths[f"{model}/ready"] = {"get": _does("Whether the model is ready", "Ready"), "parameters": parameters}
         paths[f"{model}/infer"] = {"post": _infer(), "parameters": parameters}
     paths["/v1/models/{name}/picture"] = {"post": _picture(), "parameters": [name]}
@@ -152,6 +155,8 @@ _SCHEMAS = {
         inputs=_list(_TENSOR),
         outputs=_list(_TENSOR),
     ),
+    "Config": {"type": "object", "required": ["name", "max_batch_size", "input", "output"]},
+    "Statistics": {"type": "object", "required": ["model_stats"]},
     "IndexRequest": _object(ready=_TRUTH),
     "Index": _list(_object(("name", "version", "state"), name=_TEXT, version=_TEXT, state=_STATE, reason=_TEXT)),
     "Control": _object(parameters=_object(unload_dependents=_TRUTH)),
