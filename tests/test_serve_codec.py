@@ -228,6 +228,18 @@ def test_a_string_that_would_become_a_huge_array_is_refused_by_its_type():
     assert "data of type str" in refused({"inputs": [tensor(["a" * 100_000] * 20, (1, 20))]})[1]
 
 
+def test_json_is_limited_and_binary_data_is_not():
+    padding = b" " * (4 << 20)
+    status, message = refused(MESSAGE + padding)
+    assert (status, "send tensors as binary data" in message) == (413, True)
+    size = 1 << 20
+    model = served(np.uint8, (None,))
+    entry = {"name": "x", "datatype": "UINT8", "shape": [size], "parameters": {"binary_data_size": size}}
+    head = orjson.dumps({"inputs": [entry]})
+    sound = codec.decode(model, head + bytes(size), str(len(head)), LIMIT)
+    assert sound.feeds["x"].size == size
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_outputs_that_json_cannot_say(value):
     asked = decoded(tensor(), outputs=[{"name": "y"}])

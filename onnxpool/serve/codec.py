@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from onnxpool.serve.limits import Refusal
+from onnxpool.serve.limits import MOST_JSON_BYTES, Refusal
 from onnxpool.serve.repository import Served
 from onnxpool.serve.tensors import Tensors, check, datatype, from_bytes, from_numbers, to_bytes, to_numbers
 from onnxpool.session import TensorInfo
@@ -122,6 +122,8 @@ def _length(header: str | None, most: int) -> int:
 
 
 def _object(text: memoryview) -> dict[str, Any]:
+    if len(text) > MOST_JSON_BYTES:
+        raise Refusal(413, f"{len(text)} bytes of JSON; the limit is {MOST_JSON_BYTES}: send tensors as binary data")
     try:
         message = orjson.loads(text)
     except orjson.JSONDecodeError as error:

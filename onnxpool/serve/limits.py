@@ -2,6 +2,7 @@
 
 Every number that bounds memory, time or waiting stands here, and is checked before the memory or the time is spent:
 
+    JSON           at most 4 MiB, since nothing else is served while it is parsed            413
     a body         at most ``max_body_bytes`` as it comes and after decompression          413
     all bodies     at most ``max_pending_bytes`` that came and are not answered yet        503, Retry-After
     a tensor       at most ``max_tensor_bytes``: declared shape times element size         413
@@ -18,6 +19,9 @@ from onnxpool.errors import ArgumentError, OnnxpoolError
 from onnxpool.session import Kernels
 
 OnMismatch: TypeAlias = Literal["refuse", "warn"]
+
+MOST_JSON_BYTES = 4 << 20
+"""Of one request; larger tensors go as binary data."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What a model may be called: never a path."""
