@@ -169,6 +169,25 @@ def test_typed_contents(client):
 
 
 @pytest.mark.parametrize("client", ["grpc"], indirect=True)
+@pytest.mark.parametrize(
+    ("model", "datatype", "field", "values", "said"),
+    [
+        ("soft", "FP32", "fp32_contents", [1, 2, 3], "has 3 values"),
+        ("soft", "FP32", "fp64_contents", [1, 2, 3, 4], "comes as fp32_contents"),
+        ("float16", "FP16", "fp32_contents", [1, 2, 3, 4], "comes as raw bytes"),
+        ("float16", "FP16", None, [], "has 0 values"),
+    ],
+)
+def test_typed_contents_that_do_not_fit(client, model, datatype, field, values, said):
+    triton, connection = client
+    given = triton.InferInput("x", [1, 1, 2, 2], datatype)
+    if field:
+        getattr(given._get_tensor().contents, field).extend(values)
+    with pytest.raises(InferenceServerException, match=said):
+        connection.infer(model, [given])
+
+
+@pytest.mark.parametrize("client", ["grpc"], indirect=True)
 def test_a_stream_answers_in_order_and_goes_on_after_an_error(client):
     triton, connection = client
     came = []

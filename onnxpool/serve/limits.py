@@ -2,7 +2,7 @@
 
 Every number that bounds memory, time or waiting stands here, and is checked before the memory or the time is spent:
 
-    JSON           at most 4 MiB, since nothing else is served while it is parsed            413
+    JSON           at most 4 MiB, since nothing else is served while it is parsed          413
     a body         at most ``max_body_bytes`` as it comes and after decompression          413
     all bodies     at most ``max_pending_bytes`` that came and are not answered yet        503, Retry-After
     a tensor       at most ``max_tensor_bytes``: declared shape times element size         413

@@ -147,7 +147,9 @@ def _typed(info: TensorInfo, shape: tuple[int, ...], contents: Any) -> Tensor:
     if wrong := [found.name for found, _ in contents.ListFields() if found.name != field]:
         raise Refusal(400, f"input {info.name!r} has {wrong}; {datatype(info.dtype)} comes as {field or 'raw bytes'}")
     values = getattr(contents, field) if field else ()
-    if info.dtype.kind == "f" or not math.prod(shape):
+    if len(values) != math.prod(shape):
+        raise Refusal(400, f"input {info.name!r} has {len(values)} values; its shape says {list(shape)}")
+    if info.dtype.kind == "f":
         return from_bytes(info, shape, np.asarray(values, info.dtype).tobytes())
     return from_numbers(info, shape, [*values])
 
