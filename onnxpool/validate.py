@@ -149,7 +149,7 @@ def _notes(runs: Sequence[Run], verdict: Verdict, found: Sequence[Change], golde
     if failed(verdict) and not found:
         exported = golden.fingerprints and golden.fingerprints["nodes"]
         known = "no node has changed since the export" if exported else "nothing tells what the export was"
-        notes.append(f"{known}: look at the versions that ran, and at how the bounds were exceeded")
+        notes.append(f"{known}: look at the versions that ran; onnxpool validate --per-node names the first wrong node")
     return notes
 
 
