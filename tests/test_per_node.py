@@ -192,6 +192,19 @@ def test_height_and_width_exchanged_in_a_window():
     assert compare(pooled(Window.of(2, (3, 1), 1, (1, 0))), right).first is None
 
 
+def test_an_operator_that_nobody_knows_is_left_out():
+    nodes = [
+        helper.make_node("QuickGelu", ["x"], ["t"], "quick", domain="com.microsoft", alpha=1.0),
+        helper.make_node("Neg", ["t"], ["u"], "negate"),
+        helper.make_node("Neg", ["u"], ["y"], "negate again"),
+    ]
+    given = model(nodes, 2)
+    given.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    found = compare(given, lambda feeds: {"y": feeds["x"] / (1 + np.exp(-feeds["x"]))}, "ordinary")
+    assert [(one.name, one.part) for one in found.results] == [("negate again", "agrees")]
+    assert found.notes == ("2 nodes have no reference: onnx's evaluator does not know them",)
+
+
 def test_branches_and_functions_are_looked_through():
     condition = helper.make_node("Constant", [], ["yes"], value_int=1)
     cast = helper.make_node("Cast", ["yes"], ["true"], to=onnx.TensorProto.BOOL)
