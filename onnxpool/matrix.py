@@ -123,7 +123,7 @@ class Matrix:
         if cell.kernels and (bodies := opened.bodies(cell.provider)):
             reason = f"no native kernel of {cell.provider} ran for {', '.join(map(repr, bodies))}"
             return cell.run("unloadable", reason, **opened.told())
-        cases, left_out = _affordable(self.judge.golden.cases, one_size=cell.runtime.one_size(cell.options))
+        cases, left_out = _affordable(self.judge.golden.cases, one_size=cell.runtime.one_size(options))
         results = _fixed_sizes(self._results(cell, child, options, cases), cases)
         verdict = worst(result.verdict for result in results)
         return cell.run(verdict, left_out=left_out, results=_mapped(results), **opened.told())
@@ -165,6 +165,7 @@ class Matrix:
             **cell.options,
             "dtypes": [dtype.numpy().name for dtype in known],
             "outputs": [value.name for value in graph.outputs],
+            "weights": sum(value.const_value.size for value in graph.initializers.values() if value.const_value),
             "module": self.files.module is not None,
             "path": sys.path,
             "library": str(library_path()) if cell.kernels and not why_none_for(cell.provider) else None,
@@ -206,7 +207,7 @@ class _Opened:
 
 
 def _affordable(cases: Sequence[Case], *, one_size: bool) -> tuple[Sequence[Case], tuple[str, ...]]:
-    """The cases to run, and the names of the others: of one size only, the commonest, where each size costs much."""
+    """The cases to run, and the names of the others: of one size only, the commonest, where they cost much."""
     if not one_size:
         return cases, ()
     (size, _), *_ = Counter(map(_sizes, cases)).most_common(1)

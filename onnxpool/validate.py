@@ -143,7 +143,9 @@ def _notes(runs: Sequence[Run], verdict: Verdict, found: Sequence[Change], golde
     notes = []
     if noted := list(dict.fromkeys(run.runtime for run in runs if run.verdict == "noted")):
         notes.append(f"known deviation: {', '.join(noted)} may lose NaN where PyTorch keeps it")
-    notes += [f"{run.name}: left out, each size costs much: {', '.join(run.left_out)}" for run in runs if run.left_out]
+    notes += [
+        f"{run.name}: left out, since they cost much there: {', '.join(run.left_out)}" for run in runs if run.left_out
+    ]
     if found and not failed(verdict):
         notes.append("another program has rewritten this model since its export; all answers are still right")
     if failed(verdict) and not found:

@@ -10,12 +10,12 @@
     KERNELS, or False            whether our native library can be registered with it
     LOSES_NAN, or none           operators in which it may give a number for NaN; "*" for any
     LIMITS, or none              what it cannot do, by a part of the error that it then raises: such cases are skipped
-    one_size(options) -> bool    whether each new size of inputs costs so much that one must do
+    one_size(options) -> bool    whether cases cost so much that those of the commonest size must do
     program() -> list[str]       what serves it, where that is not Python
 
-The options that ``why_not`` and ``open_model`` get are those of a variant, and ``dtypes`` (of inputs and outputs),
-``outputs`` (their names, in order), ``module`` (whether a PyTorch module is the reference), ``path`` (where this
-process imports from) and ``library`` (the native one, or None).
+The options that functions get are those of a variant, and ``dtypes`` (of inputs and outputs), ``outputs`` (their names,
+in order), ``weights`` (how many), ``module`` (whether a PyTorch module is the reference), ``path`` (where this process
+imports from) and ``library`` (the native one, or None).
 """
 
 from collections.abc import Callable, Mapping

@@ -10,6 +10,14 @@ LIMITS = {"zero-size array to reduction": "the evaluator's MaxPool leaves NaN ou
 Pairs = dict[str, tuple[str, Any]]
 
 
+_MOST_WEIGHTS = 4_000_000
+
+
+def one_size(options: dict[str, Any]) -> bool:
+    """A case of a large network takes seconds, and a minute where many images come at once."""
+    return bool(options["weights"] > _MOST_WEIGHTS)
+
+
 def why_not(_: dict[str, Any]) -> str:
     """Nothing: onnxpool cannot be installed without the onnx package."""
     return ""
