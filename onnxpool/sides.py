@@ -45,9 +45,8 @@ def _size(case: Case) -> int:
 
 
 def _of_pytorch(run: Run) -> str:
-    worst = run.worst
-    assert worst is not None
-    return f"{run.name}: PyTorch's own result is wrong, in case {worst.case!r} by {worst.max_abs:.2g} against float64"
+    result = max((result for result in run.results if result.verdict == "mismatch"), key=lambda result: result.share)
+    return f"{run.name}: PyTorch's own result is wrong, in case {result.case!r}: {result.reason}"
 
 
 def _of_model(model: ir.Model, case: Case, differing: Mapping[tuple[str, str, str], NDArray[Any]]) -> list[str]:

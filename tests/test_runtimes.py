@@ -18,7 +18,9 @@ from onnxpool import answers, cells, forms, kernels, matrix, nn, runtimes
 from onnxpool.child import Child, Crashed, worker
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import NODES
+from onnxpool.report import Result, Run
 from onnxpool.runtimes import RUNTIMES
+from onnxpool.sides import sides
 from onnxpool.validate import validate
 from onnxpool.window import Window
 
@@ -188,6 +190,13 @@ def test_pytorch_is_wrong_where_only_its_float32_is_off():
     report = validate(made, golden)
     assert report.passed
     assert any("PyTorch's own result is off by" in note and "PyTorch is wrong" in note for note in report.notes)
+
+
+def test_pytorch_is_wrong_where_its_own_run_is_off(pooling):
+    off = Result("huge", "y", "mismatch", "error 9 times", share=9.0)
+    run = Run("pytorch", "module", kernels=False, verdict="mismatch", results=(replace(off, share=2.0), off))
+    (told,) = sides(forms.read(pooling[0]), pooling[1], [run], {("pytorch, module", "huge", "y"): np.zeros(1)})
+    assert told == "pytorch, module: PyTorch's own result is wrong, in case 'huge': error 9 times"
 
 
 # --- what dies
