@@ -100,6 +100,28 @@ def test_onnxruntime_is_tried_at_each_level_and_number_of_threads(pooling):
     assert len({run.name for run in report.runs}) == len(report.runs)
 
 
+def test_options_reach_onnxruntime(monkeypatch):
+    ort = pytest.importorskip("onnxruntime")
+    from onnxpool.runtimes import onnxruntime as runtime
+
+    seen = []
+
+    def start(path, settings, providers):
+        seen.append((path, settings.intra_op_num_threads, settings.graph_optimization_level, providers))
+        raise InterruptedError
+
+    monkeypatch.setattr(ort, "InferenceSession", start)
+    for options in ({}, {"threads": 3, "optimisation": "basic"}, {"provider": "CUDAExecutionProvider"}):
+        with pytest.raises(InterruptedError):
+            runtime.open_model("m.onnx", options)
+    levels, cpu = ort.GraphOptimizationLevel, "CPUExecutionProvider"
+    assert seen == [
+        ("m.onnx", 0, levels.ORT_ENABLE_ALL, [cpu]),
+        ("m.onnx", 3, levels.ORT_ENABLE_BASIC, [cpu]),
+        ("m.onnx", 0, levels.ORT_ENABLE_ALL, ["CUDAExecutionProvider", cpu]),
+    ]
+
+
 def test_a_runtime_that_is_not_here_is_skipped_and_nothing_passes(pooling, monkeypatch, tmp_path):
     monkeypatch.setenv("ONNXPOOL_ONNXRUNTIME_WEB", str(tmp_path))
     report = validate(*pooling, on=["onnxruntime_web"])
