@@ -184,6 +184,25 @@ def test_bundle_and_bisect(folder, tmp_path):
     assert "cases fails in ONNX Runtime" in refused("bisect", folder / "layer.onnx", tmp_path / "none")
 
 
+def test_validate_on_other_runtimes_and_with_requirements(folder, tmp_path):
+    asked = ["--on", "reference", "--on", "onnxruntime", "--threads", 1, "--junit", tmp_path / "junit.xml", "--json"]
+    result = run("validate", folder / "layer.onnx", *asked)
+    assert result.exit_code == 0
+    assert {run["runtime"] for run in json.loads(result.stdout)["runs"]} == {"reference", "onnxruntime"}
+    assert result.stderr == ""
+    assert (tmp_path / "junit.xml").read_text().startswith("<?xml")
+    required = run("validate", folder / "layer.onnx", "--require", "native")
+    assert required.exit_code == (0 if why_missing() is None else 3)
+    write(onnxpool.to_form(folder / "layer.onnx", "standard"), tmp_path / "plain.onnx")
+    assert run("validate", tmp_path / "plain.onnx", "--require", "native").exit_code == 3
+    assert "on=['tensorflow'] must be 'all', or some of" in refused(
+        "validate", folder / "layer.onnx", "--on", "tensorflow"
+    )
+    told = refused("validate", folder / "layer.onnx", "--python", tmp_path / "python")
+    assert "is no Python with onnxruntime" in told
+    assert "timeout_s=0" in refused("validate", folder / "layer.onnx", "--timeout", "0")
+
+
 def test_answers_follow_a_model_into_another_form(folder, tmp_path):
     (tmp_path / "plain.golden.npz").write_text("answers of another network")
     assert run("form", folder / "layer.onnx", tmp_path / "plain.onnx", "--to", "standard").exit_code == 0
