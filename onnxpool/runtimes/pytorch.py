@@ -28,7 +28,7 @@ def open_model(path: str, options: dict[str, Any]) -> tuple[Callable[[Pairs], Pa
     import torch
     from torch.utils._pytree import tree_leaves
 
-    module = torch.load(path, weights_only=False).eval()
+    module = torch.load(path, map_location="cpu", weights_only=False).eval()
     call = torch.compile(module) if options["mode"] == "compile" else module
 
     def tensor(dtype: str, array: Any) -> Any:
