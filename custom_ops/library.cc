@@ -256,8 +256,8 @@ constexpr const Kernel* kBaseline[kMethods] = {&baseline::soft, &baseline::local
 #if defined(ONNXPOOL_AVX2)
 constexpr const Kernel* kAvx2[kMethods] = {&avx2::soft, &avx2::local_importance, &avx2::stochastic};
 #endif
-#if defined(ONNXPOOL_AVX512)
-constexpr const Kernel* kAvx512[kMethods] = {&avx512::soft, &avx512::local_importance, &avx512::stochastic};
+#if defined(ONNXPOOL_AVX512)  // where there is no exp, wider registers only cost
+constexpr const Kernel* kAvx512[kMethods] = {&avx512::soft, &avx512::local_importance, &avx2::stochastic};
 #endif
 
 Kernels choose_kernels(const Ort& ort, OrtStatus** status) {

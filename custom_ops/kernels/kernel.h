@@ -26,7 +26,7 @@ namespace avx2 {
 extern const Kernel soft, local_importance, stochastic;
 }
 namespace avx512 {
-extern const Kernel soft, local_importance, stochastic;
+extern const Kernel soft, local_importance;
 }
 
 }  // namespace onnxpool

@@ -129,6 +129,35 @@ inline void weigh_all(typename Method::Weigher weigher, const Cells<Value, Metho
   }
 }
 
+// Whether float16 is widened by an instruction.
+#if defined(__F16C__)
+constexpr bool kHalfInstruction = true;
+#else
+constexpr bool kHalfInstruction = false;
+#endif
+
+// The same for float16, a few cells at a time, which stay in registers where widening is an instruction: to write all
+// of them to a room and read them again costs more than short cells save.
+template <class Method>
+inline void weigh_few(typename Method::Weigher weigher, const Cells<Half, Method::kInputs>& cells, int64_t count,
+                      float* __restrict weights, float* __restrict products) {
+  constexpr int64_t kFew = 16;
+  constexpr size_t kInputs = Method::kInputs;
+  int64_t i = 0;
+  for (; i + kFew <= count; i += kFew) {
+    alignas(kAlign) float wide[kInputs][kFew];
+    Cells<float, kInputs> few;
+    for (size_t j = 0; j < kInputs; ++j) few.input[j] = widened(cells.input[j] + i, kFew, wide[j]);
+    weigh_all<Method, float>(weigher, few, kFew, weights + i, products + i);
+  }
+  for (; i < count; ++i) {
+    float wide[kInputs];
+    Cells<float, kInputs> one;
+    for (size_t j = 0; j < kInputs; ++j) one.input[j] = widened(cells.input[j] + i, 1, wide + j);
+    weigh_all<Method, float>(weigher, one, 1, weights + i, products + i);
+  }
+}
+
 // --- sums
 
 // Adds, and keeps what rounding lost (Knuth's two-sum): the error of a long sum would grow with its length.

@@ -121,7 +121,11 @@ class Whole {
   }
 
   void weigh(Weigher weigher, const Cells<T, kInputs>& from, int64_t count) {
-    weigh_all<Method>(weigher, room_(from, count), count, weights_, products_);
+    if constexpr (same<T, Half> && kHalfInstruction) {
+      weigh_few<Method>(weigher, from, count, weights_, products_);
+    } else {
+      weigh_all<Method>(weigher, room_(from, count), count, weights_, products_);
+    }
   }
 
   // False where it cannot be trusted.
