@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxpool import bounds, bundle, subgraph
+from onnxpool import bounds, bundle
 from onnxpool.bundle import Bundle
 from onnxpool.errors import ArgumentError, OnnxpoolError
 from onnxpool.forms import Model
 from onnxpool.golden import Case, Golden
+from onnxpool.nodes import subgraph
 from onnxpool.per_node import Comparison
 from onnxpool.session import Kernels, load
 from onnxpool.validate import Reference, answers_for

@@ -5,9 +5,9 @@
 "node 'pool' (AveragePool) introduces an error by the model itself: it is right with count_include_pad=1 (net.py:12)"
 
 Every value has a reference in float64: what PyTorch computes there where ``reference`` is the module and the model
-notes which value is which (:mod:`onnxpool.traced`), and what the model's own nodes make of these elsewhere. One run
-gives every value, with errors that have added up; a second run gives each node its reference inputs, so that what is
-wrong there is the node's own doing:
+notes which value is which (:mod:`onnxpool.nodes.traced`), and what the model's own nodes make of these elsewhere. One
+run gives every value, with errors that have added up; a second run gives each node its reference inputs, so that what
+is wrong there is the node's own doing:
 
     introduces   wrong although its inputs are right; by the ``model``: evaluated in float64 it is not what PyTorch
                  computes, or its type is too narrow; by its function ``body``, or by the ``runtime``: what ran is not
@@ -27,17 +27,19 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxpool import bounds, declared, patterns, subgraph, suspects, traced
+from onnxpool import bounds
 from onnxpool.answers import widen
 from onnxpool.errors import OnnxpoolError
 from onnxpool.forms import Model
-from onnxpool.node_results import Doer, NodeResult, Nodes, NodesOfReport, Part
-from onnxpool.node_runs import Runs
+from onnxpool.nodes import subgraph, suspects, traced
+from onnxpool.nodes.results import Doer, NodeResult, Nodes, NodesOfReport, Part
+from onnxpool.nodes.runs import Runs
+from onnxpool.nodes.walk import Known
 from onnxpool.pool import DOMAIN
 from onnxpool.report import Report, failed
 from onnxpool.session import Kernels
 from onnxpool.validate import Reference, answers_for
-from onnxpool.walk import Known
+from onnxpool.validating import declared, patterns
 
 
 def compare(model: Model, reference: Reference = None, case: str | None = None, *, kernels: Kernels = "off") -> Nodes:

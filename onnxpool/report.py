@@ -1,11 +1,11 @@
-"""What a validation found, as plain values; :mod:`onnxpool.text`, ``page`` and ``junit`` show it."""
+"""What a validation found, as plain values; :mod:`onnxpool.reporting.text`, ``page`` and ``junit`` show it."""
 
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from onnxpool import junit, page, text
+from onnxpool.reporting import junit, page, text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -59,7 +59,7 @@ class Result:
     :class:`onnxpool.bounds.Error`), ``share`` is the largest part of its allowed error that a cell used, ``allowed``
     what that cell was allowed, ``origin`` where the bound comes from. ``cosine`` and ``snr_db`` compare whole tensors;
     ``nan``, ``infinite`` and ``signed_zeros`` count the cells where these are not as in the answer. ``reason`` says why
-    the verdict is not passed; ``histogram`` and ``heat`` how the errors are spread (:mod:`onnxpool.spread`).
+    the verdict is not passed; ``histogram`` and ``heat`` how the errors are spread (:mod:`onnxpool.reporting.spread`).
     """
 
     case: str

@@ -22,17 +22,17 @@ import onnx_ir as ir
 from onnxpool import answers
 from onnxpool import golden as golden_file
 from onnxpool.cases import Feeds
-from onnxpool.cells import plan
-from onnxpool.compare import Judge
 from onnxpool.errors import ArgumentError
 from onnxpool.fingerprint import Change, changes, fingerprints
 from onnxpool.forms import Form, Model, form_of, pool_nodes, read
 from onnxpool.golden import Golden
 from onnxpool.kernels import why_missing
-from onnxpool.matrix import Files, Matrix
 from onnxpool.report import Report, Run, Verdict, failed, worst
 from onnxpool.runtimes import RUNTIMES
-from onnxpool.sides import sides
+from onnxpool.validating.cells import plan
+from onnxpool.validating.compare import Judge
+from onnxpool.validating.matrix import Files, Matrix
+from onnxpool.validating.sides import sides
 
 if TYPE_CHECKING:
     import torch

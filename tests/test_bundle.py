@@ -14,9 +14,10 @@ from models import pooled
 from onnx import numpy_helper
 
 import onnxpool
-from onnxpool import answers, bundle, kernels, nn, node_runs
+from onnxpool import answers, bundle, kernels, nn
 from onnxpool.bisection import bisect
 from onnxpool.errors import ArgumentError
+from onnxpool.nodes import runs as node_runs
 from onnxpool.per_node import compare
 from onnxpool.window import Window
 

@@ -13,9 +13,9 @@ from models import pooled
 from typer.testing import CliRunner
 
 import onnxpool
-from onnxpool import cli, forms, pool, spelling
+from onnxpool import forms, pool, spelling
 from onnxpool.catalog import catalog
-from onnxpool.cli import app
+from onnxpool.cli import app, application
 from onnxpool.describe import describe
 from onnxpool.errors import ArgumentError
 from onnxpool.forms import write
@@ -269,8 +269,8 @@ def test_help_imports_nothing_heavy():
 
 
 def test_the_command_line_knows_the_forms_and_opsets():
-    assert get_args(cli.Form) == get_args(forms.Form)
-    assert cli.OPSETS == pool.OPSETS
+    assert get_args(application.Form) == get_args(forms.Form)
+    assert application.OPSETS == pool.OPSETS
 
 
 def test_the_program_as_a_process(folder):

@@ -7,9 +7,10 @@ import torch
 from models import pooled
 
 import onnxpool
-from onnxpool import answers, declared, nn
+from onnxpool import answers, nn
 from onnxpool.per_node import compare
 from onnxpool.validate import validate
+from onnxpool.validating import declared
 from onnxpool.window import Window
 
 SIZES = {"batch": 3, "h": 13, "w": 8}

@@ -11,8 +11,10 @@ from models import model, pooled
 from onnx import helper
 
 import onnxpool
-from onnxpool import answers, kernels, nn, node_runs, subgraph, traced
+from onnxpool import answers, kernels, nn
 from onnxpool.errors import ArgumentError
+from onnxpool.nodes import runs as node_runs
+from onnxpool.nodes import subgraph, traced
 from onnxpool.per_node import compare
 from onnxpool.pools import NODES
 from onnxpool.window import Window

@@ -14,14 +14,15 @@ from models import model, pooled
 from onnx import helper
 
 import onnxpool
-from onnxpool import answers, cells, forms, kernels, matrix, nn, runtimes
+from onnxpool import answers, forms, kernels, nn, runtimes
 from onnxpool.child import Child, Crashed, worker
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import NODES
 from onnxpool.report import Result, Run
 from onnxpool.runtimes import RUNTIMES
-from onnxpool.sides import sides
 from onnxpool.validate import validate
+from onnxpool.validating import cells, matrix
+from onnxpool.validating.sides import sides
 from onnxpool.window import Window
 
 HERE = Path(__file__).parent

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from onnxpool import chart, spread
+from onnxpool.reporting import chart, spread
 
 
 def test_histogram_counts_cells_by_ulp():

@@ -1,6 +1,6 @@
 """How the errors of one tensor are spread: over sizes, as a histogram, and over the last two axes, as a map.
 
-Both are small enough to be kept for every output of every case, and are drawn by :mod:`onnxpool.chart`.
+Both are small enough to be kept for every output of every case, and are drawn by :mod:`onnxpool.reporting.chart`.
 """
 
 from typing import Any

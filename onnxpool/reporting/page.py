@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, TypeAlias
 
-from onnxpool import chart
+from onnxpool.reporting import chart
 
 Values: TypeAlias = Mapping[str, Any]
 

@@ -10,16 +10,17 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxpool import bounds, forms, subgraph, traced
+from onnxpool import bounds, forms
 from onnxpool.cases import Feeds
 from onnxpool.errors import ExportError, OnnxpoolError
 from onnxpool.forms import Model
 from onnxpool.golden import Golden
+from onnxpool.nodes import subgraph, traced
+from onnxpool.nodes.subgraph import OWN
+from onnxpool.nodes.walk import walk
 from onnxpool.pool import DOMAIN, Array
 from onnxpool.session import Kernels, load
-from onnxpool.subgraph import OWN
 from onnxpool.validate import Reference
-from onnxpool.walk import walk
 from onnxpool.window import Window
 
 

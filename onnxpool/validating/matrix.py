@@ -1,4 +1,4 @@
-"""Runs the cells of a validation (:mod:`onnxpool.cells`), each in a process that may die.
+"""Runs the cells of a validation (:mod:`onnxpool.validating.cells`), each in a process that may die.
 
 A cell opens the model once and runs every case that it can take. Where the runtime dies, the case that it died of has
 crashed, and the next one is tried in a fresh process.
@@ -18,9 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxpool import forms
-from onnxpool.cells import Cell
 from onnxpool.child import Child, Crashed, Refused, Tensors
-from onnxpool.compare import Judge, failures
 from onnxpool.errors import OnnxpoolError
 from onnxpool.forms import Model, PoolNode, form_of, to_form
 from onnxpool.golden import Case
@@ -28,6 +26,8 @@ from onnxpool.kernels import library_path, why_none_for
 from onnxpool.pool import DOMAIN
 from onnxpool.report import Result, Run, worst
 from onnxpool.runtimes import Options
+from onnxpool.validating.cells import Cell
+from onnxpool.validating.compare import Judge, failures
 
 if TYPE_CHECKING:
     import torch

@@ -7,12 +7,14 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxpool import bounds, declared, patterns, spread
+from onnxpool import bounds
 from onnxpool.errors import ArgumentError, FormError
 from onnxpool.forms import to_form
 from onnxpool.golden import Case, Golden
 from onnxpool.pool import DOMAIN, Array
 from onnxpool.report import Result, Verdict, failed
+from onnxpool.reporting import spread
+from onnxpool.validating import declared, patterns
 from onnxpool.window import Window
 
 

@@ -13,10 +13,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import DTypeLike, NDArray
 
-from onnxpool import bounds, judge, subgraph
+from onnxpool import bounds, judge
 from onnxpool.answers import widen
 from onnxpool.cases import Feeds
 from onnxpool.errors import GoldenError
+from onnxpool.nodes import subgraph
 from onnxpool.pool import Array
 
 

@@ -1,0 +1,108 @@
+"""What the commands share: the application, options that several of them take, and how values are shown."""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+import typer
+from rich.console import Console, RenderableType
+from typer.core import TyperGroup
+
+from onnxpool.errors import OnnxpoolError
+
+Form = Literal["function", "standard", "custom"]
+OPSETS = range(18, 27)
+"""As in :mod:`onnxpool.forms` and :mod:`onnxpool.pool`, which import NumPy and onnx: help should come at once."""
+
+
+class Printable(Protocol):
+    """What the library returns to a command."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for ``--json``."""
+
+    def table(self) -> RenderableType:
+        """What a person reads."""
+
+
+class _Commands(TyperGroup):
+    """Commands that end with status 2 and one sentence where they were asked wrongly."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (OnnxpoolError, OSError) as error:
+            typer.echo(f"onnxpool: {error}", err=True)
+            raise typer.Exit(2) from error
+
+
+app = typer.Typer(
+    name="onnxpool",
+    cls=_Commands,
+    help="PyTorch pooling layers in production: exported to ONNX, proven equal, run natively.",
+    epilog="Every command has --help with an example, and --json.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Source = "SoftPool2d(3,stride=2,padding=1), lip_resnet50, package.module:name or file.py:name"
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Seed = Annotated[int, typer.Option(help="Seed of PyTorch's generator: weights made in SOURCE, and example inputs.")]
+ModelFile = Annotated[Path, typer.Argument(help="ONNX file, in any form.", show_default=False)]
+OutputFile = Annotated[Path, typer.Argument(help="ONNX file to write.", show_default=False)]
+SourceName = Annotated[str, typer.Argument(help=f"The network: {Source}.", show_default=False)]
+Shapes = Annotated[list[str], typer.Option(help="Shape of an example input, such as 1x3x224x224; once per input.")]
+DType = Annotated[
+    Literal["float32", "float16", "bfloat16", "float64"],
+    typer.Option(help="Element type of the network and its inputs."),
+]
+Dynamic = Annotated[
+    list[str] | None,
+    typer.Option(help="Axes that may change: batch,height,width, or of one input by number: x:0=batch,2=time."),
+]
+FormWanted = Annotated[Form, typer.Option(help="What the file holds; see onnxpool form --help.")]
+OutputFolder = Annotated[Path, typer.Argument(help="Folder to write: a new or an empty one.", show_default=False)]
+ReferenceName = Annotated[
+    str | None,
+    typer.Option(help=f"What is right: a golden file (.npz), or the network: {Source}. Default: the golden file."),
+]
+Case = Annotated[str | None, typer.Option(help="The only case to run, such as nan; see validate's report.")]
+Opset = Annotated[int, typer.Option(help=f"ONNX opset, {OPSETS[0]} to {OPSETS[-1]}.")]
+
+
+def show(value: Printable, as_json: bool) -> None:
+    """Print what a command has to say."""
+    if as_json:
+        typer.echo(json.dumps(value.to_json(), indent=2, allow_nan=False))
+    else:
+        Console(markup=False, highlight=False).print(value.table())
+
+
+def working(what: str) -> AbstractContextManager[Any]:
+    """A sign of life on standard error, where that is a terminal."""
+    return Console(stderr=True, markup=False).status(f"{what} ...")
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar on standard error, where that is a terminal; what it gives is told how many are done, of how many."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(stderr=True, markup=False)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total, name: bar.update(task, completed=done, total=total, description=name or what)
+
+
+def write_text(path: Path, text: str) -> None:
+    """The file gets its name only when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        complete = Path(folder, path.name)
+        complete.write_text(text, encoding="utf-8")
+        complete.replace(path)

@@ -1,0 +1,194 @@
+"""Commands that compare models with what they should give: validate, bisect, bundle, verify, compare."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+import onnxpool
+from onnxpool.cli.application import (
+    Case,
+    Json,
+    ModelFile,
+    OutputFolder,
+    ReferenceName,
+    Seed,
+    app,
+    progress_bar,
+    show,
+    working,
+    write_text,
+)
+from onnxpool.errors import ArgumentError
+
+
+@app.command(rich_help_panel="Proof")
+def validate(
+    model: ModelFile,
+    reference: ReferenceName = None,
+    on: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="all, or a runtime such as openvino, in all its variants. Default: ONNX Runtime as it comes."
+        ),
+    ] = None,
+    python: Annotated[
+        list[Path] | None, typer.Option(help="Program of another environment, whose ONNX Runtime is tried, too.")
+    ] = None,
+    require: Annotated[
+        Literal["native"] | None, typer.Option(help="Fail unless every pooling node is proven to run natively.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds that a runtime may take for one answer.")] = 600,
+    case: Case = None,
+    per_node: Annotated[
+        bool,
+        typer.Option("--per-node", help="Compare node by node, too: which introduces an error, which passes it on."),
+    ] = False,
+    html: Annotated[Path | None, typer.Option(help="Write the report as a web page, too.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write the report as JUnit XML, too.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Write a folder that reproduces the first failing case without onnxpool, too.")
+    ] = None,
+    certificate: Annotated[
+        bool, typer.Option("--certificate", help="Write MODEL.certificate.json, too; see onnxpool verify.")
+    ] = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Run a model in every form, with and without native kernels, against answers in float64.
+
+    Exit status 0: right; 1: numbers are off; 2: asked wrongly; 3: an operator or kernel is missing, or loading failed;
+    4: a shape, type or name is wrong; 5: the runtime crashed. The worst decides.
+
+    Example: onnxpool validate resnet.onnx --on all --html report.html
+    """
+    from onnxpool import spelling
+
+    if certificate and case:
+        raise ArgumentError(f"case={case!r} is one of many, and a certificate is for all: leave one of both out")
+    given = spelling.reference(reference, seed)
+    with progress_bar(f"Validating {model}") as progress:
+        report = onnxpool.validate(
+            model,
+            given,
+            case=case,
+            on="all" if on == ["all"] else on,
+            pythons=python or (),
+            require=(require,) if require else (),
+            threads=threads,
+            timeout_s=timeout,
+            progress=progress,
+        )
+    if html:
+        write_text(html, report.html())
+    if junit:
+        write_text(junit, report.junit())
+    if bundle or certificate:
+        _keep(report, model, given, bundle, certificate)
+    if per_node:
+        from onnxpool.per_node import of_report
+
+        with working(f"Comparing {model} node by node"):
+            show(of_report(report, model, given), as_json)
+    else:
+        show(report, as_json)
+    raise typer.Exit(report.exit_status)
+
+
+@app.command(rich_help_panel="Proof")
+def bisect(
+    model: ModelFile,
+    folder: OutputFolder,
+    reference: ReferenceName = None,
+    case: Case = None,
+    native: Annotated[bool, typer.Option("--native", help="Run pooling nodes natively.")] = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Reduce a failing model to the smallest part that still fails, in a folder that anybody can run.
+
+    Example: onnxpool bisect resnet.onnx smallest --reference nets.py:resnet
+    """
+    from onnxpool import spelling
+    from onnxpool.bisection import bisect
+
+    with working(f"Bisecting {model}"):
+        kernels: Literal["require", "off"] = "require" if native else "off"
+        found = bisect(model, folder, spelling.reference(reference, seed), case, kernels=kernels)
+    show(found, as_json)
+
+
+@app.command(rich_help_panel="Proof")
+def bundle(
+    model: ModelFile,
+    folder: OutputFolder,
+    reference: ReferenceName = None,
+    case: Case = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Write a model, one of its cases and a script that compares them: runs without onnxpool.
+
+    Example: onnxpool bundle resnet.onnx reproducer --case nan
+    """
+    from onnxpool import spelling
+    from onnxpool.bundle import bundle
+
+    show(bundle(model, folder, spelling.reference(reference, seed), case), as_json)
+
+
+@app.command(rich_help_panel="Proof")
+def verify(
+    model: ModelFile,
+    scale_bounds: Annotated[
+        float | None, typer.Option(help="Judge the stored results again, with so many times each bound.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a model's certificate offline: model, weights, answers, library and signature; runs nothing.
+
+    Exit status 1 where it does not hold, or the stored results do not pass with other bounds.
+
+    Example: onnxpool verify resnet.onnx
+    """
+    from onnxpool import saved
+    from onnxpool.certificate import path_for
+    from onnxpool.certificate import verify as check
+
+    verification = check(model)
+    show(verification, as_json and scale_bounds is None)
+    passed = not verification.faults
+    if scale_bounds is not None:
+        judged = saved.judge(saved.load(path_for(model)), scale_bounds)
+        show(judged, as_json)
+        passed &= judged.passed
+    raise typer.Exit(0 if passed else 1)
+
+
+@app.command(rich_help_panel="Proof")
+def compare(
+    old: Annotated[Path, typer.Argument(help="Certificate, or output of validate --json.", show_default=False)],
+    new: Annotated[Path, typer.Argument(help="The later one.", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Say what became worse or better from one validation to another; exit status 1 where anything became worse.
+
+    Example: onnxpool compare released.certificate.json resnet.certificate.json
+    """
+    from onnxpool import saved
+
+    difference = saved.compare(saved.load(old), saved.load(new))
+    show(difference, as_json)
+    raise typer.Exit(1 if difference.worse else 0)
+
+
+def _keep(report: Any, model: Path, reference: Any, folder: Path | None, certificate: bool) -> None:
+    """Write what was asked for beside the report."""
+    from onnxpool.bundle import bundle
+    from onnxpool.certificate import issue
+
+    if folder:
+        bundle(model, folder, reference, report.failing_case)
+    if certificate:
+        issue(report, model)
