@@ -323,8 +323,12 @@ def fuzz(operators: Sequence[str], seed: int, seconds: float, most: int | None) 
 def under_sanitizer(arguments: Sequence[str]) -> None:
     """Start again, with the library that tools/sanitize builds; see there for why so."""
     build = Path("build/sanitize")
-    options = ["-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DONNXPOOL_SANITIZE=address,undefined", "-DONNXPOOL_WERROR=ON"]
-    options.append("-DONNXPOOL_CUDA=OFF")
+    options = [
+        "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
+        "-DONNXPOOL_SANITIZE=address,undefined",
+        "-DONNXPOOL_WERROR=ON",
+        "-DONNXPOOL_CUDA=OFF",
+    ]
     for command in (["-S", "custom_ops", "-B", build, *options], ["--build", build, "--parallel", "2"]):
         subprocess.run(["cmake", *command], check=True, stdout=subprocess.DEVNULL)
     compiler = os.environ.get("CXX", "g++")
