@@ -49,12 +49,14 @@ class Input:
 
 
 def inputs_of(model: ir.Model, example: Mapping[str, NDArray[Any]] | None = None) -> list[Input]:
-    """The inputs of a model: sizes of axes that may change as in the ``example``, or small ones.
+    """The inputs that a model must be given: sizes of axes that may change as in the ``example``, or small ones.
 
     Raises :class:`GoldenError` for an input whose rank or element type the model does not tell.
     """
     inputs = []
     for value in model.graph.inputs:
+        if value.is_initializer():  # has a value already, which a caller may replace
+            continue
         if value.shape is None or value.dtype is None:
             raise GoldenError(
                 f"the model does not tell the shape and type of its input {value.name!r}; export it again"

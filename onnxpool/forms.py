@@ -64,21 +64,22 @@ def read(model: Model) -> ir.Model:
     name = str(model) if isinstance(model, str | os.PathLike) else "these bytes"
     try:
         if isinstance(model, onnx.ModelProto):
-            return _without_defaults(ir.from_proto(model))
+            return _weights_apart(ir.from_proto(model))
         if isinstance(model, bytes):
-            return _without_defaults(ir.from_proto(onnx.load_model_from_string(model)))
-        return _without_defaults(ir.load(model))
+            return _weights_apart(ir.from_proto(onnx.load_model_from_string(model)))
+        return _weights_apart(ir.load(model))
     except FileNotFoundError as error:
         raise FormError(f"there is no model file {name}") from error
     except Exception as error:
         raise FormError(f"cannot read {name} as an ONNX model: {error}") from error
 
 
-def _without_defaults(model: ir.Model) -> ir.Model:
-    """Without initializers among the inputs: weights, before IR version 4, and what a caller may override."""
-    for value in [value for value in model.graph.inputs if value.is_initializer()]:
-        model.graph.inputs.remove(value)
-        model.ir_version = max(4, model.ir_version)
+def _weights_apart(model: ir.Model) -> ir.Model:
+    """Before version 4 of the format every initializer was an input as well; later on, one that callers may give."""
+    if model.ir_version < 4:
+        for value in [value for value in model.graph.inputs if value.is_initializer()]:
+            model.graph.inputs.remove(value)
+        model.ir_version = 4
     return model
 
 

@@ -353,11 +353,14 @@ def _runtime(original: ir.Model) -> Golden:
 def _differences(session: Session, golden: Golden) -> Iterator[str]:
     """Where the lifted model is not what ``golden`` says, of the cells that are finite there.
 
-    Inputs with NaN or infinity are left out: runtimes drop these from AveragePool, or clip them, each in its way.
+    Inputs with NaN or infinity are left out: runtimes drop these from AveragePool, or clip them, each in its way. So
+    are those too small for any window, of which a spelling may make nothing, where a pooling node refuses.
     """
     compared = 0
     for case in golden.cases:
         if not all(np.isfinite(array).all() for array in answers.widen(case.inputs).values()):
+            continue
+        if not any(answer.size for answer in case.answers.values()):
             continue
         outputs = session.run(case.inputs)
         for name, answer in case.answers.items():

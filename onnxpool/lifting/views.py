@@ -92,9 +92,12 @@ def _traces(model: ir.Model, values: Sequence[ir.Value], cells: Cells) -> list[_
     for feeds in _sizes(model):
         try:
             shape, *moved = attempt(session, {info.name: feeds[info.name] for info in session.inputs})
-            found.append(_trace(tuple(int(size) for size in shape), moved, cells))
+            trace = _trace(tuple(int(size) for size in shape), moved, cells)
         except Exception as error:  # a size that this network does not take
             fault = str(error)
+            continue
+        if trace.places.size:  # else an empty batch, or too small for any window
+            found.append(trace)
     if not found:
         raise Mismatch(f"its cells could not be traced, since the model does not run here: {fault}")
     return found
