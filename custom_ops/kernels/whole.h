@@ -121,7 +121,7 @@ class Whole {
   }
 
   void weigh(Weigher weigher, const Cells<T, kInputs>& from, int64_t count) {
-    if constexpr (same<T, Half> && kHalfInstruction) {
+    if constexpr (same<T, Half> && kHalfInstruction && Method::kExponential) {
       weigh_few<Method>(weigher, from, count, weights_, products_);
     } else {
       weigh_all<Method>(weigher, room_(from, count), count, weights_, products_);
