@@ -801,4 +801,4 @@ def test_one_symbol_is_exported():
     loaded = ctypes.CDLL(str(library_path()))
     assert loaded.RegisterCustomOps
     assert not hasattr(loaded, "OrtGetApiBase")
-    assert Path(library_path()).stat().st_size < 20e6
+    assert Path(library_path()).stat().st_size < 60e6, "with debug information and sanitizers; else a twentieth of it"
