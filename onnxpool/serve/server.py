@@ -5,11 +5,12 @@ process ends, for ``drain_s`` at most. Loopback is the default; a server on loop
 """
 
 import asyncio
+import ctypes
 import math
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -38,7 +39,17 @@ def serve(repository: Repository, listen: Listen, announce: Callable[[Listening]
 
     Raises :class:`MissingExtra` for gRPC without grpcio, and OSError where a port is taken or a TLS file is no good.
     """
+    _return_large_blocks()
     asyncio.run(_serve(repository, listen, announce))
+
+
+def _return_large_blocks() -> None:
+    """Let glibc map blocks of 1 MiB and more, and so return them when they are freed.
+
+    By itself it soon takes them from its heaps, whose gaps stay: large bodies would make the process grow.
+    """
+    with suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).mallopt(-3, 1 << 20)  # M_MMAP_THRESHOLD
 
 
 async def _serve(repository: Repository, listen: Listen, announce: Callable[[Listening], None]) -> None:
