@@ -18,7 +18,6 @@ import hashlib
 import hmac
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from onnxpool import bounds, golden
+from onnxpool.atomic import complete
 from onnxpool.errors import CertificateError
 from onnxpool.forms import read
 from onnxpool.kernels import library_path, why_missing
@@ -238,9 +238,5 @@ def _sign(content: dict[str, Any]) -> str | None:
 
 
 def _write(certificate: Certificate, path: Path) -> None:
-    """The file gets its name only when it is complete."""
     values = {"content": certificate.content, "digest": certificate.digest, "signature": certificate.signature}
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        complete = Path(folder, path.name)
-        complete.write_text(json.dumps(values, indent=1), encoding="utf-8")
-        complete.replace(path)
+    complete(path, lambda file: file.write_text(json.dumps(values, indent=1), encoding="utf-8"))

@@ -8,7 +8,6 @@ arrays that the header names. bfloat16, which NumPy's format lacks, is stored as
 
 import json
 import os
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxpool.atomic import complete
 from onnxpool.cases import Feeds
 from onnxpool.errors import ArgumentError, GoldenError
 from onnxpool.fingerprint import Fingerprints
@@ -102,12 +102,12 @@ def save(golden: Golden, path: str | os.PathLike[str]) -> None:
         "cases": entries,
     }
     arrays["header"] = np.frombuffer(json.dumps(header, allow_nan=False).encode(), np.uint8)
-    path = Path(path)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        complete = Path(folder, path.name)
-        with complete.open("wb") as file:
+
+    def write(unfinished: Path) -> None:
+        with unfinished.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
-        complete.replace(path)
+
+    complete(Path(path), write)
 
 
 def load(path: str | os.PathLike[str]) -> Golden:

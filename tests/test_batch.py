@@ -12,10 +12,11 @@ from test_predict import RED, network, picture
 from typer.testing import CliRunner
 
 import onnxpool
+from onnxpool.atomic import complete
 from onnxpool.cli import app
 from onnxpool.deploy import batch
 from onnxpool.deploy.rows import Setting, Worker
-from onnxpool.deploy.shards import complete, plan, shards
+from onnxpool.deploy.shards import plan, shards
 from onnxpool.errors import ArgumentError
 from onnxpool.forms import write
 from onnxpool.picture import Preparation

@@ -10,6 +10,7 @@ import onnxpool
 PACKAGE = Path(onnxpool.__file__).parent
 ORDER = [
     "errors",
+    "atomic",
     "window",
     "pool",
     "body",

@@ -1,7 +1,6 @@
 """What the commands share: the application, options that several of them take, and how values are shown."""
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ import typer
 from rich.console import Console, RenderableType
 from typer.core import TyperGroup
 
+from onnxpool.atomic import complete
 from onnxpool.errors import OnnxpoolError
 
 Form = Literal["function", "standard", "custom"]
@@ -100,9 +100,6 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int, str], None]]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """The file gets its name only when it is complete."""
+    """Write a file, and the folders that it stands in."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        complete = Path(folder, path.name)
-        complete.write_text(text, encoding="utf-8")
-        complete.replace(path)
+    complete(path, lambda file: file.write_text(text, encoding="utf-8"))

@@ -14,11 +14,11 @@ image needs nothing of ours. Fields are those of the API serving.kserve.io/v1bet
 import json
 import os
 import re
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from onnxpool.atomic import complete
 from onnxpool.deploy import triton
 from onnxpool.deploy.triton import Package
 from onnxpool.errors import ArgumentError
@@ -64,10 +64,8 @@ def package(
     made = triton.package(
         model, Path(folder, "models"), name=name, root=MOUNT, native=native, max_batch=max_batch, delay_s=delay_s
     )
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
-        complete = Path(temporary, path.name)
-        complete.write_text(manifest(name, storage, min_replicas, max_replicas), encoding="utf-8")
-        complete.rename(path)
+    text = manifest(name, storage, min_replicas, max_replicas)
+    complete(path, lambda file: file.write_text(text, encoding="utf-8"))
     return replace(
         made,
         folder=os.fspath(folder),

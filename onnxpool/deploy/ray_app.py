@@ -21,8 +21,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from onnxpool.atomic import complete
 from onnxpool.deploy.cluster import LOOPBACK, cluster
-from onnxpool.deploy.shards import complete
 from onnxpool.errors import ArgumentError
 from onnxpool.serve import Options, Repository, application
 from onnxpool.serve.listening import Listen, Listening, describe

@@ -14,7 +14,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxpool.deploy.shards import Shard, complete, parquet
+from onnxpool.atomic import complete
+from onnxpool.deploy.shards import Shard, parquet
 from onnxpool.deploy.triton import batched
 from onnxpool.errors import ArgumentError, OnnxpoolError
 from onnxpool.picture import Preparation

@@ -7,12 +7,12 @@ that the same input gives the same ones at every call.
 import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from onnxpool.atomic import complete
 from onnxpool.errors import ArgumentError, MissingExtra
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -87,14 +87,6 @@ def plan(
         raise ArgumentError(f"{folder} holds the answers of another model, input or options; give another folder")
     complete(path, lambda file: file.write_text(text, encoding="utf-8"))
     return [shard for shard in planned if not (folder / shard.name).exists()]
-
-
-def complete(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let ``write`` make the file under another name; it gets its own when it is complete."""
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        file = Path(folder, path.name)
-        write(file)
-        file.replace(path)
 
 
 def parquet() -> Any:
