@@ -19,6 +19,18 @@ struct Row {
   int64_t h = 0;                  // its height in the output
 };
 
+// A ring's places of the input rows under an output row's windows, one after the other.
+struct Slots {
+  int64_t slot, step, ring, rows;
+
+  int64_t next() {
+    const int64_t own = slot;
+    slot += step;
+    if (slot >= ring) slot -= ring;
+    return own;
+  }
+};
+
 // Where the window rows over output row h begin and end in the input, padding left out.
 inline int64_t rows_begin(const PlannedAxis& height, int64_t h) {
   return first_inside(height, h * height.stride - height.pad);

@@ -58,7 +58,7 @@ struct PlannedAxis : Axis {
 struct Plan {
   int64_t planes = 0;  // N * C, each pooled by itself
   PlannedAxis depth, height, width;
-  int64_t ring = 1;       // input rows whose weights are kept, because the next output row needs them again
+  int64_t ring = 1;       // input rows of which something is kept, because the next output row needs them again
   int64_t tile = 1;       // output columns of a step
   int64_t tile_in = 1;    // input columns under them, inside the input
   int64_t tile_span = 1;  // and with the padding
@@ -202,9 +202,12 @@ inline Plan make_plan(const Window& window, const Shape& in, const Shape& out) {
   const PlannedAxis &depth = plan.depth, &height = plan.height, &width = plan.width;
   const auto least = [](int64_t a, int64_t b) { return a < b ? a : b; };
 
-  // Small planes keep all their rows, which lets their weights be computed in one long sweep.
-  constexpr int64_t kSmallPlane = 2048, kScratchCells = 4096;
-  plan.ring = height.in * width.in <= kSmallPlane ? height.in : least(height.extent, height.in);
+  // Small planes keep all their rows, others as many as windows need, or more where rows are short: weights are computed
+  // in long sweeps, and windows a stride apart find the rows of a sweep side by side.
+  constexpr int64_t kSmallPlane = 2048, kScratchCells = 4096, kSweepCells = 512;
+  const int64_t needed = height.extent < height.stride ? height.extent : round_up(height.extent, height.stride);
+  const int64_t ahead = kSweepCells / width.in / height.stride * height.stride;
+  plan.ring = height.in * width.in <= kSmallPlane ? height.in : least(needed > ahead ? needed : ahead, height.in);
   // Tiles bound what a step holds; the overlap of neighbours is computed twice, so a tile is at least 4 extents wide.
   const int64_t columns = least(width.in, kScratchCells / plan.ring + 4 * width.extent);
   plan.tile = least(width.out, columns / width.stride + 1);

@@ -25,7 +25,8 @@ HOST_DEVICE inline T infinity() {
 
 template <class T>
 HOST_DEVICE inline T absolute(T x) {
-  return x < 0 ? -x : x;
+  using Unsigned = typename ExpConstants<T>::Unsigned;
+  return bits<T>(bits<Unsigned>(x) & (~Unsigned{0} >> 1));
 }
 
 // A power of two near a window's largest finite magnitude. Multiplying by `down` makes that 1 to 4 (or less, where it

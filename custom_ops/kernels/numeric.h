@@ -21,6 +21,16 @@
 #define HOST_DEVICE
 #endif
 
+// For loops whose pointers are __restrict: compilers believe that of a function's parameters, and forget it where the
+// function is inlined.
+#if defined(__GNUC__)
+#define KEEP_CALL __attribute__((noinline))
+#elif defined(_MSC_VER)
+#define KEEP_CALL __declspec(noinline)
+#else
+#define KEEP_CALL
+#endif
+
 namespace onnxpool::ONNXPOOL_ISA {
 
 template <class To, class From>
@@ -44,10 +54,10 @@ struct ExpConstants<float> {
   static constexpr Unsigned kMinusInfinity = 0xff800000;
   static constexpr float log2e = 0x1.715476p+0F, magic = 0x1.8p+23F, ln2 = 0x1.62e43p-1F, ln2_high = 0x1.63p-1F,
                          ln2_low = -0x1.bd0106p-13F, floor = -200.0F;
-  static constexpr int kTerms = 5;
-  HOST_DEVICE static float q(int term) {
-    constexpr float terms[kTerms] = {0x1.fffffcp-2F, 0x1.555490p-3F, 0x1.5558f4p-5F, 0x1.123a6cp-7F, 0x1.6a2352p-10F};
-    return terms[term];
+  // In pairs of terms, not one after the other: a processor waits for each result.
+  HOST_DEVICE static float q(float r) {
+    const float low = 0x1.555490p-3F * r + 0x1.fffffcp-2F, high = 0x1.123a6cp-7F * r + 0x1.5558f4p-5F, r2 = r * r;
+    return (0x1.6a2352p-10F * r2 + high) * r2 + low;
   }
 };
 
@@ -59,13 +69,13 @@ struct ExpConstants<double> {
   static constexpr Unsigned kMinusInfinity = 0xfff0000000000000;
   static constexpr double log2e = 0x1.71547652b82fep+0, magic = 0x1.8p+52, ln2 = 0x1.62e42fefa39efp-1,
                           ln2_high = 0x1.62e42feep-1, ln2_low = 0x1.a39ef35793c76p-33, floor = -1600.0;
-  static constexpr int kTerms = 10;
-  HOST_DEVICE static double q(int term) {
-    constexpr double terms[kTerms] = {0x1.000000000000ap-1,  0x1.55555555554f9p-3,  0x1.55555555507f1p-5,
-                                      0x1.1111111127e83p-7,  0x1.6c16c1844b01cp-10, 0x1.a01a0129b4612p-13,
-                                      0x1.a01999adcb23bp-16, 0x1.71df262c451e1p-19, 0x1.28adce7339679p-22,
-                                      0x1.ad7f02ab63935p-26};
-    return terms[term];
+  HOST_DEVICE static double q(double r) {
+    constexpr double terms[] = {0x1.28adce7339679p-22, 0x1.71df262c451e1p-19, 0x1.a01999adcb23bp-16,
+                                0x1.a01a0129b4612p-13, 0x1.6c16c1844b01cp-10, 0x1.1111111127e83p-7,
+                                0x1.55555555507f1p-5,  0x1.55555555554f9p-3,  0x1.000000000000ap-1};
+    double sum = 0x1.ad7f02ab63935p-26;
+    for (const double term : terms) sum = sum * r + term;
+    return sum;
   }
 };
 
@@ -85,24 +95,21 @@ class ScaledExp {
     const T m = shifted - K::magic;
     low_ = (m - K::kBias) * K::ln2;
     high_ = (m + (K::kBias + 1)) * K::ln2;
-    offset_ = (static_cast<Unsigned>(K::kBias) - bits<Unsigned>(shifted)) << K::kMantissa;
+    magic_ = K::magic - (m - K::kBias);
   }
 
   HOST_DEVICE T operator()(T x) const {
     const T above = x < low_ ? low_ : x;  // in this form NaN stays, and both are single instructions
     const T inside = above > high_ ? high_ : above;
-    const T shifted = inside * K::log2e + K::magic;  // the nearest whole number, in the low bits
-    const T n = shifted - K::magic;
+    const T shifted = inside * K::log2e + magic_;  // the nearest whole number, with m and bias, in the low bits
+    const T n = shifted - magic_;
     const T r = (inside - n * K::ln2_high) - n * K::ln2_low;
-    T sum = K::q(K::kTerms - 1);
-    for (int i = K::kTerms - 2; i >= 0; --i) sum = sum * r + K::q(i);
-    const T power = (sum * (r * r) + r) + 1;
-    return power * bits<T>((bits<Unsigned>(shifted) << K::kMantissa) + offset_);  // 2^(n - m), 0 or infinity
+    const T power = K::q(r) * (r * r) + (r + 1);
+    return power * bits<T>(bits<Unsigned>(shifted) << K::kMantissa);  // 2^(n - m), 0 or infinity
   }
 
  private:
-  T low_, high_;
-  Unsigned offset_;
+  T low_, high_, magic_;
 };
 
 struct Half {

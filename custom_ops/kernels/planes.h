@@ -5,7 +5,7 @@
 // large planes are (see ring.h): the result depends on the plane alone.
 #pragma once
 
-#include "ring.h"
+#include "exact.h"
 
 namespace onnxpool::ONNXPOOL_ISA {
 
@@ -31,11 +31,11 @@ class Planes {
   static size_t scratch_bytes(const Plan& plan) {
     const int64_t at_once = planes(plan), all = at_once * windows(plan);
     const int64_t bytes = 2 * at_once * cells(plan) * 4 + all * (2 * plan.width.stride * 8 + 2 * 8 + 4 * 4);
-    return static_cast<size_t>(bytes + 2 * plan.width.extent * 8 + 10 * kPiece);
+    return static_cast<size_t>(bytes + 2 * plan.width.extent * 8 + 10 * kPiece) + Room<Value, kInputs>::kBytes;
   }
 
   Planes(const Plan& plan, const Cells<T, kInputs>& inputs, Memory* memory)
-      : plan_(plan), pitch_(pitch(plan)), cells_(cells(plan)), windows_(windows(plan)), inputs_(inputs) {
+      : plan_(plan), pitch_(pitch(plan)), cells_(cells(plan)), windows_(windows(plan)), inputs_(inputs), room_(memory) {
     const int64_t at_once = planes(plan), all = at_once * windows_;
     const int64_t columns = all * plan.width.stride + plan.width.extent;
     memory->take(at_once * cells_, &weights_, &products_);

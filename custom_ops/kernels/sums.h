@@ -5,7 +5,7 @@
 #include "kernel.h"
 #include "method.h"
 
-#if defined(__F16C__)
+#if defined(__F16C__) || defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -50,6 +50,12 @@ inline void widen_all(const Bfloat* from, int64_t count, float* __restrict to) {
 // Compilers do not find the instruction for this by themselves.
 inline void widen_all(const Half* from, int64_t count, float* __restrict to) {
   int64_t i = 0;
+#if defined(__AVX512F__)
+  for (; i + 16 <= count; i += 16) {
+    const __m256i cells = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i));
+    _mm512_storeu_ps(to + i, _mm512_maskz_cvtph_ps(0xffff, cells));
+  }
+#endif
 #if defined(__F16C__)
   for (; i + 8 <= count; i += 8) {
     _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));
@@ -106,15 +112,23 @@ struct Cells {
 };
 
 template <class Value, size_t kInputs>
-struct Room {
-  alignas(kAlign) Value room[kInputs][kChunk];
+class Room {
+ public:
+  static constexpr size_t kBytes = kInputs * (static_cast<size_t>(kChunk) * sizeof(double) + static_cast<size_t>(kPiece));
+
+  explicit Room(Memory* memory) {
+    for (Value*& room : room_) memory->take(kChunk, &room);
+  }
 
   template <class T>
-  Cells<Value, kInputs> operator()(const Cells<T, kInputs>& cells, int64_t count) {
+  Cells<Value, kInputs> operator()(const Cells<T, kInputs>& cells, int64_t count) const {
     Cells<Value, kInputs> wide;
-    for (size_t j = 0; j < kInputs; ++j) wide.input[j] = widened(cells.input[j], count, room[j]);
+    for (size_t j = 0; j < kInputs; ++j) wide.input[j] = widened(cells.input[j], count, room_[j]);
     return wide;
   }
+
+ private:
+  Value* room_[kInputs];
 };
 
 // w and p of each cell.
@@ -126,6 +140,21 @@ inline void weigh_all(typename Method::Weigher weigher, const Cells<Value, Metho
     const Value weight = weigher(logit[i]);
     weights[i] = weight;
     products[i] = Method::factor(x[i], weight) * weight;
+  }
+}
+
+// The same with the cells of even places and those of odd places apart.
+template <class Method, class Value>
+KEEP_CALL inline void weigh_pairs(typename Method::Weigher weigher, const Value* x, const Value* logits, int64_t pairs,
+                                  Value* __restrict even_weights, Value* __restrict even_products,
+                                  Value* __restrict odd_weights, Value* __restrict odd_products) {
+  const Value* const logit = Method::kInputs == 1 ? x : logits;  // or the compiler would load them twice
+  for (int64_t i = 0; i < pairs; ++i) {
+    const Value even = weigher(logit[2 * i]), odd = weigher(logit[2 * i + 1]);
+    even_weights[i] = even;
+    odd_weights[i] = odd;
+    even_products[i] = Method::factor(x[2 * i], even) * even;
+    odd_products[i] = Method::factor(x[2 * i + 1], odd) * odd;
   }
 }
 
@@ -188,7 +217,9 @@ inline bool trusted(Sum product, Sum weight, Sum least_sum) {
   const Sum size = absolute(product);
   const bool ordinary = (size <= static_cast<Sum>(Limits::most)) & (size >= least_sum);
   if (!Method::kExponential) return ordinary | (weight == 0);
-  return ordinary & (weight >= static_cast<Sum>(Limits::least_weight)) & (weight <= static_cast<Sum>(Limits::most));
+  const bool enough = ordinary & (weight >= static_cast<Sum>(Limits::least_weight));
+  // Double's sum of floats is infinite where one of them is, and then so is their product, or NaN.
+  return same<Sum, Value> ? enough & (weight <= static_cast<Sum>(Limits::most)) : enough;
 }
 
 // Whether a cell is so near 0, but not 0, that its product with an exponential may lose bits.
@@ -227,6 +258,61 @@ inline Value largest_of(const T* x, int64_t count, Value largest) {
     found = order > found ? order : found;
   }
   return bits<Value>(ordered(bits<Value>(found)));
+}
+
+// --- sums of rows
+
+template <class Sum, class... Rows>
+KEEP_CALL inline void add_rows(bool add, int64_t count, Sum* __restrict sums, const Rows* __restrict... rows) {
+  if (add) {
+    for (int64_t i = 0; i < count; ++i) sums[i] += (... + static_cast<Sum>(rows[i]));
+  } else {
+    for (int64_t i = 0; i < count; ++i) sums[i] = (... + static_cast<Sum>(rows[i]));
+  }
+}
+
+// sums[i] = a[i] + b[i] + ... for the rows a, b... that next() gives; up to three in one pass, since that is all that most
+// windows have.
+template <class Sum, class Next>
+inline void sum_rows(int64_t rows, Next next, int64_t count, Sum* sums) {
+  bool add = false;
+  for (int64_t left = rows; left > 0; left -= 3, add = true) {
+    const auto* const a = next();
+    if (left == 1) return add_rows(add, count, sums, a);
+    const auto* const b = next();
+    if (left == 2) return add_rows(add, count, sums, a, b);
+    add_rows(add, count, sums, a, b, next());
+  }
+}
+
+#if defined(__AVX512F__)
+// sums[i] = (row[i] + own[i]) + row[i + 1], eight at a time: may read 15 beyond, and write 7. Compilers convert each cell
+// of `row` to double twice, which makes the whole kernel a tenth slower.
+inline void add_neighbours(const float* row, const float* own, int64_t count, double one, double* sums) {
+  constexpr __mmask8 kAll = 0xff;  // GCC 12 takes the functions without a mask for a use of what is not initialised
+  const auto wide = [](const float* cells) { return _mm512_maskz_cvtps_pd(kAll, _mm256_loadu_ps(cells)); };
+  const __m512d ones = _mm512_set1_pd(one);
+  __m512d left = wide(row);
+  for (int64_t i = 0; i < count; i += 8) {
+    const __m512d next = wide(row + i + 8);
+    const __m512d right = _mm512_castsi512_pd(
+        _mm512_maskz_alignr_epi64(kAll, _mm512_castpd_si512(next), _mm512_castpd_si512(left), 1));
+    _mm512_storeu_pd(sums + i, _mm512_fmadd_pd(right, ones, _mm512_fmadd_pd(left, ones, wide(own + i))));
+    left = next;
+  }
+}
+#endif
+
+// Quotients, and how many of them cannot be trusted.
+template <class Method, class Value, class Sum>
+KEEP_CALL inline int64_t divide(const Sum* __restrict products, const Sum* __restrict weights, int64_t count,
+                                Sum least_sum, Value* __restrict results) {
+  typename ExpConstants<Value>::Unsigned bad = 0;  // as wide as a cell, for the compiler's sake
+  for (int64_t i = 0; i < count; ++i) {
+    results[i] = static_cast<Value>(Method::quotient(products[i], weights[i]));
+    bad += trusted<Method, Value>(products[i], weights[i], least_sum) ? 0U : 1U;
+  }
+  return static_cast<int64_t>(bad);
 }
 
 // --- sums across a row: sums[i] = columns[i * stride] + columns[i * stride + dilation] + ...

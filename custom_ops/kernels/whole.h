@@ -4,7 +4,7 @@
 // once more relative to the largest logit, and then the window by itself. The result depends on the window alone.
 #pragma once
 
-#include "ring.h"
+#include "exact.h"
 
 namespace onnxpool::ONNXPOOL_ISA {
 
@@ -62,10 +62,16 @@ class Whole {
   static constexpr size_t kInputs = Method::kInputs;
 
  public:
-  static size_t scratch_bytes(const Plan& plan) { return Exact<Method, T, Value, Sum>::scratch_bytes(plan); }
+  static size_t scratch_bytes(const Plan& plan) {
+    return Exact<Method, T, Value, Sum>::scratch_bytes(plan) + Room<Value, kInputs>::kBytes;
+  }
 
   Whole(const Plan& plan, const Cells<T, kInputs>& inputs, T* y, Memory memory)
-      : count_(plan.depth.in * plan.height.in * plan.width.in), inputs_(inputs), y_(y), exact_(plan, inputs, &memory) {
+      : count_(plan.depth.in * plan.height.in * plan.width.in),
+        inputs_(inputs),
+        y_(y),
+        exact_(plan, inputs, &memory),
+        room_(&memory) {
     row_.columns = 1;
     row_.start = -plan.width.pad;
     row_.end = plan.width.in;
