@@ -202,8 +202,8 @@ inline Plan make_plan(const Window& window, const Shape& in, const Shape& out) {
   const PlannedAxis &depth = plan.depth, &height = plan.height, &width = plan.width;
   const auto least = [](int64_t a, int64_t b) { return a < b ? a : b; };
 
-  // Small planes keep all their rows, others as many as windows need, or more where rows are short: weights are computed
-  // in long sweeps, and windows a stride apart find the rows of a sweep side by side.
+  // Small planes keep all their rows, others as many as windows need, or more where rows are short: loops shall be long.
+  // A whole number of strides, so that the rows that come together do not lie at both ends of the ring.
   constexpr int64_t kSmallPlane = 2048, kScratchCells = 4096, kSweepCells = 512;
   const int64_t needed = height.extent < height.stride ? height.extent : round_up(height.extent, height.stride);
   const int64_t ahead = kSweepCells / width.in / height.stride * height.stride;

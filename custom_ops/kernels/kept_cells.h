@@ -6,7 +6,7 @@
 namespace onnxpool::ONNXPOOL_ISA {
 
 // T is how a cell is stored, Value how it is computed with, Kept how weights are kept: as double where they are sums
-// already, over depth, and Sum how they are summed (see weighted.h). In double's own sums what rounding loses is added up.
+// already, over depth, and Sum how they are summed (see weighted.h). In double's own sums what rounding loses is added.
 template <class OfMethod, class T, class Value, class KeptAs, class SumAs>
 class KeptCells {
  public:

@@ -1,6 +1,6 @@
-// What a ring keeps (see ring.h) where windows are two columns apart and overlap: for every input row the sums across it,
-// of each window; an output row's are these summed down. An input row's even cells and odd ones are weighed apart, so
-// that what neighbouring windows read lies side by side: else half of the time would go into rearranging cells.
+// What a ring keeps (see ring.h) where windows are two columns apart and overlap: for each input row the sums across it,
+// one for each window; an output row's are these summed down. An input row's even cells and odd ones are weighed apart,
+// so that what neighbouring windows read lies side by side, and need not be rearranged.
 #pragma once
 
 #include "exact.h"
@@ -52,8 +52,9 @@ class KeptSums {
     return plan_.tiles == 1 && rows * row_cells_ <= kChunk ? least(rows, kTogether) : 1;
   }
 
-  // Input rows into the ring.
-  KEEP_CALL void put(typename Method::Weigher weigher, const Cells<T, kInputs>& cells, int64_t slot, int64_t rows, bool) {
+  // Input rows into the ring; it is for windows without depth, and `add` is false.
+  KEEP_CALL void put(typename Method::Weigher weigher, const Cells<T, kInputs>& cells, int64_t slot, int64_t rows,
+                     bool /*add*/) {
     for (int64_t i = 0; i < row_cells_; i += kChunk) {
       const int64_t own = least(kChunk, row_cells_ - i), at = padding_ + i / 2;
       const Cells<Value, kInputs> wide = room_(cells + i, rows * own);
@@ -116,8 +117,8 @@ class KeptSums {
     return (column & 1) * half_pitch_ + (column >> 1);
   }
 
-  // Sums of three cells, the first window's at a, b and c. Times 1, since multiply-adds have other units of the processor
-  // than additions, which share theirs with the conversions to double.
+  // Sums of three cells, the first window's at a, b and c. Times 1, since processors have other units for multiply-adds
+  // than for additions, and busy the latter with the conversions to double.
   KEEP_CALL static void across_three(const Value* __restrict row_weights, const Value* __restrict row_products,
                                      int64_t a, int64_t b, int64_t c, int64_t count, Sum one, Sum* __restrict weights,
                                      Sum* __restrict products) {

@@ -7,8 +7,8 @@
 
 namespace onnxpool::ONNXPOOL_ISA {
 
-// Kept is what the ring keeps, and how that is summed: KeptCells or KeptSums. With Kept::kAhead the ring is filled as far
-// as it holds, for long loops, else no sooner than needed, so that all stays near.
+// Kept is what the ring keeps, and how that is summed: KeptCells or KeptSums. With Kept::kAhead the ring is filled as
+// far as it holds, for long loops, else no sooner than needed, so that all stays near.
 template <class OneByOne, class T, class Value, class Kept>
 class Ring {
   using Method = typename Kept::Method;
@@ -165,7 +165,7 @@ class Ring {
   // The input's slices under the windows: the first one's row 0, how many, how far apart.
   Cells<T, kInputs> slice_;
   int64_t slices_ = 0, slice_step_ = 0;
-  // Input rows below filled_ are in the ring, by weigher_; that one's place is slot_, and no row from fill_end_ on is needed.
+  // Input rows below filled_ are in the ring, by weigher_; that one's place is slot_. None from fill_end_ on is needed.
   int64_t filled_ = 0, slot_ = 0, fill_end_ = 0;
   Weigher weigher_{0};
 };

@@ -114,7 +114,7 @@ struct Cells {
 template <class Value, size_t kInputs>
 class Room {
  public:
-  static constexpr size_t kBytes = kInputs * (static_cast<size_t>(kChunk) * sizeof(double) + static_cast<size_t>(kPiece));
+  static constexpr size_t kBytes = kInputs * static_cast<size_t>(kChunk * 8 + kPiece);
 
   explicit Room(Memory* memory) {
     for (Value*& room : room_) memory->take(kChunk, &room);
@@ -271,8 +271,8 @@ KEEP_CALL inline void add_rows(bool add, int64_t count, Sum* __restrict sums, co
   }
 }
 
-// sums[i] = a[i] + b[i] + ... for the rows a, b... that next() gives; up to three in one pass, since that is all that most
-// windows have.
+// sums[i] = a[i] + b[i] + ... for the rows a, b... that next() gives; up to three in one pass, since that is all that
+// most windows have.
 template <class Sum, class Next>
 inline void sum_rows(int64_t rows, Next next, int64_t count, Sum* sums) {
   bool add = false;
@@ -286,8 +286,8 @@ inline void sum_rows(int64_t rows, Next next, int64_t count, Sum* sums) {
 }
 
 #if defined(__AVX512F__)
-// sums[i] = (row[i] + own[i]) + row[i + 1], eight at a time: may read 15 beyond, and write 7. Compilers convert each cell
-// of `row` to double twice, which makes the whole kernel a tenth slower.
+// sums[i] = (row[i] + own[i]) + row[i + 1], eight at a time: may read 15 beyond, and write 7. Compilers convert each
+// cell of `row` to double twice, which makes the whole kernel a tenth slower.
 inline void add_neighbours(const float* row, const float* own, int64_t count, double one, double* sums) {
   constexpr __mmask8 kAll = 0xff;  // GCC 12 takes the functions without a mask for a use of what is not initialised
   const auto wide = [](const float* cells) { return _mm512_maskz_cvtps_pd(kAll, _mm256_loadu_ps(cells)); };

@@ -9,8 +9,8 @@ import ctypes
 import math
 import signal
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +29,9 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _CONNECTIONS = 1024
 """Connections at the same time; one more is answered 503."""
 
+_TRIM_S = 10
+"""How often freed memory goes back to the system; it takes some milliseconds."""
+
 _KEEP_ALIVE_S = 75
 """How long an idle connection stays open: longer than clients and proxies keep it, since one that is closed just as a
 client writes to it loses that request."""
@@ -39,17 +42,34 @@ def serve(repository: Repository, listen: Listen, announce: Callable[[Listening]
 
     Raises :class:`MissingExtra` for gRPC without grpcio, and OSError where a port is taken or a TLS file is no good.
     """
-    _return_large_blocks()
     asyncio.run(_serve(repository, listen, announce))
 
 
-def _return_large_blocks() -> None:
-    """Let glibc map blocks of 1 MiB and more, and so return them when they are freed.
+@asynccontextmanager
+async def _returning_memory() -> AsyncIterator[None]:
+    """Give the system back what is freed, where the C library is glibc: else large bodies would make the process grow.
 
-    By itself it soon takes them from its heaps, whose gaps stay: large bodies would make the process grow.
+    Blocks of 1 MiB and more are mapped, and so returned when they are freed; by itself glibc soon takes them from its
+    heaps. What it keeps in gaps of the heaps goes back every few seconds.
     """
-    with suppress(AttributeError, OSError):  # another C library
-        ctypes.CDLL(None).mallopt(-3, 1 << 20)  # M_MMAP_THRESHOLD
+    try:
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-3, 1 << 20)  # M_MMAP_THRESHOLD
+        trim = libc.malloc_trim
+    except (AttributeError, OSError, TypeError):  # another C library
+        yield
+        return
+
+    async def regularly() -> None:
+        while True:
+            await asyncio.sleep(_TRIM_S)
+            await asyncio.to_thread(trim, 0)
+
+    trimming = asyncio.create_task(regularly())
+    try:
+        yield
+    finally:
+        trimming.cancel()
 
 
 async def _serve(repository: Repository, listen: Listen, announce: Callable[[Listening], None]) -> None:
@@ -63,7 +83,8 @@ async def _serve(repository: Repository, listen: Listen, announce: Callable[[Lis
         grpc_port = await server.start_rpc(listen)
         ports = (rest_socket.getsockname()[1], grpc_port)
         server.on_ready = lambda: announce(describe(repository, listen, *ports))
-        await server.serve(sockets=[rest_socket])
+        async with _returning_memory():
+            await server.serve(sockets=[rest_socket])
 
 
 def _bound(listen: Listen) -> socket.socket:
