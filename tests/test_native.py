@@ -385,6 +385,39 @@ def test_extremes_alone(name, dtype):
         check(window, numbers(x.shape, dtype), x, methods=(LOCAL_IMPORTANCE,))
 
 
+LARGE = [
+    (Window.of(2, 3, 2, 1), (50, 46)),
+    (Window.of(2, 3, 2, 1), (47, 51)),
+    (Window.of(2, 3, 2), (46, 52)),
+    (Window.of(2, 3, 2, 1, ceil_mode=True), (46, 46)),
+    (Window.of(2, 3, 2, (0, 2), 2), (51, 45)),
+    (Window.of(2, (4, 5), 2, (2, 1), (1, 3)), (48, 49)),
+    (Window.of(2, (1, 3), 2, (0, 1)), (40, 63)),
+    (Window.of(2, (2, 7), (3, 2), (1, 3), 1, True), (52, 44)),
+    (Window.of(2, (3, 2), (1, 2), (1, 0)), (45, 47)),
+    (Window.of(2, 3, 3), (50, 50)),
+    (Window.of(1, 3, 2, 1), (5001,)),
+    (Window.of(1, 4, 2, 2), (9000,)),
+    (Window.of(3, 3, 2, 1), (4, 25, 27)),
+]
+"""Planes that are swept row by row; of the first ones the sums across each row are kept, of the others the cells."""
+
+
+@DTYPES
+@pytest.mark.parametrize(("window", "size"), LARGE, ids=str)
+def test_extremes_in_large_planes(window, size, dtype):
+    """A channel for each patch, at the first cells, the last ones, the ends of rows, and in between."""
+    x, logit = pair((2, len(PATCHES), *size), dtype)
+    for channel, name in enumerate(PATCHES):
+        values, flat, logits = patch(dtype, name), x[0, channel].reshape(-1), logit[1, channel].reshape(-1)
+        ends = 0, size[-1] - 1, 3 * size[-1] - len(values) - 1, flat.size // 2, flat.size
+        for at in np.clip(ends, 0, flat.size - len(values)):
+            flat[at : at + len(values)] = logits[at : at + len(values)] = values
+    for method, y in zip(METHODS, pool_each(window, (x, logit)), strict=True):
+        worst = errors(method, window, (x, logit), y).max((0, *range(2, y.ndim)))
+        assert worst.max() <= ALLOWED_ULPS[dtype], (method.op_type, list(PATCHES)[worst.argmax()], worst.max())
+
+
 @DTYPES
 @pytest.mark.parametrize("scale", [1e-42, 1e-30, 1e-6, 1.0, 20.0, 80.0, 1e3, 1e4, 1e30])
 def test_every_magnitude(scale, dtype):
