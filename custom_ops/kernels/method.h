@@ -29,10 +29,6 @@ HOST_DEVICE inline T absolute(T x) {
   return bits<T>(bits<Unsigned>(x) & (~Unsigned{0} >> 1));
 }
 
-// Sums as float are for float16 and bfloat16 (see weighted.h).
-template <class Sum>
-constexpr bool kShortSums = sizeof(Sum) < sizeof(double);
-
 // A power of two near a window's largest finite magnitude. Multiplying by `down` makes that 1 to 4 (or less, where it
 // is below the normal numbers), exactly but for cells too small to matter.
 template <class T>

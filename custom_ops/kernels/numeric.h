@@ -44,8 +44,7 @@ HOST_DEVICE inline To bits(From from) {
 template <class T>
 struct ExpConstants;
 
-// exp(r) = 1 + r + r^2 q(r) on |r| <= ln(2) / 2, q by minimax of the relative error: 2^-28.2 here, 2^-57.9 for double,
-// and 2^-17.5 for the short one, of which ln2's own rounding takes no more away than 2^-22.
+// exp(r) = 1 + r + r^2 q(r) on |r| <= ln(2) / 2, q by minimax of the relative error: 2^-28.2 here, 2^-57.9 for double.
 // ln2_high has trailing zeros enough for its products with exponents up to 2^15 (2^20) to be exact.
 template <>
 struct ExpConstants<float> {
@@ -59,9 +58,6 @@ struct ExpConstants<float> {
   HOST_DEVICE static float q(float r) {
     const float low = 0x1.555490p-3F * r + 0x1.fffffcp-2F, high = 0x1.123a6cp-7F * r + 0x1.5558f4p-5F, r2 = r * r;
     return (0x1.6a2352p-10F * r2 + high) * r2 + low;
-  }
-  HOST_DEVICE static float short_q(float r) {
-    return 0x1.5224eap-5F * (r * r) + (0x1.571d1ep-3F * r + 0x1.0006b8p-1F);
   }
 };
 
@@ -85,8 +81,7 @@ struct ExpConstants<double> {
 
 // exp(x) / 2^m for a whole number m near log2(exp(reference)): scaling by a power of two is exact, where subtracting
 // the reference from x would round. About 1 ulp; 0 below and infinity above the range of normal numbers; NaN for NaN.
-// The short one, for what is rounded to float16 or bfloat16 in the end, has 17 bits and takes a sixth less time.
-template <class T, bool kShort = false>
+template <class T>
 class ScaledExp {
   using K = ExpConstants<T>;
   using Unsigned = typename K::Unsigned;
@@ -108,14 +103,8 @@ class ScaledExp {
     const T inside = above > high_ ? high_ : above;
     const T shifted = inside * K::log2e + magic_;  // the nearest whole number, with m and bias, in the low bits
     const T n = shifted - magic_;
-    T power;
-    if constexpr (kShort) {
-      const T r = inside - n * K::ln2;
-      power = K::short_q(r) * (r * r) + (r + 1);
-    } else {
-      const T r = (inside - n * K::ln2_high) - n * K::ln2_low;
-      power = K::q(r) * (r * r) + (r + 1);
-    }
+    const T r = (inside - n * K::ln2_high) - n * K::ln2_low;
+    const T power = K::q(r) * (r * r) + (r + 1);
     return power * bits<T>(bits<Unsigned>(shifted) << K::kMantissa);  // 2^(n - m), 0 or infinity
   }
 

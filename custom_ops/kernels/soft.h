@@ -16,7 +16,7 @@ struct Soft {
   static constexpr const char* kName = "SoftPool";
   static constexpr size_t kInputs = 1;
   static constexpr bool kExponential = true;
-  using Weigher = ScaledExp<Value, kShortSums<Sum>>;
+  using Weigher = ScaledExp<Value>;
 
   HOST_DEVICE static Value factor(Value x, Value) { return x; }
   HOST_DEVICE static Sum quotient(Sum products, Sum weights) { return products / weights; }
