@@ -13,7 +13,7 @@ class KeptCells {
   using Method = OfMethod;
   using Kept = KeptAs;
   using Sum = SumAs;
-  static constexpr bool kAhead = true;
+  static constexpr bool kAhead = true, kSummed = true;
   static constexpr size_t kInputs = Method::kInputs;
 
   static size_t scratch_bytes(const Plan& plan) {

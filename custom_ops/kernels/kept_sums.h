@@ -12,7 +12,7 @@ class KeptSums {
  public:
   using Method = OfMethod;
   using Sum = SumAs;
-  static constexpr bool kAhead = false;
+  static constexpr bool kAhead = false, kSummed = false;
   static constexpr size_t kInputs = Method::kInputs;
 
   // Where it is the faster way. Sums as float convert nothing, and have less to gain.

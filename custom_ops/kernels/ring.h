@@ -8,7 +8,8 @@
 namespace onnxpool::ONNXPOOL_ISA {
 
 // Kept is what the ring keeps, and how that is summed: KeptCells or KeptSums. With Kept::kAhead the ring is filled as
-// far as it holds, for long loops, else no sooner than needed, so that all stays near.
+// far as it holds, for long loops, else no sooner than needed, so that all stays near. With Kept::kSummed its quotients()
+// leave the sums behind.
 template <class OneByOne, class T, class Value, class Kept>
 class Ring {
   using Method = typename Kept::Method;
@@ -125,7 +126,7 @@ class Ring {
     int64_t bad = kept_.quotients(under(), result);
     if (bad == 0) return true;
 
-    kept_.sum(under());
+    if (!Kept::kSummed) kept_.sum(under());
     const Sum *const products = kept_.sum_products(), *const weights = kept_.sum_weights();
     Sum least_sum = static_cast<Sum>(Trust<Value>::least_sum);
     if (Method::kExponential && !any_tiny_here()) {
