@@ -8,8 +8,8 @@
 namespace onnxpool::ONNXPOOL_ISA {
 
 // Kept is what the ring keeps, and how that is summed: KeptCells or KeptSums. With Kept::kAhead the ring is filled as
-// far as it holds, for long loops, else no sooner than needed, so that all stays near. With Kept::kSummed its quotients()
-// leave the sums behind.
+// far as it holds, for long loops, else no sooner than needed, so that all stays near. With Kept::kSummed quotients()
+// leaves the sums behind.
 template <class OneByOne, class T, class Value, class Kept>
 class Ring {
   using Method = typename Kept::Method;
