@@ -10,26 +10,27 @@ Importing this needs neither torch nor onnxruntime; what does need them says whi
 until a name is used, so that ``onnxpool --help`` answers at once.
 """
 
-import sys
 from importlib import import_module
-from importlib.util import find_spec
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnxpool.export import export
-    from onnxpool.forms import form_of, pool_nodes, to_form
-    from onnxpool.kernels import library_path
-    from onnxpool.lift import lift
-    from onnxpool.session import Session, load
-    from onnxpool.swap import swap
-    from onnxpool.validate import validate
+    from onnxpool import deploy, diagnosis, errors, models, nn, serve, validation
+    from onnxpool.graph.forms import form_of, pool_nodes, to_form
+    from onnxpool.lifting.lift import lift
+    from onnxpool.network.export import export
+    from onnxpool.network.swap import swap
+    from onnxpool.run.native_library import library_path
+    from onnxpool.run.session import Session, load
+    from onnxpool.validation.validate import validate
     from onnxpool.window import Window
 
 __version__ = "0.1.0"
 __all__ = [
     "Session",
     "Window",
+    "deploy",
+    "diagnosis",
+    "errors",
     "export",
     "form_of",
     "library_path",
@@ -38,41 +39,36 @@ __all__ = [
     "models",
     "nn",
     "pool_nodes",
+    "serve",
     "swap",
     "to_form",
     "validate",
+    "validation",
 ]
 
 _HOMES = {
-    "Session": "session",
+    "Session": "run.session",
     "Window": "window",
-    "export": "export",
-    "form_of": "forms",
-    "library_path": "kernels",
-    "lift": "lift",
-    "load": "session",
-    "pool_nodes": "forms",
-    "swap": "swap",
-    "to_form": "forms",
-    "validate": "validate",
+    "export": "network.export",
+    "form_of": "graph.forms",
+    "library_path": "run.native_library",
+    "lift": "lifting.lift",
+    "load": "run.session",
+    "pool_nodes": "graph.forms",
+    "swap": "network.swap",
+    "to_form": "graph.forms",
+    "validate": "validation.validate",
 }
-"""The module that each public name is in."""
-
-
-class _Package(ModuleType):
-    """Where a module holds a function of its own name, this package's attribute is the function."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        imported = isinstance(value, ModuleType) and _HOMES.get(name) == name
-        super().__setattr__(name, getattr(value, name) if imported else value)
+"""The module that each public name is in; the others are modules themselves."""
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(f"onnxpool.{_HOMES[name]}"), name)
-    if find_spec(f"onnxpool.{name}"):
+    if name in __all__:
         return import_module(f"onnxpool.{name}")
     raise AttributeError(f"module 'onnxpool' has no attribute {name!r}")
 
 
-sys.modules[__name__].__class__ = _Package
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

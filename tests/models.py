@@ -5,7 +5,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
-from onnxpool.pool import DOMAIN, IR_VERSION, VERSION
+from onnxpool.domain import DOMAIN, IR_VERSION, VERSION
 from onnxpool.window import Window
 
 CODES = {

@@ -14,7 +14,8 @@ import onnx
 from models import model, pooled
 from onnx import helper
 
-from onnxpool import forms, golden
+from onnxpool.golden import file as golden_file
+from onnxpool.graph import forms
 from onnxpool.window import Window
 
 START_S = 120
@@ -45,8 +46,10 @@ def with_golden(path: Path, answer: Any = None) -> Path:
     """Store one golden case beside a model file; ``answer`` in place of the right one of SoftPool."""
     x = np.array([[[[1, 2], [3, 4]]], [[[0, 0], [0, 8]]]], np.float32)
     answers = {"y": soft_answer(x) if answer is None else np.asarray(answer, np.float64)}
-    case = golden.Case("ordinary", {"x": x}, answers, {"y": 1e-7})
-    golden.save(golden.Golden("hand", "hand", {"y": "float32"}, (case,), (), None), golden.path_for(path))
+    case = golden_file.Case("ordinary", {"x": x}, answers, {"y": 1e-7})
+    golden_file.save(
+        golden_file.Golden("hand", "hand", {"y": "float32"}, (case,), (), None), golden_file.path_for(path)
+    )
     return path
 
 

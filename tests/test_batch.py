@@ -12,14 +12,14 @@ from test_predict import RED, network, picture
 from typer.testing import CliRunner
 
 import onnxpool
-from onnxpool.atomic import complete
+from onnxpool._files import complete
 from onnxpool.cli import app
 from onnxpool.deploy import batch
 from onnxpool.deploy.rows import Setting, Worker
 from onnxpool.deploy.shards import plan, shards
 from onnxpool.errors import ArgumentError
-from onnxpool.forms import write
-from onnxpool.picture import Preparation
+from onnxpool.graph.forms import write
+from onnxpool.run.picture import Preparation
 from onnxpool.window import Window
 
 pa = pytest.importorskip("pyarrow")

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from onnxpool import bounds
+from onnxpool.golden import bounds
 from onnxpool.pools import NODES
 from onnxpool.window import Window
 

@@ -14,14 +14,17 @@ from models import pooled
 from onnx import numpy_helper
 
 import onnxpool
-from onnxpool import answers, bundle, kernels, nn
-from onnxpool.bisection import bisect
+from onnxpool import nn
+from onnxpool.diagnosis import bundle
+from onnxpool.diagnosis import runs as node_runs
+from onnxpool.diagnosis.bisect import bisect
+from onnxpool.diagnosis.per_node import compare
 from onnxpool.errors import ArgumentError
-from onnxpool.nodes import runs as node_runs
-from onnxpool.per_node import compare
+from onnxpool.golden import from_torch
+from onnxpool.run import native_library
 from onnxpool.window import Window
 
-native = pytest.mark.skipif(kernels.why_missing() is not None, reason="without the native library")
+native = pytest.mark.skipif(native_library.why_missing() is not None, reason="without the native library")
 
 
 class Network(torch.nn.Module):
@@ -38,7 +41,7 @@ class Network(torch.nn.Module):
 def network():
     module, args = Network().eval(), (torch.randn(1, 2, 12, 14),)
     made = onnxpool.export(module, args, dynamic_shapes=({0: "batch"},), golden=False)
-    return module, made, answers.record(module, made, args)
+    return module, made, from_torch.record(module, made, args)
 
 
 def reproduced(folder, *arguments):
@@ -72,7 +75,7 @@ def test_a_right_model_reproduces(network, tmp_path, library):
         "test_data_set_0/output_0.pb",
         "versions.json",
     )
-    status, printed = reproduced(tmp_path / "right", *([str(kernels.library_path())] if library else []))
+    status, printed = reproduced(tmp_path / "right", *([str(native_library.library_path())] if library else []))
     assert status == 0
     assert printed.splitlines()[-1] == "PASSED"
     assert f"onnxruntime {onnxruntime.__version__}" in printed

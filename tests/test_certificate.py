@@ -7,9 +7,13 @@ import onnx_ir as ir
 import pytest
 from models import pooled
 
-from onnxpool import bounds, certificate, forms, golden, judge, kernels
 from onnxpool.errors import CertificateError
-from onnxpool.validate import validate
+from onnxpool.golden import bounds, from_model
+from onnxpool.golden import file as golden_file
+from onnxpool.graph import forms
+from onnxpool.run import native_library
+from onnxpool.validation import certificate
+from onnxpool.validation.validate import validate
 from onnxpool.window import Window
 
 
@@ -19,7 +23,7 @@ def validated(tmp_path_factory):
     path = tmp_path_factory.mktemp("certificate") / "net.onnx"
     model = forms.read(pooled(Window.of(2, 2, 2)))
     forms.write(model, path)
-    golden.save(judge.judge(model), golden.path_for(path))
+    golden_file.save(from_model.record(model), golden_file.path_for(path))
     return path, validate(path, forms=["standard"])
 
 
@@ -27,7 +31,7 @@ def validated(tmp_path_factory):
 def model(validated, tmp_path):
     """A certified model of the test's own."""
     path, report = validated
-    for file in (path, golden.path_for(path)):
+    for file in (path, golden_file.path_for(path)):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     certificate.issue(report, tmp_path / "net.onnx")
     return tmp_path / "net.onnx"
@@ -59,7 +63,7 @@ def test_an_untouched_model_holds(model):
 
 
 def test_a_renamed_model_holds(model):
-    for path in (model, golden.path_for(model), certificate.path_for(model)):
+    for path in (model, golden_file.path_for(model), certificate.path_for(model)):
         path.rename(path.with_name(path.name.replace("net", "other")))
     assert certificate.check(model.with_name("other.onnx")).passed
 
@@ -72,7 +76,7 @@ def test_one_changed_byte_is_found_and_named(model, name):
 
 
 def test_missing_files(model):
-    golden.path_for(model).unlink()
+    golden_file.path_for(model).unlink()
     assert "cannot be validated again" in certificate.verify(model).notes[0]
     assert certificate.check(model).passed
     model.unlink()
@@ -92,9 +96,9 @@ def test_external_weights_belong_to_the_model(validated, tmp_path):
     assert "big.bin has changed" in faults(tmp_path / "big.onnx")
 
 
-@pytest.mark.skipif(kernels.why_missing() is not None, reason="without the native library")
+@pytest.mark.skipif(native_library.why_missing() is not None, reason="without the native library")
 def test_the_native_library_is_the_validated_one_or_none(model, monkeypatch, tmp_path):
-    monkeypatch.setenv(kernels.OVERRIDE, str(tmp_path / "none.so"))
+    monkeypatch.setenv(native_library.OVERRIDE, str(tmp_path / "none.so"))
     assert "function bodies will run here" in certificate.verify(model).notes[0]
     (tmp_path / "none.so").write_bytes(b"another")
     assert "native library here is not the one" in faults(model)

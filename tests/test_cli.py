@@ -13,14 +13,15 @@ from models import pooled
 from typer.testing import CliRunner
 
 import onnxpool
-from onnxpool import forms, pool, spelling
-from onnxpool.catalog import catalog
-from onnxpool.cli import app, application
-from onnxpool.describe import describe
+from onnxpool.about.methods import catalog
+from onnxpool.about.model import describe
+from onnxpool.cli import app, application, spelling
+from onnxpool.domain import OPSETS
 from onnxpool.errors import ArgumentError
-from onnxpool.forms import write
-from onnxpool.golden import load as load_golden
-from onnxpool.kernels import why_missing
+from onnxpool.golden.file import load as load_golden
+from onnxpool.graph import forms
+from onnxpool.graph.forms import write
+from onnxpool.run.native_library import why_missing
 from onnxpool.window import Window
 
 torch = pytest.importorskip("torch")
@@ -271,7 +272,7 @@ def test_help_imports_nothing_heavy():
 
 def test_the_command_line_knows_the_forms_and_opsets():
     assert get_args(application.Form) == get_args(forms.Form)
-    assert application.OPSETS == pool.OPSETS
+    assert application.OPSETS == OPSETS
 
 
 def test_the_program_as_a_process(folder):

@@ -11,8 +11,9 @@ import pytest
 from models import pooled
 
 import onnxpool
-from onnxpool.kernels import library_path, why_missing
+from onnxpool.graph import forms
 from onnxpool.pools import NODES
+from onnxpool.run.native_library import library_path, why_missing
 from onnxpool.window import Window
 
 ROOT = Path(__file__).parent.parent
@@ -53,7 +54,7 @@ def program(tmp_path_factory):
 @pytest.fixture
 def model(tmp_path):
     path = tmp_path / "model.onnx"
-    onnxpool.forms.write(onnxpool.to_form(pooled(WINDOW), "function"), path)
+    forms.write(onnxpool.to_form(pooled(WINDOW), "function"), path)
     return path
 
 

@@ -37,9 +37,10 @@ from test_native import (
 )
 
 import onnxpool
-from onnxpool import bounds, kernels
-from onnxpool.kernels import CUDA, cuda_kernels, cuda_library, library_path, why_none_for
+from onnxpool.golden import bounds
 from onnxpool.pools import NODES
+from onnxpool.run import native_library
+from onnxpool.run.native_library import CUDA, cuda_kernels, cuda_library, library_path, why_none_for
 from onnxpool.window import Window
 
 CUSTOM_OPS = Path(__file__).parent.parent / "custom_ops"
@@ -419,9 +420,9 @@ def built(tmp_path_factory):
 
 @pytest.mark.slow
 def test_nvcc_compiles_it_without_a_warning(built):
-    library = cuda_library(built / kernels.CUDA_FILE_NAME)
+    library = cuda_library(built / native_library.CUDA_FILE_NAME)
     assert library.architectures == b"90-virtual"
-    command = ["nm", "-D", "--defined-only", built / kernels.CUDA_FILE_NAME]
+    command = ["nm", "-D", "--defined-only", built / native_library.CUDA_FILE_NAME]
     exported = subprocess.run(command, capture_output=True, text=True, check=True)
     assert [line.split()[-1] for line in exported.stdout.splitlines()] == ["OnnxpoolCuda"]
 
@@ -443,7 +444,7 @@ def test_every_status_comes_back(built, op_type, element, shape, window, sentenc
     if sentence.startswith("the CUDA kernel could not") and cuda_kernels().devices:
         pytest.skip("there is a CUDA device: the kernel would start")
     why = ctypes.create_string_buffer(512)
-    pool = cuda_library(built / kernels.CUDA_FILE_NAME).pool
+    pool = cuda_library(built / native_library.CUDA_FILE_NAME).pool
     numbers = (Whole(window.rank), whole(*shape), window_numbers(window))
     status = pool(op_type.encode(), element, *numbers, (ctypes.c_void_p * 1)(), None, None, why, len(why))
     assert status == (1 if sentence else 0)
@@ -452,7 +453,6 @@ def test_every_status_comes_back(built, op_type, element, shape, window, sentenc
 
 PROGRAM = """
 import sys, numpy, onnxpool
-from onnxpool import kernels
 from models import pooled
 session = onnxpool.load(pooled(onnxpool.Window.of(2, 2)), kernels="require")
 print("onnxpool_cuda" in open("/proc/self/maps").read(), session.placements[0].provider)
@@ -465,7 +465,11 @@ print(session.run({"x": numpy.array([[[[1, 2], [3, 4]]]], "float32")})["y"].item
     ("switch", "loaded"), [("on", "True CPUExecutionProvider"), ("off", "False CPUExecutionProvider")]
 )
 def test_a_cpu_session_is_none_the_worse_for_registered_cuda_kernels(built, switch, loaded):
-    environment = {**os.environ, kernels.OVERRIDE: str(built / library_path().name), kernels.CUDA_SWITCH: switch}
+    environment = {
+        **os.environ,
+        native_library.OVERRIDE: str(built / library_path().name),
+        native_library.CUDA_SWITCH: switch,
+    }
     command = [sys.executable, "-c", PROGRAM]
     done = subprocess.run(
         command, env=environment, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
@@ -481,8 +485,16 @@ def test_a_cpu_session_is_none_the_worse_for_registered_cuda_kernels(built, swit
 @pytest.mark.skipif(sys.platform != "linux", reason="there are CUDA kernels on Linux only")
 def test_what_cannot_be_registered_is_refused_with_the_reason(tmp_path, switch, sentence):
     shutil.copy(library_path(), tmp_path / library_path().name)
-    environment = {**os.environ, kernels.OVERRIDE: str(tmp_path / library_path().name), kernels.CUDA_SWITCH: switch}
-    program = "import onnxruntime; from onnxpool import kernels; kernels.register(onnxruntime.SessionOptions())"
+    environment = {
+        **os.environ,
+        native_library.OVERRIDE: str(tmp_path / library_path().name),
+        native_library.CUDA_SWITCH: switch,
+    }
+    program = """
+import onnxruntime
+from onnxpool.run import native_library
+native_library.register(onnxruntime.SessionOptions())
+"""
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert re.search(sentence, done.stderr)
@@ -495,8 +507,8 @@ def test_what_cannot_be_registered_is_refused_with_the_reason(tmp_path, switch, 
 def beside(tmp_path, monkeypatch):
     """The library in a folder of its own; what lies beside it is the test's."""
     shutil.copy(library_path(), tmp_path / library_path().name)
-    monkeypatch.setenv(kernels.OVERRIDE, str(tmp_path / library_path().name))
-    return tmp_path / kernels.CUDA_FILE_NAME
+    monkeypatch.setenv(native_library.OVERRIDE, str(tmp_path / library_path().name))
+    return tmp_path / native_library.CUDA_FILE_NAME
 
 
 def test_why_there_are_no_cuda_kernels(beside, monkeypatch):
@@ -504,18 +516,18 @@ def test_why_there_are_no_cuda_kernels(beside, monkeypatch):
     assert "installed without CUDA kernels" in why_none_for(CUDA)
     beside.write_bytes(b"no library")
     assert "cannot be loaded" in why_none_for(CUDA)
-    monkeypatch.setenv(kernels.OVERRIDE, str(beside.with_name("absent.so")))
+    monkeypatch.setenv(native_library.OVERRIDE, str(beside.with_name("absent.so")))
     assert "names no file" in why_none_for(CUDA)
     assert why_none_for("QuantumProvider") == "onnxpool has no native kernels for QuantumProvider"
 
 
 @pytest.mark.slow
 def test_what_is_said_of_built_kernels(built, monkeypatch):
-    monkeypatch.setenv(kernels.OVERRIDE, str(built / library_path().name))
+    monkeypatch.setenv(native_library.OVERRIDE, str(built / library_path().name))
     found = cuda_kernels()
     assert found.architectures == ("90-virtual",)
     assert (found.devices == 0) == ("no CUDA device can be used" in (found.missing or ""))
-    monkeypatch.setenv(kernels.CUDA_SWITCH, "off")
+    monkeypatch.setenv(native_library.CUDA_SWITCH, "off")
     assert "ONNXPOOL_CUDA is off" in why_none_for(CUDA)
 
 

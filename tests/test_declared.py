@@ -7,10 +7,11 @@ import torch
 from models import pooled
 
 import onnxpool
-from onnxpool import answers, nn
-from onnxpool.per_node import compare
-from onnxpool.validate import validate
-from onnxpool.validating import declared
+from onnxpool import nn
+from onnxpool.diagnosis.per_node import compare
+from onnxpool.golden import from_torch
+from onnxpool.graph import shapes
+from onnxpool.validation.validate import validate
 from onnxpool.window import Window
 
 SIZES = {"batch": 3, "h": 13, "w": 8}
@@ -39,7 +40,7 @@ SIZES = {"batch": 3, "h": 13, "w": 8}
     ],
 )
 def test_sizes_of_axes(axis, size):
-    assert declared.size_of(axis, SIZES) == size
+    assert shapes.size_of(axis, SIZES) == size
 
 
 def value(*axes, name="y"):
@@ -48,21 +49,21 @@ def value(*axes, name="y"):
 
 def test_names_get_their_sizes_from_the_inputs():
     inputs = [value("batch", 3, "h", name="a"), value("batch", "w", "2*h", name="b")]
-    sizes = declared.sizes_of(inputs, {"a": (2, 3, 7), "b": (4, 5, 14)})
+    sizes = shapes.sizes_of(inputs, {"a": (2, 3, 7), "b": (4, 5, 14)})
     assert sizes == {"batch": 2, "h": 7, "w": 5, "2*h": 14}
-    assert declared.contradiction("input 'a'", inputs[0], (2, 3, 7), sizes) == ""
+    assert shapes.contradiction("input 'a'", inputs[0], (2, 3, 7), sizes) == ""
     assert (
-        declared.contradiction("input 'b'", inputs[1], (4, 5, 14), sizes)
+        shapes.contradiction("input 'b'", inputs[1], (4, 5, 14), sizes)
         == "axis 0 of input 'b' has 4 cells; the model declares batch, which is 2 here"
     )
 
 
 def test_contradictions():
-    assert declared.contradiction("y", value("batch", 4), (3, 4), SIZES) == ""
-    assert declared.contradiction("y", value("free", "batch"), (9, 3), SIZES) == ""
-    assert declared.contradiction("y", value(4), (5,), SIZES) == "axis 0 of y has 5 cells; the model declares 4"
-    assert declared.contradiction("y", value(4), (4, 1), SIZES) == "y has 2 axes; the model declares 1"
-    assert declared.contradiction("y", ir.Value(name="y"), (4, 1), SIZES) == ""
+    assert shapes.contradiction("y", value("batch", 4), (3, 4), SIZES) == ""
+    assert shapes.contradiction("y", value("free", "batch"), (9, 3), SIZES) == ""
+    assert shapes.contradiction("y", value(4), (5,), SIZES) == "axis 0 of y has 5 cells; the model declares 4"
+    assert shapes.contradiction("y", value(4), (4, 1), SIZES) == "y has 2 axes; the model declares 1"
+    assert shapes.contradiction("y", ir.Value(name="y"), (4, 1), SIZES) == ""
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def exported():
     module = torch.nn.Sequential(nn.SoftPool2d(3, 2, 1), torch.nn.ReLU(), torch.nn.MaxPool2d(2)).eval()
     args = (torch.randn(2, 3, 13, 8),)
     made = onnxpool.export(module, args, dynamic_shapes=({0: "batch", 2: "h", 3: "w"},), golden=False)
-    return module, made, answers.record(module, made, args)
+    return module, made, from_torch.record(module, made, args)
 
 
 def test_what_an_export_declares_is_so(exported):
@@ -100,4 +101,4 @@ def test_a_value_inside_that_is_not_as_declared_is_noted(exported):
 def test_names_that_are_free_may_have_any_size():
     assert validate(pooled(Window.of(2, 2)), forms=["standard"]).passed
     x = np.zeros((1, 1, 2, 2), "float32")
-    assert declared.sizes_of([], {"x": x.shape}) == {}
+    assert shapes.sizes_of([], {"x": x.shape}) == {}

@@ -14,10 +14,11 @@ from models import model, pooled
 from onnx import helper, numpy_helper
 
 import onnxpool
-from onnxpool import answers, nn
-from onnxpool.per_node import compare
+from onnxpool import nn
+from onnxpool.diagnosis.per_node import compare
+from onnxpool.golden import from_function, from_torch
 from onnxpool.pools import NODES
-from onnxpool.validate import validate
+from onnxpool.validation.validate import validate
 from onnxpool.window import Window
 
 FORMS = ("function",)
@@ -45,7 +46,7 @@ def exported():
     """The module, its model, and its answers."""
     module, args = Network().eval(), (torch.randn(2, 2, 12, 18),)
     made = onnxpool.export(module, args, dynamic_shapes=({0: "batch", 2: "height", 3: "width"},), golden=False)
-    return module, made, answers.record(module, made, args)
+    return module, made, from_torch.record(module, made, args)
 
 
 def node(made, op_type):
@@ -194,7 +195,7 @@ WINDOW = Window.of(2, 3, 2, 1)
 
 def answers_to(made, *cases):
     """What SoftPool should give in these cases."""
-    golden = answers.from_callable(lambda feeds: {"y": NODES["SoftPool"].reference(WINDOW, feeds["x"])}, made)
+    golden = from_function.record(lambda feeds: {"y": NODES["SoftPool"].reference(WINDOW, feeds["x"])}, made)
     return replace(golden, cases=tuple(case for case in golden.cases if case.name in cases))
 
 

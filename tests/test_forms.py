@@ -11,8 +11,8 @@ from models import CODES, model, pooled
 from onnx import TensorProto, helper
 
 import onnxpool
-from onnxpool import forms
 from onnxpool.errors import ArgumentError, FormError
+from onnxpool.graph import forms
 from onnxpool.window import Window
 
 WINDOW = Window.of(2, 3, 2, 1)

@@ -13,10 +13,13 @@ import torch
 from models import pooled
 
 import onnxpool
-from onnxpool import answers, cases, forms, golden, nn
+from onnxpool import nn
 from onnxpool.errors import ArgumentError, GoldenError
-from onnxpool.fingerprint import changes, fingerprints
-from onnxpool.judge import judge
+from onnxpool.golden import collect, from_function, from_model, from_torch
+from onnxpool.golden import file as golden_file
+from onnxpool.golden.inputs import Input, generate, modest
+from onnxpool.graph import forms
+from onnxpool.graph.fingerprint import changes, fingerprints
 from onnxpool.pools import NODES
 from onnxpool.window import Window
 
@@ -51,7 +54,7 @@ def exported():
 @pytest.fixture(scope="module")
 def recorded(exported):
     module, args, model = exported
-    return answers.record(module, model, args)
+    return from_torch.record(module, model, args)
 
 
 # --- the file
@@ -59,9 +62,9 @@ def recorded(exported):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
 def test_round_trip(tmp_path, dtype):
-    before = answers.from_callable(soft, pooled(WINDOW, dtype))
-    golden.save(before, tmp_path / "a.golden.npz")
-    after = golden.load(tmp_path / "a.golden.npz")
+    before = from_function.record(soft, pooled(WINDOW, dtype))
+    golden_file.save(before, tmp_path / "a.golden.npz")
+    after = golden_file.load(tmp_path / "a.golden.npz")
     assert {case.name for case in after.cases} >= {"ordinary", "huge", "tiny", "nan", "inf", "-inf", "zeros"}
     assert [path.name for path in tmp_path.iterdir()] == ["a.golden.npz"]
     assert (after.source, after.yardstick, after.dtypes) == (before.source, before.yardstick, {"y": dtype})
@@ -74,18 +77,18 @@ def test_round_trip(tmp_path, dtype):
 
 
 def test_path_is_beside_the_model():
-    assert golden.path_for("models/net.v2.onnx").as_posix() == "models/net.v2.golden.npz"
+    assert golden_file.path_for("models/net.v2.onnx").as_posix() == "models/net.v2.golden.npz"
 
 
 def test_missing_file(tmp_path):
     with pytest.raises(GoldenError, match=r"no golden file .*a\.golden\.npz; export"):
-        golden.load(tmp_path / "a.golden.npz")
+        golden_file.load(tmp_path / "a.golden.npz")
 
 
 @pytest.mark.parametrize("fault", ["cut", "flipped", "text", "empty", "other arrays", "pickle"])
 def test_damaged_file(tmp_path, recorded, fault):
     path = tmp_path / "a.golden.npz"
-    golden.save(recorded, path)
+    golden_file.save(recorded, path)
     data = path.read_bytes()
     if fault == "cut":
         path.write_bytes(data[: len(data) // 2])
@@ -101,31 +104,32 @@ def test_damaged_file(tmp_path, recorded, fault):
     else:
         np.savez(path, header=np.array([{"version": 1}], dtype=object))
     with pytest.raises(GoldenError, match="damaged or no golden file"):
-        golden.load(path)
+        golden_file.load(path)
 
 
 def test_other_version(tmp_path, monkeypatch, recorded):
-    monkeypatch.setattr(golden, "VERSION", 99)
-    golden.save(recorded, tmp_path / "a.golden.npz")
+    monkeypatch.setattr(golden_file, "VERSION", 99)
+    golden_file.save(recorded, tmp_path / "a.golden.npz")
     monkeypatch.undo()
     with pytest.raises(GoldenError, match="version 99, this onnxpool reads 1"):
-        golden.load(tmp_path / "a.golden.npz")
+        golden_file.load(tmp_path / "a.golden.npz")
 
 
 def test_header_is_strict_json(tmp_path, recorded):
-    golden.save(recorded, tmp_path / "a.golden.npz")
+    golden_file.save(recorded, tmp_path / "a.golden.npz")
     with zipfile.ZipFile(tmp_path / "a.golden.npz") as archive:
         header = archive.read("header.npy")
     json.loads(header[header.index(b'{"version') :], parse_constant=pytest.fail)
 
 
 def test_reading_needs_no_torch(tmp_path, recorded):
-    golden.save(recorded, tmp_path / "a.golden.npz")
+    golden_file.save(recorded, tmp_path / "a.golden.npz")
     program = f"""
 import sys
 sys.modules["torch"] = None
-from onnxpool import golden, answers, validate, judge, report
-assert golden.load({str(tmp_path / "a.golden.npz")!r}).cases
+from onnxpool.golden import file, from_function, from_model, from_torch
+import onnxpool.validation.validate
+assert file.load({str(tmp_path / "a.golden.npz")!r}).cases
 """
     subprocess.run([sys.executable, "-c", program], check=True)
 
@@ -156,37 +160,37 @@ def test_sizes_where_axes_may_change(recorded):
 
 def test_one_case_alone(exported, recorded):
     module, args, model = exported
-    (alone,) = answers.record(module, model, args, only="huge").cases
+    (alone,) = from_torch.record(module, model, args, only="huge").cases
     assert np.array_equal(alone.answers["conv2d_1"], recorded.case("huge").answers["conv2d_1"])
-    assert [case.name for case in judge(pooled(WINDOW), only="nan").cases] == ["nan"]
-    assert [case.name for case in answers.from_callable(soft, pooled(WINDOW), only="inf").cases] == ["inf"]
+    assert [case.name for case in from_model.record(pooled(WINDOW), only="nan").cases] == ["nan"]
+    assert [case.name for case in from_function.record(soft, pooled(WINDOW), only="inf").cases] == ["inf"]
     with pytest.raises(ArgumentError, match="case='none' is none of example, ordinary"):
-        answers.record(module, model, args, only="none")
+        from_torch.record(module, model, args, only="none")
 
 
 def test_fixed_axes_stay():
     module, args = Small(), (torch.randn(1, 2, 9, 8),)
-    found = answers.record(module, onnxpool.export(module, args), args)
+    found = from_torch.record(module, onnxpool.export(module, args), args)
     assert {case.inputs["x"].shape for case in found.cases} == {(1, 2, 9, 8)}
 
 
 def test_large_axes_are_tried_at_modest_sizes():
-    inputs = [cases.Input("x", np.dtype("float32"), (8, 3, 512, 40), ("batch", None, "height", "width"))]
-    assert [entry.shape for entry in cases.modest(inputs)] == [(2, 3, 64, 40)]
+    inputs = [Input("x", np.dtype("float32"), (8, 3, 512, 40), ("batch", None, "height", "width"))]
+    assert [entry.shape for entry in modest(inputs)] == [(2, 3, 64, 40)]
 
 
 def test_axes_of_one_name_change_together_and_expressions_stay():
     dtype = np.dtype("float32")
-    twin = [cases.Input(name, dtype, (2, 8, 8), ("n", "side", "side")) for name in "ab"]
-    for name, feeds in cases.generate(twin):
+    twin = [Input(name, dtype, (2, 8, 8), ("n", "side", "side")) for name in "ab"]
+    for name, feeds in generate(twin):
         assert feeds["a"].shape == feeds["b"].shape, name
         assert feeds["a"].shape[1] == feeds["a"].shape[2]
-    derived = [cases.Input("a", dtype, (2, 8), ("n", "side")), cases.Input("b", dtype, (2, 16), ("n", "2*side"))]
-    assert {feeds["b"].shape for _, feeds in cases.generate(derived)} == {(2, 16)}
+    derived = [Input("a", dtype, (2, 8), ("n", "side")), Input("b", dtype, (2, 16), ("n", "2*side"))]
+    assert {feeds["b"].shape for _, feeds in generate(derived)} == {(2, 16)}
 
 
 def test_adversarial_values():
-    found = dict(cases.generate([cases.Input("x", np.dtype("float16"), (1, 3, 9, 9), (None,) * 4)]))
+    found = dict(generate([Input("x", np.dtype("float16"), (1, 3, 9, 9), (None,) * 4)]))
     x = {name: feeds["x"].astype(float) for name, feeds in found.items()}
     assert (x["negative"] <= -1).all()
     assert np.isfinite(x["huge"]).all()
@@ -195,13 +199,13 @@ def test_adversarial_values():
     assert np.count_nonzero(np.isnan(x["nan"])) == np.count_nonzero(np.isinf(x["inf"])) == 1
     assert np.count_nonzero(x["-inf"] == -np.inf) == 1
     assert 0 <= x["image"].min() < x["image"].max() <= 1
-    again = dict(cases.generate([cases.Input("x", np.dtype("float16"), (1, 3, 9, 9), (None,) * 4)]))
+    again = dict(generate([Input("x", np.dtype("float16"), (1, 3, 9, 9), (None,) * 4)]))
     assert all(np.array_equal(found[name]["x"], again[name]["x"], equal_nan=True) for name in found)
 
 
 def test_integers_keep_the_example():
-    ids = cases.Input("ids", np.dtype("int64"), (2, 3), ("batch", None))
-    found = dict(cases.generate([ids], {"ids": np.array([[5, 6, 7], [8, 9, 10]])}))
+    ids = Input("ids", np.dtype("int64"), (2, 3), ("batch", None))
+    found = dict(generate([ids], {"ids": np.array([[5, 6, 7], [8, 9, 10]])}))
     assert found["ordinary"]["ids"].tolist() == [[5, 6, 7], [8, 9, 10]]
     assert found["sizes 1x3"]["ids"].tolist() == [[5, 6, 7]]
 
@@ -215,7 +219,7 @@ def test_cases_that_fail_are_noted():
 
     module, args = Small(), (torch.randn(2, 2, 12, 12),)
     model = onnxpool.export(module, args, dynamic_shapes=({2: "height"},))
-    found = answers.record(Even(), model, args)
+    found = from_torch.record(Even(), model, args)
     assert "case 'nan' left out: no odd heights" in found.notes
     assert {case.inputs["x"].shape[2] for case in found.cases} == {12, 6}
 
@@ -224,7 +228,7 @@ def test_cases_that_fail_are_noted():
             raise ValueError("never")
 
     with pytest.raises(GoldenError, match=r"no case: .*never"):
-        answers.record(Never(), model, args)
+        from_torch.record(Never(), model, args)
 
 
 def test_a_case_that_overflows_the_networks_own_type_is_noted():
@@ -233,15 +237,15 @@ def test_a_case_that_overflows_the_networks_own_type_is_noted():
             return torch.nn.functional.avg_pool2d(x * 100 / 100, 2)
 
     model = pooled(WINDOW, "float16")
-    found = answers.record(Grows(), model)
+    found = from_torch.record(Grows(), model)
     assert any("'huge' left out: in its own type the network overflows" in note for note in found.notes)
     assert "ordinary" in {case.name for case in found.cases}
 
 
 def test_small_enough_to_travel(monkeypatch, exported):
     module, args, model = exported
-    monkeypatch.setattr(answers, "MOST_BYTES", 6000)
-    found = answers.record(module, model, args)
+    monkeypatch.setattr(collect, "MOST_BYTES", 6000)
+    found = from_torch.record(module, model, args)
     sizes = [sum(a.nbytes for a in (*case.inputs.values(), *case.answers.values())) for case in found.cases]
     assert sum(sizes) <= 6000
     assert found.cases[0].name == "example"
@@ -250,7 +254,7 @@ def test_small_enough_to_travel(monkeypatch, exported):
 
 def test_float64_networks_have_a_yardstick():
     module, args = Small().double(), (torch.randn(2, 2, 12, 12, dtype=torch.float64),)
-    found = answers.record(module, onnxpool.export(module, args), args)
+    found = from_torch.record(module, onnxpool.export(module, args), args)
     example = next(case for case in found.cases if case.name == "example")
     assert all(1e-18 < error < 1e-14 for error in example.yardstick.values())
 
@@ -258,15 +262,15 @@ def test_float64_networks_have_a_yardstick():
 def test_inputs_must_match(exported):
     module, args, model = exported
     with pytest.raises(GoldenError, match="called with 2 tensors"):
-        answers.record(module, model, (*args, *args))
+        from_torch.record(module, model, (*args, *args))
     with pytest.raises(GoldenError, match="the model has the outputs"):
-        answers.record(torch.nn.Identity(), model, args)
+        from_torch.record(torch.nn.Identity(), model, args)
     with pytest.raises(GoldenError, match=r"gave \['z'\]; the model has the outputs \['y'\]"):
-        answers.from_callable(lambda feeds: {"z": feeds["x"]}, pooled(WINDOW))
+        from_function.record(lambda feeds: {"z": feeds["x"]}, pooled(WINDOW))
 
 
 def test_the_judge_gives_the_answers_of_the_module(exported, recorded):
-    judged = {case.name: case for case in judge(exported[2]).cases}
+    judged = {case.name: case for case in from_model.record(exported[2]).cases}
     module = Small().double().eval()
     for name in ("ordinary", "huge", "nan", "-inf"):
         case = judged[name]
@@ -277,9 +281,9 @@ def test_the_judge_gives_the_answers_of_the_module(exported, recorded):
 
 
 def test_the_judge_refuses_what_would_take_minutes(monkeypatch, exported):
-    monkeypatch.setattr("onnxpool.judge.MOST_WEIGHTS", 50)
+    monkeypatch.setattr("onnxpool.golden.from_model.MOST_WEIGHTS", 50)
     with pytest.raises(GoldenError, match="give reference="):
-        judge(exported[2])
+        from_model.record(exported[2])
 
 
 # --- fingerprints
@@ -287,8 +291,8 @@ def test_the_judge_refuses_what_would_take_minutes(monkeypatch, exported):
 
 def test_fingerprints_survive_saving_and_changes_of_form(tmp_path, exported, recorded):
     model = exported[2]
-    golden.save(recorded, tmp_path / "a.golden.npz")
-    before = golden.load(tmp_path / "a.golden.npz").fingerprints
+    golden_file.save(recorded, tmp_path / "a.golden.npz")
+    before = golden_file.load(tmp_path / "a.golden.npz").fingerprints
     for form in ("function", "standard", "custom"):
         forms.write(forms.to_form(model, form), tmp_path / "a.onnx")
         assert changes(before, fingerprints(tmp_path / "a.onnx")) == [], form

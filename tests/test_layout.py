@@ -3,76 +3,67 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import onnxpool
 
 PACKAGE = Path(onnxpool.__file__).parent
-ORDER = [
-    "errors",
-    "atomic",
-    "window",
-    "pool",
-    "body",
-    "torch_op",
-    "onnx_op",
-    "pools",
-    "nn",
-    "models",
-    "swapping",
-    "swap",
-    "kernels",
-    "forms",
-    "bounds",
-    "cases",
-    "fingerprint",
-    "golden",
-    "answers",
-    "export",
-    "session",
-    "child",
-    "runtimes",
-    "reporting",
-    "report",
-    "judge",
-    "lifting",
-    "lift",
-    "validating",
-    "validate",
-    "nodes",
-    "per_node",
-    "bundle",
-    "bisection",
-    "certificate",
-    "saved",
-    "picture",
-    "predict",
-    "serve",
-    "deploy",
+FLOORS = [
+    ["errors", "_files", "domain", "dtypes"],
+    ["window"],
+    ["pools"],
+    ["nn", "graph"],
+    ["models", "golden", "runtimes"],
+    ["network", "run"],
+    ["lifting", "validation"],
+    ["about", "diagnosis", "serve"],
+    ["deploy"],
+    ["cli"],
+    ["__main__"],
 ]
+"""From the ground up: a room imports rooms of lower floors, and of its own floor none but itself."""
 
 
-def imported(path: Path, *, module_level: bool) -> set[str]:
-    """First-level names of the package's own modules that this file imports."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes = tree.body if module_level else list(ast.walk(tree))
+def modules() -> dict[str, Path]:
+    """Every module of the package by its name below ``onnxpool``, but for the package's own."""
+    names = {path: path.relative_to(PACKAGE).with_suffix("").parts for path in PACKAGE.rglob("*.py")}
+    return {".".join(name).removesuffix(".__init__"): path for path, name in names.items() if name != ("__init__",)}
+
+
+def imported(path: Path, known: set[str]) -> set[str]:
+    """The package's own modules that this file imports, wherever in it, by their names below ``onnxpool``."""
     found = set()
-    for node in nodes:
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("onnxpool"):
-            parts = (node.module or "").split(".")
-            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "onnxpool":
+            place = (node.module or "").removeprefix("onnxpool").removeprefix(".")
+            for alias in node.names:
+                module = ".".join(filter(None, (place, alias.name)))
+                found.add(module if module in known else place)
         elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("onnxpool.")}
-    return found
+            found |= {name.name.removeprefix("onnxpool.") for name in node.names if name.name.startswith("onnxpool.")}
+    return {name for name in found if name}
 
 
-def test_imports_go_one_way():
-    for name in ORDER:
-        path = PACKAGE / f"{name}.py"
-        files = [path] if path.exists() else sorted((PACKAGE / name).glob("*.py"))
-        later = set(ORDER[ORDER.index(name) + 1 :])
-        for file in files:
-            assert not imported(file, module_level=False) & later, file
+def test_every_module_stands_on_a_floor():
+    rooms = [room for floor in FLOORS for room in floor]
+    assert sorted(rooms) == sorted({name.split(".")[0] for name in modules()})
+
+
+def test_imports_go_down():
+    known = modules()
+    level = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+    for name, path in known.items():
+        room = name.split(".")[0]
+        for module in imported(path, set(known)):
+            other = module.split(".")[0]
+            assert other == room or level[other] < level[room], f"{name} imports {module}"
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    known = modules()
+    imports = {name: imported(path, set(known)) - {name} for name, path in known.items()}
+    TopologicalSorter(imports).prepare()  # raises CycleError, which names the circle
 
 
 def test_importing_stays_light():
@@ -81,14 +72,16 @@ def test_importing_stays_light():
     assert done.stdout.strip() == "[]"
 
 
-def test_functions_and_modules_of_one_name():
+def test_the_public_names():
     program = """
-import onnxpool.validate, onnxpool
-from onnxpool import errors, forms, lift
-assert all(callable(getattr(onnxpool, name)) for name in ("export", "lift", "load", "swap", "validate", "Window"))
-assert onnxpool.golden.VERSION and callable(lift)
-assert sorted(onnxpool._HOMES) == sorted(set(onnxpool.__all__) - {"models", "nn"})
+import onnxpool
+assert dir(onnxpool) == sorted([*onnxpool.__all__, "__version__"])
+assert all(getattr(onnxpool, name) is not None for name in onnxpool.__all__)
+assert all(callable(getattr(onnxpool, name)) for name in onnxpool._HOMES)
+assert set(onnxpool._HOMES) < set(onnxpool.__all__)
 assert not hasattr(onnxpool, "nonsense")
+import onnxpool.validation.validate, onnxpool.lifting.lift
+assert callable(onnxpool.validate) and callable(onnxpool.lift)
 """
     subprocess.run([sys.executable, "-c", program], check=True)
 

@@ -20,9 +20,9 @@ import onnxpool
 from onnxpool import lift
 from onnxpool.cli import app
 from onnxpool.errors import FormError
-from onnxpool.kernels import why_missing
 from onnxpool.pools import NODES
 from onnxpool.pools.power_average import reference as power_average
+from onnxpool.run.native_library import why_missing
 from onnxpool.window import Window
 
 torch = pytest.importorskip("torch")
@@ -529,7 +529,7 @@ def test_a_lifted_model_that_disagrees_is_not_given(monkeypatch, tmp_path):
 
 
 def test_large_models_are_compared_in_onnx_runtime(monkeypatch):
-    monkeypatch.setattr("onnxpool.judge.MOST_WEIGHTS", 0)
+    monkeypatch.setattr("onnxpool.golden.from_model.MOST_WEIGHTS", 0)
     weights = "<float[2, 2, 1, 1] k = {1, 2, 3, 4}>"
     nodes = f"v = Conv (x, k) {quotient(POOL.format('')).replace('(x', '(v')}"
     lifted = lift(written(nodes, constants=weights))

@@ -8,8 +8,9 @@ import torch
 from cases import WINDOWS, inputs, shape
 
 import onnxpool
-from onnxpool import bounds, nn
+from onnxpool import nn
 from onnxpool.errors import ArgumentError
+from onnxpool.golden import bounds
 from onnxpool.pools.log_sum_exp import log_sum_exp_pool, reference
 from onnxpool.window import Window
 

@@ -9,8 +9,8 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 import onnxpool
 from onnxpool import models
 from onnxpool.errors import ArgumentError
-from onnxpool.kernels import why_missing
 from onnxpool.models.lip_resnet import DownsamplingBottleneck, SharedImportancePool
+from onnxpool.run.native_library import why_missing
 
 SIZES = {  # parameters and entries of the state dict, the latter counted in the authors' code
     "lip_resnet50": (23_864_232, 359),

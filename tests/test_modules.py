@@ -11,9 +11,11 @@ import pytest
 import torch
 
 import onnxpool
-from onnxpool import bounds, nn, spelling
+from onnxpool import nn
+from onnxpool.cli import spelling
+from onnxpool.domain import DOMAIN
 from onnxpool.errors import ArgumentError, ExportError
-from onnxpool.pool import DOMAIN
+from onnxpool.golden import bounds
 from onnxpool.pools import POOLS
 from onnxpool.window import Window
 

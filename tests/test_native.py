@@ -21,9 +21,9 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
-from onnxpool import kernels
-from onnxpool.kernels import library_path
 from onnxpool.pools import local_importance, soft, stochastic
+from onnxpool.run import native_library
+from onnxpool.run.native_library import library_path
 from onnxpool.window import Window
 
 FLOAT32, FLOAT64, FLOAT16 = (np.dtype(f"float{bits}") for bits in (32, 64, 16))
@@ -588,9 +588,9 @@ ARITHMETIC = "by_hand or geometry or beside or share or every_length"
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)
 def test_every_instruction_set(name):
     """The kernels for each, whichever this process chose: the arithmetic's tests, in a process of their own."""
-    environment = {**os.environ, "ONNXPOOL_CPU": name, kernels.OVERRIDE: str(library_path())}
+    environment = {**os.environ, "ONNXPOOL_CPU": name, native_library.OVERRIDE: str(library_path())}
     run = partial(subprocess.run, env=environment, capture_output=True, text=True, check=False)
-    opened = "import onnxruntime, onnxpool; onnxpool.kernels.register(onnxruntime.SessionOptions())"
+    opened = "import onnxruntime, onnxpool; onnxpool.run.native_library.register(onnxruntime.SessionOptions())"
     if "does not have" in run([sys.executable, "-c", opened]).stderr:
         pytest.skip(f"this build or processor has no {name}")
     tests = run([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__, "-k", ARITHMETIC])

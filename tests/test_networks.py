@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import onnxpool
-from onnxpool import kernels, nn
+from onnxpool import nn
+from onnxpool.run import native_library
 
-NATIVE = kernels.why_missing() is None
+NATIVE = native_library.why_missing() is None
 native = pytest.mark.skipif(not NATIVE, reason="without the native library")
 WAYS = [
     ("standard", "off"),

@@ -16,10 +16,11 @@ from onnx import helper, numpy_helper
 from onnx.backend.test.case.node import collect_testcases
 
 import onnxpool
-from onnxpool import forms, nn
-from onnxpool.describe import describe
-from onnxpool.golden import Case, Golden
-from onnxpool.validate import validate
+from onnxpool import nn
+from onnxpool.about.model import describe
+from onnxpool.golden.file import Case, Golden
+from onnxpool.graph import forms
+from onnxpool.validation.validate import validate
 from onnxpool.window import Window
 
 OPERATORS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool")

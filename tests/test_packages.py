@@ -12,12 +12,12 @@ from onnx import helper
 from typer.testing import CliRunner
 
 import onnxpool
-from onnxpool import golden
 from onnxpool.cli import app
 from onnxpool.deploy import kserve, triton
 from onnxpool.errors import ArgumentError, KernelError
-from onnxpool.forms import form_of, write
-from onnxpool.kernels import why_missing
+from onnxpool.golden import file as golden_file
+from onnxpool.graph.forms import form_of, write
+from onnxpool.run.native_library import why_missing
 from onnxpool.window import Window
 
 ort = pytest.importorskip("onnxruntime")
@@ -39,8 +39,10 @@ def layer(tmp_path):
         bare.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "C"
         write(onnxpool.to_form(bare, form), path)
         x = np.arange(32, dtype=np.float32).reshape(2, 1, 4, 4)
-        case = golden.Case("ordinary", {"x": x}, {"y": np.zeros((2, 1, 2, 2))}, {"y": 0.0})
-        golden.save(golden.Golden("numbers", "numbers", {"y": "float32"}, (case,), (), None), golden.path_for(path))
+        case = golden_file.Case("ordinary", {"x": x}, {"y": np.zeros((2, 1, 2, 2))}, {"y": 0.0})
+        golden_file.save(
+            golden_file.Golden("numbers", "numbers", {"y": "float32"}, (case,), (), None), golden_file.path_for(path)
+        )
         return path
 
     return made
@@ -88,7 +90,7 @@ def test_what_the_backend_does_with_it(tmp_path, layer, form):
     (y,) = session.run(None, {"x": data.reshape(1, *warm.dims)})
     e = np.exp(np.array([0, 1, 4, 5]))
     assert y[0, 0, 0, 0] == pytest.approx((e * [0, 1, 4, 5]).sum() / e.sum(), rel=1e-6)
-    assert golden.load(golden.path_for(path)).source == "numbers"
+    assert golden_file.load(golden_file.path_for(path)).source == "numbers"
 
 
 def test_only_a_common_named_axis_is_batched(tmp_path):

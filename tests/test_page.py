@@ -19,10 +19,10 @@ from onnx import TensorProto, helper
 from test_predict import RED, network, picture
 
 import onnxpool
-from onnxpool.forms import write
-from onnxpool.kernels import why_missing
-from onnxpool.picture import MEAN, STD
-from onnxpool.predict import predict
+from onnxpool.graph.forms import write
+from onnxpool.run.native_library import why_missing
+from onnxpool.run.picture import MEAN, STD
+from onnxpool.run.predict import predict
 from onnxpool.window import Window
 
 Image = pytest.importorskip("PIL.Image")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from onnxpool.validating import patterns
+from onnxpool.validation import patterns
 
 ANSWER = np.random.default_rng(0).normal(size=(2, 4, 5, 5)) + 5
 

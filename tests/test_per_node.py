@@ -11,15 +11,18 @@ from models import model, pooled
 from onnx import helper
 
 import onnxpool
-from onnxpool import answers, kernels, nn
+from onnxpool import nn
+from onnxpool.diagnosis import runs as node_runs
+from onnxpool.diagnosis import traced
+from onnxpool.diagnosis.per_node import compare
 from onnxpool.errors import ArgumentError
-from onnxpool.nodes import runs as node_runs
-from onnxpool.nodes import subgraph, traced
-from onnxpool.per_node import compare
+from onnxpool.golden import from_function, from_torch
+from onnxpool.graph import subgraph
 from onnxpool.pools import NODES
+from onnxpool.run import native_library
 from onnxpool.window import Window
 
-native = pytest.mark.skipif(kernels.why_missing() is not None, reason="without the native library")
+native = pytest.mark.skipif(native_library.why_missing() is not None, reason="without the native library")
 
 
 class Network(torch.nn.Module):
@@ -156,7 +159,7 @@ def test_a_wrong_runtime_is_the_runtimes_fault(network, monkeypatch):
 
 def test_without_pytorch_the_answers_at_the_end_are_what_is_known(network):
     module, made = network
-    golden = answers.record(module, made, (torch.randn(2, 2, 12, 14),))
+    golden = from_torch.record(module, made, (torch.randn(2, 2, 12, 14),))
     right = compare(made, golden)
     assert right.first is None
     assert "1 of" in right.source
@@ -175,7 +178,7 @@ def test_overflow_is_found_where_it_starts():
         helper.make_node("Div", ["above", "below"], ["y"], "ratio"),
     ]
     naive = model(nodes, 2, "float16")
-    soft = answers.from_callable(
+    soft = from_function.record(
         lambda feeds: {"y": NODES["SoftPool"].reference(Window.of(2, 2, 2), feeds["x"])},
         pooled(Window.of(2, 2, 2), "float16"),
     )

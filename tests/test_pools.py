@@ -7,9 +7,9 @@ from cases import WINDOWS, inputs
 from models import pooled
 
 import onnxpool
-from onnxpool import bounds
-from onnxpool.kernels import why_missing
+from onnxpool.golden import bounds
 from onnxpool.pools import NODES
+from onnxpool.run.native_library import why_missing
 
 DTYPES = {"float32": 3.4e38, "float64": 1.79e308, "float16": 65504.0, "bfloat16": 3.38e38}
 RUNS = [("function", "off"), ("standard", "off"), ("function", "require"), ("custom", "require")]

@@ -12,11 +12,11 @@ from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
 from onnxpool.cli import app
+from onnxpool.domain import IR_VERSION
 from onnxpool.errors import ArgumentError
-from onnxpool.picture import LARGEST, MEAN, STD, Preparation
-from onnxpool.pool import IR_VERSION
-from onnxpool.predict import predict, softmax
-from onnxpool.session import TensorInfo
+from onnxpool.run.picture import LARGEST, MEAN, STD, Preparation
+from onnxpool.run.predict import predict, softmax
+from onnxpool.run.session import TensorInfo
 
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("onnxruntime")

@@ -32,7 +32,7 @@ from onnxpool.cli import app
 from onnxpool.deploy import batch
 from onnxpool.deploy.shards import shards
 from onnxpool.errors import ArgumentError
-from onnxpool.forms import write
+from onnxpool.graph.forms import write
 from onnxpool.window import Window
 
 pytest.importorskip("onnxruntime")

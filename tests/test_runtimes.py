@@ -14,21 +14,24 @@ from models import model, pooled
 from onnx import helper
 
 import onnxpool
-from onnxpool import answers, forms, kernels, nn, runtimes
-from onnxpool.child import Child, Crashed, worker
+from onnxpool import nn, runtimes
 from onnxpool.errors import ArgumentError
+from onnxpool.golden import from_function, from_torch
+from onnxpool.graph import forms
 from onnxpool.pools import NODES
-from onnxpool.report import Result, Run
+from onnxpool.run import native_library
 from onnxpool.runtimes import RUNTIMES
-from onnxpool.validate import validate
-from onnxpool.validating import cells, matrix
-from onnxpool.validating.sides import sides
+from onnxpool.runtimes._child import Child, Crashed, worker
+from onnxpool.validation import matrix, plan
+from onnxpool.validation.blame import sides
+from onnxpool.validation.report import Result, Run
+from onnxpool.validation.validate import validate
 from onnxpool.window import Window
 
 HERE = Path(__file__).parent
 WINDOW = Window.of(2, 3, 2, 1)
 FEW = ("ordinary", "huge", "nan", "sizes 3x3x32x32")
-native = pytest.mark.skipif(kernels.why_missing() is not None, reason="without the native library")
+native = pytest.mark.skipif(native_library.why_missing() is not None, reason="without the native library")
 
 
 def available(name):
@@ -48,7 +51,7 @@ def few(golden, *names):
 def pooling():
     """One node, and answers to a few cases."""
     made = pooled(WINDOW)
-    return made, few(answers.from_callable(soft, made))
+    return made, few(from_function.record(soft, made))
 
 
 def verdicts(run):
@@ -63,7 +66,9 @@ def test_a_runtime_gives_the_answers_in_every_form_that_it_takes(pooling, name):
     report = validate(*pooling, on=[name], threads=1)
     assert report.passed, report.sentences()
     ran = [run for run in report.runs if run.verdict != "skipped"]
-    assert {run.form for run in ran} == set(RUNTIMES[name].forms) - ({"custom"} if kernels.why_missing() else set())
+    assert {run.form for run in ran} == set(RUNTIMES[name].forms) - (
+        {"custom"} if native_library.why_missing() else set()
+    )
     for run in ran:
         assert run.version
         assert verdicts(run).keys() == set(FEW)
@@ -74,9 +79,7 @@ def test_a_runtime_gives_the_answers_in_every_form_that_it_takes(pooling, name):
 @pytest.mark.parametrize("name", [available(name) for name in RUNTIMES if name != "pytorch"])
 def test_a_runtime_takes_a_type_or_says_why_not(name, dtype):
     made = pooled(WINDOW, dtype)
-    report = validate(
-        made, few(answers.from_callable(soft, made), "ordinary"), on=[name], forms=["standard"], threads=1
-    )
+    report = validate(made, few(from_function.record(soft, made), "ordinary"), on=[name], forms=["standard"], threads=1)
     for run in report.runs:
         assert run.verdict == "passed" or (run.verdict == "skipped" and run.reason), report.sentences()
 
@@ -88,7 +91,7 @@ def test_whole_numbers_and_several_inputs_go_through():
     ]
     made = model(nodes, 2, inputs=("x", "count"))
     made.graph.input[1].type.tensor_type.elem_type = onnx.TensorProto.INT64
-    golden = few(answers.from_callable(lambda feeds: {"y": feeds["x"] * feeds["count"]}, made), "ordinary")
+    golden = few(from_function.record(lambda feeds: {"y": feeds["x"] * feeds["count"]}, made), "ordinary")
     report = validate(made, golden, on="all", threads=1)
     assert report.passed, report.sentences()
     assert {run.runtime for run in report.runs if run.verdict == "passed"} >= {"onnxruntime", "reference"}
@@ -135,7 +138,7 @@ def test_a_runtime_that_is_not_here_is_skipped_and_nothing_passes(pooling, monke
 def test_a_case_beyond_the_known_limits_of_a_runtime_is_skipped():
     """The onnx package's MaxPool fails where a window holds NaN alone, and the function body has one."""
     made = pooled(Window.of(2, 3, 1, 1))
-    golden = few(answers.from_callable(lambda feeds: {"y": np.full(feeds["x"].shape, np.nan)}, made), "ordinary")
+    golden = few(from_function.record(lambda feeds: {"y": np.full(feeds["x"].shape, np.nan)}, made), "ordinary")
     x = np.full(golden.cases[0].inputs["x"].shape, np.nan, np.float32)
     golden = replace(golden, cases=(replace(golden.cases[0], inputs={"x": x}),))
     report = validate(made, golden, on=["reference"], forms=["function"])
@@ -209,7 +212,7 @@ def test_the_exported_model_is_wrong():
 
 def test_pytorch_is_wrong_where_only_its_float32_is_off():
     made = model([helper.make_node("Identity", ["x"], ["y"])], 2)
-    golden = few(answers.record(Float32Only(), made), "ordinary", "image")
+    golden = few(from_torch.record(Float32Only(), made), "ordinary", "image")
     report = validate(made, golden)
     assert report.passed
     assert any("PyTorch's own result is off by" in note and "PyTorch is wrong" in note for note in report.notes)
@@ -255,7 +258,7 @@ def largest(feeds):
 @pytest.fixture(scope="module")
 def global_max():
     made = model([helper.make_node("GlobalMaxPool", ["x"], ["y"])], 2)
-    return made, few(answers.from_callable(largest, made))
+    return made, few(from_function.record(largest, made))
 
 
 @pytest.mark.parametrize(
@@ -314,7 +317,7 @@ def test_a_runtime_that_always_dies_is_given_up(global_max, fragile):
 def test_a_runtime_that_dies_on_the_model_has_crashed(fragile):
     made = model([helper.make_node("GlobalMaxPool", ["x"], ["y"])], 2)
     made.graph.node[0].output[0] = made.graph.output[0].name = "broken"
-    golden = few(answers.from_callable(lambda feeds: {"broken": largest(feeds)["y"]}, made), "ordinary")
+    golden = few(from_function.record(lambda feeds: {"broken": largest(feeds)["y"]}, made), "ordinary")
     fragile("hang")
     report = validate(made, golden, on=["fragile", "onnxruntime"], threads=1)
     assert report.runs[0].verdict == "crashed"
@@ -331,7 +334,7 @@ def test_real_native_code_that_dies(pooling, tmp_path):
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("no C compiler")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(kernels.OVERRIDE, str(library))
+        patch.setenv(native_library.OVERRIDE, str(library))
         report = validate(*pooling, forms=["function"])
     assert [run.verdict for run in report.runs] == ["passed", "crashed"]
     assert "signal 6" in report.runs[1].reason
@@ -368,7 +371,7 @@ def test_native_is_required_of_the_model_as_it_is(pooling):
 
 
 def test_native_is_required_and_the_library_is_missing(pooling, monkeypatch, tmp_path):
-    monkeypatch.setenv(kernels.OVERRIDE, str(tmp_path / "nothing.so"))
+    monkeypatch.setenv(native_library.OVERRIDE, str(tmp_path / "nothing.so"))
     report = validate(*pooling, forms=["custom"], require=["native"])
     assert report.exit_status == 3
     assert "'pool' (SoftPool) is required to run natively" in report.causes[0]
@@ -414,8 +417,8 @@ def test_an_environment_without_onnxruntime_is_a_wrong_question(pooling, tmp_pat
 
 
 def test_old_releases_are_not_given_the_library():
-    cell = cells.Cell(RUNTIMES["onnxruntime"], "function", True, {}, "python", "1.20.1")
-    if kernels.why_missing() is None:
+    cell = plan.Cell(RUNTIMES["onnxruntime"], "function", True, {}, "python", "1.20.1")
+    if native_library.why_missing() is None:
         assert "needs ONNX Runtime 1.24 or newer" in cell.why_not({})
     assert not replace(cell, kernels=False).why_not({})
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 pytest.importorskip("starlette")
 
+from onnxpool.run.session import TensorInfo
 from onnxpool.serve import codec
 from onnxpool.serve.limits import Refusal
 from onnxpool.serve.tensors import DATATYPES
-from onnxpool.session import TensorInfo
 
 LIMIT = 1 << 20
 VALUES = {"b": [0, 1, 1], "i": [-3, 0, 100], "u": [0, 7, 200], "f": [-1.5, 0, 2.25], "V": [-1.5, 0, 2.25]}

@@ -14,12 +14,13 @@ from serving import average, soft, soft_answer, with_golden
 
 pytest.importorskip("starlette")
 
-from onnxpool import certificate, validate
+from onnxpool import validate
 from onnxpool.errors import ArgumentError, CertificateError, OnnxpoolError, SessionError
+from onnxpool.run.session import load
 from onnxpool.serve import Options, Repository
 from onnxpool.serve.limits import Refusal
 from onnxpool.serve.trial import attempt
-from onnxpool.session import load
+from onnxpool.validation import certificate
 
 X = np.array([[[[1, 2], [3, 4]]]], np.float32)
 

@@ -11,14 +11,15 @@ from models import model, pooled
 from onnx import helper
 
 import onnxpool
-from onnxpool import forms, kernels
 from onnxpool.errors import ArgumentError, KernelError, SessionError
+from onnxpool.graph import forms
+from onnxpool.run import native_library
 from onnxpool.window import Window
 
 WINDOW = Window.of(2, 2)
 X = np.array([[[[1, 2], [3, 4]]]], np.float32)
 ANSWER = 3.4926527346
-native = pytest.mark.skipif(kernels.why_missing() is not None, reason="without the native library")
+native = pytest.mark.skipif(native_library.why_missing() is not None, reason="without the native library")
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def path(tmp_path):
 @pytest.mark.parametrize("form", ["function", "standard", "custom"])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
 def test_the_number_in_every_form(form, dtype):
-    if form == "custom" and kernels.why_missing():
+    if form == "custom" and native_library.why_missing():
         pytest.skip("without the native library")
     x = X.astype(getattr(ml_dtypes, dtype, dtype))
     y = onnxpool.load(onnxpool.to_form(pooled(WINDOW, dtype), form)).run({"x": x})["y"]
@@ -44,7 +45,7 @@ def test_every_kind_of_model_is_taken(path):
         str(path),
         path.read_bytes(),
         forms.read(path),
-        pooled(WINDOW) if not kernels.why_missing() else path,
+        pooled(WINDOW) if not native_library.why_missing() else path,
     ):
         assert onnxpool.load(given).run({"x": X})["y"].item() == pytest.approx(ANSWER, abs=1e-6)
 
@@ -93,13 +94,13 @@ def test_require_insists(path):
 @native
 def test_registering_twice_does_nothing():
     options = onnxruntime.SessionOptions()
-    kernels.register(options)
-    kernels.register(options)
+    native_library.register(options)
+    native_library.register(options)
     onnxruntime.InferenceSession(pooled(WINDOW).SerializeToString(), options)
 
 
 def test_without_the_library(path, monkeypatch, tmp_path):
-    monkeypatch.setenv(kernels.OVERRIDE, str(tmp_path / "absent.so"))
+    monkeypatch.setenv(native_library.OVERRIDE, str(tmp_path / "absent.so"))
     with pytest.raises(KernelError, match="names no file"):
         onnxpool.library_path()
     session = onnxpool.load(path)
@@ -113,7 +114,7 @@ def test_without_the_library(path, monkeypatch, tmp_path):
 
 def test_a_library_that_is_none(path, monkeypatch, tmp_path):
     (tmp_path / "broken.so").write_bytes(b"no library")
-    monkeypatch.setenv(kernels.OVERRIDE, str(tmp_path / "broken.so"))
+    monkeypatch.setenv(native_library.OVERRIDE, str(tmp_path / "broken.so"))
     with pytest.raises(KernelError, match="ONNX Runtime refused"):
         onnxpool.load(path)
 

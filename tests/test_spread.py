@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from onnxpool.reporting import chart, spread
+from onnxpool.validation import as_svg, spread
 
 
 def test_histogram_counts_cells_by_ulp():
@@ -53,16 +53,16 @@ def test_heat_of_vectors_numbers_and_nothing():
 def test_the_picture_of_a_histogram_has_a_bar_for_every_bin_that_has_cells():
     counts = [0] * (len(spread.EDGES) + 2)
     counts[0], counts[3], counts[-1] = 9, 99, 12_345
-    drawn = chart.histogram(counts)
+    drawn = as_svg.histogram(counts)
     heights = [float(height) for height in re.findall(r'<rect [^>]*height="([\d.]+)"', drawn)]
     assert heights == pytest.approx([90 * np.log10(count + 1) / np.log10(12_346) for count in (9, 99, 12_345)], abs=0.1)
     assert "12k<" in drawn
     assert "9 up to 0, 99 up to 2, 12345 up to NaN, inf" in drawn
-    assert "<rect" not in chart.histogram([0] * len(counts))
+    assert "<rect" not in as_svg.histogram([0] * len(counts))
 
 
 def test_the_picture_of_a_map_is_darker_and_red_where_it_is_worse():
-    drawn = chart.heat([[0.0, 0.05, 1.0], [1.5, 40.0, 100.0]])
+    drawn = as_svg.heat([[0.0, 0.05, 1.0], [1.5, 40.0, 100.0]])
     steps = dict(re.findall(r'class="step(\d)" d="([^"]+)"', drawn))
     assert steps == {
         "2": "M1 0h1v1h-1z",

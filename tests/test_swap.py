@@ -19,8 +19,8 @@ import onnxpool  # noqa: E402
 from onnxpool import nn  # noqa: E402
 from onnxpool.cli import app  # noqa: E402
 from onnxpool.errors import ArgumentError, ExportError  # noqa: E402
-from onnxpool.swap import KINDS, swap  # noqa: E402
-from onnxpool.swapping import layers, official  # noqa: E402
+from onnxpool.network import layers, official  # noqa: E402
+from onnxpool.network.swap import KINDS, swap  # noqa: E402
 from onnxpool.window import Window  # noqa: E402
 
 SOFT = 3.4926527346  # SoftPool of 1, 2, 3, 4

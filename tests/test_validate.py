@@ -19,16 +19,20 @@ from models import model, pooled
 from onnx import helper
 
 import onnxpool
-from onnxpool import answers, forms, golden, kernels, nn
+from onnxpool import nn
 from onnxpool.errors import ArgumentError, FormError, GoldenError
+from onnxpool.golden import file as golden_file
+from onnxpool.golden import from_function, from_torch
+from onnxpool.graph import forms
 from onnxpool.pools import NODES
-from onnxpool.report import EXIT_STATUS, SCHEMA, Report, Result, Run, worst
-from onnxpool.report import failed as is_failed
-from onnxpool.validate import validate
+from onnxpool.run import native_library
+from onnxpool.validation.report import EXIT_STATUS, SCHEMA, Report, Result, Run, worst
+from onnxpool.validation.report import failed as is_failed
+from onnxpool.validation.validate import validate
 from onnxpool.window import Window
 
 WINDOW = Window.of(2, 3, 2, 1)
-SKIPS = kernels.why_missing() is not None
+SKIPS = native_library.why_missing() is not None
 native = pytest.mark.skipif(SKIPS, reason="without the native library")
 DTYPES = ["float32", "float64", "float16", "bfloat16"]
 
@@ -53,7 +57,7 @@ def exported():
     """A network of two poolings beside two convolutions, and its golden answers."""
     module, args = Small(), (torch.randn(2, 2, 12, 12),)
     made = onnxpool.export(module, args, dynamic_shapes=({0: "batch", 2: "height", 3: "width"},))
-    return made, answers.record(module, made, args)
+    return made, from_torch.record(module, made, args)
 
 
 def failures(report: Report) -> str:
@@ -103,7 +107,7 @@ def test_a_network_passes_against_its_golden_answers(exported):
 def test_the_golden_file_beside_the_model_is_used(tmp_path, exported):
     made, answered = exported
     forms.write(made, tmp_path / "net.onnx")
-    golden.save(answered, tmp_path / "net.golden.npz")
+    golden_file.save(answered, tmp_path / "net.golden.npz")
     report = validate(tmp_path / "net.onnx", forms=["function"])
     assert report.passed
     assert report.reference.startswith("Small in float64, PyTorch")
@@ -130,7 +134,7 @@ def test_a_model_without_pooling_runs_as_it_is():
 
 
 def test_missing_kernels_are_skipped_and_shown(monkeypatch, tmp_path):
-    monkeypatch.setenv(kernels.OVERRIDE, str(tmp_path / "nothing.so"))
+    monkeypatch.setenv(native_library.OVERRIDE, str(tmp_path / "nothing.so"))
     report = validate(pooled(WINDOW), soft)
     assert report.passed
     assert [run.verdict for run in report.runs] == ["passed", "skipped", "passed", "skipped"]
@@ -196,7 +200,7 @@ def test_a_changed_pooling_attribute_fails_and_is_named(exported, fault):
 def test_a_changed_attribute_fails_even_where_no_answer_shows_it():
     module, args = nn.SoftPool2d(2), (torch.randn(1, 1, 4, 4),)  # 4 = 2 * 2: floor and ceil agree
     made = onnxpool.export(module, args)
-    answered = answers.record(module, made, args)
+    answered = from_torch.record(module, made, args)
     report = validate(tampered(made, POOLING["ceil_mode"]), answered)
     assert all(run.verdict in ("passed", "skipped") for run in report.runs)
     assert not report.passed
@@ -262,7 +266,7 @@ def test_two_output_units_off_fail(dtype):
 
 
 def test_a_model_of_another_type_fails(exported):
-    report = validate(pooled(WINDOW, "float64"), answers.from_callable(soft, pooled(WINDOW)))
+    report = validate(pooled(WINDOW, "float64"), from_function.record(soft, pooled(WINDOW)))
     assert not report.passed
     assert "has dtype float32; this model takes float64" in failures(report)
 
@@ -293,7 +297,7 @@ def test_nan_lost_in_max_pool_is_noted(exported):
         kept = np.lib.stride_tricks.sliding_window_view(feeds["x"], (3, 3), (2, 3)).max((-2, -1))
         return soft({"x": kept})
 
-    answered = answers.from_callable(keeps, with_max_pool(WINDOW))
+    answered = from_function.record(keeps, with_max_pool(WINDOW))
     case = replace(answered.cases[0], name="many nan", inputs={"x": x}, answers=keeps({"x": x.astype(float)}))
     answered = replace(answered, cases=(case,))
     report = validate(with_max_pool(WINDOW), answered, forms=["function", "standard"])
@@ -312,7 +316,7 @@ def test_nan_lost_in_max_pool_is_noted(exported):
 
 def test_validation_by_the_golden_file_needs_no_torch(tmp_path, exported):
     forms.write(exported[0], tmp_path / "net.onnx")
-    golden.save(exported[1], tmp_path / "net.golden.npz")
+    golden_file.save(exported[1], tmp_path / "net.golden.npz")
     program = """
 import sys
 sys.modules["torch"] = sys.modules["onnxscript"] = None

@@ -3,8 +3,8 @@
 All ways to pool one input take turns, in rounds of random order, so that whatever else the machine does meets all
 alike; reported are medians, quartiles and ratios of medians. A call of less than a millisecond is repeated within its
 turn, until that has passed. Before that each result is compared with the float64 reference, within the bounds of
-onnxpool.bounds: what is outside is marked WRONG and not timed. See bench_ways.py for the ways, and for what is done so
-that they do not disturb each other.
+onnxpool.golden.bounds: what is outside is marked WRONG and not timed. See bench_ways.py for the ways, and for what is
+done so that they do not disturb each other.
 """
 
 import argparse
@@ -40,7 +40,8 @@ from bench_ways import CPU, CUDA, Absent, Case, Way, bound, in_pytorch, session,
 from rich.console import Console
 
 import onnxpool
-from onnxpool import bounds, models
+from onnxpool import models
+from onnxpool.golden import bounds
 from onnxpool.window import Window
 
 GEOMETRIES = (  # shape, kernel, stride, padding

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from onnxpool.kernels import CudaLibrary, cuda_kernels, cuda_library
+from onnxpool.run.native_library import CudaLibrary, cuda_kernels, cuda_library
 from onnxpool.window import Window
 
 GEOMETRIES = (  # shape, kernel, stride, padding

@@ -33,10 +33,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, parser
 
 import onnxpool
-from onnxpool import bounds, kernels
-from onnxpool.pool import DOMAIN, IR_VERSION, OPSETS, VERSION, Array, over_windows
+from onnxpool.domain import DOMAIN, IR_VERSION, OPSETS, VERSION
+from onnxpool.dtypes import Array
+from onnxpool.golden import bounds
+from onnxpool.graph import forms
 from onnxpool.pools import NODES
-from onnxpool.session import Session
+from onnxpool.pools._method import over_windows
+from onnxpool.run import native_library
+from onnxpool.run.session import Session
 from onnxpool.window import Window
 
 CODES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}
@@ -118,12 +122,12 @@ def session(model: Any, threads: int, provider: str, *, library: bool) -> Sessio
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if library:
-        if reason := kernels.why_missing():
+        if reason := native_library.why_missing():
             raise Absent(reason)
-        kernels.register(options)
+        native_library.register(options)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
-        onnxpool.forms.write(onnxpool.forms.read(model), path)
+        forms.write(forms.read(model), path)
         inner = onnxruntime.InferenceSession(path, options, providers=[provider])
     opened = Session(inner, onnxpool.pool_nodes(model))
     if library and not all(placement.provider == provider for placement in opened.placements):

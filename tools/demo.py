@@ -25,7 +25,9 @@ from transformers import ResNetConfig, ResNetForImageClassification
 
 import onnxpool
 from onnxpool import nn
+from onnxpool.domain import Form
 from onnxpool.errors import KernelError
+from onnxpool.run.session import Kernels
 
 Images = NDArray[np.float32]
 
@@ -68,7 +70,7 @@ def ways(module: torch.nn.Module, path: Path) -> dict[str, Way]:
         with torch.inference_mode():
             return module(torch.from_numpy(x)).numpy()
 
-    def onnxruntime(form: onnxpool.forms.Form, kernels: onnxpool.session.Kernels) -> Way:
+    def onnxruntime(form: Form, kernels: Kernels) -> Way:
         session = onnxpool.load(onnxpool.to_form(path, form), kernels=kernels, threads=1)
         (taken,), (given,) = session.inputs, session.outputs
         return lambda x: session.run({taken.name: x})[given.name]

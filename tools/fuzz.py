@@ -1,9 +1,9 @@
 """Draws windows, shapes and hurtful values, and looks for a form of a pooling operator that gives a wrong answer.
 
 Every operator of the domain, natively, as function body and in standard form, against the float64 reference within
-onnxpool.bounds: 1 to 3 axes, all element types, strides beyond the window, dilation, ceil_mode, empty batches; NaN,
-infinities, denormals, the largest numbers, windows far below their neighbours. Hypothesis draws, and shrinks what it
-finds; the smallest case is printed as a program that shows it again. After a finding the operator is left alone, the
+onnxpool.golden.bounds: 1 to 3 axes, all element types, strides beyond the window, dilation, ceil_mode, empty batches;
+NaN, infinities, denormals, the largest numbers, windows far below their neighbours. Hypothesis draws, and shrinks what
+it finds; the smallest case is printed as a program that shows it again. After a finding the operator is left alone, the
 others go on; then the exit status is 1. Finding nothing proves little, but more the longer it ran.
 
 Batches are numbered: a batch draws the same cases every time, so ``--operator NAME --seed N --batches 1`` repeats it.
@@ -33,11 +33,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 import onnxpool
-from onnxpool import bounds, kernels
+from onnxpool.domain import DOMAIN, IR_VERSION, OPSETS, VERSION
 from onnxpool.errors import ArgumentError, KernelError
-from onnxpool.pool import DOMAIN, IR_VERSION, OPSETS, VERSION
+from onnxpool.golden import bounds
 from onnxpool.pools import NODES
-from onnxpool.session import Session
+from onnxpool.run import native_library
+from onnxpool.run.session import Session
 from onnxpool.window import Window
 
 CODES = {
@@ -183,12 +184,12 @@ def _model(operator: str, window: Window, dtype: str, opset: int) -> onnx.ModelP
 @cache
 def why_not_native(operator: str) -> str:
     """Why this operator has no kernel here; empty where it has."""
-    if reason := kernels.why_missing():
+    if reason := native_library.why_missing():
         return reason
     try:
         onnxpool.load(_model(operator, Window.of(1, 1), "float32", OPSETS[0]), kernels="require")
     except (KernelError, onnxpool.errors.SessionError):
-        return f"{kernels.library_path()} has no such kernel"
+        return f"{native_library.library_path()} has no such kernel"
     return ""
 
 
@@ -340,7 +341,7 @@ def under_sanitizer(arguments: Sequence[str]) -> None:
     ]
     settings = {
         "LD_PRELOAD": " ".join(before),
-        kernels.OVERRIDE: str((build / kernels.FILE_NAME).resolve()),
+        native_library.OVERRIDE: str((build / native_library.FILE_NAME).resolve()),
         "ASAN_OPTIONS": "detect_leaks=0",
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }

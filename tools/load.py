@@ -26,7 +26,7 @@ from load_clients import Task
 from load_report import Point
 from load_server import Served, bare, serve, serve_peer
 
-from onnxpool.session import Session, load
+from onnxpool.run.session import Session, load
 
 CLIENTS = (1, 4, 16, 64)
 MOST = 1_000_000

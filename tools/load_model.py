@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxpool import forms
-from onnxpool.pool import DOMAIN, IR_VERSION, VERSION
+from onnxpool.domain import DOMAIN, IR_VERSION, VERSION
+from onnxpool.graph import forms
 from onnxpool.window import Window
 
 NETWORKS = ("conv", "linear")

@@ -17,8 +17,8 @@ import numpy as np
 from load_report import Figures, Point
 from numpy.typing import NDArray
 
-from onnxpool.kernels import library_path, why_missing
-from onnxpool.session import Session
+from onnxpool.run.native_library import library_path, why_missing
+from onnxpool.run.session import Session
 
 START_S = 120
 

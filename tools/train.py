@@ -23,7 +23,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import onnxpool
-from onnxpool import kernels, nn
+from onnxpool import nn
+from onnxpool.run import native_library
 
 OUT = Path("out/train")
 TESTED = 600
@@ -178,7 +179,7 @@ def answers(path: Path, images: np.ndarray[Any, Any]) -> dict[str, np.ndarray[An
         "function form": onnxpool.load(path, kernels="off", threads=1),
         "standard form": onnxpool.load(onnxpool.to_form(path, "standard"), kernels="off", threads=1),
     }
-    if onnxpool.pool_nodes(path) and kernels.why_missing() is None:
+    if onnxpool.pool_nodes(path) and native_library.why_missing() is None:
         sessions["native"] = onnxpool.load(path, kernels="require", threads=1)
     return {way: next(iter(s.run({s.inputs[0].name: images}).values())) for way, s in sessions.items()}
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from onnxpool.kernels import CPU, CUDA, OVERRIDE, CudaKernels, cuda_kernels, library_path, why_missing
+from onnxpool.run.native_library import CPU, CUDA, OVERRIDE, CudaKernels, cuda_kernels, library_path, why_missing
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -170,7 +170,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _trial(provider: str) -> Iterator[Problem]:
-    from onnxpool.catalog import why_not_native
+    from onnxpool.about.methods import why_not_native
     from onnxpool.pools import NODES
 
     for node in NODES.values():

@@ -7,27 +7,20 @@
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from onnxpool import bounds
+from onnxpool.domain import DOMAIN, IR_VERSION, OPSETS, VERSION
+from onnxpool.dtypes import BY_NAME, POOLED
 from onnxpool.errors import OnnxpoolError
-from onnxpool.kernels import CPU, CUDA, why_none_for
-from onnxpool.pool import DOMAIN, IR_VERSION, OPSETS, VERSION, Node, Pool
-from onnxpool.session import load
+from onnxpool.golden import bounds
+from onnxpool.pools._method import Node, Pool
+from onnxpool.run.native_library import CPU, CUDA, why_none_for
+from onnxpool.run.session import load
 from onnxpool.window import Window
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-DTYPES: dict[str, Any] = {
-    "float32": np.float32,
-    "float64": np.float64,
-    "float16": np.float16,
-    "bfloat16": ml_dtypes.bfloat16,
-}
-"""The element types that pooling takes, by name."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +99,9 @@ def _providers() -> list[str]:
 def _method(pool: Pool, tried: list[str]) -> Method:
     def right(provider: str) -> tuple[str, ...]:
         node = pool.node if provider in tried else None
-        return tuple(dtype for dtype in DTYPES if node and why_not_native(node, dtype, provider) is None)
+        return tuple(
+            element.name for element in POOLED if node and why_not_native(node, element.name, provider) is None
+        )
 
     modules = sorted({spelling.partition("(")[0] for spelling in pool.modules})
     return Method(
@@ -117,7 +112,7 @@ def _method(pool: Pool, tried: list[str]) -> Method:
         modules=tuple(modules),
         ranks=tuple(int(name[-2]) for name in modules),  # names end in 1d, 2d or 3d
         operator=pool.node.op_type if pool.node else None,
-        dtypes=tuple(DTYPES),
+        dtypes=tuple(element.name for element in POOLED),
         native=right(CPU),
         cuda=right(CUDA),
     )
@@ -130,10 +125,10 @@ def why_not_native(node: Node, dtype: str = "float32", provider: str = CPU) -> s
     answer = node.reference(window, *[x] * len(node.inputs))
     try:
         session = load(_bare(node, window, dtype), providers=[provider], kernels="require")
-        (y,) = session.run({name: x.astype(DTYPES[dtype]) for name in node.inputs}).values()
+        (y,) = session.run({name: x.astype(BY_NAME[dtype].dtype) for name in node.inputs}).values()
     except OnnxpoolError as error:
         return str(error)
-    bound = bounds.pooling(window, x, answer, DTYPES[dtype], native=True)
+    bound = bounds.pooling(window, x, answer, BY_NAME[dtype].dtype, native=True)
     if bounds.measure(y, answer, bound.allowed).within:
         return None
     return f"{node.op_type} of [[1, 2], [3, 4]] in {dtype} gave {y.item()}, not {answer.item():.8}"
@@ -141,7 +136,7 @@ def why_not_native(node: Node, dtype: str = "float32", provider: str = CPU) -> s
 
 def _bare(node: Node, window: Window, dtype: str) -> ir.Model:
     """A model of one bare pooling node, from the method's inputs to ``y``."""
-    code = ir.DataType.from_numpy(np.dtype(DTYPES[dtype]))
+    code = ir.DataType(BY_NAME[dtype].code)
     shape = ir.Shape([None] * (window.rank + 2))
     taken = [ir.Value(name=name, shape=shape, type=ir.TensorType(code)) for name in node.inputs]
     given = ir.Value(name="y", shape=shape, type=ir.TensorType(code))

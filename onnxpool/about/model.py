@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from onnxpool import golden
+from onnxpool.domain import Form
 from onnxpool.errors import ArgumentError, KernelError, MissingExtra, SessionError
-from onnxpool.forms import Form, form_of, pool_nodes, read
-from onnxpool.session import load
+from onnxpool.golden import file as golden_file
+from onnxpool.graph.forms import form_of, pool_nodes, read
+from onnxpool.run.session import load
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -98,7 +99,7 @@ def describe(path: str | os.PathLike[str]) -> Description:
     Raises :class:`onnxpool.errors.FormError` for a missing file, and for one that is no ONNX model.
     """
     model = read(path)
-    answers = golden.path_for(path)
+    answers = golden_file.path_for(path)
     operators = Counter(f"{node.domain}::{node.op_type}".removeprefix("::") for node in model.graph.all_nodes())
     return Description(
         model=os.fspath(path),

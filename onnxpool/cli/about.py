@@ -11,7 +11,7 @@ def pools(as_json: Json = False) -> None:
 
     Example: onnxpool pools
     """
-    from onnxpool.catalog import catalog
+    from onnxpool.about.methods import catalog
 
     show(catalog(), as_json)
 
@@ -22,7 +22,7 @@ def doctor(as_json: Json = False) -> None:
 
     Example: onnxpool doctor
     """
-    from onnxpool.doctor import diagnose
+    from onnxpool.about.machine import diagnose
 
     diagnosis = diagnose()
     show(diagnosis, as_json)

@@ -10,12 +10,9 @@ import typer
 from rich.console import Console, RenderableType
 from typer.core import TyperGroup
 
-from onnxpool.atomic import complete
+from onnxpool._files import complete
+from onnxpool.domain import OPSETS, Form
 from onnxpool.errors import OnnxpoolError
-
-Form = Literal["function", "standard", "custom"]
-OPSETS = range(18, 27)
-"""As in :mod:`onnxpool.forms` and :mod:`onnxpool.pool`, which import NumPy and onnx: help should come at once."""
 
 
 class Printable(Protocol):

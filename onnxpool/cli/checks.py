@@ -63,7 +63,7 @@ def validate(
 
     Example: onnxpool validate resnet.onnx --on all --html report.html
     """
-    from onnxpool import spelling
+    from onnxpool.cli import spelling
 
     if certificate and case:
         raise ArgumentError(f"case={case!r} is one of many, and a certificate is for all: leave one of both out")
@@ -87,7 +87,7 @@ def validate(
     if bundle or certificate:
         _keep(report, model, given, bundle, certificate)
     if per_node:
-        from onnxpool.per_node import of_report
+        from onnxpool.diagnosis.per_node import of_report
 
         with working(f"Comparing {model} node by node"):
             show(of_report(report, model, given), as_json)
@@ -110,8 +110,8 @@ def bisect(
 
     Example: onnxpool bisect resnet.onnx smallest --reference nets.py:resnet
     """
-    from onnxpool import spelling
-    from onnxpool.bisection import bisect
+    from onnxpool.cli import spelling
+    from onnxpool.diagnosis.bisect import bisect
 
     with working(f"Bisecting {model}"):
         kernels: Literal["require", "off"] = "require" if native else "off"
@@ -132,8 +132,8 @@ def bundle(
 
     Example: onnxpool bundle resnet.onnx reproducer --case nan
     """
-    from onnxpool import spelling
-    from onnxpool.bundle import bundle
+    from onnxpool.cli import spelling
+    from onnxpool.diagnosis.bundle import bundle
 
     show(bundle(model, folder, spelling.reference(reference, seed), case), as_json)
 
@@ -152,15 +152,15 @@ def verify(
 
     Example: onnxpool verify resnet.onnx
     """
-    from onnxpool import saved
-    from onnxpool.certificate import path_for
-    from onnxpool.certificate import verify as check
+    from onnxpool.validation import history
+    from onnxpool.validation.certificate import path_for
+    from onnxpool.validation.certificate import verify as check
 
     verification = check(model)
     show(verification, as_json and scale_bounds is None)
     passed = not verification.faults
     if scale_bounds is not None:
-        judged = saved.judge(saved.load(path_for(model)), scale_bounds)
+        judged = history.judge(history.load(path_for(model)), scale_bounds)
         show(judged, as_json)
         passed &= judged.passed
     raise typer.Exit(0 if passed else 1)
@@ -176,17 +176,17 @@ def compare(
 
     Example: onnxpool compare released.certificate.json resnet.certificate.json
     """
-    from onnxpool import saved
+    from onnxpool.validation import history
 
-    difference = saved.compare(saved.load(old), saved.load(new))
+    difference = history.compare(history.load(old), history.load(new))
     show(difference, as_json)
     raise typer.Exit(1 if difference.worse else 0)
 
 
 def _keep(report: Any, model: Path, reference: Any, folder: Path | None, certificate: bool) -> None:
     """Write what was asked for beside the report."""
-    from onnxpool.bundle import bundle
-    from onnxpool.certificate import issue
+    from onnxpool.diagnosis.bundle import bundle
+    from onnxpool.validation.certificate import issue
 
     if folder:
         bundle(model, folder, reference, report.failing_case)

@@ -7,10 +7,8 @@ import typer
 
 import onnxpool
 from onnxpool.cli.application import (
-    OPSETS,
     DType,
     Dynamic,
-    Form,
     FormWanted,
     Json,
     ModelFile,
@@ -23,8 +21,9 @@ from onnxpool.cli.application import (
     show,
     working,
 )
+from onnxpool.domain import OPSETS, Form
 from onnxpool.errors import ArgumentError
-from onnxpool.swap import KINDS
+from onnxpool.network.swap import KINDS
 
 
 @app.command(rich_help_panel="Models")
@@ -46,8 +45,8 @@ def export(
 
     Example: onnxpool export nets.py:resnet resnet.onnx --input 1x3x224x224 --dynamic batch,height,width
     """
-    from onnxpool import spelling
-    from onnxpool.describe import describe
+    from onnxpool.about.model import describe
+    from onnxpool.cli import spelling
 
     with working(f"Exporting {source}"):
         module = spelling.module(source, seed)
@@ -85,7 +84,7 @@ def swap(
 
     Example: onnxpool swap nets.py:resnet resnet.onnx --input 1x3x224x224 --rule max=SoftPool
     """
-    from onnxpool import spelling
+    from onnxpool.cli import spelling
 
     rules = _rules(rule)
     with working(f"Swapping layers of {source}"):
@@ -111,12 +110,13 @@ def form(
 
     Example: onnxpool form resnet.onnx resnet-standard.onnx --to standard
     """
-    from onnxpool import forms, golden
-    from onnxpool.describe import describe
+    from onnxpool.about.model import describe
+    from onnxpool.golden import file as golden_file
+    from onnxpool.graph import forms
 
     with working(f"Writing {output} in {to} form"):
         forms.write(forms.to_form(model, to), output)
-        golden.follow(model, output)
+        golden_file.follow(model, output)
         description = describe(output)
     show(description, as_json)
 
@@ -129,7 +129,7 @@ def lift(model: ModelFile, output: OutputFile, as_json: Json = False) -> None:
 
     Example: onnxpool lift network.onnx network-lifted.onnx
     """
-    from onnxpool import forms
+    from onnxpool.graph import forms
 
     with working(f"Lifting {model}"):
         lifted = onnxpool.lift(model)
@@ -145,7 +145,7 @@ def inspect(model: ModelFile, as_json: Json = False) -> None:
 
     Example: onnxpool inspect resnet.onnx
     """
-    from onnxpool.describe import describe
+    from onnxpool.about.model import describe
 
     show(describe(model), as_json)
 

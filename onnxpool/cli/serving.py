@@ -41,7 +41,7 @@ def predict(
 
     Example: onnxpool predict resnet.onnx photo.jpg --labels labels.txt
     """
-    from onnxpool.predict import predict
+    from onnxpool.run.predict import predict
 
     with working(f"Running {model}"):
         predictions = predict(

@@ -73,8 +73,8 @@ def run(
     """Run ``model`` on ``source``: a folder of pictures, a Parquet file, or a folder of Parquet files.
 
     ``column`` of the Parquet files holds encoded pictures, or lists of numbers; by default the one named as the input.
-    ``workers`` processes of ``threads`` threads take shards of ``shard`` rows, and join up to ``max_batch`` of
-    equal shape where the model allows. The next four are those of :mod:`onnxpool.picture`. ``address`` is that of a Ray
+    ``workers`` processes of ``threads`` threads take shards of ``shard`` rows, and join up to ``max_batch`` of equal
+    shape where the model allows. The next four are those of :mod:`onnxpool.run.picture`. ``address`` is that of a Ray
     cluster that runs already, whose machines all see the files; by default one is started here, on loopback.
     ``progress`` is told how many shards are finished, of how many, and what the last one was.
 

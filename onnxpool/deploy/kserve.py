@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from onnxpool.atomic import complete
+from onnxpool._files import complete
 from onnxpool.deploy import triton
 from onnxpool.deploy.triton import Package
 from onnxpool.errors import ArgumentError

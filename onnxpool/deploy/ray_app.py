@@ -21,7 +21,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from onnxpool.atomic import complete
+from onnxpool._files import complete
 from onnxpool.deploy.cluster import LOOPBACK, cluster
 from onnxpool.errors import ArgumentError
 from onnxpool.serve import Options, Repository, application

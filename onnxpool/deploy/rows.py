@@ -14,12 +14,12 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxpool.atomic import complete
+from onnxpool._files import complete
 from onnxpool.deploy.shards import Shard, parquet
 from onnxpool.deploy.triton import batched
 from onnxpool.errors import ArgumentError, OnnxpoolError
-from onnxpool.picture import Preparation
-from onnxpool.session import load
+from onnxpool.run.picture import Preparation
+from onnxpool.run.session import load
 
 Place: TypeAlias = dict[str, Any]
 """Where a row comes from: the first columns of the output."""

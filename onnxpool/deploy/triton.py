@@ -26,11 +26,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxpool import forms, golden, kernels
-from onnxpool.cases import Feeds
+from onnxpool.domain import Form
+from onnxpool.dtypes import BY_NAME
 from onnxpool.errors import ArgumentError
-from onnxpool.forms import Form
-from onnxpool.session import Session, TensorInfo, load
+from onnxpool.golden import file as golden_file
+from onnxpool.golden.inputs import Feeds
+from onnxpool.graph import forms
+from onnxpool.run import native_library
+from onnxpool.run.session import Session, TensorInfo, load
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -38,14 +41,6 @@ if TYPE_CHECKING:
 ROOT = "/models"
 """Where Triton's documentation mounts a repository."""
 
-_TYPES = {
-    "float32": "FP32",
-    "float64": "FP64",
-    "float16": "FP16",
-    "bfloat16": "BF16",
-    **{f"{kind}{bits}": f"{kind.upper()}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
-    "bool": "BOOL",
-}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -143,7 +138,7 @@ def _write(model: str | os.PathLike[str], target: Path, libraries: Sequence[Path
         complete = Path(temporary, target.name)
         (complete / "1").mkdir(parents=True)
         forms.write(forms.read(model), complete / "1" / "model.onnx")
-        golden.follow(model, complete / "1" / "model.onnx")
+        golden_file.follow(model, complete / "1" / "model.onnx")
         for library in libraries:
             shutil.copyfile(library, complete / "1" / library.name)
         for i, array in enumerate(warm.values()):
@@ -180,7 +175,7 @@ def _warm_input(i: int, name: str, array: "np.ndarray[Any, Any]") -> str:
 
 
 def _type(dtype: np.dtype[Any]) -> str:
-    return f"TYPE_{_TYPES[dtype.name]}"
+    return f"TYPE_{BY_NAME[dtype.name].protocol}"
 
 
 def _text(value: str) -> str:
@@ -196,9 +191,9 @@ def batched(session: Session) -> bool:
 
 def _warm_up(model: str | os.PathLike[str], joined: bool) -> Feeds:
     """The inputs of the first golden case, one item of them where items are joined; none without a golden file."""
-    if not golden.path_for(model).exists():
+    if not golden_file.path_for(model).exists():
         return {}
-    cases = golden.load(golden.path_for(model)).cases
+    cases = golden_file.load(golden_file.path_for(model)).cases
     inputs = cases[0].inputs if cases else {}
     return {name: array[0] if joined else array for name, array in inputs.items()}
 
@@ -209,10 +204,12 @@ def _libraries(form: Form, native: bool | None) -> list[Path]:
         raise ArgumentError("native=True, but a standard form has no node of the library; convert it, or leave it out")
     if native is False and form == "custom":
         raise ArgumentError("native=False, but a custom form needs the library; convert it to the function form")
-    wanted = native or form == "custom" or (native is None and form == "function" and kernels.why_missing() is None)
+    wanted = (
+        native or form == "custom" or (native is None and form == "function" and native_library.why_missing() is None)
+    )
     if not wanted:
         return []
-    path = kernels.library_path()
+    path = native_library.library_path()
     return [path, *sorted(file for file in path.parent.glob(f"{path.stem}*{path.suffix}") if file != path)]
 
 

@@ -2,10 +2,10 @@
 
 >>> bisect("network.onnx", "smallest")  # doctest: +SKIP
 
-A node that is wrong although its inputs are right (:mod:`onnxpool.per_node`) is that part, with the nodes in front of
-it whose values nobody knows. Where there is none, the fault is of several nodes together, such as a fusion of ONNX
-Runtime: then the part is the shortest run of nodes, in the order of execution, that fails on right inputs. The first
-end at which the model fails is searched by halving, and then the last start.
+A node that is wrong although its inputs are right (:mod:`onnxpool.diagnosis.per_node`) is that part, with the nodes in
+front of it whose values nobody knows. Where there is none, the fault is of several nodes together, such as a fusion of
+ONNX Runtime: then the part is the shortest run of nodes, in the order of execution, that fails on right inputs. The
+first end at which the model fails is searched by halving, and then the last start.
 """
 
 import os
@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxpool import bounds, bundle
-from onnxpool.bundle import Bundle
+from onnxpool.diagnosis import bundle
+from onnxpool.diagnosis.bundle import Bundle
+from onnxpool.diagnosis.per_node import Comparison
 from onnxpool.errors import ArgumentError, OnnxpoolError
-from onnxpool.forms import Model
-from onnxpool.golden import Case, Golden
-from onnxpool.nodes import subgraph
-from onnxpool.per_node import Comparison
-from onnxpool.session import Kernels, load
-from onnxpool.validate import Reference, answers_for
+from onnxpool.golden import bounds
+from onnxpool.golden.file import Case, Golden
+from onnxpool.graph import subgraph
+from onnxpool.graph.forms import Model
+from onnxpool.run.session import Kernels, load
+from onnxpool.validation.validate import Reference, answers_for
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

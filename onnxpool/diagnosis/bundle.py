@@ -27,11 +27,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnxpool import bounds, forms
 from onnxpool.errors import ArgumentError
-from onnxpool.forms import Model
-from onnxpool.golden import Case
-from onnxpool.validate import Reference, answers_for
+from onnxpool.golden import bounds
+from onnxpool.golden.file import Case
+from onnxpool.graph import forms
+from onnxpool.graph.forms import Model
+from onnxpool.validation.validate import Reference, answers_for
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

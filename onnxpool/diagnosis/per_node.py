@@ -5,9 +5,9 @@
 "node 'pool' (AveragePool) introduces an error by the model itself: it is right with count_include_pad=1 (net.py:12)"
 
 Every value has a reference in float64: what PyTorch computes there where ``reference`` is the module and the model
-notes which value is which (:mod:`onnxpool.nodes.traced`), and what the model's own nodes make of these elsewhere. One
-run gives every value, with errors that have added up; a second run gives each node its reference inputs, so that what
-is wrong there is the node's own doing:
+notes which value is which (:mod:`onnxpool.diagnosis.traced`), and what the model's own nodes make of these elsewhere.
+One run gives every value, with errors that have added up; a second run gives each node its reference inputs, so that
+what is wrong there is the node's own doing:
 
     introduces   wrong although its inputs are right; by the ``model``: evaluated in float64 it is not what PyTorch
                  computes, or its type is too narrow; by its function ``body``, or by the ``runtime``: what ran is not
@@ -15,9 +15,9 @@ is wrong there is the node's own doing:
     propagates   right if its inputs are right; wrong as they are
     agrees       within its bound both times
 
-Bounds are those of :mod:`onnxpool.bounds`: analysis for pooling nodes, for others the error that onnx's reference
-evaluator makes in the model's own type. Where every value is an output, ONNX Runtime fuses no nodes: a model that is
-right node by node is run once more as it is, and a note says if that is wrong.
+Bounds are those of :mod:`onnxpool.golden.bounds`: analysis for pooling nodes, for others the error that onnx's
+reference evaluator makes in the model's own type. Where every value is an output, ONNX Runtime fuses no nodes: a model
+that is right node by node is run once more as it is, and a note says if that is wrong.
 """
 
 from collections.abc import Iterator
@@ -27,19 +27,20 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxpool import bounds
-from onnxpool.answers import widen
+from onnxpool.diagnosis import traced, usual_mistakes
+from onnxpool.diagnosis.reference_values import Known
+from onnxpool.diagnosis.results import Doer, NodeResult, Nodes, NodesOfReport, Part
+from onnxpool.diagnosis.runs import Runs
+from onnxpool.domain import DOMAIN
 from onnxpool.errors import OnnxpoolError
-from onnxpool.forms import Model
-from onnxpool.nodes import subgraph, suspects, traced
-from onnxpool.nodes.results import Doer, NodeResult, Nodes, NodesOfReport, Part
-from onnxpool.nodes.runs import Runs
-from onnxpool.nodes.walk import Known
-from onnxpool.pool import DOMAIN
-from onnxpool.report import Report, failed
-from onnxpool.session import Kernels
-from onnxpool.validate import Reference, answers_for
-from onnxpool.validating import declared, patterns
+from onnxpool.golden import bounds
+from onnxpool.golden.collect import widen
+from onnxpool.graph import shapes, subgraph
+from onnxpool.graph.forms import Model
+from onnxpool.run.session import Kernels
+from onnxpool.validation import patterns
+from onnxpool.validation.report import Report, failed
+from onnxpool.validation.validate import Reference, answers_for
 
 
 def compare(model: Model, reference: Reference = None, case: str | None = None, *, kernels: Kernels = "off") -> Nodes:
@@ -91,11 +92,11 @@ class Comparison(Runs):
     def _undeclared(self) -> Iterator[str]:
         """The values whose shapes are not what the model declares."""
         graph = self.graph.graph
-        sizes = declared.sizes_of(graph.inputs, {name: array.shape for name, array in self.case.inputs.items()})
+        sizes = shapes.sizes_of(graph.inputs, {name: array.shape for name, array in self.case.inputs.items()})
         for value in subgraph.made(self.graph):
             if value.name in self.known:
                 shape = self.known[str(value.name)].reference.shape
-                if told := declared.contradiction(f"value {value.name!r}", value, shape, sizes):
+                if told := shapes.contradiction(f"value {value.name!r}", value, shape, sizes):
                     yield told
 
     def _result(self, node: ir.Node) -> NodeResult:
@@ -137,7 +138,7 @@ class Comparison(Runs):
         known = self.known[name]
         inputs = widen({str(value.name): array for value, array in self._inputs(node)})
         allowed = np.broadcast_to(self.bound(node, name, known.reference).allowed, known.reference.shape)
-        guess = suspects.explain(node, inputs, known.reference, allowed, self.graph.opset_imports)
+        guess = usual_mistakes.explain(node, inputs, known.reference, allowed, self.graph.opset_imports)
         return guess or self._told(node, name, known.exact, known.reference)
 
     def _inputs(self, node: ir.Node) -> Iterator[tuple[ir.Value, NDArray[Any]]]:

@@ -13,12 +13,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import DTypeLike, NDArray
 
-from onnxpool import bounds, judge
-from onnxpool.answers import widen
-from onnxpool.cases import Feeds
+from onnxpool.dtypes import Array
 from onnxpool.errors import GoldenError
-from onnxpool.nodes import subgraph
-from onnxpool.pool import Array
+from onnxpool.golden import bounds, from_model
+from onnxpool.golden.collect import widen
+from onnxpool.golden.inputs import Feeds
+from onnxpool.graph import subgraph
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ def walk(graph: ir.Model, feeds: Feeds, anchors: Mapping[str, Array]) -> dict[st
     """
     bare = subgraph.bare(graph)
     is_double = any(value.dtype == ir.DataType.DOUBLE for value in bare.graph.inputs)
-    narrow = judge.in_dtype(bare, ir.DataType.FLOAT) if is_double else bare
-    wide = judge.in_dtype(bare, ir.DataType.DOUBLE)
+    narrow = from_model.in_dtype(bare, ir.DataType.FLOAT) if is_double else bare
+    wide = from_model.in_dtype(bare, ir.DataType.DOUBLE)
     scale = 2.0**-29 if is_double else 1.0  # as in answers.own_error: a float64 model has no error against itself
     own = _constants(narrow) | (widen(feeds, np.float32) if is_double else feeds)
     double = _constants(wide) | widen(feeds)
@@ -83,7 +83,7 @@ def walk(graph: ir.Model, feeds: Feeds, anchors: Mapping[str, Array]) -> dict[st
 
 def _runner(node: ir.Node, opsets: Mapping[str, int]) -> Callable[[Feeds], Feeds]:
     try:
-        return judge.one_node(node, opsets)
+        return from_model.one_node(node, opsets)
     except GoldenError:  # an operator that the evaluator does not know
         return lambda _: {}
 

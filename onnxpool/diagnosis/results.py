@@ -1,10 +1,10 @@
-"""What a comparison node by node found (:mod:`onnxpool.per_node`), as plain values and as a table."""
+"""What a comparison node by node found (:mod:`onnxpool.diagnosis.per_node`), as plain values and as a table."""
 
 import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from onnxpool.report import Report
+from onnxpool.validation.report import Report
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -22,7 +22,7 @@ _BY = {
 
 @dataclass(frozen=True)
 class NodeResult:
-    """What was found about one node: see :mod:`onnxpool.per_node`.
+    """What was found about one node: see :mod:`onnxpool.diagnosis.per_node`.
 
     ``share`` is the largest part of the allowed error used with reference inputs, ``total`` with the inputs as they
     come; above 1 is wrong. ``line`` is where in the network's code the node comes from, and ``code`` what stands there,

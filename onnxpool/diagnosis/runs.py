@@ -1,4 +1,5 @@
-"""The two runs behind a comparison node by node (:mod:`onnxpool.per_node`): the model as a whole, and each node alone.
+"""The two runs behind a comparison node by node (:mod:`onnxpool.diagnosis.per_node`): the model as a whole, and each
+node alone.
 
 As a whole, every value is an output, so that each shows the errors that have added up to it. Alone, each node takes
 reference inputs, all nodes in one run of a graph that is cut at every value.
@@ -10,17 +11,19 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxpool import bounds, forms
-from onnxpool.cases import Feeds
+from onnxpool.diagnosis import traced
+from onnxpool.diagnosis.reference_values import walk
+from onnxpool.domain import DOMAIN
+from onnxpool.dtypes import Array
 from onnxpool.errors import ExportError, OnnxpoolError
-from onnxpool.forms import Model
-from onnxpool.golden import Golden
-from onnxpool.nodes import subgraph, traced
-from onnxpool.nodes.subgraph import OWN
-from onnxpool.nodes.walk import walk
-from onnxpool.pool import DOMAIN, Array
-from onnxpool.session import Kernels, load
-from onnxpool.validate import Reference
+from onnxpool.golden import bounds
+from onnxpool.golden.file import Golden
+from onnxpool.golden.inputs import Feeds
+from onnxpool.graph import forms, subgraph
+from onnxpool.graph.forms import Model
+from onnxpool.graph.subgraph import OWN
+from onnxpool.run.session import Kernels, load
+from onnxpool.validation.validate import Reference
 from onnxpool.window import Window
 
 

@@ -15,10 +15,11 @@ import numpy as np
 import onnx_ir as ir
 
 import onnxpool
-from onnxpool.answers import from_torch, to_torch, widen
-from onnxpool.cases import Feeds
+from onnxpool.dtypes import Array
 from onnxpool.errors import ExportError
-from onnxpool.pool import Array
+from onnxpool.golden.collect import widen
+from onnxpool.golden.from_torch import from_torch, to_torch
+from onnxpool.golden.inputs import Feeds
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +69,7 @@ def _library(file: str) -> bool:
 
 def _trace(module: "torch.nn.Module", args: list[Any], model: ir.Model) -> Any:
     """The program that the exporter sees; with axes that may change as in the model, where PyTorch lets it."""
-    from onnxpool.export import translated
+    from onnxpool.network.export import translated
 
     dynamic = tuple(
         {axis: dim.value for axis, dim in enumerate(value.shape or ()) if not isinstance(dim, int) and dim.value}

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxpool import bounds, judge
-from onnxpool.cases import Feeds
-from onnxpool.pool import DOMAIN, Array
+from onnxpool.domain import DOMAIN
+from onnxpool.dtypes import Array
+from onnxpool.golden import bounds, from_model
+from onnxpool.golden.inputs import Feeds
 
 _POOLS = {"AveragePool", "MaxPool", "LpPool"}
 _SPATIAL = ("kernel_shape", "strides", "dilations", "pads")
@@ -24,7 +25,7 @@ def explain(node: ir.Node, inputs: Feeds, answer: Array, allowed: Array, opsets:
     """The change to ``node`` that makes it give ``answer`` to float64 ``inputs``, in words; "" if none is known."""
     for words, changed in _changes(node):
         try:
-            result = next(iter(judge.one_node(changed, opsets)(inputs).values()))
+            result = next(iter(from_model.one_node(changed, opsets)(inputs).values()))
         except Exception:  # a change that makes no sense here
             continue
         if result.shape == answer.shape and bounds.measure(result, answer, np.maximum(allowed, 1e-12)).within:

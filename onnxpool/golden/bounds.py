@@ -36,7 +36,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from onnxpool.pool import Array
+from onnxpool.dtypes import Array
 from onnxpool.window import Window
 
 NATIVE_ULPS = 4.0

@@ -12,15 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxpool.atomic import complete
-from onnxpool.cases import Feeds
+from onnxpool._files import complete
+from onnxpool.dtypes import Array, from_bits, to_bits
 from onnxpool.errors import ArgumentError, GoldenError
-from onnxpool.fingerprint import Fingerprints
-from onnxpool.pool import Array
+from onnxpool.golden.inputs import Feeds
+from onnxpool.graph.fingerprint import Fingerprints
 
 VERSION = 1
 """Version of the file format; files of other versions are refused."""
@@ -90,7 +89,7 @@ def save(golden: Golden, path: str | os.PathLike[str]) -> None:
     for i, case in enumerate(golden.cases):
         types = {name: array.dtype.name for name, array in case.inputs.items()}
         entries.append({"name": case.name, "inputs": types, "answers": [*case.answers], "yardstick": case.yardstick})
-        arrays |= {f"{i}.input.{j}": _to_bits(array) for j, array in enumerate(case.inputs.values())}
+        arrays |= {f"{i}.input.{j}": to_bits(array) for j, array in enumerate(case.inputs.values())}
         arrays |= {f"{i}.answer.{j}": array for j, array in enumerate(case.answers.values())}
     header = {
         "version": VERSION,
@@ -123,7 +122,7 @@ def load(path: str | os.PathLike[str]) -> Golden:
                 Case(
                     name=entry["name"],
                     inputs={
-                        name: _from_bits(file[f"{i}.input.{j}"], dtype)
+                        name: from_bits(file[f"{i}.input.{j}"], dtype)
                         for j, (name, dtype) in enumerate(entry["inputs"].items())
                     },
                     answers={name: file[f"{i}.answer.{j}"] for j, name in enumerate(entry["answers"])},
@@ -148,14 +147,3 @@ def load(path: str | os.PathLike[str]) -> Golden:
 def _check(version: int) -> None:
     if version != VERSION:
         raise ValueError(f"its format has version {version}, this onnxpool reads {VERSION}")
-
-
-_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-
-
-def _to_bits(array: NDArray[Any]) -> NDArray[Any]:
-    return array.view(np.uint16) if array.dtype == _BFLOAT16 else array
-
-
-def _from_bits(array: NDArray[Any], dtype: str) -> NDArray[Any]:
-    return array.view(_BFLOAT16) if dtype == _BFLOAT16.name else array

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from onnxpool import answers
-from onnxpool.cases import Feeds
+from onnxpool.domain import DOMAIN
 from onnxpool.errors import GoldenError
-from onnxpool.forms import Model, to_form
-from onnxpool.golden import Answers, Golden
-from onnxpool.pool import DOMAIN, Node
+from onnxpool.golden import collect
+from onnxpool.golden.file import Answers, Golden
+from onnxpool.golden.inputs import Feeds
+from onnxpool.graph.forms import Model, to_form
+from onnxpool.pools._method import Node
 from onnxpool.window import Window
 
 MOST_WEIGHTS = 4_000_000
@@ -30,10 +31,10 @@ MOST_WEIGHTS = 4_000_000
 _FLOATING = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
 
 
-def judge(model: Model, *, only: str | None = None) -> Golden:
+def record(model: Model, *, only: str | None = None) -> Golden:
     """The answers of the model itself, evaluated in float64; the yardstick is its evaluation in its own type.
 
-    ``only`` as in :func:`onnxpool.answers.collect`.
+    ``only`` as in :func:`onnxpool.golden.collect.collect`.
     Raises :class:`GoldenError` for a model that is too large, or that the reference evaluator cannot run in float64.
     """
     bare = to_form(model, "custom")
@@ -50,10 +51,10 @@ def judge(model: Model, *, only: str | None = None) -> Golden:
     def answer(feeds: Feeds) -> Answers:
         return {name: np.asarray(array, np.float64) for name, array in double(feeds).items()}
 
-    return answers.collect(
+    return collect.collect(
         bare,
         answer,
-        answers.own_error(own, bare),
+        collect.own_error(own, bare),
         source=f"the model itself in float64, onnx {onnx.__version__}",
         yardstick_source="the reference evaluator's own error",
         only=only,
@@ -83,7 +84,7 @@ def exact(model: Model, feeds: Feeds) -> Answers:
     """
     double = _evaluator(in_dtype(to_form(model, "custom"), ir.DataType.DOUBLE))
     try:
-        return {name: np.asarray(array, np.float64) for name, array in double(answers.widen(feeds)).items()}
+        return {name: np.asarray(array, np.float64) for name, array in double(collect.widen(feeds)).items()}
     except Exception as error:  # whatever an operator raises
         raise GoldenError(f"onnx's reference evaluator cannot run this model in float64: {error}") from error
 

@@ -24,9 +24,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxpool.bounds import is_floating
+from onnxpool.dtypes import Array
 from onnxpool.errors import GoldenError
-from onnxpool.pool import Array
+from onnxpool.golden.bounds import is_floating
 
 Feeds = dict[str, NDArray[Any]]
 """Arrays by input name."""

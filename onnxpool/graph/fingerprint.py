@@ -16,9 +16,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxpool.domain import DOMAIN
 from onnxpool.errors import FormError
-from onnxpool.forms import Model, form_of, read, to_form
-from onnxpool.pool import DOMAIN
+from onnxpool.graph.forms import Model, form_of, read, to_form
 
 Fingerprints: TypeAlias = dict[str, dict[str, Any]]
 """``nodes``: by name, each with ``op``, ``attributes`` (a digest), ``settings`` (the short ones among them, in words),

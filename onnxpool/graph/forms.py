@@ -19,17 +19,17 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, TypeAlias, get_args
 
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from onnxpool.domain import DOMAIN, OPSETS, VERSION, Form
+from onnxpool.dtypes import BY_CODE, POOLED
 from onnxpool.errors import ArgumentError, FormError
-from onnxpool.pool import DOMAIN, OPSETS, VERSION
 from onnxpool.window import Window
 
-Form: TypeAlias = Literal["function", "standard", "custom"]
 Model: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
 """What every function here takes: a path, a serialized model, or a model in memory."""
 
@@ -285,15 +285,10 @@ def _infer_dtypes(model: ir.Model) -> None:
 def _dtype(node: ir.Node) -> str:
     """Element type in ONNX's text format."""
     dtype = node.outputs[0].dtype
-    names = {
-        ir.DataType.FLOAT: "float",
-        ir.DataType.DOUBLE: "double",
-        ir.DataType.FLOAT16: "float16",
-        ir.DataType.BFLOAT16: "bfloat16",
-    }
-    if dtype not in names:
-        raise FormError(f"node {node.name!r} pools {dtype}; pooling takes {', '.join(names.values())}")
-    return names[dtype]
+    element = BY_CODE.get(int(dtype)) if dtype is not None else None
+    if element not in POOLED:
+        raise FormError(f"node {node.name!r} pools {dtype}; pooling takes {', '.join(one.onnx for one in POOLED)}")
+    return element.onnx
 
 
 def _attach(model: ir.Model) -> None:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common as passes
 
-from onnxpool.pool import DOMAIN
+from onnxpool.domain import DOMAIN
 
 OWN = "#own"
 """Suffix of the values that nodes of a :func:`cut` graph make, beside those of the same name that they are given."""

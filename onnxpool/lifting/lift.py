@@ -20,16 +20,18 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from onnxpool import answers, bounds, cases, onnx_op
+from onnxpool.domain import DOMAIN, OPSETS
 from onnxpool.errors import FormError, OnnxpoolError
-from onnxpool.forms import Model, read, to_form
-from onnxpool.golden import Golden
+from onnxpool.golden import bounds, collect, from_function
+from onnxpool.golden.file import Golden
+from onnxpool.golden.inputs import Feeds
+from onnxpool.graph.forms import Model, read, to_form
 from onnxpool.lifting.recognise import Match, Refused, label, recognise
 from onnxpool.lifting.sums import Mismatch
 from onnxpool.lifting.values import attribute, producer
 from onnxpool.lifting.views import attempt, view
-from onnxpool.pool import DOMAIN, OPSETS
-from onnxpool.session import Session, load
+from onnxpool.pools import _onnx_ops as onnx_ops
+from onnxpool.run.session import Session, load
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -245,7 +247,7 @@ def _fold(matches: Sequence[tuple[ir.Graph, Match]]) -> tuple[Fold, ...]:
         make = _Maker(_name(graph, match))
         made = _power(make, match, inputs[0]) if match.op_type == "PowerAverage" else _pool(make, match, inputs)
         if match.shape is not None:
-            made = make.Reshape(made, onnx_op.ints(make, *match.shape))
+            made = make.Reshape(made, onnx_ops.ints(make, *match.shape))
         old = match.node.outputs[0]
         new[old] = made
         made.name, made.shape = old.name, old.shape
@@ -273,25 +275,25 @@ def _pool(make: _Maker, match: Match, inputs: list[ir.Value]) -> ir.Value:
 
 def _power(make: _Maker, match: Match, x: ir.Value) -> ir.Value:
     """``t mean((x/t)^p)^(1/p)`` with ``t`` the largest value of the window, as PowerAvgPool does it."""
-    wide = onnx_op.wide(ir.DataType.FLOAT if x.dtype is None else x.dtype)
+    wide = onnx_ops.wide(ir.DataType.FLOAT if x.dtype is None else x.dtype)
 
     def number(value: float) -> Any:
-        return onnx_op.number(make, value, wide)
+        return onnx_ops.number(make, value, wide)
 
     def write(x: Any) -> Any:
-        size, axes = make.Abs(x), onnx_op.ints(make, *match.spatial)
-        cells = [size] if match.window is None else list(onnx_op.cells(make, size, match.window, 0, wide))
+        size, axes = make.Abs(x), onnx_ops.ints(make, *match.spatial)
+        cells = [size] if match.window is None else list(onnx_ops.cells(make, size, match.window, 0, wide))
         top = make.ReduceMax(size, axes, keepdims=1) if match.window is None else make.Max(*cells)
-        scale, powers = onnx_op.relative_powers(make, cells, top, number(match.exponent), wide)
+        scale, powers = onnx_ops.relative_powers(make, cells, top, number(match.exponent), wide)
         if match.window is None:
             mean = make.ReduceMean(*powers, axes, keepdims=1)
         else:
-            count = onnx_op.count(make, x, match.window, wide, include_pad=match.padded)
+            count = onnx_ops.count(make, x, match.window, wide, include_pad=match.padded)
             mean = make.Div(make.Sum(*powers), count)
         y = make.Mul(scale, make.Pow(mean, number(1 / match.exponent)))
         return y if match.factor == 1 else make.Mul(y, number(match.factor))
 
-    return cast(ir.Value, onnx_op.computed_in(make, x, wide, write))
+    return cast(ir.Value, onnx_ops.computed_in(make, x, wide, write))
 
 
 def _name(graph: ir.Graph, match: Match) -> str:
@@ -312,11 +314,11 @@ def _check(original: ir.Model, lifted: ir.Model) -> str:
     The float64 judge comes first; where it cannot judge, or differs (onnx's evaluator has errors of its own), the
     original in ONNX Runtime decides.
     """
-    from onnxpool.judge import judge  # brings onnx's evaluator, which nothing else here needs
+    from onnxpool.golden import from_model  # brings onnx's evaluator, which nothing else here needs
 
     session = load(lifted, kernels="off")
     faults = []
-    for referee in (judge, _runtime):
+    for referee in (from_model.record, _runtime):
         try:
             golden = referee(original)
         except OnnxpoolError as error:
@@ -341,11 +343,11 @@ def _runtime(original: ir.Model) -> Golden:
     names = [info.name for info in session.outputs]
     dtypes = {info.name: info.dtype for info in session.inputs}
 
-    def answer(feeds: cases.Feeds) -> dict[str, Any]:
+    def answer(feeds: Feeds) -> dict[str, Any]:
         own = {name: array.astype(dtypes[name]) for name, array in feeds.items()}
         return dict(zip(names, attempt(session, own), strict=True))
 
-    golden = answers.from_callable(answer, original)
+    golden = from_function.record(answer, original)
     ordinary = tuple(case for case in golden.cases if case.name.startswith(_ORDINARY))
     return replace(golden, source="the original in ONNX Runtime", cases=ordinary)
 
@@ -358,7 +360,7 @@ def _differences(session: Session, golden: Golden) -> Iterator[str]:
     """
     compared = 0
     for case in golden.cases:
-        if not all(np.isfinite(array).all() for array in answers.widen(case.inputs).values()):
+        if not all(np.isfinite(array).all() for array in collect.widen(case.inputs).values()):
             continue
         if not any(answer.size for answer in case.answers.values()):
             continue

@@ -15,12 +15,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxpool import cases
 from onnxpool.errors import OnnxpoolError
+from onnxpool.golden.inputs import Feeds, generate, inputs_of, modest
 from onnxpool.lifting.recognise import Cells
 from onnxpool.lifting.sums import Mismatch
 from onnxpool.lifting.values import MOVES, attribute, base, moved_by, producer, scalar, sizes_of
-from onnxpool.session import Session, load
+from onnxpool.run.session import Session, load
 from onnxpool.window import Window
 
 Places = NDArray[np.int64]
@@ -103,7 +103,7 @@ def _traces(model: ir.Model, values: Sequence[ir.Value], cells: Cells) -> list[_
     return found
 
 
-def attempt(session: Session, feeds: cases.Feeds) -> list[NDArray[Any]]:
+def attempt(session: Session, feeds: Feeds) -> list[NDArray[Any]]:
     """Run the model on inputs that it may not take, without a word on standard error."""
     import onnxruntime
 
@@ -113,13 +113,13 @@ def attempt(session: Session, feeds: cases.Feeds) -> list[NDArray[Any]]:
     return results
 
 
-def _sizes(model: ir.Model) -> Iterator[cases.Feeds]:
+def _sizes(model: ir.Model) -> Iterator[Feeds]:
     """Ordinary inputs of several sizes. Not of 1: views may be empty then, and ONNX Runtime's Concat skips these."""
     try:
-        inputs = cases.modest(cases.inputs_of(model))
+        inputs = modest(inputs_of(model))
     except OnnxpoolError:
         return
-    for name, feeds in cases.generate(inputs):
+    for name, feeds in generate(inputs):
         larger = all(1 not in array.shape[2:] for array in feeds.values())
         if name == "ordinary" or (name.startswith("sizes") and larger):
             yield feeds

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxpool.errors import ArgumentError
-from onnxpool.torch_op import torch
+from onnxpool.pools._torch_ops import torch
 
 if TYPE_CHECKING:
     from torch import Tensor

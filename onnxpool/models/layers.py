@@ -9,7 +9,7 @@ The names of a chain's layers are those of its parameters, so that checkpoints o
 from typing import TYPE_CHECKING
 
 from onnxpool.errors import ArgumentError
-from onnxpool.torch_op import Module, torch
+from onnxpool.pools._torch_ops import Module, torch
 
 if TYPE_CHECKING:
     from torch import Tensor

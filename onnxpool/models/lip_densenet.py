@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from onnxpool.models.layers import Chain, classifier, convolution
+from onnxpool.pools._torch_ops import Module, torch
 from onnxpool.pools.local_importance import BottleneckLogit2d, LocalImportancePool2d, SoftGate
-from onnxpool.torch_op import Module, torch
 
 if TYPE_CHECKING:
     from torch import Tensor

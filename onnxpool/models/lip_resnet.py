@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from onnxpool.models.layers import Chain, convolution
 from onnxpool.models.resnet import Bottleneck, ResNet, bottleneck
+from onnxpool.pools._torch_ops import Module, torch
 from onnxpool.pools.local_importance import LocalImportancePool2d, SimplifiedLogit2d, SoftGate, local_importance_pool
-from onnxpool.torch_op import Module, torch
 from onnxpool.window import Window
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from onnxpool.models.layers import Chain, classifier, convolution
-from onnxpool.torch_op import Module, torch
+from onnxpool.pools._torch_ops import Module, torch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -24,7 +24,7 @@ from torch.fx import Tracer
 from torch.nn import Module
 from torch.overrides import TorchFunctionMode
 
-from onnxpool.swapping.layers import Layer, Seen, kind
+from onnxpool.network.layers import Layer, Seen, kind
 
 _FUNCTION = re.compile(r"\w*pool[123]d(_with_indices)?")  # max_pool2d, adaptive_avg_pool1d, lp_pool3d, ...
 

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from onnxpool import answers
-from onnxpool import golden as golden_file
+from onnxpool.domain import DOMAIN, IR_VERSION, OPSETS, VERSION, Form
+from onnxpool.dtypes import POOLED
 from onnxpool.errors import ArgumentError, ExportError, MissingExtra
-from onnxpool.forms import Form, to_form, write
-from onnxpool.pool import DOMAIN, IR_VERSION, OPSETS, VERSION, Node
+from onnxpool.golden import file as golden_file
+from onnxpool.golden import from_torch
+from onnxpool.graph.forms import to_form, write
+from onnxpool.pools._method import Node
 from onnxpool.window import Window
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ def export(
     name; other axes are fixed at the sizes in ``args``. ``opset`` is 18 to 26. Weights beyond 2 GB go to
     ``<path>.data``. Names of inputs and outputs follow the module's signature unless given. With ``golden``, the
     module's answers in float64 to ordinary and adversarial inputs are written beside the model, so that
-    :func:`onnxpool.validate` can judge it anywhere (:mod:`onnxpool.golden`).
+    :func:`onnxpool.validate` can judge it anywhere (:mod:`onnxpool.golden.file`).
 
     Raises :class:`ArgumentError` for an opset out of range, :class:`MissingExtra` without PyTorch or onnxscript,
     :class:`ExportError` for a layer that draws at random and where PyTorch cannot trace or translate the module, and,
@@ -71,7 +73,7 @@ def export(
         beside = golden_file.path_for(path)
         beside.unlink(missing_ok=True)  # the answers of another network
         if golden:
-            golden_file.save(answers.record(module, model, args, kwargs, evaluate=evaluate), beside)
+            golden_file.save(from_torch.record(module, model, args, kwargs, evaluate=evaluate), beside)
     return model
 
 
@@ -127,7 +129,7 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     from onnxscript import opset18
 
     import onnxpool.pools  # noqa: F401 - registers the operators
-    from onnxpool.torch_op import OPERATORS, TRANSLATIONS
+    from onnxpool.pools._torch_ops import OPERATORS, TRANSLATIONS
 
     def standard(translate: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *args: translate(opset18, *args)
@@ -142,9 +144,9 @@ def _translation(node: Node) -> Callable[..., Any]:
     from onnx.defs import OpSchema
     from onnxscript.values import Op, Opset
 
-    from onnxpool.torch_op import window_from
+    from onnxpool.pools._torch_ops import window_from
 
-    types = [f"tensor({name})" for name in ("float", "double", "float16", "bfloat16")]
+    types = [f"tensor({element.onnx})" for element in POOLED]
     attributes = Window.of(1, 1).attributes()
     schema = OpSchema(
         node.op_type,
@@ -172,7 +174,7 @@ def _translation(node: Node) -> Callable[..., Any]:
 @contextmanager
 def _settled(module: "torch.nn.Module", evaluate: bool) -> Iterator[None]:
     """Evaluation mode if asked for, each layer's choices made, and everything as it was afterwards."""
-    from onnxpool.torch_op import PoolModule
+    from onnxpool.pools._torch_ops import PoolModule
 
     modes = [(part, part.training) for part in module.modules()]
     if evaluate:

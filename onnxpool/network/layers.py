@@ -7,7 +7,7 @@ A layer's kind is
     power                 LPPool1d, 2d, 3d
     adaptive              AdaptiveMaxPool1d, 2d, 3d and AdaptiveAvgPool1d, 2d, 3d, of onnxpool.nn too
     strided-convolution   Conv1d, 2d, 3d with a stride above 1: they pool by leaving positions out
-    official              layers of published pooling packages: :mod:`onnxpool.swapping.official`
+    official              layers of published pooling packages: :mod:`onnxpool.network.official`
     onnxpool              other layers of :mod:`onnxpool.nn`
 
 Subclasses count while they have the ``forward`` of their class.
@@ -25,9 +25,9 @@ import torch
 from torch.nn import Conv1d, Conv2d, Conv3d, Module
 
 from onnxpool.errors import ArgumentError
-from onnxpool.swapping import official
-from onnxpool.swapping.stand_ins import FixedSizePool
-from onnxpool.torch_op import PoolModule
+from onnxpool.network import official
+from onnxpool.network.replacement_layers import FixedSizePool
+from onnxpool.pools._torch_ops import PoolModule
 from onnxpool.window import Window
 
 _Value = TypeVar("_Value")

@@ -21,7 +21,7 @@ from torch.nn import Module, Parameter
 
 from onnxpool import nn
 from onnxpool.errors import ArgumentError
-from onnxpool.swapping.stand_ins import GeneralizedMeanPool, SharedImportancePool2d
+from onnxpool.network.replacement_layers import GeneralizedMeanPool, SharedImportancePool2d
 from onnxpool.window import Window
 
 _RANKS = {"SoftPool1d": 1, "SoftPool2d": 2, "SoftPool3d": 3, "SimplifiedLIP": 2, "BottleneckLIP": 2, "ProjectionLIP": 2}

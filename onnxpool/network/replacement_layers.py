@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import Conv1d, Conv2d, Conv3d, Module, Parameter
 
 from onnxpool.errors import ArgumentError
+from onnxpool.pools._torch_ops import widen
 from onnxpool.pools.local_importance import local_importance_pool
-from onnxpool.torch_op import widen
 from onnxpool.window import Window
 
 

@@ -44,14 +44,14 @@ if TYPE_CHECKING:
     import torch
     from rich.console import RenderableType
 
-    from onnxpool.swapping.layers import Layer
-    from onnxpool.swapping.watch import Call
+    from onnxpool.network.calls import Call
+    from onnxpool.network.layers import Layer
 
 Target: TypeAlias = "str | Callable[[torch.nn.Module, int | None, Window | None], torch.nn.Module]"
 Rules: TypeAlias = "Mapping[str, Target] | Mapping[type[torch.nn.Module], Target] | Mapping[Any, Target]"
 
 KINDS = ("max", "average", "power", "adaptive", "strided-convolution", "official", "onnxpool")
-"""The kinds of layers; :mod:`onnxpool.swapping.layers` says which layers they are."""
+"""The kinds of layers; :mod:`onnxpool.network.layers` says which layers they are."""
 
 
 # --- what it returns
@@ -156,7 +156,7 @@ class _Rule:
 def _read(rules: Any) -> list[_Rule]:
     import torch
 
-    from onnxpool.swapping import targets
+    from onnxpool.network import targets
 
     if not isinstance(rules, Mapping) or not rules:
         raise ArgumentError(
@@ -171,7 +171,7 @@ def _read(rules: Any) -> list[_Rule]:
 
 def _choose(plan: Sequence[_Rule], network: "torch.nn.Module") -> "list[tuple[Layer, _Rule]]":
     """Each layer with the first rule that chooses it."""
-    from onnxpool.swapping import layers
+    from onnxpool.network import layers
 
     found = layers.find(network, lambda module, path: any(rule.names(module, path) for rule in plan))
     for rule in plan:
@@ -203,7 +203,7 @@ def swap(module: "torch.nn.Module", rules: "Rules", *, example: Any = None, stri
         import torch
     except ImportError as error:
         raise MissingExtra("torch", "export", "swap") from error
-    from onnxpool.swapping import layers, watch
+    from onnxpool.network import calls, layers
 
     if not isinstance(module, torch.nn.Module):
         raise ArgumentError(f"module={module!r:.80} is no torch.nn.Module; wrap a function in one")
@@ -214,21 +214,21 @@ def swap(module: "torch.nn.Module", rules: "Rules", *, example: Any = None, stri
         _run(network, [layer for layer, _ in chosen], example, "")
     new, replaced, kept = _make(chosen, strict)
     network = _exchange(network, {layer.module: fresh.module for layer, fresh in new})
-    calls = watch.trace(network) if example is None else _run(network, [fresh for _, fresh in new], example, "swapped ")
+    found = calls.trace(network) if example is None else _run(network, [fresh for _, fresh in new], example, "swapped ")
     for layer, fresh in new:
         if example is not None and _outputs(layer) != _outputs(fresh):
             raise ArgumentError(
                 f"{layers.summary(fresh.module)} gives {_outputs(fresh)} at {layer.paths[0]!r}, where "
                 f"{layers.summary(layer.module)} gave {_outputs(layer)}"
             )
-    return Swapped(network, replaced, kept, None if calls is None else tuple(calls))
+    return Swapped(network, replaced, kept, None if found is None else tuple(found))
 
 
 def _make(
     chosen: "Sequence[tuple[Layer, _Rule]]", strict: bool
 ) -> "tuple[list[tuple[Layer, Layer]], tuple[Replaced, ...], tuple[Kept, ...]]":
     """Old and new layers in pairs, and the report on them."""
-    from onnxpool.swapping import layers, targets
+    from onnxpool.network import layers, targets
 
     new, replaced, kept = [], [], []
     for layer, rule in chosen:
@@ -260,11 +260,11 @@ def _exchange(network: "torch.nn.Module", new: "Mapping[torch.nn.Module, torch.n
 
 
 def _run(network: "torch.nn.Module", layers: "Sequence[Layer]", example: Any, state: str) -> "list[Call]":
-    from onnxpool.swapping import watch
+    from onnxpool.network import calls
 
     args = () if isinstance(example, Mapping) else tuple(example) if isinstance(example, tuple | list) else (example,)
     try:
-        return watch.run(network, layers, args, example if isinstance(example, Mapping) else {})
+        return calls.run(network, layers, args, example if isinstance(example, Mapping) else {})
     except Exception as error:  # whatever a stranger's forward raises
         raise ArgumentError(f"the {state}network cannot run on example: {error}") from error
 

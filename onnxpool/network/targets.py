@@ -20,9 +20,9 @@ from torch.nn import Module
 
 from onnxpool import nn
 from onnxpool.errors import ArgumentError
-from onnxpool.swapping import layers, official
-from onnxpool.swapping.layers import Layer
-from onnxpool.swapping.stand_ins import POOLED_CONV, FixedSizePool
+from onnxpool.network import layers, official
+from onnxpool.network.layers import Layer
+from onnxpool.network.replacement_layers import POOLED_CONV, FixedSizePool
 from onnxpool.window import Window
 
 _WINDOW = {"kernel_size": "kernel", "stride": "stride", "padding": "pad", "dilation": "dilation", "ceil_mode": "ceil"}

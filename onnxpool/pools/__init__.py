@@ -7,9 +7,11 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
-from onnxpool.pool import Node, Pool
+from onnxpool.pools._method import Node, Pool
 
-_METHODS = [import_module(f"{__name__}.{info.name}") for info in iter_modules(__path__)]
+_METHODS = [
+    import_module(f"{__name__}.{info.name}") for info in iter_modules(__path__) if not info.name.startswith("_")
+]
 
 POOLS: dict[str, Pool] = {method.POOL.name: method.POOL for method in _METHODS}
 """Every method by its name."""

@@ -11,11 +11,9 @@ control flow. Both see padding as a value that the method chooses, in inputs tha
 import math
 from collections.abc import Mapping, Sequence
 
-from onnxpool.pool import DOMAIN
+from onnxpool.domain import DOMAIN
+from onnxpool.dtypes import BY_ONNX
 from onnxpool.window import Window
-
-CODE = {"float": 1, "float16": 10, "double": 11, "bfloat16": 16}
-"""``TensorProto.DataType`` of the element types that pooling takes."""
 
 LARGEST = {"float": 2.0**128 - 2.0**104, "double": 1.7976931348623157e308}
 """The largest finite number of the types that pooling computes in."""
@@ -46,7 +44,7 @@ def function(opset: int, op_type: str, inputs: Sequence[str], wide: str, body: s
     """
     prefix = op_type.lower()
     formal = [f"{prefix}_{name}" for name in inputs]
-    casts = "\n".join(f"{name} = Cast <to = {CODE[wide]}> ({prefix}_{name})" for name in inputs)
+    casts = "\n".join(f"{name} = Cast <to = {BY_ONNX[wide].code}> ({prefix}_{name})" for name in inputs)
     return f"""
         <domain: "{DOMAIN}", opset_import: ["" : {opset}]>
         {op_type} <kernel_shape, strides, pads, dilations, ceil_mode> ({", ".join(formal)}) => ({prefix}_y) {{
@@ -149,12 +147,12 @@ def standard(opset: int, op_type: str, inputs: Sequence[str], dtype: str, body: 
     """The function ``op_type`` for one element type: casts as :func:`function` does, without attributes."""
     prefix, wide = op_type.lower(), wide_of(dtype)
     formal = ", ".join(f"{prefix}_{name}" for name in inputs)
-    casts = "\n".join(f"{name} = Cast <to = {CODE[wide]}> ({prefix}_{name})" for name in inputs)
+    casts = "\n".join(f"{name} = Cast <to = {BY_ONNX[wide].code}> ({prefix}_{name})" for name in inputs)
     return f"""
         <domain: "{DOMAIN}", opset_import: ["" : {opset}]> {op_type} ({formal}) => ({prefix}_y) {{
             {casts}
             {body}
-            {prefix}_y = Cast <to = {CODE[dtype]}> (y)
+            {prefix}_y = Cast <to = {BY_ONNX[dtype].code}> (y)
         }}"""
 
 

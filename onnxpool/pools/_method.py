@@ -11,23 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from onnxpool.dtypes import Array
 from onnxpool.window import Window
-
-DOMAIN = "onnxpool"
-"""ONNX domain of every operator and function here."""
-
-VERSION = 1
-"""Version of that domain. It rises when the meaning of an existing operator changes."""
-
-OPSETS = range(18, 27)
-"""Opsets of the standard domain that models may use; the newest is the last that onnxscript supports."""
-
-IR_VERSION = 10
-"""ONNX file format written. Newer ones are refused by runtimes that could run everything else."""
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

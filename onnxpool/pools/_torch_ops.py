@@ -10,8 +10,10 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from onnxpool.domain import DOMAIN
+from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError, MissingExtra
-from onnxpool.pool import DOMAIN, Array, Node
+from onnxpool.pools._method import Node
 from onnxpool.window import Size, Window
 
 __all__ = [

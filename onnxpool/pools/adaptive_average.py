@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxpool import onnx_op
+from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
-from onnxpool.pool import Array, Pool
+from onnxpool.pools import _onnx_ops as onnx_ops
 from onnxpool.pools import global_average
-from onnxpool.torch_op import PoolModule, standard_operator, torch, widen
+from onnxpool.pools._method import Pool
+from onnxpool.pools._torch_ops import PoolModule, standard_operator, torch, widen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,13 +91,13 @@ def adapted_shape(x: "Tensor", sizes: Sequence[int]) -> tuple[int, ...]:
 
 
 def _translate(op: Any, x: Any, sizes: Sequence[int]) -> Any:
-    spatial, wide = x.shape[2:], onnx_op.wide(x.dtype)
+    spatial, wide = x.shape[2:], onnx_ops.wide(x.dtype)
 
     def along(x: Any, axis: int, size: int) -> Any:
         if size == 1:
-            return op.ReduceMean(x, onnx_op.ints(op, axis), keepdims=1)
-        cells, counts = onnx_op.parts(op, x, axis, size, len(sizes), 0, wide)
-        return op.Div(op.ReduceSum(cells, onnx_op.ints(op, axis + 1), keepdims=0), op.Cast(counts, to=wide))
+            return op.ReduceMean(x, onnx_ops.ints(op, axis), keepdims=1)
+        cells, counts = onnx_ops.parts(op, x, axis, size, len(sizes), 0, wide)
+        return op.Div(op.ReduceSum(cells, onnx_ops.ints(op, axis + 1), keepdims=0), op.Cast(counts, to=wide))
 
     def pooled(x: Any) -> Any:
         kernel = [n // (size or n) for size, n in zip(sizes, spatial, strict=True)]
@@ -105,8 +106,8 @@ def _translate(op: Any, x: Any, sizes: Sequence[int]) -> Any:
     if set(sizes) == {1}:
         return global_average.translate(op, x)
     if divides(sizes, spatial) and wide != ir.DataType.DOUBLE:  # which ONNX Runtime has no AveragePool for
-        return onnx_op.computed_in(op, x, onnx_op.pooling_type(x.dtype), pooled)
-    return onnx_op.computed_in(op, x, wide, lambda x: axis_by_axis(along, x, sizes))
+        return onnx_ops.computed_in(op, x, onnx_ops.pooling_type(x.dtype), pooled)
+    return onnx_ops.computed_in(op, x, wide, lambda x: axis_by_axis(along, x, sizes))
 
 
 def divides(sizes: Sequence[int], spatial: Sequence[Any]) -> bool:

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from onnxpool import onnx_op
-from onnxpool.pool import Array, Pool
+from onnxpool.dtypes import Array
+from onnxpool.pools import _onnx_ops as onnx_ops
+from onnxpool.pools._method import Pool
+from onnxpool.pools._torch_ops import standard_operator, torch
 from onnxpool.pools.adaptive_average import AdaptiveModule, adapted_shape, axis_by_axis, divides, over_parts
-from onnxpool.torch_op import standard_operator, torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,13 +58,13 @@ def _forward(x: "Tensor", sizes: Sequence[int]) -> "Tensor":
 
 
 def _translate(op: Any, x: Any, sizes: Sequence[int]) -> Any:
-    spatial, dtype = x.shape[2:], onnx_op.pooling_type(x.dtype)
+    spatial, dtype = x.shape[2:], onnx_ops.pooling_type(x.dtype)
 
     def along(x: Any, axis: int, size: int) -> Any:
         if size == 1:
-            return op.ReduceMax(x, onnx_op.ints(op, axis), keepdims=1)
-        cells, _ = onnx_op.parts(op, x, axis, size, len(sizes), -math.inf, dtype)
-        return op.ReduceMax(cells, onnx_op.ints(op, axis + 1), keepdims=0)
+            return op.ReduceMax(x, onnx_ops.ints(op, axis), keepdims=1)
+        cells, _ = onnx_ops.parts(op, x, axis, size, len(sizes), -math.inf, dtype)
+        return op.ReduceMax(cells, onnx_ops.ints(op, axis + 1), keepdims=0)
 
     def write(x: Any) -> Any:
         if set(sizes) == {1} and x.dtype != ir.DataType.DOUBLE:  # which ONNX Runtime has no GlobalMaxPool for
@@ -74,7 +75,7 @@ def _translate(op: Any, x: Any, sizes: Sequence[int]) -> Any:
             return largest
         return axis_by_axis(along, x, sizes)
 
-    return onnx_op.computed_in(op, x, dtype, write)
+    return onnx_ops.computed_in(op, x, dtype, write)
 
 
 adaptive_max_pool = standard_operator("adaptive_max_pool", "Tensor x, int[] sizes", _forward, adapted_shape, _translate)

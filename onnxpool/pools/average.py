@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxpool import onnx_op
+from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
-from onnxpool.pool import Array, Pool, over_windows
-from onnxpool.torch_op import WindowModule, cells, pooled_shape, standard_operator, torch, widen
+from onnxpool.pools import _onnx_ops as onnx_ops
+from onnxpool.pools._method import Pool, over_windows
+from onnxpool.pools._torch_ops import WindowModule, cells, pooled_shape, standard_operator, torch, widen
 from onnxpool.window import Size, Window
 
 if TYPE_CHECKING:
@@ -112,25 +113,25 @@ def _translate(op: Any, window: Window, x: Any, count_include_pad: bool, divisor
         return op.AveragePool(x, **attributes, count_include_pad=int(count_include_pad))
 
     def scaled(x: Any) -> Any:
-        x, inside = onnx_op.padded(op, x, window, 0, wide)
+        x, inside = onnx_ops.padded(op, x, window, 0, wide)
         mean = op.AveragePool(x, kernel_shape=list(inside.kernel), strides=list(inside.stride))
-        return op.Mul(mean, onnx_op.number(op, prod(window.kernel) / divisor, wide))
+        return op.Mul(mean, onnx_ops.number(op, prod(window.kernel) / divisor, wide))
 
     def summed(x: Any) -> Any:
-        total = reduce(op.Add, onnx_op.cells(op, x, window, 0, wide))
+        total = reduce(op.Add, onnx_ops.cells(op, x, window, 0, wide))
         if divisor_override is None:
-            divisor = onnx_op.count(op, x, window, wide, include_pad=count_include_pad)
+            divisor = onnx_ops.count(op, x, window, wide, include_pad=count_include_pad)
         else:
-            divisor = onnx_op.number(op, divisor_override, wide)
+            divisor = onnx_ops.number(op, divisor_override, wide)
         return op.Div(total, divisor)
 
-    wide, divisor = onnx_op.wide(x.dtype), divisor_override or 1
+    wide, divisor = onnx_ops.wide(x.dtype), divisor_override or 1
     attributes = window.attributes()
     if set(attributes.pop("dilations")) != {1} or wide == ir.DataType.DOUBLE:  # type: ignore[arg-type]
-        return onnx_op.computed_in(op, x, wide, summed)
+        return onnx_ops.computed_in(op, x, wide, summed)
     if divisor_override is not None:
-        return onnx_op.computed_in(op, x, wide, scaled)
-    return onnx_op.computed_in(op, x, onnx_op.pooling_type(x.dtype), pool)
+        return onnx_ops.computed_in(op, x, wide, scaled)
+    return onnx_ops.computed_in(op, x, onnx_ops.pooling_type(x.dtype), pool)
 
 
 average_pool = standard_operator(
@@ -185,8 +186,9 @@ class AvgPool1d(_AvgPool):
 class AvgPool2d(_AvgPool):
     """Average pooling over ``(N, C, H, W)``.
 
-    Window arguments and errors as :class:`onnxpool.torch_op.WindowModule`. With ``count_include_pad`` padded cells
-    count as zeros; ``divisor_override``, a positive int, replaces the count. :class:`ArgumentError` for other values.
+    Window arguments and errors as :class:`onnxpool.pools._torch_ops.WindowModule`. With ``count_include_pad`` padded
+    cells count as zeros; ``divisor_override``, a positive int, replaces the count. :class:`ArgumentError` for other
+    values.
 
     >>> import torch
     >>> AvgPool2d(2)(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])).item()

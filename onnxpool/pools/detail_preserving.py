@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
+from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
-from onnxpool.pool import Array, Pool
-from onnxpool.torch_op import WindowModule, pooled_shape, torch, widen
+from onnxpool.pools._method import Pool
+from onnxpool.pools._torch_ops import WindowModule, pooled_shape, torch, widen
 from onnxpool.window import Size, Window
 
 if TYPE_CHECKING:

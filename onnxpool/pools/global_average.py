@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from onnxpool import onnx_op
+from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
-from onnxpool.pool import Array, Pool
-from onnxpool.torch_op import PoolModule, standard_operator, torch, widen
+from onnxpool.pools import _onnx_ops as onnx_ops
+from onnxpool.pools._method import Pool
+from onnxpool.pools._torch_ops import PoolModule, standard_operator, torch, widen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,8 +55,8 @@ def _shape(x: "Tensor") -> tuple[int, ...]:
 def translate(op: Any, x: Any) -> Any:
     """The operator in ONNX, for a value ``x`` of known type and rank."""
     if x.dtype == ir.DataType.DOUBLE:
-        return op.ReduceMean(x, onnx_op.ints(op, *range(2, len(x.shape))), keepdims=1)
-    return onnx_op.computed_in(op, x, onnx_op.pooling_type(x.dtype), op.GlobalAveragePool)
+        return op.ReduceMean(x, onnx_ops.ints(op, *range(2, len(x.shape))), keepdims=1)
+    return onnx_ops.computed_in(op, x, onnx_ops.pooling_type(x.dtype), op.GlobalAveragePool)
 
 
 global_average_pool = standard_operator("global_average_pool", "Tensor x", _forward, _shape, translate)

@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from onnxpool import body
+from onnxpool.dtypes import BY_ONNX, Array
 from onnxpool.errors import ArgumentError
-from onnxpool.pool import Array, Node, Pool, over_windows
-from onnxpool.torch_op import Module, Sequential, WindowModule, cells, operator, spread, torch, widen
+from onnxpool.pools import _function_body as body
+from onnxpool.pools._method import Node, Pool, over_windows
+from onnxpool.pools._torch_ops import Module, Sequential, WindowModule, cells, operator, spread, torch, widen
 from onnxpool.window import Size, Window
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def function(opset: int, wide: str, dilated: bool) -> str:
         {_numbers(wide)}
         {body.geometry(wide, _FILLS, top="logit")}
         {body.constants(wide, base=2.0, double=2.0)}
-        cell_count = Cast <to = {body.CODE[wide]}> (count)
+        cell_count = Cast <to = {BY_ONNX[wide].code}> (count)
         nats = Log (cell_count)
         nat = Log (base)
         bits = Div (nats, nat)
@@ -388,7 +389,7 @@ class LocalImportancePool2d(_LocalImportancePool):
     """Local importance pooling over ``(N, C, H, W)``, by default 3x3 windows with stride 2 and padding 1.
 
     ``logit`` is a module that gives one logit per cell, of ``x``'s shape or with one channel for all. Other arguments
-    and errors as :class:`onnxpool.torch_op.WindowModule`.
+    and errors as :class:`onnxpool.pools._torch_ops.WindowModule`.
 
     >>> import torch
     >>> x = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxpool import onnx_op
+from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
-from onnxpool.pool import Array, Pool, over_windows
-from onnxpool.torch_op import WindowModule, cells, pooled_shape, standard_operator, torch, widen
+from onnxpool.pools import _onnx_ops as onnx_ops
+from onnxpool.pools._method import Pool, over_windows
+from onnxpool.pools._torch_ops import WindowModule, cells, pooled_shape, standard_operator, torch, widen
 from onnxpool.window import Size, Window
 
 if TYPE_CHECKING:
@@ -92,8 +93,8 @@ def _translate(op: Any, window: Window, x: Any, learned: Any, fixed: float) -> A
     """ONNX has no ``expm1`` and no ``log1p``: what ``exp(x)`` has rounded away is ``x - log(exp(x))``, what ``1 + x``
     has is ``x - ((1 + x) - 1)``.
     """
-    wide = onnx_op.wide(x.dtype)
-    zero, one, half, floor, infinity = (onnx_op.number(op, value, wide) for value in (0, 1, -0.5, _FLOOR, math.inf))
+    wide = onnx_ops.wide(x.dtype)
+    zero, one, half, floor, infinity = (onnx_ops.number(op, value, wide) for value in (0, 1, -0.5, _FLOOR, math.inf))
 
     def less_one(exponent: Any, power: Any) -> Any:
         return op.Add(op.Sub(power, one), op.Mul(power, op.Sub(exponent, op.Log(power))))
@@ -103,16 +104,16 @@ def _translate(op: Any, window: Window, x: Any, learned: Any, fixed: float) -> A
         return op.Add(op.Log(sum_), op.Div(op.Sub(x, op.Sub(sum_, one)), sum_))
 
     def write(x: Any) -> Any:
-        r = onnx_op.number(op, fixed, wide) if learned is None else op.Cast(learned, to=wide)
-        views = list(onnx_op.cells(op, x, window, -math.inf, wide))
+        r = onnx_ops.number(op, fixed, wide) if learned is None else op.Cast(learned, to=wide)
+        views = list(onnx_ops.cells(op, x, window, -math.inf, wide))
         top = op.Max(*views)
         level = op.Where(op.Less(op.Abs(top), infinity), top, zero)
         exponents = [op.Clip(op.Mul(op.Sub(view, level), r), floor, zero) for view in views]
         powers = [op.Exp(exponent) for exponent in exponents]
         less = [less_one(exponent, power) for exponent, power in zip(exponents, powers, strict=True)]
-        count = onnx_op.number(op, len(views), wide)
+        count = onnx_ops.number(op, len(views), wide)
         if any(window.pad + window.tail):
-            inside = list(onnx_op.cells(op, onnx_op.ones_like(op, x, wide), window, 0, wide))
+            inside = list(onnx_ops.cells(op, onnx_ops.ones_like(op, x, wide), window, 0, wide))
             less = [op.Mul(value, here) for value, here in zip(less, inside, strict=True)]
             count = op.Sum(*inside)
         mean_less, mean = op.Div(op.Sum(*less), count), op.Div(op.Sum(*powers), count)  # in padding powers are nothing
@@ -120,7 +121,7 @@ def _translate(op: Any, window: Window, x: Any, learned: Any, fixed: float) -> A
         log_mean = op.Where(op.Greater(mean_less, half), flat, op.Log(mean))
         return op.Add(top, op.Div(log_mean, r))
 
-    return onnx_op.computed_in(op, x, wide, write)
+    return onnx_ops.computed_in(op, x, wide, write)
 
 
 _pool = standard_operator(
@@ -191,8 +192,8 @@ class LogSumExpPool2d(_LogSumExpPool):
 
     ``r`` is how sharp the maximum is, in units of 1 / x: by default 1, the plain logarithm of the mean of exponentials.
     With ``learn_r`` its logarithm is the parameter ``log_r``. float16 and bfloat16 are computed in float32. Other
-    arguments and errors as :class:`onnxpool.torch_op.WindowModule`; also :class:`ArgumentError` for an ``r`` that is
-    not positive and finite.
+    arguments and errors as :class:`onnxpool.pools._torch_ops.WindowModule`; also :class:`ArgumentError` for an ``r``
+    that is not positive and finite.
 
     >>> import torch
     >>> round(LogSumExpPool2d(2)(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]], dtype=torch.float64)).item(), 10)

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxpool import onnx_op
-from onnxpool.pool import Array, Pool, over_windows
-from onnxpool.torch_op import WindowModule, padded, pooled_shape, standard_operator, torch
+from onnxpool.dtypes import Array
+from onnxpool.pools import _onnx_ops as onnx_ops
+from onnxpool.pools._method import Pool, over_windows
+from onnxpool.pools._torch_ops import WindowModule, padded, pooled_shape, standard_operator, torch
 from onnxpool.window import Window
 
 if TYPE_CHECKING:
@@ -50,16 +51,16 @@ def _forward(window: Window, x: "Tensor") -> "Tensor":
 
 
 def _translate(op: Any, window: Window, x: Any) -> Any:
-    dtype = onnx_op.pooling_type(x.dtype)
+    dtype = onnx_ops.pooling_type(x.dtype)
 
     def write(x: Any) -> Any:
         inside = window
         if any(pad >= kernel for pad, kernel in zip(window.pad, window.kernel, strict=True)):
-            x, inside = onnx_op.padded(op, x, window, -np.inf, dtype)  # ONNX Runtime refuses such pads
+            x, inside = onnx_ops.padded(op, x, window, -np.inf, dtype)  # ONNX Runtime refuses such pads
         largest, _ = op.MaxPool(x, **inside.attributes())
         return largest
 
-    return onnx_op.computed_in(op, x, dtype, write)
+    return onnx_ops.computed_in(op, x, dtype, write)
 
 
 max_pool = standard_operator("max_pool", "Window window, Tensor x", _forward, pooled_shape, _translate)
@@ -74,13 +75,13 @@ class _MaxPool(WindowModule):
 
 
 class MaxPool1d(_MaxPool):
-    """Max pooling over ``(N, C, L)``; arguments and errors as :class:`onnxpool.torch_op.WindowModule`."""
+    """Max pooling over ``(N, C, L)``; arguments and errors as :class:`onnxpool.pools._torch_ops.WindowModule`."""
 
     rank = 1
 
 
 class MaxPool2d(_MaxPool):
-    """Max pooling over ``(N, C, H, W)``; arguments and errors as :class:`onnxpool.torch_op.WindowModule`.
+    """Max pooling over ``(N, C, H, W)``; arguments and errors as :class:`onnxpool.pools._torch_ops.WindowModule`.
 
     >>> import torch
     >>> MaxPool2d(2)(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])).item()
@@ -91,6 +92,6 @@ class MaxPool2d(_MaxPool):
 
 
 class MaxPool3d(_MaxPool):
-    """Max pooling over ``(N, C, D, H, W)``; arguments and errors as :class:`onnxpool.torch_op.WindowModule`."""
+    """Max pooling over ``(N, C, D, H, W)``; arguments and errors as :class:`onnxpool.pools._torch_ops.WindowModule`."""
 
     rank = 3

@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
-from onnxpool.pool import Array, Pool
 from onnxpool.pools import average
 from onnxpool.pools import max as maximum
-from onnxpool.torch_op import WindowModule, torch, widen
+from onnxpool.pools._method import Pool
+from onnxpool.pools._torch_ops import WindowModule, torch, widen
 from onnxpool.window import Size, Window
 
 if TYPE_CHECKING:
@@ -149,9 +150,9 @@ class MixedPool1d(_MixedPool):
 class MixedPool2d(_MixedPool):
     """Mixed pooling over ``(N, C, H, W)``.
 
-    Window arguments and errors as :class:`onnxpool.torch_op.WindowModule`. ``per`` is ``"channel"`` or ``"layer"``: how
-    many choices there are. The buffers ``max_draws`` and ``mean_draws``, int64, count the choices of training; those
-    per channel are empty until the first forward pass in training, or until counters are loaded. Raises
+    Window arguments and errors as :class:`onnxpool.pools._torch_ops.WindowModule`. ``per`` is ``"channel"`` or
+    ``"layer"``: how many choices there are. The buffers ``max_draws`` and ``mean_draws``, int64, count the choices of
+    training; those per channel are empty until the first forward pass in training, or until counters are loaded. Raises
     :class:`ArgumentError` for another ``per``, and in ``forward`` for another number of channels than was trained.
 
     >>> import torch

@@ -26,11 +26,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from onnxpool import onnx_op
+from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
-from onnxpool.pool import Array, Pool, over_windows
+from onnxpool.pools import _onnx_ops as onnx_ops
+from onnxpool.pools._method import Pool, over_windows
+from onnxpool.pools._torch_ops import WindowModule, cells, pooled_shape, standard_operator, torch, widen
 from onnxpool.pools.max import max_pool
-from onnxpool.torch_op import WindowModule, cells, pooled_shape, standard_operator, torch, widen
 from onnxpool.window import Size, Window
 
 if TYPE_CHECKING:
@@ -93,25 +94,25 @@ def _forward(window: Window, x: "Tensor", learned: "Tensor | None", fixed: float
 
 
 def _translate(op: Any, window: Window, x: Any, learned: Any, fixed: float, mean: bool) -> Any:
-    wide = onnx_op.wide(x.dtype)
+    wide = onnx_ops.wide(x.dtype)
 
     def number(value: float) -> Any:
-        return onnx_op.number(op, value, wide)
+        return onnx_ops.number(op, value, wide)
 
     def write(x: Any) -> Any:
         if learned is None:
             p, inverse = number(fixed), number(1 / fixed)
         else:
-            p = op.Reshape(op.Cast(learned, to=wide), onnx_op.ints(op, -1, *[1] * window.rank))
+            p = op.Reshape(op.Cast(learned, to=wide), onnx_ops.ints(op, -1, *[1] * window.rank))
             inverse = op.Reciprocal(p)
-        sizes = list(onnx_op.cells(op, op.Abs(x), window, 0, wide))
-        scale, powers = onnx_op.relative_powers(op, sizes, op.Max(*sizes), p, wide)
+        sizes = list(onnx_ops.cells(op, op.Abs(x), window, 0, wide))
+        scale, powers = onnx_ops.relative_powers(op, sizes, op.Max(*sizes), p, wide)
         total = op.Sum(*powers)
         if mean:
-            total = op.Div(total, onnx_op.count(op, x, window, wide))
+            total = op.Div(total, onnx_ops.count(op, x, window, wide))
         return op.Mul(scale, op.Pow(total, inverse))
 
-    return onnx_op.computed_in(op, x, wide, write)
+    return onnx_ops.computed_in(op, x, wide, write)
 
 
 power_average_pool = standard_operator(
@@ -200,10 +201,11 @@ class PowerAvgPool1d(_PowerAvgPool):
 class PowerAvgPool2d(_PowerAvgPool):
     """Power average pooling over ``(N, C, H, W)``.
 
-    Window arguments and errors as :class:`onnxpool.torch_op.WindowModule`. ``p`` is 1 or more, ``math.inf`` for the
-    largest magnitude; with ``learn_p`` it is where learning starts, in the parameter ``exponent``, ``e``: p is e, and 2
-    - e where e < 1, so that it never falls below 1 and never stops learning. With ``per_channel`` each of ``channels``
-    channels learns its own. ``norm`` is ``"sum"`` or ``"mean"``. Raises :class:`ArgumentError` for other values.
+    Window arguments and errors as :class:`onnxpool.pools._torch_ops.WindowModule`. ``p`` is 1 or more, ``math.inf`` for
+    the largest magnitude; with ``learn_p`` it is where learning starts, in the parameter ``exponent``, ``e``: p is e,
+    and 2 - e where e < 1, so that it never falls below 1 and never stops learning. With ``per_channel`` each of
+    ``channels`` channels learns its own. ``norm`` is ``"sum"`` or ``"mean"``. Raises :class:`ArgumentError` for other
+    values.
 
     >>> import torch
     >>> PowerAvgPool2d(2)(torch.tensor([[[[1.0, 1.0], [1.0, -1.0]]]])).item()

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxpool import body
-from onnxpool.pool import Array, Node, Pool, over_windows
-from onnxpool.torch_op import WindowModule, cells, operator, spread, torch, widen
+from onnxpool.dtypes import Array
+from onnxpool.pools import _function_body as body
+from onnxpool.pools._method import Node, Pool, over_windows
+from onnxpool.pools._torch_ops import WindowModule, cells, operator, spread, torch, widen
 from onnxpool.window import Window
 
 if TYPE_CHECKING:
@@ -152,13 +153,13 @@ class _SoftPool(WindowModule):
 
 
 class SoftPool1d(_SoftPool):
-    """SoftPool over ``(N, C, L)``; arguments and errors as :class:`onnxpool.torch_op.WindowModule`."""
+    """SoftPool over ``(N, C, L)``; arguments and errors as :class:`onnxpool.pools._torch_ops.WindowModule`."""
 
     rank = 1
 
 
 class SoftPool2d(_SoftPool):
-    """SoftPool over ``(N, C, H, W)``; arguments and errors as :class:`onnxpool.torch_op.WindowModule`.
+    """SoftPool over ``(N, C, H, W)``; arguments and errors as :class:`onnxpool.pools._torch_ops.WindowModule`.
 
     >>> import torch
     >>> SoftPool2d(2)(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]], dtype=torch.float64)).item()
@@ -169,6 +170,6 @@ class SoftPool2d(_SoftPool):
 
 
 class SoftPool3d(_SoftPool):
-    """SoftPool over ``(N, C, D, H, W)``; arguments and errors as :class:`onnxpool.torch_op.WindowModule`."""
+    """SoftPool over ``(N, C, D, H, W)``; arguments and errors as :class:`onnxpool.pools._torch_ops.WindowModule`."""
 
     rank = 3

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxpool import body
+from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
-from onnxpool.pool import Array, Node, Pool, over_windows
-from onnxpool.torch_op import WindowModule, cells, operator, spread, torch, widen
+from onnxpool.pools import _function_body as body
+from onnxpool.pools._method import Node, Pool, over_windows
+from onnxpool.pools._torch_ops import WindowModule, cells, operator, spread, torch, widen
 from onnxpool.window import Size, Window
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ class StochasticPool2d(_StochasticPool):
     """Stochastic pooling over ``(N, C, H, W)``: draws a cell in training, and averages in evaluation.
 
     ``sample_in_eval=True`` draws in evaluation too, for averages over several runs of a network (section 5.5 of the
-    paper). Other arguments and errors as :class:`onnxpool.torch_op.WindowModule`.
+    paper). Other arguments and errors as :class:`onnxpool.pools._torch_ops.WindowModule`.
 
     >>> import torch
     >>> StochasticPool2d(2).eval()(torch.tensor([[[[-1.0, 2.0], [3.0, -4.0]]]], dtype=torch.float64)).item()

@@ -9,6 +9,7 @@ import ctypes
 import os
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakSet
@@ -85,10 +86,8 @@ def library_path() -> Path:
     The environment variable ``ONNXPOOL_LIBRARY`` overrides the installed one.
     Raises :class:`KernelError` where there is none, with the reason and the remedy.
     """
-    import onnxpool
-
     override = os.environ.get(OVERRIDE)
-    places = [Path(override)] if override else [Path(folder, "lib", FILE_NAME) for folder in onnxpool.__path__]
+    places = [Path(override)] if override else [Path(folder, "lib", FILE_NAME) for folder in _folders()]
     for place in places:
         if place.is_file():
             return place.resolve()
@@ -98,6 +97,12 @@ def library_path() -> Path:
         f"onnxpool was installed without its native library ({FILE_NAME}); "
         "install a C++ compiler and run pip install again with ONNXPOOL_PURE unset"
     )
+
+
+def _folders() -> list[str]:
+    """Where the package is: of an editable installation two folders, one with the sources and one with what was built."""
+    spec = find_spec("onnxpool")
+    return list(spec.submodule_search_locations or ()) if spec else []
 
 
 def why_missing() -> str | None:

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxpool.dtypes import POOLED
 from onnxpool.errors import ArgumentError, MissingExtra
-from onnxpool.session import TensorInfo
+from onnxpool.run.session import TensorInfo
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,7 +40,7 @@ LARGEST = 50_000_000
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """What is read. Pillow knows more formats; for some of these it would run another program, such as Ghostscript."""
 
-_FLOATS = ("float32", "float16", "bfloat16", "float64")
+_FLOATS = tuple(element.name for element in POOLED)
 _MODES = {1: "L", 3: "RGB"}
 
 

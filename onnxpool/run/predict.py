@@ -22,9 +22,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxpool import forms, session
 from onnxpool.errors import ArgumentError
-from onnxpool.picture import Preparation
+from onnxpool.graph import forms
+from onnxpool.run import session
+from onnxpool.run.picture import Preparation
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -108,8 +109,8 @@ def predict(
     """Run a model on picture files, one after the other.
 
     ``labels`` is a text file with the name of one class per line. ``scores``: ``"softmax"`` takes it, ``"as-is"`` does
-    not. ``size`` is (height, width) for a model that takes any; the other arguments as in :mod:`onnxpool.picture` and
-    :func:`onnxpool.load`.
+    not. ``size`` is (height, width) for a model that takes any; the other arguments as in :mod:`onnxpool.run.picture`
+    and :func:`onnxpool.load`.
 
     Raises :class:`ArgumentError` for a model that takes no picture, a file that is none, and labels that do not fit.
     """

@@ -13,38 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxpool import forms
+from onnxpool.domain import DOMAIN
+from onnxpool.dtypes import BFLOAT16, BY_NAME, BY_ONNX, to_bits
 from onnxpool.errors import ArgumentError, KernelError, MissingExtra, SessionError
-from onnxpool.forms import Model, PoolNode
-from onnxpool.kernels import CPU, CUDA, register, why_missing, why_none_for
-from onnxpool.pool import DOMAIN
+from onnxpool.graph import forms
+from onnxpool.graph.forms import Model, PoolNode
+from onnxpool.run.native_library import CPU, CUDA, register, why_missing, why_none_for
 
 if TYPE_CHECKING:
     import onnxruntime
 
 Kernels: TypeAlias = Literal["auto", "require", "off"]
-
-_DTYPES: dict[str, Any] = {
-    "tensor(float)": np.float32,
-    "tensor(double)": np.float64,
-    "tensor(float16)": np.float16,
-    "tensor(bfloat16)": ml_dtypes.bfloat16,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-    "tensor(int16)": np.int16,
-    "tensor(int8)": np.int8,
-    "tensor(uint64)": np.uint64,
-    "tensor(uint32)": np.uint32,
-    "tensor(uint16)": np.uint16,
-    "tensor(uint8)": np.uint8,
-    "tensor(bool)": np.bool_,
-}
-_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-_BFLOAT16_CODE = 16  # TensorProto.BFLOAT16
 
 
 @dataclass(frozen=True)
@@ -186,9 +168,10 @@ def _open(model: Model, options: "onnxruntime.SessionOptions", providers: Sequen
 
 
 def _info(argument: Any) -> TensorInfo:
-    if argument.type not in _DTYPES:
+    element = BY_ONNX.get(argument.type.removeprefix("tensor(").removesuffix(")"))
+    if element is None:
         raise SessionError(f"{argument.name!r} is a {argument.type}; onnxpool runs models of plain tensors")
-    return TensorInfo(argument.name, np.dtype(_DTYPES[argument.type]), tuple(argument.shape))
+    return TensorInfo(argument.name, element.dtype, tuple(argument.shape))
 
 
 def _checked(info: TensorInfo, value: Any) -> NDArray[Any]:
@@ -205,19 +188,17 @@ def _checked(info: TensorInfo, value: Any) -> NDArray[Any]:
 
 def _to_value(array: NDArray[Any]) -> Any:
     make = _onnxruntime().OrtValue
-    if array.dtype == _BFLOAT16:  # NumPy has no such type of its own: ONNX Runtime takes the bits
-        return make.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), _BFLOAT16_CODE)
+    if array.dtype == BFLOAT16:  # NumPy has no such type of its own: ONNX Runtime takes the bits
+        return make.ortvalue_from_numpy_with_onnx_type(to_bits(array), BY_NAME[BFLOAT16.name].code)
     return make.ortvalue_from_numpy(array)
 
 
 def _to_array(info: TensorInfo, value: Any) -> NDArray[Any]:
-    if info.dtype != _BFLOAT16:
+    if info.dtype != BFLOAT16:
         array: NDArray[Any] = value.numpy()
         return array
     shape = value.shape()
     bits = (ctypes.c_uint16 * math.prod(shape)).from_address(value.data_ptr())
     return (
-        np.frombuffer(bits, np.uint16).reshape(shape).view(_BFLOAT16).copy()
-        if len(bits)
-        else np.empty(shape, _BFLOAT16)
+        np.frombuffer(bits, np.uint16).reshape(shape).view(BFLOAT16).copy() if len(bits) else np.empty(shape, BFLOAT16)
     )

@@ -2,7 +2,7 @@
 
     FORMS                        what it takes: forms of a model, or "module" for the PyTorch module
     why_not(options) -> str      why it cannot be tried here; empty where it can
-    open_model(path, options)    opens a model in the child (:mod:`onnxpool.worker`), without onnxpool; gives
+    open_model(path, options)    opens a model in the child (:mod:`onnxpool.runtimes._worker`), without onnxpool; gives
                                  run({name: (dtype, array)}) -> the same, and facts: version, and nodes if it tells them
 
     VARIANTS, or one {}          options of every way to run it, all of which ``on=`` tries
@@ -45,7 +45,7 @@ class Runtime:
 
     def command(self, python: str) -> list[str]:
         """The program that serves it; ``python`` is of the environment to take."""
-        from onnxpool.child import worker
+        from onnxpool.runtimes._child import worker
 
         return self.program() if self.program else worker(self.file, python)
 
@@ -67,5 +67,7 @@ def _runtime(name: str) -> Runtime:
     )
 
 
-RUNTIMES: dict[str, Runtime] = {info.name: _runtime(info.name) for info in iter_modules(__path__)}
+RUNTIMES: dict[str, Runtime] = {
+    info.name: _runtime(info.name) for info in iter_modules(__path__) if not info.name.startswith("_")
+}
 """Every runtime by its name."""

@@ -5,7 +5,7 @@
                                                                                 {"error": "why not"}
 
 each one line of JSON. Tensors are files of their bytes, little endian, in C order, so that a program in any language
-can serve: :mod:`onnxpool.worker` does for Python.
+can serve: :mod:`onnxpool.runtimes._worker` does for Python.
 """
 
 import json
@@ -20,9 +20,10 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import IO, Any, Self
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
+
+from onnxpool.dtypes import BY_NAME
 
 Tensors = dict[str, NDArray[Any]]
 """Arrays by name."""
@@ -38,7 +39,7 @@ class Crashed(Exception):  # noqa: N818
 
 def worker(runtime: str, python: str = sys.executable) -> list[str]:
     """The command that serves the runtime of this file, in the environment that ``python`` is of."""
-    return [python, str(Path(__file__).with_name("worker.py")), runtime]
+    return [python, str(Path(__file__).with_name("_worker.py")), runtime]
 
 
 class Child:
@@ -149,4 +150,4 @@ def _listen(stream: IO[str], replies: "SimpleQueue[str]") -> None:
 
 
 def _dtype(name: str) -> np.dtype[Any]:
-    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+    return BY_NAME[name].dtype

@@ -1,4 +1,4 @@
-"""The child's side of a runtime: opens models and runs them as :mod:`onnxpool.child` asks, a line each way.
+"""The child's side of a runtime: opens models and runs them as :mod:`onnxpool.runtimes._child` asks, a line each way.
 
     python worker.py onnxpool/runtimes/onnxruntime.py
 
@@ -13,13 +13,11 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
-sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != Path(__file__).resolve().parent]
-
-import numpy as np  # noqa: E402 - from where Python is installed: the folder of this file holds other modules
-
 
 def main() -> None:
     """Serve requests until standard input ends."""
+    here = Path(__file__).resolve().parent  # first in the path of a script; its onnxruntime.py is not ONNX Runtime
+    sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != here]
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as replies:
         os.dup2(2, 1)
         _serve(_runtime(Path(sys.argv[1])), replies)
@@ -53,6 +51,8 @@ def _serve(runtime: Any, replies: TextIO) -> None:
 
 def _read(entries: dict[str, Any]) -> dict[str, Any]:
     """Pairs of element type and array by name; bfloat16, which NumPy lacks, comes as its bits."""
+    import numpy as np
+
     return {
         name: (dtype, np.fromfile(file, "uint16" if dtype == "bfloat16" else dtype).reshape(shape))
         for name, (dtype, shape, file) in entries.items()
@@ -60,6 +60,8 @@ def _read(entries: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write(outputs: dict[str, Any], stem: str) -> dict[str, Any]:
+    import numpy as np
+
     entries = {}
     for i, (name, (dtype, array)) in enumerate(outputs.items()):
         file = f"{stem}.{i}"

@@ -1,4 +1,4 @@
-// Serves ONNX Runtime Web as onnxpool/child.py asks: node onnxruntime_web.mjs FOLDER_OF_NODE_MODULES
+// Serves ONNX Runtime Web as onnxpool/runtimes/_child.py asks: node onnxruntime_web.mjs FOLDER_OF_NODE_MODULES
 
 import { readFileSync, writeFileSync, writeSync } from "node:fs";
 import { createRequire } from "node:module";

@@ -23,12 +23,12 @@ from starlette.routing import Route
 
 from onnxpool.errors import OnnxpoolError
 from onnxpool.serve import bodies, codec
-from onnxpool.serve.answers import answer, refusal
 from onnxpool.serve.guard import Guard
 from onnxpool.serve.limits import Options, Refusal
 from onnxpool.serve.openapi import describe, page
 from onnxpool.serve.pictures import Pictures
 from onnxpool.serve.repository import Repository
+from onnxpool.serve.responses import answer, refusal
 from onnxpool.serve.service import Service
 
 PAGE = Path(__file__).with_name("page.html")

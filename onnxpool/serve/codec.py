@@ -16,10 +16,10 @@ from typing import Any
 
 import orjson
 
+from onnxpool.run.session import TensorInfo
 from onnxpool.serve.limits import MOST_JSON_BYTES, Refusal
 from onnxpool.serve.repository import Served
 from onnxpool.serve.tensors import Tensors, check, datatype, from_bytes, from_numbers, to_bytes, to_numbers
-from onnxpool.session import TensorInfo
 
 HEADER = "Inference-Header-Content-Length"
 

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from onnxpool.serve.answers import refusal
 from onnxpool.serve.limits import Options, Refusal
+from onnxpool.serve.responses import refusal
 
 OPEN = ("/", "/v2/health/live", "/v2/health/ready")
 """Paths that need no token."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
 
 from onnxpool.errors import ArgumentError, OnnxpoolError
-from onnxpool.session import Kernels
+from onnxpool.run.session import Kernels
 
 OnMismatch: TypeAlias = Literal["refuse", "warn"]
 
@@ -43,9 +43,10 @@ class Refusal(OnnxpoolError):  # noqa: N818 - it is the answer, not a fault
 class Options:
     """How models are run, and what clients may ask; times end in ``_s``, sizes in ``_bytes``.
 
-    ``kernels`` and ``threads`` as in :func:`onnxpool.session.load`, but for the default of ``threads``: every core but
-    one, which the protocol needs. ``workers`` is how many batches of one model run at the same time. Requests of one
-    item shape are joined to at most ``max_batch`` rows; one that finds a free worker waits ``max_delay_s`` for others.
+    ``kernels`` and ``threads`` as in :func:`onnxpool.run.session.load`, but for the default of ``threads``: every core
+    but one, which the protocol needs. ``workers`` is how many batches of one model run at the same time. Requests of
+    one item shape are joined to at most ``max_batch`` rows; one that finds a free worker waits ``max_delay_s`` for
+    others.
 
     ``poll_s`` is the time between two looks for replaced files; 0 never looks. ``on_mismatch`` says what becomes of a
     model whose golden answers do not come out on this machine. ``require_certificate`` refuses models without a

@@ -3,10 +3,10 @@
 from html import escape
 from typing import Any
 
+from onnxpool.dtypes import TYPES
 from onnxpool.serve.codec import HEADER
 from onnxpool.serve.limits import NAME, VERSION
 from onnxpool.serve.service import Service
-from onnxpool.serve.tensors import DATATYPES
 
 _ERRORS = {
     400: "the request is wrong; the answer says what",
@@ -128,7 +128,7 @@ def _list(items: dict[str, Any]) -> dict[str, Any]:
 
 _TEXT, _TRUTH = {"type": "string"}, {"type": "boolean"}
 _SIZE = {"type": "integer", "minimum": 0}
-_TYPE = {"type": "string", "enum": list(DATATYPES)}
+_TYPE = {"type": "string", "enum": [element.protocol for element in TYPES]}
 _NUMBERS = {"type": "array", "items": {"anyOf": [{"type": "number"}, _TRUTH, {"type": "array"}]}}
 _TENSOR = _object(("name", "datatype", "shape"), name=_TEXT, datatype=_TYPE, shape=_list({"type": "integer"}))
 _GIVEN = _object(

@@ -23,14 +23,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from onnxpool import forms, session
 from onnxpool.errors import OnnxpoolError
-from onnxpool.picture import Preparation
-from onnxpool.predict import Reader
+from onnxpool.graph import forms
+from onnxpool.run import session
+from onnxpool.run.picture import Preparation
+from onnxpool.run.predict import Reader
 from onnxpool.serve import bodies
-from onnxpool.serve.answers import answer
 from onnxpool.serve.limits import Refusal
 from onnxpool.serve.repository import Served
+from onnxpool.serve.responses import answer
 from onnxpool.serve.service import Service
 from onnxpool.serve.tensors import Tensors
 

@@ -20,13 +20,14 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-from onnxpool import certificate, golden
 from onnxpool.errors import ArgumentError, OnnxpoolError, SessionError
+from onnxpool.golden import file as golden_file
+from onnxpool.run.session import Session, load
 from onnxpool.serve.batcher import Batcher, Ran
 from onnxpool.serve.limits import NAME, VERSION, Options, Refusal
 from onnxpool.serve.metrics import Metrics
 from onnxpool.serve.trial import Trial, attempt
-from onnxpool.session import Session, load
+from onnxpool.validation import certificate
 
 Key: TypeAlias = tuple[str, str]
 """Name and version."""
@@ -241,5 +242,5 @@ class Repository:
 def _stamp(file: Path) -> Stamp:
     """What tells whether a model was replaced: its file, its golden answers, and its weights where they are apart."""
     beside = (path for path in file.parent.glob(f"{file.stem}.*") if path.is_file())
-    states = ((path.name, path.stat()) for path in sorted({file, golden.path_for(file), *beside}) if path.exists())
+    states = ((path.name, path.stat()) for path in sorted({file, golden_file.path_for(file), *beside}) if path.exists())
     return tuple((name, state.st_mtime_ns, state.st_size, state.st_ino) for name, state in states)

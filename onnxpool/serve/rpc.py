@@ -12,6 +12,7 @@ import grpc
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from onnxpool.run.session import TensorInfo
 from onnxpool.serve.codec import find, seconds, wanted
 from onnxpool.serve.guard import authorize
 from onnxpool.serve.limits import Refusal
@@ -19,7 +20,6 @@ from onnxpool.serve.messages import CLASSES, PACKAGE, Message, parsed
 from onnxpool.serve.repository import Served
 from onnxpool.serve.service import Service
 from onnxpool.serve.tensors import Tensor, Tensors, check, datatype, from_bytes, from_numbers, to_bytes
-from onnxpool.session import TensorInfo
 
 Method: TypeAlias = Callable[[Any], Awaitable[Any]]
 

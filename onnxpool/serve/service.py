@@ -11,10 +11,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from onnxpool.errors import OnnxpoolError
+from onnxpool.run.session import TensorInfo
 from onnxpool.serve.limits import Options, Refusal
 from onnxpool.serve.repository import Repository, Served
 from onnxpool.serve.tensors import Tensors, agree, datatype
-from onnxpool.session import TensorInfo
 
 EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "statistics")
 """What is offered beyond the protocol's required part, by the names that Triton gave them."""

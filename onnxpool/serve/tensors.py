@@ -11,39 +11,23 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, TypeAlias
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxpool.bounds import is_floating
+from onnxpool.dtypes import BFLOAT16, BY_NAME
+from onnxpool.golden.bounds import is_floating
+from onnxpool.run.session import TensorInfo
 from onnxpool.serve.limits import Refusal
-from onnxpool.session import TensorInfo
 
 Tensor: TypeAlias = NDArray[Any]
 Tensors: TypeAlias = dict[str, Tensor]
 
-DATATYPES: dict[str, np.dtype[Any]] = {
-    "BOOL": np.dtype(np.bool_),
-    "INT8": np.dtype(np.int8),
-    "INT16": np.dtype(np.int16),
-    "INT32": np.dtype(np.int32),
-    "INT64": np.dtype(np.int64),
-    "UINT8": np.dtype(np.uint8),
-    "UINT16": np.dtype(np.uint16),
-    "UINT32": np.dtype(np.uint32),
-    "UINT64": np.dtype(np.uint64),
-    "FP16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "FP32": np.dtype(np.float32),
-    "FP64": np.dtype(np.float64),
-}
-_NAMES = {dtype: name for name, dtype in DATATYPES.items()}
 _WHOLE: dict[str, set[type]] = {"b": {bool}, "i": {int}, "u": {int}}
 
 
 def datatype(dtype: np.dtype[Any]) -> str:
     """The protocol's name of an element type."""
-    return _NAMES[dtype]
+    return BY_NAME[dtype.name].protocol
 
 
 def check(info: TensorInfo, declared: Any, shape: Any, max_bytes: int) -> tuple[int, ...]:
@@ -105,7 +89,7 @@ def to_numbers(name: str, tensor: Tensor) -> Tensor:
     if is_floating(tensor.dtype) and not np.isfinite(tensor).all():
         raise Refusal(422, f"output {name!r} holds NaN or infinity, which JSON has no number for: ask for binary data")
     flat = np.ascontiguousarray(tensor).reshape(-1)
-    return flat.astype(np.float32) if tensor.dtype == ml_dtypes.bfloat16 else flat
+    return flat.astype(np.float32) if tensor.dtype == BFLOAT16 else flat
 
 
 def _flatten(info: TensorInfo, data: Any) -> tuple[tuple[int, ...], list[Any]]:

@@ -1,8 +1,8 @@
 """What is tried before a model serves: its golden inputs on this machine, and whether its requests may be joined.
 
 The golden answers are the float64 ones that were stored at export; the allowed error is
-:func:`onnxpool.bounds.network`. A NaN that ONNX Runtime's max-pools drop is no mismatch. Without a golden file the
-model runs once on made inputs, and its answers are unknown.
+:func:`onnxpool.golden.bounds.network`. A NaN that ONNX Runtime's max-pools drop is no mismatch. Without a golden file
+the model runs once on made inputs, and its answers are unknown.
 
 Requests may be joined where the first axis of every input and output has one name, and joined rows come out as they do
 alone: *exactly*, or within 16 ULP of the largest, since a matrix product of one row takes another path than that of
@@ -16,10 +16,13 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from onnxpool import bounds, cases, forms, golden
 from onnxpool.errors import ArgumentError, OnnxpoolError
+from onnxpool.golden import bounds
+from onnxpool.golden import file as golden_file
+from onnxpool.golden.inputs import generate, inputs_of
+from onnxpool.graph import forms
+from onnxpool.run.session import Session
 from onnxpool.serve.tensors import Tensors
-from onnxpool.session import Session
 
 Joins: TypeAlias = Literal["exactly", "within rounding", "never"]
 Path: TypeAlias = str | os.PathLike[str]
@@ -50,20 +53,20 @@ def attempt(session: Session, path: Path) -> Trial:
 
     Raises :class:`GoldenError` for a golden file that is damaged, and :class:`SessionError` where the model cannot run.
     """
-    if golden.path_for(path).exists():
-        known = golden.load(golden.path_for(path))
+    if golden_file.path_for(path).exists():
+        known = golden_file.load(golden_file.path_for(path))
         shares = [_share(session, known, case) for case in known.cases]
         worst, fault = max(shares, default=(0.0, ""))
         examples = {case.name: case.inputs for case in known.cases}
     else:
         worst, fault, examples = None, "", {}
-    examples = examples or dict(cases.generate(cases.inputs_of(forms.read(path))))
+    examples = examples or dict(generate(inputs_of(forms.read(path))))
     example = examples.get("ordinary") or next(iter(examples.values()))
     session.run(example)
     return Trial(worst, fault, _joins(session, example), {name: tensor.shape for name, tensor in example.items()})
 
 
-def _share(session: Session, known: golden.Golden, case: golden.Case) -> tuple[float, str]:
+def _share(session: Session, known: golden_file.Golden, case: golden_file.Case) -> tuple[float, str]:
     """The largest part of its allowed error that an output used, and what is wrong with it."""
     try:
         outputs = session.run(case.inputs)

@@ -1,1 +1,1 @@
-"""How :mod:`onnxpool.report` shows what a validation found: text, JUnit XML, and a web page with charts."""
+"""How :mod:`onnxpool.validation.report` shows what a validation found: text, JUnit XML, and a web page with charts."""

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, TypeAlias
 
-from onnxpool.reporting import chart
+from onnxpool.validation import as_svg
 
 Values: TypeAlias = Mapping[str, Any]
 
 
 def render(report: Values, summary: str, sentences: Sequence[str]) -> str:
-    """The whole page, from what :meth:`onnxpool.report.Report.to_json` gives."""
+    """The whole page, from what :meth:`onnxpool.validation.report.Report.to_json` gives."""
     verdict, status = report["verdict"], report["exit_status"]
     told = "".join(f"<li>{escape(line)}</li>" for line in sentences)
     versions = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in report["environment"].items())
@@ -20,7 +20,7 @@ def render(report: Values, summary: str, sentences: Sequence[str]) -> str:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{verdict}: {escape(report["model"])}</title>
-<style>{_STYLE}{chart.STYLE}</style>
+<style>{_STYLE}{as_svg.STYLE}</style>
 </head>
 <body>
 <header class="{_class(verdict)}">
@@ -101,14 +101,14 @@ def _charts(run: Values) -> str:
     """All cells of all results by their error, and where in its output the worst result errs."""
     counts = [sum(column) for column in zip(*(r["histogram"] for r in run["results"] if r["histogram"]), strict=True)]
     drawn = (
-        f"<figure>{chart.histogram(counts)}<figcaption>cells by error in ULP</figcaption></figure>" if counts else ""
+        f"<figure>{as_svg.histogram(counts)}<figcaption>cells by error in ULP</figcaption></figure>" if counts else ""
     )
     for result in (result for result in run["results"] if result["heat"]):
         where = escape(
             f"share of the allowed error over the last two axes of {result['output']}, case {result['case']}"
         )
         rows = [[float(share) for share in row] for row in result["heat"]]
-        drawn += f"<figure>{chart.heat(rows)}<figcaption>{where}</figcaption></figure>"
+        drawn += f"<figure>{as_svg.heat(rows)}<figcaption>{where}</figcaption></figure>"
     return f'<div class="charts">{drawn}</div>'
 
 

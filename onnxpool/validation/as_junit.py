@@ -20,7 +20,7 @@ _ELEMENT = {
 
 
 def render(report: Values) -> str:
-    """The whole document, from what :meth:`onnxpool.report.Report.to_json` gives."""
+    """The whole document, from what :meth:`onnxpool.validation.report.Report.to_json` gives."""
     root = ElementTree.Element("testsuites", name=f"onnxpool validate {report['model']}")
     whole = _suite(root, "model", [("verdict", report["verdict"], "; ".join((report["summary"], *report["causes"])))])
     for name, value in report["environment"].items():

@@ -1,4 +1,4 @@
-"""Pictures of how errors are spread (:mod:`onnxpool.reporting.spread`), as SVG that stands inside of a web page.
+"""Pictures of how errors are spread (:mod:`onnxpool.validation.spread`), as SVG that stands inside of a web page.
 
 Colours come from the page: ``currentColor`` for bars and, with an opacity for each step of ten, for the map.
 """
@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from onnxpool.reporting.spread import EDGES
+from onnxpool.validation.spread import EDGES
 
 _LABELS = ("0", *(f"{edge:g}" for edge in EDGES[1:]), "more", "NaN, inf")
 _BAR, _HEIGHT = 46, 90

@@ -1,9 +1,9 @@
 """Which side is wrong where numbers differ: PyTorch, the exported model, or the runtime. Float64 decides.
 
 Three numbers meet in one cell of an output: the answer (the network in float64), what the exported model itself gives
-in float64 (:func:`onnxpool.judge.exact`), and what the runtime gave. Where the first two differ, the model is another
-function than the network; where they agree, the runtime is off. Where all runtimes agree with the answer better than
-PyTorch's own run does, PyTorch is.
+in float64 (:func:`onnxpool.golden.from_model.exact`), and what the runtime gave. Where the first two differ, the model
+is another function than the network; where they agree, the runtime is off. Where all runtimes agree with the answer
+better than PyTorch's own run does, PyTorch is.
 """
 
 import math
@@ -14,12 +14,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxpool import bounds
+from onnxpool.dtypes import Array
 from onnxpool.errors import OnnxpoolError
-from onnxpool.golden import Case, Golden
-from onnxpool.judge import exact
-from onnxpool.pool import Array
-from onnxpool.report import Run, failed
+from onnxpool.golden import bounds
+from onnxpool.golden.file import Case, Golden
+from onnxpool.golden.from_model import exact
+from onnxpool.validation.report import Run, failed
 
 CLEARLY = 8.0
 """PyTorch's own error is worth a sentence where it is so many times that of the runtime, and of a rounding."""

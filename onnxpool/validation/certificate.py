@@ -28,12 +28,13 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from onnxpool import bounds, golden
-from onnxpool.atomic import complete
+from onnxpool._files import complete
 from onnxpool.errors import CertificateError
-from onnxpool.forms import read
-from onnxpool.kernels import library_path, why_missing
-from onnxpool.report import Report
+from onnxpool.golden import bounds
+from onnxpool.golden import file as golden_file
+from onnxpool.graph.forms import read
+from onnxpool.run.native_library import library_path, why_missing
+from onnxpool.validation.report import Report
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -60,7 +61,7 @@ class Certificate:
 
     @property
     def report(self) -> dict[str, Any]:
-        """The report, as :meth:`onnxpool.report.Report.to_json` gave it."""
+        """The report, as :meth:`onnxpool.validation.report.Report.to_json` gave it."""
         found: dict[str, Any] = self.content["report"]
         return found
 
@@ -97,7 +98,7 @@ def issue(report: Report, model: str | os.PathLike[str]) -> Certificate:
     A failed validation gets a certificate too; it says so, and :func:`check` refuses it.
     """
     path = Path(model)
-    answers = golden.path_for(path)
+    answers = golden_file.path_for(path)
     content: dict[str, Any] = {
         "version": VERSION,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -173,7 +174,7 @@ def _signature_faults(certificate: Certificate) -> list[str]:
 
 def _changes(content: dict[str, Any], model: Path) -> Iterator[tuple[str, bool]]:
     """What is not as it was, and whether the certificate is void by it."""
-    answers = golden.path_for(model)
+    answers = golden_file.path_for(model)
     for path, digest in (
         (model, content["model"]),
         *((model.parent / name, digest) for name, digest in content["weights"].items()),

@@ -7,14 +7,15 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxpool import bounds
+from onnxpool.domain import DOMAIN
+from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError, FormError
-from onnxpool.forms import to_form
-from onnxpool.golden import Case, Golden
-from onnxpool.pool import DOMAIN, Array
-from onnxpool.report import Result, Verdict, failed
-from onnxpool.reporting import spread
-from onnxpool.validating import declared, patterns
+from onnxpool.golden import bounds
+from onnxpool.golden.file import Case, Golden
+from onnxpool.graph import shapes
+from onnxpool.graph.forms import to_form
+from onnxpool.validation import patterns, spread
+from onnxpool.validation.report import Result, Verdict, failed
 from onnxpool.window import Window
 
 
@@ -120,12 +121,12 @@ def _unfit(case: Case, model: ir.Model) -> str:
     for name, array in case.inputs.items():
         if reason := _differs(f"input {name!r}", array.shape, array.dtype.name, inputs[name]):
             return reason
-    sizes = declared.sizes_of(model.graph.inputs, {name: array.shape for name, array in case.inputs.items()})
+    sizes = shapes.sizes_of(model.graph.inputs, {name: array.shape for name, array in case.inputs.items()})
     for value in model.graph.outputs:
         what, answer = f"output {value.name!r}", case.answers.get(str(value.name))
         if answer is None:
             continue
-        reason = _differs(what, answer.shape, "", value) or declared.contradiction(what, value, answer.shape, sizes)
+        reason = _differs(what, answer.shape, "", value) or shapes.contradiction(what, value, answer.shape, sizes)
         if reason:
             return reason
     return ""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from onnxpool.errors import ArgumentError, GoldenError
-from onnxpool.report import EXIT_STATUS, SCHEMA, Report, Result, Run, failed, worst
+from onnxpool.validation.report import EXIT_STATUS, SCHEMA, Report, Result, Run, failed, worst
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

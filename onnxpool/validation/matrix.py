@@ -1,4 +1,4 @@
-"""Runs the cells of a validation (:mod:`onnxpool.validating.cells`), each in a process that may die.
+"""Runs the cells of a validation (:mod:`onnxpool.validation.plan`), each in a process that may die.
 
 A cell opens the model once and runs every case that it can take. Where the runtime dies, the case that it died of has
 crashed, and the next one is tried in a fresh process.
@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxpool import forms
-from onnxpool.child import Child, Crashed, Refused, Tensors
+from onnxpool.domain import DOMAIN
 from onnxpool.errors import OnnxpoolError
-from onnxpool.forms import Model, PoolNode, form_of, to_form
-from onnxpool.golden import Case
-from onnxpool.kernels import library_path, why_none_for
-from onnxpool.pool import DOMAIN
-from onnxpool.report import Result, Run, worst
+from onnxpool.golden.file import Case
+from onnxpool.graph import forms
+from onnxpool.graph.forms import Model, PoolNode, form_of, to_form
+from onnxpool.run.native_library import library_path, why_none_for
 from onnxpool.runtimes import Options
-from onnxpool.validating.cells import Cell
-from onnxpool.validating.compare import Judge, failures
+from onnxpool.runtimes._child import Child, Crashed, Refused, Tensors
+from onnxpool.validation.compare import Judge, failures
+from onnxpool.validation.plan import Cell
+from onnxpool.validation.report import Result, Run, worst
 
 if TYPE_CHECKING:
     import torch

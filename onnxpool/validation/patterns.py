@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from onnxpool.pool import Array
+from onnxpool.dtypes import Array
 
 
 def of_shapes(actual: tuple[int, ...], answer: tuple[int, ...]) -> str:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxpool.errors import ArgumentError
-from onnxpool.kernels import why_none_for
-from onnxpool.report import Run, Verdict
+from onnxpool.run.native_library import why_none_for
 from onnxpool.runtimes import RUNTIMES, Options, Runtime
+from onnxpool.validation.report import Run, Verdict
 
 OLDEST = (1, 24)
 """The first release of ONNX Runtime that the native library works with."""

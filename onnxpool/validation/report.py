@@ -1,11 +1,11 @@
-"""What a validation found, as plain values; :mod:`onnxpool.reporting.text`, ``page`` and ``junit`` show it."""
+"""What a validation found, as plain values; :mod:`onnxpool.validation.as_text`, ``page`` and ``junit`` show it."""
 
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from onnxpool.reporting import junit, page, text
+from onnxpool.validation import as_html, as_junit, as_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -56,10 +56,11 @@ class Result:
     """One output of one case in one run.
 
     ``max_abs``, ``max_rel`` and ``max_ulp`` are the worst errors against float64 over all cells (units as in
-    :class:`onnxpool.bounds.Error`), ``share`` is the largest part of its allowed error that a cell used, ``allowed``
-    what that cell was allowed, ``origin`` where the bound comes from. ``cosine`` and ``snr_db`` compare whole tensors;
-    ``nan``, ``infinite`` and ``signed_zeros`` count the cells where these are not as in the answer. ``reason`` says why
-    the verdict is not passed; ``histogram`` and ``heat`` how the errors are spread (:mod:`onnxpool.reporting.spread`).
+    :class:`onnxpool.golden.bounds.Error`), ``share`` is the largest part of its allowed error that a cell used,
+    ``allowed`` what that cell was allowed, ``origin`` where the bound comes from. ``cosine`` and ``snr_db`` compare
+    whole tensors; ``nan``, ``infinite`` and ``signed_zeros`` count the cells where these are not as in the answer.
+    ``reason`` says why the verdict is not passed; ``histogram`` and ``heat`` how the errors are spread
+    (:mod:`onnxpool.validation.spread`).
     """
 
     case: str
@@ -172,19 +173,19 @@ class Report:
 
     def table(self) -> "RenderableType":
         """A table of the runs and every sentence of the report, for ``rich.print``."""
-        return text.table(self.to_json())
+        return as_text.table(self.to_json())
 
     def sentences(self) -> list[str]:
         """Why runs were skipped or failed, what changed in the model, and the notes."""
-        return text.sentences(self.to_json())
+        return as_text.sentences(self.to_json())
 
     def html(self) -> str:
         """One web page, complete in itself."""
-        return page.render(self.to_json(), self.summary, self.sentences())
+        return as_html.render(self.to_json(), self.summary, self.sentences())
 
     def junit(self) -> str:
         """JUnit's XML, which continuous integration servers read: a suite per run, a test per case and output."""
-        return junit.render(self.to_json())
+        return as_junit.render(self.to_json())
 
 
 def _plain(value: Any) -> Any:

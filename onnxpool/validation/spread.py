@@ -1,6 +1,6 @@
 """How the errors of one tensor are spread: over sizes, as a histogram, and over the last two axes, as a map.
 
-Both are small enough to be kept for every output of every case, and are drawn by :mod:`onnxpool.reporting.chart`.
+Both are small enough to be kept for every output of every case, and are drawn by :mod:`onnxpool.validation.as_svg`.
 """
 
 from typing import Any
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from onnxpool import bounds
-from onnxpool.pool import Array
+from onnxpool.dtypes import Array
+from onnxpool.golden import bounds
 
 EDGES = (0, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Upper edges of the histogram's bins, in ULP of the output type at the answer; one more bin for all above."""

@@ -5,8 +5,9 @@
 True
 
 For each run, case and output the report gives the measured error, the allowed error and where that comes from
-(:mod:`onnxpool.bounds`). Every runtime runs in a process of its own: one that dies has crashed, and the others go on. A
-run that cannot be tried here is skipped, and shown. The worst verdict decides (:mod:`onnxpool.report`).
+(:mod:`onnxpool.golden.bounds`). Every runtime runs in a process of its own: one that dies has crashed, and the others
+go on. A run that cannot be tried here is skipped, and shown. The worst verdict decides
+(:mod:`onnxpool.validation.report`).
 """
 
 import os
@@ -19,20 +20,21 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import onnx_ir as ir
 
-from onnxpool import answers
-from onnxpool import golden as golden_file
-from onnxpool.cases import Feeds
+from onnxpool.domain import Form
 from onnxpool.errors import ArgumentError
-from onnxpool.fingerprint import Change, changes, fingerprints
-from onnxpool.forms import Form, Model, form_of, pool_nodes, read
-from onnxpool.golden import Golden
-from onnxpool.kernels import why_missing
-from onnxpool.report import Report, Run, Verdict, failed, worst
+from onnxpool.golden import file as golden_file
+from onnxpool.golden import from_function, from_torch
+from onnxpool.golden.file import Golden
+from onnxpool.golden.inputs import Feeds
+from onnxpool.graph.fingerprint import Change, changes, fingerprints
+from onnxpool.graph.forms import Model, form_of, pool_nodes, read
+from onnxpool.run.native_library import why_missing
 from onnxpool.runtimes import RUNTIMES
-from onnxpool.validating.cells import plan
-from onnxpool.validating.compare import Judge
-from onnxpool.validating.matrix import Files, Matrix
-from onnxpool.validating.sides import sides
+from onnxpool.validation.blame import sides
+from onnxpool.validation.compare import Judge
+from onnxpool.validation.matrix import Files, Matrix
+from onnxpool.validation.plan import plan
+from onnxpool.validation.report import Report, Run, Verdict, failed, worst
 
 if TYPE_CHECKING:
     import torch
@@ -124,13 +126,14 @@ def answers_for(model: Model, reference: Reference = None, case: str | None = No
     if reference is None:
         if isinstance(model, str | os.PathLike) and golden_file.path_for(model).exists():
             return golden_file.load(golden_file.path_for(model)).only(case)
-        from onnxpool.judge import judge
 
-        return judge(read(model), only=case)
+        from onnxpool.golden import from_model
+
+        return from_model.record(read(model), only=case)
     if hasattr(reference, "state_dict"):  # a PyTorch module, without importing PyTorch
-        return answers.record(reference, read(model), only=case)  # type: ignore[arg-type]
+        return from_torch.record(reference, read(model), only=case)  # type: ignore[arg-type]
     if callable(reference):
-        return answers.from_callable(reference, read(model), only=case)
+        return from_function.record(reference, read(model), only=case)
     raise ArgumentError(
         f"reference={reference!r:.80} must be a golden file, a PyTorch module, a function, or None for the default"
     )

@@ -1,0 +1,1 @@
+"""What a model holds, which methods there are, what state this machine is in."""

@@ -1,0 +1,18 @@
+"""The ONNX domain of every operator and function here, and the limits of the models that use it: plain constants."""
+
+from typing import Literal, TypeAlias
+
+DOMAIN = "onnxpool"
+"""ONNX domain of every operator and function here."""
+
+VERSION = 1
+"""Version of that domain. It rises when the meaning of an existing operator changes."""
+
+OPSETS = range(18, 27)
+"""Opsets of the standard domain that models may use; the newest is the last that onnxscript supports."""
+
+IR_VERSION = 10
+"""ONNX file format written. Newer ones are refused by runtimes that could run everything else."""
+
+Form: TypeAlias = Literal["function", "standard", "custom"]
+"""The forms of one model: see :mod:`onnxpool.graph.forms`."""

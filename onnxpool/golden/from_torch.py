@@ -1,0 +1,112 @@
+"""Answers from a PyTorch module, run in float64."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxpool.dtypes import BFLOAT16
+from onnxpool.errors import GoldenError, MissingExtra
+from onnxpool.golden.collect import collect, own_error
+from onnxpool.golden.file import Golden
+from onnxpool.golden.inputs import Feeds
+from onnxpool.graph.fingerprint import fingerprints, of_parameters
+from onnxpool.graph.forms import Model, read
+
+if TYPE_CHECKING:
+    import torch
+
+
+def record(
+    module: "torch.nn.Module",
+    model: Model,
+    args: Sequence[Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    evaluate: bool = True,
+    only: str | None = None,
+) -> Golden:
+    """The answers of a PyTorch module to every case, for the ``model`` that was exported from it.
+
+    ``args`` and ``kwargs`` are what the module was just exported with, so that ``model`` is right and is fingerprinted;
+    without them its inputs are taken to be those of the model, in order, and only its parameters are. The module itself
+    is left as it is: copies of it run on the CPU, in evaluation mode unless ``evaluate`` is False. ``only`` as in
+    :func:`collect`.
+    Raises :class:`GoldenError` where the inputs or outputs of module and model differ in number, and where no
+    case could be answered; :class:`MissingExtra` without PyTorch.
+    """
+    try:
+        import torch
+        from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+    except ImportError as error:
+        raise MissingExtra("torch", "export", "record") from error
+    model = read(model)
+    names = [str(value.name) for value in model.graph.inputs]
+    given = tuple(torch.empty(0) for _ in names) if args is None else tuple(args)
+    leaves, structure = tree_flatten((given, dict(kwargs or {})))
+    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
+    if len(places) != len(names):
+        raise GoldenError(f"the module was called with {len(places)} tensors, the model has the inputs {names}")
+
+    def runner(network: torch.nn.Module) -> Callable[[Feeds], dict[str, NDArray[Any]]]:
+        def run(feeds: Feeds) -> dict[str, NDArray[Any]]:
+            filled = list(leaves)
+            for place, name in zip(places, names, strict=True):
+                filled[place] = to_torch(feeds[name])
+            positional, named = tree_unflatten(filled, structure)
+            with torch.no_grad():
+                outputs = tree_leaves(network(*positional, **named))
+            tensors = [from_torch(leaf) for leaf in outputs if isinstance(leaf, torch.Tensor)]
+            wanted = [str(value.name) for value in model.graph.outputs]
+            if len(tensors) != len(wanted):
+                raise GoldenError(f"the module gives {len(tensors)} tensors, the model has the outputs {wanted}")
+            return dict(zip(wanted, tensors, strict=True))
+
+        return run
+
+    own = copy.deepcopy(module).cpu()
+    if evaluate:
+        own.eval()
+    double = runner(copy.deepcopy(own).double())
+    if any(value.dtype == ir.DataType.DOUBLE for value in model.graph.inputs):
+        own = own.float()
+    example = None
+    if args is not None:
+        example = {name: from_torch(leaves[place]) for place, name in zip(places, names, strict=True)}
+    golden = collect(
+        model,
+        lambda feeds: {name: array.astype(np.float64) for name, array in double(feeds).items()},
+        own_error(runner(own), model),
+        source=f"{type(module).__name__} in float64, PyTorch {torch.__version__}",
+        yardstick_source="PyTorch's own error",
+        example=example,
+        only=only,
+    )
+    if args is not None:
+        return replace(golden, fingerprints=fingerprints(model))
+    parameters = {name: from_torch(tensor) for name, tensor in own.state_dict().items()}
+    return replace(golden, fingerprints=of_parameters(parameters, model))
+
+
+def to_torch(array: NDArray[Any]) -> "torch.Tensor":
+    """The same array as a tensor."""
+    import torch
+
+    if array.dtype == BFLOAT16:
+        return torch.tensor(array.view(np.int16)).view(torch.bfloat16)
+    return torch.tensor(array)
+
+
+def from_torch(tensor: "torch.Tensor") -> NDArray[Any]:
+    """The same tensor as an array of its own."""
+    import torch
+
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        return from_torch(tensor.view(torch.int16)).view(BFLOAT16)
+    array: NDArray[Any] = tensor.numpy().copy()
+    return array

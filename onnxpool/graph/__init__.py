@@ -1,0 +1,1 @@
+"""What an ONNX graph holds: its forms, its fingerprint, its parts, its declared shapes."""
