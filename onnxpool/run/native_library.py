@@ -100,7 +100,7 @@ def library_path() -> Path:
 
 
 def _folders() -> list[str]:
-    """Where the package is: of an editable installation two folders, one with the sources and one with what was built."""
+    """Where the package is: two folders where it is installed editable, one of sources and one of what was built."""
     spec = find_spec("onnxpool")
     return list(spec.submodule_search_locations or ()) if spec else []
 
