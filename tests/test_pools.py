@@ -1,7 +1,10 @@
 """Every node x window x input x dtype x form x kernels against the float64 reference, within its bound."""
 
+import re
+
 import ml_dtypes
 import numpy as np
+import onnx
 import pytest
 from cases import WINDOWS, inputs
 from models import pooled
@@ -52,3 +55,27 @@ def test_every_opset_gives_the_same_bits(opset, dilation):
             for version in (opset, 18)
         )
         np.testing.assert_array_equal(y, y18)
+
+
+@pytest.mark.parametrize("node", NODES.values(), ids=NODES)
+def test_function_text_has_only_numbers_that_every_onnx_reads(node, monkeypatch):
+    """onnx below 1.23 raises ``IndexError: stof`` for subnormal numbers."""
+    texts = []
+    parse = onnx.parser.parse_function
+    monkeypatch.setattr(onnx.parser, "parse_function", lambda text: texts.append(text) or parse(text))
+    for wide in ("float", "double"):
+        for dilated in (False, True):
+            node.function(18, wide, dilated)
+    numbers = re.findall(r"\b(float|double) \{(\S+)\}", " ".join(texts))
+    assert numbers
+    for wide, number in numbers:
+        smallest = np.finfo(np.float32 if wide == "float" else np.float64).smallest_normal
+        assert float(number) == 0 or abs(float(number)) >= smallest, (wide, number)
+
+
+def test_the_smallest_number_is_exact():
+    for dtype, smallest in (("float32", 2.0**-149), ("float64", 2.0**-1074)):
+        for form in ("function", "standard"):
+            session = onnxpool.load(onnxpool.to_form(pooled(WINDOWS[4], dtype, "StochasticPool"), form), kernels="off")
+            y = session.run({"x": np.full((1, 1, 2, 2), smallest, dtype)})["y"]
+            assert y.item() == smallest

@@ -299,8 +299,7 @@ def _attach(model: ir.Model) -> None:
     wide = "double" if any(_dtype(node) == "double" for node in nodes) else "float"
     dilated = any(set(_window(node).dilation) != {1} for node in nodes)
     for op_type in sorted({node.op_type for node in nodes}):
-        text = NODES[op_type].function(model.opset_imports[""], wide, dilated)
-        function = _parse(text)
+        function = NODES[op_type].function(model.opset_imports[""], wide, dilated)
         model.functions[function.identifier()] = function
 
 
@@ -313,7 +312,7 @@ def _inline(model: ir.Model) -> None:
         window, dtype = _window(node), _dtype(node)
         key = (node.op_type, window, dtype)
         if key not in functions:
-            function = _parse(NODES[node.op_type].standard(window, model.opset_imports[""], dtype))
+            function = NODES[node.op_type].standard(window, model.opset_imports[""], dtype)
             function.domain, function.name = _INLINED, f"{node.op_type}_{len(functions)}"
             model.functions[function.identifier()] = functions[key] = function
         node.metadata_props[TAG] = json.dumps(
@@ -340,8 +339,3 @@ def _inline(model: ir.Model) -> None:
         passes.NameFixPass(),
     ):
         tidy(model)
-
-
-def _parse(text: str) -> ir.Function:
-    function: ir.Function = ir.from_proto(onnx.parser.parse_function(text))  # type: ignore[assignment]
-    return function

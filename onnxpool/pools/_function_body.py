@@ -11,12 +11,19 @@ control flow. Both see padding as a value that the method chooses, in inputs tha
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+import onnx
+import onnx_ir as ir
+
 from onnxpool.domain import DOMAIN
 from onnxpool.dtypes import BY_ONNX
 from onnxpool.window import Window
 
 LARGEST = {"float": 2.0**128 - 2.0**104, "double": 1.7976931348623157e308}
 """The largest finite number of the types that pooling computes in."""
+
+SMALLEST = {"float": 2.0**-149, "double": 5e-324}
+"""Their smallest positive number, which is subnormal."""
 
 AVERAGE = (
     "kernel_shape: ints = @kernel_shape, strides: ints = @strides, pads: ints = @pads, ceil_mode: int = @ceil_mode"
@@ -37,21 +44,34 @@ def constants(wide: str, **numbers: float) -> str:
 # --- generic bodies: the window stands in attributes
 
 
-def function(opset: int, op_type: str, inputs: Sequence[str], wide: str, body: str) -> str:
+def function(
+    opset: int, op_type: str, inputs: Sequence[str], wide: str, body: str, subnormal: Mapping[str, float] | None = None
+) -> ir.Function:
     """The function ``op_type``: casts each of ``inputs`` to the wide type, and what ``body`` calls ``y`` back.
 
+    ``subnormal`` are numbers of the wide type under these names that onnx below 1.23 cannot read in decimals.
     Formal names are unlike any in a network: TensorRT's parser takes equal ones for the same tensor.
     """
     prefix = op_type.lower()
     formal = [f"{prefix}_{name}" for name in inputs]
     casts = "\n".join(f"{name} = Cast <to = {BY_ONNX[wide].code}> ({prefix}_{name})" for name in inputs)
-    return f"""
+    text = f"""
         <domain: "{DOMAIN}", opset_import: ["" : {opset}]>
         {op_type} <kernel_shape, strides, pads, dilations, ceil_mode> ({", ".join(formal)}) => ({prefix}_y) {{
             {casts}
             {body}
             {prefix}_y = CastLike (y, {formal[0]})
         }}"""
+    return _parsed(text, wide, subnormal or {})
+
+
+def _parsed(text: str, wide: str, numbers: Mapping[str, float]) -> ir.Function:
+    proto = onnx.parser.parse_function(text)
+    for name, number in numbers.items():
+        tensor = onnx.numpy_helper.from_array(np.array(number, BY_ONNX[wide].dtype))
+        proto.node.insert(0, onnx.helper.make_node("Constant", [], [name], value=tensor))
+    function: ir.Function = ir.from_proto(proto)  # type: ignore[assignment]
+    return function
 
 
 def guarded(ordinary: str, ratio: str, exact: str, wide: str) -> str:
@@ -143,17 +163,20 @@ def loop(wide: str, inputs: Sequence[str], update: str) -> str:
 # --- standard bodies: the window is known
 
 
-def standard(opset: int, op_type: str, inputs: Sequence[str], dtype: str, body: str) -> str:
-    """The function ``op_type`` for one element type: casts as :func:`function` does, without attributes."""
+def standard(
+    opset: int, op_type: str, inputs: Sequence[str], dtype: str, body: str, subnormal: Mapping[str, float] | None = None
+) -> ir.Function:
+    """The function ``op_type`` for one element type: as :func:`function`, without attributes."""
     prefix, wide = op_type.lower(), wide_of(dtype)
     formal = ", ".join(f"{prefix}_{name}" for name in inputs)
     casts = "\n".join(f"{name} = Cast <to = {BY_ONNX[wide].code}> ({prefix}_{name})" for name in inputs)
-    return f"""
+    text = f"""
         <domain: "{DOMAIN}", opset_import: ["" : {opset}]> {op_type} ({formal}) => ({prefix}_y) {{
             {casts}
             {body}
             {prefix}_y = Cast <to = {BY_ONNX[dtype].code}> (y)
         }}"""
+    return _parsed(text, wide, subnormal or {})
 
 
 def wide_of(dtype: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import onnx_ir as ir
 
 from onnxpool.dtypes import Array
 from onnxpool.window import Window
@@ -23,19 +24,19 @@ class Node:
     ``reference(window, x, ...) -> y`` takes float64 ``(N, C, *spatial)``, once per name in ``inputs``, and is the
     definition of the method.
 
-    ``function(opset, wide, dilated) -> str`` is the body of the model-local function in ONNX's text format, generic in
-    rank, dtype and window: ``wide`` is the type to compute in (``"float"`` or ``"double"``), ``dilated`` says whether a
-    node of the model has a dilation. Every attribute is written on every node.
+    ``function(opset, wide, dilated)`` is the model-local function, generic in rank, dtype and window: ``wide`` is the
+    type to compute in (``"float"`` or ``"double"``), ``dilated`` says whether a node of the model has a dilation. Every
+    attribute is written on every node.
 
-    ``standard(window, opset, dtype) -> str`` is the same function for one window and one ONNX element type (such as
+    ``standard(window, opset, dtype)`` is the same function for one window and one ONNX element type (such as
     ``"float16"``), without control flow, so that inlining it leaves only standard operators.
     """
 
     op_type: str
     inputs: tuple[str, ...]
     reference: Callable[..., Array]
-    function: Callable[[int, str, bool], str]
-    standard: Callable[[Window, int, str], str]
+    function: Callable[[int, str, bool], ir.Function]
+    standard: Callable[[Window, int, str], ir.Function]
 
 
 @dataclass(frozen=True)

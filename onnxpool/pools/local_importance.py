@@ -8,6 +8,7 @@ gives NaN where a cell that takes part is NaN, where a logit is NaN or +inf, and
 infinite cell gives that infinity, however small its weight.
 
 >>> import numpy as np
+import onnx_ir as ir
 >>> x, logit = np.array([[[[1.0, 2.0], [5.0, 6.0]]]]), np.array([[[[0.0, 1.0], [1.0, 2.0]]]])
 >>> reference(Window.of(2, 2), x, logit).round(10).item()
 4.6552928932
@@ -20,6 +21,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+import onnx_ir as ir
 
 from onnxpool.dtypes import BY_ONNX, Array
 from onnxpool.errors import ArgumentError
@@ -107,7 +109,7 @@ def _numbers(wide: str) -> str:
     return body.constants(wide, least=_LEAST, lowest=-largest, largest=largest, nothing=0.0, margin=1.5)
 
 
-def function(opset: int, wide: str, dilated: bool) -> str:
+def function(opset: int, wide: str, dilated: bool) -> ir.Function:
     """The generic body: a ratio of two average pools where no logit is large, else a loop over the window's cells.
 
     For when the ratio is out, see :func:`onnxpool.pools.soft.function`.
@@ -147,7 +149,7 @@ def function(opset: int, wide: str, dilated: bool) -> str:
     return body.function(opset, "LocalImportancePool", NODE.inputs, wide, body.guarded(ordinary, ratio, exact, wide))
 
 
-def standard(window: Window, opset: int, dtype: str) -> str:
+def standard(window: Window, opset: int, dtype: str) -> ir.Function:
     """The body for one window, without control flow: two strided slices per cell of the window."""
     wide = body.wide_of(dtype)
     power = 2.0 ** (1 + (math.prod(window.kernel) - 1).bit_length())

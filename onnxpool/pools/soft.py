@@ -8,6 +8,7 @@ with ``d_i = x_i - m`` and ``m`` the window's maximum, which cannot overflow. A 
 that holds NaN or +inf, or only -inf, gives NaN.
 
 >>> import numpy as np
+import onnx_ir as ir
 >>> reference(Window.of(2, 2), np.array([[[[1.0, 2.0], [3.0, 4.0]]]])).item()
 3.4926527345951543
 """
@@ -17,6 +18,7 @@ from functools import reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx_ir as ir
 
 from onnxpool.dtypes import Array
 from onnxpool.pools import _function_body as body
@@ -61,7 +63,7 @@ _CELL = """
     part# = Mul (depth#, weight#)"""
 
 
-def function(opset: int, wide: str, dilated: bool) -> str:
+def function(opset: int, wide: str, dilated: bool) -> ir.Function:
     """The generic body: a ratio of two average pools where no value is large, else a loop over the window's cells.
 
     The ratio is out where a node is dilated (AveragePool learned that in opset 19, and ONNX Runtime wants its padding
@@ -89,7 +91,7 @@ def function(opset: int, wide: str, dilated: bool) -> str:
     return body.function(opset, "SoftPool", ["x"], wide, body.guarded(ordinary, ratio, exact, wide))
 
 
-def standard(window: Window, opset: int, dtype: str) -> str:
+def standard(window: Window, opset: int, dtype: str) -> ir.Function:
     """The body for one window, without control flow: one strided slice per cell of the window."""
     wide = body.wide_of(dtype)
     text = f"""

@@ -9,6 +9,7 @@ takes its input from a rectifier. ``y = 0`` where no cell is above 0; ``y(c x) =
 of its type. A window that holds NaN or +inf gives NaN; -inf counts as 0.
 
 >>> import numpy as np
+import onnx_ir as ir
 >>> reference(Window.of(2, 2), np.array([[[[-1.0, 2.0], [3.0, -4.0]]]])).item()
 2.6
 """
@@ -17,6 +18,7 @@ from functools import reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx_ir as ir
 
 from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
@@ -66,26 +68,22 @@ _RESULT = """
 """The largest cell has the share 1: a sum of shares is 1 or more, or there was nothing above 0."""
 
 
-def _numbers(wide: str) -> str:
-    smallest = {"float": 2.0**-149, "double": 5e-324}[wide]
-    return body.constants(wide, smallest=smallest, one_share=1.0)
-
-
-def function(opset: int, wide: str, dilated: bool) -> str:
+def function(opset: int, wide: str, dilated: bool) -> ir.Function:
     """The generic body: a ratio of two average pools where no value is large or tiny, else a loop over the cells.
 
     For when the ratio is out, see :func:`onnxpool.pools.soft.function`.
     """
+    subnormal = {"smallest": body.SMALLEST[wide]}
     rectified = f"{body.constants(wide, nothing=0.0)} a = Max (x, nothing)"
     exact = f"""
-        {_numbers(wide)}
+        {body.constants(wide, one_share=1.0)}
         {body.geometry(wide, {"a": 0.0}, top="a")}
         above = Max (top, smallest)
         {body.loop(wide, ["a"], _CELL)}
         {_RESULT}"""
     if dilated or wide == "double":
         text = f"{rectified} {exact} y = Identity (exact)"
-        return body.function(opset, "StochasticPool", NODE.inputs, wide, text)
+        return body.function(opset, "StochasticPool", NODE.inputs, wide, text, subnormal)
     ordinary = f"""
         {rectified}
         {body.constants(wide, limit=_ORDINARY, least=1 / _ORDINARY)}
@@ -101,17 +99,18 @@ def function(opset: int, wide: str, dilated: bool) -> str:
         square = Mul (a, a)
         mean_square = AveragePool <{body.AVERAGE}> (square)
         quotient = Div (mean_square, positive_mean)"""
-    return body.function(opset, "StochasticPool", NODE.inputs, wide, body.guarded(ordinary, ratio, exact, wide))
+    text = body.guarded(ordinary, ratio, exact, wide)
+    return body.function(opset, "StochasticPool", NODE.inputs, wide, text, subnormal)
 
 
-def standard(window: Window, opset: int, dtype: str) -> str:
+def standard(window: Window, opset: int, dtype: str) -> ir.Function:
     """The body for one window, without control flow: one strided slice per cell of the window.
 
     Rectified by Where: 17 times slower than Max or Relu, which lose NaN in some runtimes.
     """
     wide = body.wide_of(dtype)
     text = f"""
-        {_numbers(wide)}
+        {body.constants(wide, one_share=1.0)}
         {body.constants(wide, nothing=0.0)}
         never = Less (x, nothing)
         a = Where (never, nothing, x)
@@ -121,7 +120,7 @@ def standard(window: Window, opset: int, dtype: str) -> str:
         {body.across(window, _CELL)}
         {_RESULT}
         y = Identity (exact)"""
-    return body.standard(opset, "StochasticPool", NODE.inputs, dtype, text)
+    return body.standard(opset, "StochasticPool", NODE.inputs, dtype, text, {"smallest": body.SMALLEST[wide]})
 
 
 NODE = Node("StochasticPool", ("x",), reference, function, standard)
