@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from onnxpool.golden import bounds
-from onnxpool.pools import NODES
+from onnxpool.pools import OPERATORS
 from onnxpool.window import Window
 
-SOFT = NODES["SoftPool"].reference
+SOFT = OPERATORS["SoftPool"].reference
 
 
 @pytest.mark.parametrize(

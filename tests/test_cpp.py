@@ -12,7 +12,7 @@ from models import pooled
 
 import onnxpool
 from onnxpool.graph import forms
-from onnxpool.pools import NODES
+from onnxpool.pools import OPERATORS
 from onnxpool.run.native_library import library_path, why_missing
 from onnxpool.window import Window
 
@@ -68,7 +68,7 @@ def told(done):
     return np.array(numbers.split(), float), set(operators.removeprefix("ran:").split())
 
 
-ANSWER = NODES["SoftPool"].reference(WINDOW, np.arange(1.0, 4**4 + 1).reshape(4, 4, 4, 4)).ravel()
+ANSWER = OPERATORS["SoftPool"].reference(WINDOW, np.arange(1.0, 4**4 + 1).reshape(4, 4, 4, 4)).ravel()
 
 
 def test_without_the_library_the_function_runs(program, model, tmp_path):

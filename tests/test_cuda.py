@@ -38,7 +38,7 @@ from test_native import (
 
 import onnxpool
 from onnxpool.golden import bounds
-from onnxpool.pools import NODES
+from onnxpool.pools import OPERATORS
 from onnxpool.run import native_library
 from onnxpool.run.native_library import CUDA, cuda_kernels, cuda_library, library_path, why_none_for
 from onnxpool.window import Window
@@ -544,7 +544,7 @@ def test_kernels_of_another_build_are_refused(beside, tmp_path):
 @pytest.mark.cuda
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
 @pytest.mark.parametrize("window", WINDOWS, ids=str)
-@pytest.mark.parametrize("node", [NODES[m.op_type] for m in METHODS], ids=lambda node: node.op_type)
+@pytest.mark.parametrize("node", [OPERATORS[m.op_type] for m in METHODS], ids=lambda node: node.op_type)
 def test_sessions_on_cuda(node, window, dtype):
     if CUDA not in onnxruntime.get_available_providers() or cuda_kernels().missing:
         pytest.skip(cuda_kernels().missing or "this onnxruntime has no CUDA provider")

@@ -17,7 +17,7 @@ import onnxpool
 from onnxpool import nn
 from onnxpool.diagnosis.per_node import compare
 from onnxpool.golden import from_function, from_torch
-from onnxpool.pools import NODES
+from onnxpool.pools import OPERATORS
 from onnxpool.validation.validate import validate
 from onnxpool.window import Window
 
@@ -195,7 +195,7 @@ WINDOW = Window.of(2, 3, 2, 1)
 
 def answers_to(made, *cases):
     """What SoftPool should give in these cases."""
-    golden = from_function.record(lambda feeds: {"y": NODES["SoftPool"].reference(WINDOW, feeds["x"])}, made)
+    golden = from_function.record(lambda feeds: {"y": OPERATORS["SoftPool"].reference(WINDOW, feeds["x"])}, made)
     return replace(golden, cases=tuple(case for case in golden.cases if case.name in cases))
 
 

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 import fuzz
 from fuzz import Case, Finding, Values, batches, check, search
 
-from onnxpool.pools import NODES
+from onnxpool.pools import OPERATORS
 from onnxpool.window import Window
 
 ROOT = Path(__file__).parent.parent
@@ -38,13 +38,13 @@ def test_what_holds_is_no_finding():
 @pytest.fixture
 def wrong(monkeypatch):
     """A definition that has a half too much wherever a window holds more than 3."""
-    node = NODES["SoftPool"]
+    node = OPERATORS["SoftPool"]
 
     def reference(window, x):
         y = node.reference(window, x)
         return np.where(np.nan_to_num(y) > 3, y + np.abs(y) / 2, y)
 
-    monkeypatch.setitem(fuzz.NODES, "SoftPool", replace(node, reference=reference))
+    monkeypatch.setitem(fuzz.OPERATORS, "SoftPool", replace(node, reference=reference))
 
 
 def test_a_fault_is_found_shrunk_and_shown_again(wrong):

@@ -20,14 +20,14 @@ from onnxpool.golden import file as golden_file
 from onnxpool.golden.inputs import Input, generate, modest
 from onnxpool.graph import forms
 from onnxpool.graph.fingerprint import changes, fingerprints
-from onnxpool.pools import NODES
+from onnxpool.pools import OPERATORS
 from onnxpool.window import Window
 
 WINDOW = Window.of(2, 2)
 
 
 def soft(feeds):
-    return {"y": NODES["SoftPool"].reference(WINDOW, feeds["x"])}
+    return {"y": OPERATORS["SoftPool"].reference(WINDOW, feeds["x"])}
 
 
 class Small(torch.nn.Module):

@@ -20,7 +20,7 @@ import onnxpool
 from onnxpool import lift
 from onnxpool.cli import app
 from onnxpool.errors import FormError
-from onnxpool.pools import NODES
+from onnxpool.pools import OPERATORS
 from onnxpool.pools.power_average import reference as power_average
 from onnxpool.run.native_library import why_missing
 from onnxpool.window import Window
@@ -268,7 +268,7 @@ def test_no_overflow(dtype, large):
         (naive,) = ReferenceEvaluator(original).run(None, {"x": x})  # ONNX Runtime computes float16 in float32
     assert not np.isfinite(naive).any()
     y = run(lift(original).model, x)
-    answer = NODES["SoftPool"].reference(Window.of(2, 2), x.astype(np.float64))
+    answer = OPERATORS["SoftPool"].reference(Window.of(2, 2), x.astype(np.float64))
     np.testing.assert_allclose(y, answer, rtol=1e-3 if dtype == "float16" else 1e-6)
 
 
@@ -331,7 +331,7 @@ def test_casts_to_a_wider_type_around_a_pool_go():
     lifted = lift(written(f"{nodes.replace('Ewp', 'Exp')} y = Cast <to = 10> (q)", dtype="float16"))
     assert lifted.folds[0].inputs == ("x",)
     x = np.random.default_rng(0).normal(size=(1, 2, 9, 8)).astype(np.float16) * 5
-    answer = NODES["SoftPool"].reference(Window.of(2, 3, 2), x.astype(np.float64))
+    answer = OPERATORS["SoftPool"].reference(Window.of(2, 3, 2), x.astype(np.float64))
     np.testing.assert_allclose(run(lifted.model, x), answer, rtol=1e-3)
 
 
@@ -540,7 +540,7 @@ def test_large_models_are_compared_in_onnx_runtime(monkeypatch):
 def test_float64_is_compared_in_float64():
     lifted = lift(written(quotient(POOL.format("")), dtype="double"))
     x = np.random.default_rng(0).normal(size=(1, 2, 9, 8))
-    np.testing.assert_allclose(run(lifted.model, x), NODES["SoftPool"].reference(Window.of(2, 3, 2), x), rtol=1e-14)
+    np.testing.assert_allclose(run(lifted.model, x), OPERATORS["SoftPool"].reference(Window.of(2, 3, 2), x), rtol=1e-14)
 
 
 def test_old_opsets_that_cannot_be_converted_are_refused(monkeypatch):

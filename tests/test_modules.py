@@ -16,11 +16,11 @@ from onnxpool.cli import spelling
 from onnxpool.domain import DOMAIN
 from onnxpool.errors import ArgumentError, ExportError
 from onnxpool.golden import bounds
-from onnxpool.pools import POOLS
+from onnxpool.pools import METHODS
 from onnxpool.window import Window
 
-SPELLINGS = [spelled for pool in POOLS.values() for spelled in pool.modules]
-FIRST = [pool.modules[0] for pool in POOLS.values()]
+SPELLINGS = [spelled for method in METHODS.values() for spelled in method.modules]
+FIRST = [method.modules[0] for method in METHODS.values()]
 AXES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 
 
@@ -168,11 +168,11 @@ def test_layers_that_draw_are_refused(tmp_path):
 
 
 def test_every_method_is_documented_and_has_every_rank_that_it_can():
-    for name, pool in POOLS.items():
-        assert pool.name == name
-        for text in (pool.summary, pool.formula, pool.source):
+    for name, method in METHODS.items():
+        assert method.name == name
+        for text in (method.summary, method.formula, method.source):
             assert text
-        for spelled in pool.modules:
+        for spelled in method.modules:
             assert spelled.partition("(")[0] in nn.__all__
     for name in nn.__all__:
         assert getattr(nn, name).__doc__, name

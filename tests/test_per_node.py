@@ -18,7 +18,7 @@ from onnxpool.diagnosis.per_node import compare
 from onnxpool.errors import ArgumentError
 from onnxpool.golden import from_function, from_torch
 from onnxpool.graph import subgraph
-from onnxpool.pools import NODES
+from onnxpool.pools import OPERATORS
 from onnxpool.run import native_library
 from onnxpool.window import Window
 
@@ -179,7 +179,7 @@ def test_overflow_is_found_where_it_starts():
     ]
     naive = model(nodes, 2, "float16")
     soft = from_function.record(
-        lambda feeds: {"y": NODES["SoftPool"].reference(Window.of(2, 2, 2), feeds["x"])},
+        lambda feeds: {"y": OPERATORS["SoftPool"].reference(Window.of(2, 2, 2), feeds["x"])},
         pooled(Window.of(2, 2, 2), "float16"),
     )
     found = compare(naive, soft, "huge")
@@ -190,7 +190,7 @@ def test_overflow_is_found_where_it_starts():
 
 def test_height_and_width_exchanged_in_a_window():
     def right(feeds):
-        return {"y": NODES["SoftPool"].reference(Window.of(2, (3, 1), 1, (1, 0)), feeds["x"])}
+        return {"y": OPERATORS["SoftPool"].reference(Window.of(2, (3, 1), 1, (1, 0)), feeds["x"])}
 
     nodes = compare(pooled(Window.of(2, (1, 3), 1, (0, 1))), right)
     assert "it is right with height and width of its window exchanged" in nodes.first.sentence

@@ -11,7 +11,7 @@ from models import pooled
 
 import onnxpool
 from onnxpool.golden import bounds
-from onnxpool.pools import NODES
+from onnxpool.pools import OPERATORS
 from onnxpool.run.native_library import why_missing
 
 DTYPES = {"float32": 3.4e38, "float64": 1.79e308, "float16": 65504.0, "bfloat16": 3.38e38}
@@ -23,7 +23,7 @@ NATIVE = {"LocalImportancePool", "SoftPool", "StochasticPool"}
 @pytest.mark.parametrize(("form", "kernels"), RUNS, ids=map("-".join, RUNS))
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("window", WINDOWS, ids=str)
-@pytest.mark.parametrize("node", NODES.values(), ids=NODES)
+@pytest.mark.parametrize("node", OPERATORS.values(), ids=OPERATORS)
 def test_everything_is_within_its_bound(node, window, dtype, form, kernels):
     native = kernels == "require"
     if native and (why_missing() or node.op_type not in NATIVE):
@@ -57,7 +57,7 @@ def test_every_opset_gives_the_same_bits(opset, dilation):
         np.testing.assert_array_equal(y, y18)
 
 
-@pytest.mark.parametrize("node", NODES.values(), ids=NODES)
+@pytest.mark.parametrize("node", OPERATORS.values(), ids=OPERATORS)
 def test_function_text_has_only_numbers_that_every_onnx_reads(node, monkeypatch):
     """onnx below 1.23 raises ``IndexError: stof`` for subnormal numbers."""
     texts = []

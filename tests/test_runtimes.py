@@ -18,7 +18,7 @@ from onnxpool import nn, runtimes
 from onnxpool.errors import ArgumentError
 from onnxpool.golden import from_function, from_torch
 from onnxpool.graph import forms
-from onnxpool.pools import NODES
+from onnxpool.pools import OPERATORS
 from onnxpool.run import native_library
 from onnxpool.runtimes import RUNTIMES
 from onnxpool.runtimes._child import Child, Crashed, worker
@@ -40,7 +40,7 @@ def available(name):
 
 
 def soft(feeds):
-    return {"y": NODES["SoftPool"].reference(WINDOW, feeds["x"])}
+    return {"y": OPERATORS["SoftPool"].reference(WINDOW, feeds["x"])}
 
 
 def few(golden, *names):

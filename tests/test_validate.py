@@ -24,7 +24,7 @@ from onnxpool.errors import ArgumentError, FormError, GoldenError
 from onnxpool.golden import file as golden_file
 from onnxpool.golden import from_function, from_torch
 from onnxpool.graph import forms
-from onnxpool.pools import NODES
+from onnxpool.pools import OPERATORS
 from onnxpool.run import native_library
 from onnxpool.validation.report import EXIT_STATUS, SCHEMA, Report, Result, Run, worst
 from onnxpool.validation.report import failed as is_failed
@@ -38,7 +38,7 @@ DTYPES = ["float32", "float64", "float16", "bfloat16"]
 
 
 def soft(feeds):
-    return {"y": NODES["SoftPool"].reference(WINDOW, feeds["x"])}
+    return {"y": OPERATORS["SoftPool"].reference(WINDOW, feeds["x"])}
 
 
 class Small(torch.nn.Module):

@@ -37,7 +37,7 @@ from onnxpool.domain import DOMAIN, IR_VERSION, OPSETS, VERSION
 from onnxpool.dtypes import Array
 from onnxpool.golden import bounds
 from onnxpool.graph import forms
-from onnxpool.pools import NODES
+from onnxpool.pools import OPERATORS
 from onnxpool.pools._method import over_windows
 from onnxpool.run import native_library
 from onnxpool.run.session import Session
@@ -64,7 +64,7 @@ class Case:
 
     def inputs(self, operator: str) -> dict[str, NDArray[Any]]:
         """By name; what serves all operators has one input."""
-        names = NODES[operator].inputs if operator in NODES else ("x",)
+        names = OPERATORS[operator].inputs if operator in OPERATORS else ("x",)
         return {name: _values(i, self.shape, self.dtype, self.scale) for i, name in enumerate(names)}
 
     @property
@@ -96,7 +96,7 @@ def _answer(operator: str, shape: tuple[int, ...], window: Window, dtype: str, s
     case = Case(shape, window, dtype, 1, CPU, scale)
     wide = [x.astype(np.float64) for x in case.inputs(operator).values()]
     plain = {MAX: partial(over_windows, lambda x: x.max(-1)), AVERAGE: partial(over_windows, lambda x: x.mean(-1))}
-    return plain[operator](window, *wide) if operator in plain else NODES[operator].reference(window, *wide)
+    return plain[operator](window, *wide) if operator in plain else OPERATORS[operator].reference(window, *wide)
 
 
 def share_of_allowed(case: Case, way: Way) -> float | None:
@@ -260,7 +260,7 @@ def _copy(case: Case) -> Way:
 
 # --- all of them
 
-OPERATORS = tuple(operator for operator in NODES if operator in _FORMULAS)
+BENCHED = tuple(operator for operator in OPERATORS if operator in _FORMULAS)
 
 _Make = Callable[[], Way]
 
@@ -270,7 +270,7 @@ def ways(case: Case, compiled: bool) -> Iterator[tuple[str, str, _Make]]:
     yield "", COPY, partial(_copy, case)
     for name in (MAX, AVERAGE):
         yield "", name, partial(_standard_operator, case, name)
-    for operator in OPERATORS:
+    for operator in BENCHED:
         model = _node(case, operator)
         to_form, run = partial(onnxpool.to_form, model), partial(_in_onnxruntime, case, operator)
         yield operator, NATIVE, lambda run=run, f=to_form: run(NATIVE, f("function"), library=True)

@@ -36,7 +36,7 @@ import onnxpool
 from onnxpool.domain import DOMAIN, IR_VERSION, OPSETS, VERSION
 from onnxpool.errors import ArgumentError, KernelError
 from onnxpool.golden import bounds
-from onnxpool.pools import NODES
+from onnxpool.pools import OPERATORS
 from onnxpool.run import native_library
 from onnxpool.run.session import Session
 from onnxpool.window import Window
@@ -118,7 +118,7 @@ class Finding(AssertionError):  # noqa: N818 - what is looked for
 def check(case: Case) -> None:
     """Run the case in every way; raises :class:`Finding` with the first that is wrong."""
     for shape, recipes in case.inputs:
-        node = NODES[case.operator]
+        node = OPERATORS[case.operator]
         feeds = {name: recipe.array(shape, case.dtype) for name, recipe in zip(node.inputs, recipes, strict=True)}
         wide = [array.astype(np.float64) for array in feeds.values()]
         answer = node.reference(case.window, *wide)
@@ -168,7 +168,7 @@ def _session(operator: str, window: Window, dtype: str, opset: int, way: str) ->
 
 
 def _model(operator: str, window: Window, dtype: str, opset: int) -> onnx.ModelProto:
-    names, axes = NODES[operator].inputs, ["N", "C", *(f"in_{axis}" for axis in range(window.rank))]
+    names, axes = OPERATORS[operator].inputs, ["N", "C", *(f"in_{axis}" for axis in range(window.rank))]
     node = helper.make_node(operator, names, ["y"], "pool", domain=DOMAIN)
     node.attribute.extend(helper.make_attribute(*pair) for pair in window.attributes().items())
     graph = helper.make_graph(
@@ -255,7 +255,7 @@ def cases(draw: Any, operator: str) -> Case:
     """A window with one to four inputs."""
     window, dtype = draw(windows()), draw(st.sampled_from(list(CODES)))
     opset = draw(st.sampled_from([OPSETS[0], OPSETS[-1]]))
-    count = len(NODES[operator].inputs)
+    count = len(OPERATORS[operator].inputs)
     inputs = st.tuples(shapes(window), st.tuples(*[recipes(dtype)] * count))
     return Case(operator, window, dtype, opset, tuple(draw(st.lists(inputs, min_size=1, max_size=4))))
 
@@ -369,7 +369,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60.0, help="how long; shrinking a finding comes on top")
     parser.add_argument("--seed", type=int, help="number of the first batch; by default drawn, and printed")
     parser.add_argument("--batches", type=int, metavar="N", help="so many batches for each operator, whatever the time")
-    parser.add_argument("--operator", choices=list(NODES), help="this one alone")
+    parser.add_argument("--operator", choices=list(OPERATORS), help="this one alone")
     parser.add_argument(
         "--sanitize",
         choices=("address,undefined", "thread"),
@@ -397,7 +397,7 @@ def main() -> int:
         rest += [f"--operator={chosen.operator}"] * bool(chosen.operator)
         rest += [f"--batches={chosen.batches}"] * bool(chosen.batches)
         under_sanitizer(rest)
-    operators = [chosen.operator] if chosen.operator else list(NODES)
+    operators = [chosen.operator] if chosen.operator else list(OPERATORS)
     for operator in operators:
         if reason := why_not_native(operator):
             print(f"{operator}: not natively, {reason}")

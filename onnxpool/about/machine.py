@@ -171,12 +171,12 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _trial(provider: str) -> Iterator[Problem]:
     from onnxpool.about.methods import why_not_native
-    from onnxpool.pools import NODES
+    from onnxpool.pools import OPERATORS
 
-    for node in NODES.values():
-        if reason := why_not_native(node, provider=provider):
+    for operator in OPERATORS.values():
+        if reason := why_not_native(operator, provider=provider):
             yield Problem(
-                f"the native kernel of {node.op_type} does not work on {provider}: {reason}",
+                f"the native kernel of {operator.op_type} does not work on {provider}: {reason}",
                 "install onnxpool again (pip install --force-reinstall --no-deps), or load models with kernels='off'",
             )
 

@@ -14,7 +14,7 @@ from onnxpool.domain import DOMAIN, IR_VERSION, OPSETS, VERSION
 from onnxpool.dtypes import BY_NAME, POOLED
 from onnxpool.errors import OnnxpoolError
 from onnxpool.golden import bounds
-from onnxpool.pools._method import Node, Pool
+from onnxpool.pools._method import Method, Operator
 from onnxpool.run.native_library import CPU, CUDA, why_none_for
 from onnxpool.run.session import load
 from onnxpool.window import Window
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Method:
+class MethodFacts:
     """One pooling method. ``operator`` is its own in ONNX, None where standard operators are all it needs; ``native``
     lists the element types for which a native kernel ran here on the CPU and was right, ``cuda`` the same for CUDA.
     """
@@ -45,7 +45,7 @@ class Method:
 class Catalog:
     """Every method, and why none runs natively here on the CPU or on CUDA, where that is so."""
 
-    methods: tuple[Method, ...]
+    methods: tuple[MethodFacts, ...]
     no_kernels: str | None
     no_cuda: str | None
 
@@ -79,13 +79,13 @@ class Catalog:
 
 def catalog() -> Catalog:
     """Every method of :mod:`onnxpool.pools`, with each of its kernels tried."""
-    from onnxpool.pools import POOLS
+    from onnxpool.pools import METHODS
 
     reasons = {provider: why_none_for(provider) for provider in (CPU, CUDA)}
     if reasons[CUDA] is None and CUDA not in _providers():
         reasons[CUDA] = "this onnxruntime has no CUDA provider; install onnxruntime-gpu in its place"
     tried = [provider for provider, reason in reasons.items() if reason is None]
-    return Catalog(tuple(_method(pool, tried) for pool in POOLS.values()), reasons[CPU], reasons[CUDA])
+    return Catalog(tuple(_facts(method, tried) for method in METHODS.values()), reasons[CPU], reasons[CUDA])
 
 
 def _providers() -> list[str]:
@@ -96,52 +96,52 @@ def _providers() -> list[str]:
     return list(onnxruntime.get_available_providers())
 
 
-def _method(pool: Pool, tried: list[str]) -> Method:
+def _facts(method: Method, tried: list[str]) -> MethodFacts:
     def right(provider: str) -> tuple[str, ...]:
-        node = pool.node if provider in tried else None
+        operator = method.operator if provider in tried else None
         return tuple(
-            element.name for element in POOLED if node and why_not_native(node, element.name, provider) is None
+            element.name for element in POOLED if operator and why_not_native(operator, element.name, provider) is None
         )
 
-    modules = sorted({spelling.partition("(")[0] for spelling in pool.modules})
-    return Method(
-        name=pool.name,
-        summary=pool.summary,
-        formula=pool.formula,
-        source=pool.source,
+    modules = sorted({spelling.partition("(")[0] for spelling in method.modules})
+    return MethodFacts(
+        name=method.name,
+        summary=method.summary,
+        formula=method.formula,
+        source=method.source,
         modules=tuple(modules),
         ranks=tuple(int(name[-2]) for name in modules),  # names end in 1d, 2d or 3d
-        operator=pool.node.op_type if pool.node else None,
+        operator=method.operator.op_type if method.operator else None,
         dtypes=tuple(element.name for element in POOLED),
         native=right(CPU),
         cuda=right(CUDA),
     )
 
 
-def why_not_native(node: Node, dtype: str = "float32", provider: str = CPU) -> str | None:
+def why_not_native(operator: Operator, dtype: str = "float32", provider: str = CPU) -> str | None:
     """Why the native kernel for this type does not work here; None where it pools ``[[1, 2], [3, 4]]`` rightly."""
     window = Window.of(2, 2)
     x = np.array([[[[1.0, 2.0], [3.0, 4.0]]]])
-    answer = node.reference(window, *[x] * len(node.inputs))
+    answer = operator.reference(window, *[x] * len(operator.inputs))
     try:
-        session = load(_bare(node, window, dtype), providers=[provider], kernels="require")
-        (y,) = session.run({name: x.astype(BY_NAME[dtype].dtype) for name in node.inputs}).values()
+        session = load(_bare(operator, window, dtype), providers=[provider], kernels="require")
+        (y,) = session.run({name: x.astype(BY_NAME[dtype].dtype) for name in operator.inputs}).values()
     except OnnxpoolError as error:
         return str(error)
     bound = bounds.pooling(window, x, answer, BY_NAME[dtype].dtype, native=True)
     if bounds.measure(y, answer, bound.allowed).within:
         return None
-    return f"{node.op_type} of [[1, 2], [3, 4]] in {dtype} gave {y.item()}, not {answer.item():.8}"
+    return f"{operator.op_type} of [[1, 2], [3, 4]] in {dtype} gave {y.item()}, not {answer.item():.8}"
 
 
-def _bare(node: Node, window: Window, dtype: str) -> ir.Model:
+def _bare(operator: Operator, window: Window, dtype: str) -> ir.Model:
     """A model of one bare pooling node, from the method's inputs to ``y``."""
     code = ir.DataType(BY_NAME[dtype].code)
     shape = ir.Shape([None] * (window.rank + 2))
-    taken = [ir.Value(name=name, shape=shape, type=ir.TensorType(code)) for name in node.inputs]
+    taken = [ir.Value(name=name, shape=shape, type=ir.TensorType(code)) for name in operator.inputs]
     given = ir.Value(name="y", shape=shape, type=ir.TensorType(code))
-    call = ir.node(node.op_type, taken, window.attributes(), domain=DOMAIN, outputs=[given], name=node.op_type)
+    call = ir.node(operator.op_type, taken, window.attributes(), domain=DOMAIN, outputs=[given], name=operator.op_type)
     opsets = {"": OPSETS[0], DOMAIN: VERSION}
     return ir.Model(
-        ir.Graph(taken, [given], nodes=[call], opset_imports=opsets, name=node.op_type), ir_version=IR_VERSION
+        ir.Graph(taken, [given], nodes=[call], opset_imports=opsets, name=operator.op_type), ir_version=IR_VERSION
     )

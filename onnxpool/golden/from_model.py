@@ -1,6 +1,6 @@
 """Float64 answers for a model that came without any: onnx's reference evaluator, with the pools' own references.
 
-The model becomes a float64 model (weights, constants, casts), its pooling nodes are computed by ``Node.reference``, all
+The model becomes a float64 model (weights, constants, casts), its pooling nodes are computed by ``Operator.reference``,
 others by NumPy in the onnx package. It judges how a model is run, not whether the model is the right one; and it is
 slow, so it takes small models only.
 """
@@ -22,7 +22,7 @@ from onnxpool.golden import collect
 from onnxpool.golden.file import Answers, Golden
 from onnxpool.golden.inputs import Feeds
 from onnxpool.graph.forms import Model, to_form
-from onnxpool.pools._method import Node
+from onnxpool.pools._method import Operator
 from onnxpool.window import Window
 
 MOST_WEIGHTS = 4_000_000
@@ -101,22 +101,22 @@ def _evaluator(model: ir.Model) -> Callable[[Feeds], dict[str, NDArray[Any]]]:
 
 
 def _start(proto: Any, **arguments: Any) -> ReferenceEvaluator:
-    from onnxpool.pools import NODES
+    from onnxpool.pools import OPERATORS
 
     try:
-        return ReferenceEvaluator(proto, new_ops=[_operator(node) for node in NODES.values()], **arguments)
+        return ReferenceEvaluator(proto, new_ops=[_evaluated(operator) for operator in OPERATORS.values()], **arguments)
     except Exception as error:
         raise GoldenError(f"onnx's reference evaluator cannot run this model ({error}); give reference=") from error
 
 
-def _operator(node: Node) -> type[OpRun]:
+def _evaluated(operator: Operator) -> type[OpRun]:
     """The operator for the reference evaluator: computed in float64, rounded to the type of its input."""
 
     def run(_: OpRun, x: NDArray[Any], *others: NDArray[Any], **attributes: Any) -> tuple[NDArray[Any]]:
         inputs = (array.astype(np.float64) for array in (x, *others))
-        return (node.reference(Window.from_attributes(attributes), *inputs).astype(x.dtype),)
+        return (operator.reference(Window.from_attributes(attributes), *inputs).astype(x.dtype),)
 
-    return type(node.op_type, (OpRun,), {"op_domain": DOMAIN, "_run": run})
+    return type(operator.op_type, (OpRun,), {"op_domain": DOMAIN, "_run": run})
 
 
 # --- a model in another floating point type

@@ -236,7 +236,7 @@ def _fold(graph: ir.Graph, name: str, group: list[ir.Node]) -> None:
 
 
 def _check(model: ir.Model) -> None:
-    from onnxpool.pools import NODES
+    from onnxpool.pools import OPERATORS
 
     opset = model.opset_imports.get("", 0)
     nodes = list(_nodes(model))
@@ -246,18 +246,18 @@ def _check(model: ir.Model) -> None:
             "example with onnx.version_converter, or export it again"
         )
     for node in nodes:
-        if node.op_type not in NODES:
+        if node.op_type not in OPERATORS:
             raise FormError(
                 f"node {node.name!r} calls {DOMAIN}::{node.op_type}, which this version does not know; it has "
-                f"{', '.join(NODES)}"
+                f"{', '.join(OPERATORS)}"
             )
         attributes = ir.convenience.convert_attributes(_window(node).attributes())
         node.attributes.clear()  # the same order in every model: equal nodes have equal bytes
         node.attributes.update({attribute.name: attribute for attribute in attributes})
-        if len(node.inputs) != len(NODES[node.op_type].inputs) or len(node.outputs) != 1:
+        if len(node.inputs) != len(OPERATORS[node.op_type].inputs) or len(node.outputs) != 1:
             raise FormError(
                 f"node {node.name!r} ({DOMAIN}::{node.op_type}) has {len(node.inputs)} inputs and {len(node.outputs)} "
-                f"outputs; it takes {', '.join(NODES[node.op_type].inputs)} and gives one"
+                f"outputs; it takes {', '.join(OPERATORS[node.op_type].inputs)} and gives one"
             )
     _infer_dtypes(model)
     if nodes:
@@ -293,26 +293,26 @@ def _dtype(node: ir.Node) -> str:
 
 def _attach(model: ir.Model) -> None:
     """Give each operator in use its function, ahead of every function that may call it."""
-    from onnxpool.pools import NODES
+    from onnxpool.pools import OPERATORS
 
     nodes = list(_nodes(model))
     wide = "double" if any(_dtype(node) == "double" for node in nodes) else "float"
     dilated = any(set(_window(node).dilation) != {1} for node in nodes)
     for op_type in sorted({node.op_type for node in nodes}):
-        function = NODES[op_type].function(model.opset_imports[""], wide, dilated)
+        function = OPERATORS[op_type].function(model.opset_imports[""], wide, dilated)
         model.functions[function.identifier()] = function
 
 
 def _inline(model: ir.Model) -> None:
     """Replace each pooling node by its body for its own window, tagged, and tidy up."""
-    from onnxpool.pools import NODES
+    from onnxpool.pools import OPERATORS
 
     functions: dict[tuple[str, Window, str], ir.Function] = {}
     for node in list(_nodes(model)):
         window, dtype = _window(node), _dtype(node)
         key = (node.op_type, window, dtype)
         if key not in functions:
-            function = NODES[node.op_type].standard(window, model.opset_imports[""], dtype)
+            function = OPERATORS[node.op_type].standard(window, model.opset_imports[""], dtype)
             function.domain, function.name = _INLINED, f"{node.op_type}_{len(functions)}"
             model.functions[function.identifier()] = functions[key] = function
         node.metadata_props[TAG] = json.dumps(

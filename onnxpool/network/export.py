@@ -18,7 +18,7 @@ from onnxpool.errors import ArgumentError, ExportError, MissingExtra
 from onnxpool.golden import file as golden_file
 from onnxpool.golden import from_torch
 from onnxpool.graph.forms import to_form, write
-from onnxpool.pools._method import Node
+from onnxpool.pools._method import Operator
 from onnxpool.window import Window
 
 if TYPE_CHECKING:
@@ -129,18 +129,18 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     from onnxscript import opset18
 
     import onnxpool.pools  # noqa: F401 - registers the operators
-    from onnxpool.pools._torch_ops import OPERATORS, TRANSLATIONS
+    from onnxpool.pools._torch_ops import EXPORTED_AS, TRANSLATIONS
 
     def standard(translate: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *args: translate(opset18, *args)
 
     return {
-        **{overload: _translation(node) for overload, node in OPERATORS.items()},
+        **{overload: _translation(operator) for overload, operator in EXPORTED_AS.items()},
         **{overload: standard(translate) for overload, translate in TRANSLATIONS.items()},
     }
 
 
-def _translation(node: Node) -> Callable[..., Any]:
+def _translation(operator: Operator) -> Callable[..., Any]:
     from onnx.defs import OpSchema
     from onnxscript.values import Op, Opset
 
@@ -149,10 +149,10 @@ def _translation(node: Node) -> Callable[..., Any]:
     types = [f"tensor({element.onnx})" for element in POOLED]
     attributes = Window.of(1, 1).attributes()
     schema = OpSchema(
-        node.op_type,
+        operator.op_type,
         DOMAIN,
         VERSION,
-        inputs=[OpSchema.FormalParameter(name, "T") for name in node.inputs],
+        inputs=[OpSchema.FormalParameter(name, "T") for name in operator.inputs],
         outputs=[OpSchema.FormalParameter("y", "T")],
         type_constraints=[("T", types, "")],
         attributes=[
@@ -162,10 +162,10 @@ def _translation(node: Node) -> Callable[..., Any]:
             for name, value in attributes.items()
         ],
     )
-    op = Op(Opset(DOMAIN, VERSION), node.op_type, schema)
+    op = Op(Opset(DOMAIN, VERSION), operator.op_type, schema)
 
     def translate(*args: Any) -> Any:
-        tensors, fields = args[: len(node.inputs)], args[len(node.inputs) :]
+        tensors, fields = args[: len(operator.inputs)], args[len(operator.inputs) :]
         return op(*tensors, **window_from(fields).attributes())
 
     return translate

@@ -1,23 +1,23 @@
 """The pooling methods, one file each.
 
-A new file here is all that a new method needs: it sets ``POOL``, and ``__all__`` to the names of its PyTorch modules.
+A new file here is all that a new method needs: it sets ``METHOD``, and ``__all__`` to the names of its PyTorch modules.
 """
 
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
-from onnxpool.pools._method import Node, Pool
+from onnxpool.pools._method import Method, Operator
 
-_METHODS = [
-    import_module(f"{__name__}.{info.name}") for info in iter_modules(__path__) if not info.name.startswith("_")
-]
+_FILES = [import_module(f"{__name__}.{info.name}") for info in iter_modules(__path__) if not info.name.startswith("_")]
 
-POOLS: dict[str, Pool] = {method.POOL.name: method.POOL for method in _METHODS}
+METHODS: dict[str, Method] = {file.METHOD.name: file.METHOD for file in _FILES}
 """Every method by its name."""
 
-NODES: dict[str, Node] = {pool.node.op_type: pool.node for pool in POOLS.values() if pool.node}
+OPERATORS: dict[str, Operator] = {
+    method.operator.op_type: method.operator for method in METHODS.values() if method.operator
+}
 """The operators of our domain by their ONNX name."""
 
-MODULES: dict[str, Any] = {name: getattr(method, name) for method in _METHODS for name in method.__all__}
+MODULES: dict[str, Any] = {name: getattr(file, name) for file in _FILES for name in file.__all__}
 """The PyTorch modules of every method by their name."""

@@ -1,9 +1,9 @@
 """What a method file in :mod:`onnxpool.pools` provides, and the ONNX domain that its operator lives in.
 
-A :class:`Pool` describes one method. Most methods are standard ONNX operators, or a few of them, and need no more. A
-method that would cost several passes over memory that way has an operator of its own, a :class:`Node`, in the three
-ways that everything else works with: as float64 arithmetic that judges, as a function body that any ONNX Runtime can
-run, and as a straight line of standard operators. None of this needs PyTorch; modules stand in the same file.
+A :class:`Method` describes one method. Most methods are standard ONNX operators, or a few of them, and need no more. A
+method that would cost several passes over memory that way has its own :class:`Operator`, in the three ways that
+everything else works with: as float64 arithmetic that judges, as a function body that any ONNX Runtime can run, and as
+a straight line of standard operators. None of this needs PyTorch; modules stand in the same file.
 """
 
 import math
@@ -18,7 +18,7 @@ from onnxpool.window import Window
 
 
 @dataclass(frozen=True)
-class Node:
+class Operator:
     """An operator of the domain.
 
     ``reference(window, x, ...) -> y`` takes float64 ``(N, C, *spatial)``, once per name in ``inputs``, and is the
@@ -40,7 +40,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Pool:
+class Method:
     """One pooling method, for people: and its operator, if it has one.
 
     ``modules`` are spellings of its modules that tests, benchmarks and galleries use, such as ``"SoftPool2d(2)"``; each
@@ -52,7 +52,7 @@ class Pool:
     formula: str
     source: str
     modules: tuple[str, ...]
-    node: Node | None = None
+    operator: Operator | None = None
 
 
 def over_windows(formula: Callable[..., Array], window: Window, *inputs: Array) -> Array:

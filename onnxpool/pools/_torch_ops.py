@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from onnxpool.domain import DOMAIN
 from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError, MissingExtra
-from onnxpool.pools._method import Node
+from onnxpool.pools._method import Operator
 from onnxpool.window import Size, Window
 
 __all__ = [
-    "OPERATORS",
+    "EXPORTED_AS",
     "TRANSLATIONS",
     "Module",
     "PoolModule",
@@ -56,22 +56,22 @@ else:
 Forward = Callable[..., "Tensor"]
 Backward = Callable[..., "tuple[Tensor, ...]"]
 
-OPERATORS: dict[Any, Node] = {}
+EXPORTED_AS: dict[Any, Operator] = {}
 """The ONNX operator of each PyTorch operator (``torch.ops.onnxpool.*.default``); filled by :func:`operator`."""
 
 TRANSLATIONS: dict[Any, Callable[..., Any]] = {}
 """How each other PyTorch operator is written in standard ONNX operators; filled by :func:`standard_operator`."""
 
 
-def operator(node: Node, name: str, forward: Forward, backward: Backward) -> Forward:
-    """Register ``torch.ops.onnxpool.<name>``, exported as ``node``; returns a function ``(window, *inputs) -> output``.
+def operator(exported_as: Operator, name: str, forward: Forward, backward: Backward) -> Forward:
+    """Register ``torch.ops.onnxpool.<name>`` for PyTorch; returns a function ``(window, *inputs) -> output``.
 
     ``forward(window, *inputs) -> output`` and ``backward(window, grad, *inputs) -> gradients`` get plain tensors
     ``(N, C, *spatial)``. The operator is opaque to ``torch.compile`` and ``torch.export``, which know its output shape;
     the backward pass is ordinary traceable code, so that it compiles and can be differentiated again.
     Without PyTorch the function raises :class:`MissingExtra`.
     """
-    inputs = node.inputs
+    inputs = exported_as.inputs
     if not HAVE_TORCH:
         return _missing(name)
 
@@ -103,7 +103,7 @@ def operator(node: Node, name: str, forward: Forward, backward: Backward) -> For
     op.register_fake(fake)
     op.register_autograd(differentiate, setup_context=save)
     overload = getattr(getattr(torch.ops, DOMAIN), name).default
-    OPERATORS[overload] = node
+    EXPORTED_AS[overload] = exported_as
 
     def call(window: Window, *tensors: "Tensor") -> "Tensor":
         for argument, tensor in zip(inputs, tensors, strict=True):

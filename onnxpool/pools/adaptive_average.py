@@ -27,7 +27,7 @@ from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import _onnx_ops as onnx_ops
 from onnxpool.pools import global_average
-from onnxpool.pools._method import Pool
+from onnxpool.pools._method import Method
 from onnxpool.pools._torch_ops import PoolModule, standard_operator, torch, widen
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def over_parts(formula: Callable[[Array], Array], x: Array, sizes: Sequence[int 
     return output
 
 
-POOL = Pool(
+METHOD = Method(
     name="AdaptiveAvgPool",
     summary="means of as many windows as asked for",
     formula="y_i = mean of x from floor(i n / o) to ceil((i + 1) n / o)",

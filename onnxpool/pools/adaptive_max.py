@@ -22,7 +22,7 @@ import onnx_ir as ir
 
 from onnxpool.dtypes import Array
 from onnxpool.pools import _onnx_ops as onnx_ops
-from onnxpool.pools._method import Pool
+from onnxpool.pools._method import Method
 from onnxpool.pools._torch_ops import standard_operator, torch
 from onnxpool.pools.adaptive_average import AdaptiveModule, adapted_shape, axis_by_axis, divides, over_parts
 
@@ -37,7 +37,7 @@ def reference(x: Array, sizes: Sequence[int | None]) -> Array:
     return over_parts(lambda cells: cells.max(-1), x, sizes)
 
 
-POOL = Pool(
+METHOD = Method(
     name="AdaptiveMaxPool",
     summary="largest values of as many windows as asked for",
     formula="y_i = max of x from floor(i n / o) to ceil((i + 1) n / o)",

@@ -27,7 +27,7 @@ import onnx_ir as ir
 from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import _onnx_ops as onnx_ops
-from onnxpool.pools._method import Pool, over_windows
+from onnxpool.pools._method import Method, over_windows
 from onnxpool.pools._torch_ops import WindowModule, cells, pooled_shape, standard_operator, torch, widen
 from onnxpool.window import Size, Window
 
@@ -56,7 +56,7 @@ def _sizes(window: Window, spatial: tuple[int, ...]) -> Array:
     return sizes
 
 
-POOL = Pool(
+METHOD = Method(
     name="AvgPool",
     summary="mean of the window",
     formula="y = sum x_i / count",

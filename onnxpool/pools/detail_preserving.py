@@ -25,7 +25,7 @@ import numpy as np
 
 from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
-from onnxpool.pools._method import Pool
+from onnxpool.pools._method import Method
 from onnxpool.pools._torch_ops import WindowModule, pooled_shape, torch, widen
 from onnxpool.window import Size, Window
 
@@ -42,7 +42,7 @@ Init: TypeAlias = Literal["ones", "uniform"]
 EPSILON = math.sqrt(1e-3)
 """``e2`` is its square."""
 
-POOL = Pool(
+METHOD = Method(
     name="DetailPreservingPool",
     summary="mean of the window weighted by how far each cell is from a guide",
     formula="y = sum w x / sum w, w = alpha + ((x - guide)^2 + 0.001)^(lambda / 2)",

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import _onnx_ops as onnx_ops
-from onnxpool.pools._method import Pool
+from onnxpool.pools._method import Method
 from onnxpool.pools._torch_ops import PoolModule, standard_operator, torch, widen
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def reference(x: Array) -> Array:
     return mean
 
 
-POOL = Pool(
+METHOD = Method(
     name="GlobalAvgPool",
     summary="mean over all positions",
     formula="y = mean x_i",

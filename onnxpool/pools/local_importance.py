@@ -26,7 +26,7 @@ import onnx_ir as ir
 from onnxpool.dtypes import BY_ONNX, Array
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import _function_body as body
-from onnxpool.pools._method import Node, Pool, over_windows
+from onnxpool.pools._method import Method, Operator, over_windows
 from onnxpool.pools._torch_ops import Module, Sequential, WindowModule, cells, operator, spread, torch, widen
 from onnxpool.window import Size, Window
 
@@ -128,7 +128,7 @@ def function(opset: int, wide: str, dilated: bool) -> ir.Function:
         {body.loop(wide, [*_FILLS], _CELL)}
         {_RESULT}"""
     if dilated or wide == "double":
-        return body.function(opset, "LocalImportancePool", NODE.inputs, wide, f"{exact} y = Identity (exact)")
+        return body.function(opset, "LocalImportancePool", OPERATOR.inputs, wide, f"{exact} y = Identity (exact)")
     ordinary = f"""
         {body.constants(wide, limit_logit=_ORDINARY_LOGIT, limit_x=_ORDINARY)}
         size_logit = Abs (logit)
@@ -146,7 +146,9 @@ def function(opset: int, wide: str, dilated: bool) -> ir.Function:
         mean_part = AveragePool <{body.AVERAGE}> (part)
         mean_weight = AveragePool <{body.AVERAGE}> (scaled)
         quotient = Div (mean_part, mean_weight)"""
-    return body.function(opset, "LocalImportancePool", NODE.inputs, wide, body.guarded(ordinary, ratio, exact, wide))
+    return body.function(
+        opset, "LocalImportancePool", OPERATOR.inputs, wide, body.guarded(ordinary, ratio, exact, wide)
+    )
 
 
 def standard(window: Window, opset: int, dtype: str) -> ir.Function:
@@ -161,12 +163,12 @@ def standard(window: Window, opset: int, dtype: str) -> ir.Function:
         {body.across(window, _CELL)}
         {_RESULT}
         y = Identity (exact)"""
-    return body.standard(opset, "LocalImportancePool", NODE.inputs, dtype, text)
+    return body.standard(opset, "LocalImportancePool", OPERATOR.inputs, dtype, text)
 
 
-NODE = Node("LocalImportancePool", ("x", "logit"), reference, function, standard)
+OPERATOR = Operator("LocalImportancePool", ("x", "logit"), reference, function, standard)
 
-POOL = Pool(
+METHOD = Method(
     name="LocalImportancePool",
     summary="mean of the window weighted by exp of learned logits",
     formula="y = sum x_i exp(l_i) / sum exp(l_i), l = logit(x)",
@@ -178,7 +180,7 @@ POOL = Pool(
         "LocalImportancePool1d(SimplifiedLogit1d(3, zero=False))",
         "LocalImportancePool3d(ProjectionLogit3d(3, zero=False), 2, 2, 0)",
     ),
-    node=NODE,
+    operator=OPERATOR,
 )
 
 
@@ -215,7 +217,7 @@ def _backward(window: Window, grad: "Tensor", x: "Tensor", logit: "Tensor") -> "
     return spread(steps, widen(x), window).to(x.dtype), spread(slopes, widen(logit), window).to(logit.dtype)
 
 
-local_importance_pool = operator(NODE, "local_importance_pool", _forward, _backward)
+local_importance_pool = operator(OPERATOR, "local_importance_pool", _forward, _backward)
 
 
 # --- the networks that give logits; child names are those of the authors' code, so that their checkpoints load

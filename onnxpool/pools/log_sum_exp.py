@@ -21,7 +21,7 @@ import numpy as np
 from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import _onnx_ops as onnx_ops
-from onnxpool.pools._method import Pool, over_windows
+from onnxpool.pools._method import Method, over_windows
 from onnxpool.pools._torch_ops import WindowModule, cells, pooled_shape, standard_operator, torch, widen
 from onnxpool.window import Size, Window
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LogSumExpPool1d", "LogSumExpPool2d", "LogSumExpPool3d"]
 
-POOL = Pool(
+METHOD = Method(
     name="LogSumExpPool",
     summary="a smooth maximum: the logarithm of the mean of exponentials",
     formula="y = log(mean exp(r x)) / r",

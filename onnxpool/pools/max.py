@@ -17,7 +17,7 @@ import numpy as np
 
 from onnxpool.dtypes import Array
 from onnxpool.pools import _onnx_ops as onnx_ops
-from onnxpool.pools._method import Pool, over_windows
+from onnxpool.pools._method import Method, over_windows
 from onnxpool.pools._torch_ops import WindowModule, padded, pooled_shape, standard_operator, torch
 from onnxpool.window import Window
 
@@ -32,7 +32,7 @@ def reference(window: Window, x: Array) -> Array:
     return over_windows(lambda cells: cells.max(-1), window, x)
 
 
-POOL = Pool(
+METHOD = Method(
     name="MaxPool",
     summary="largest value of the window",
     formula="y = max x_i",

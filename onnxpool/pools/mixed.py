@@ -27,7 +27,7 @@ from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import average
 from onnxpool.pools import max as maximum
-from onnxpool.pools._method import Pool
+from onnxpool.pools._method import Method
 from onnxpool.pools._torch_ops import WindowModule, torch, widen
 from onnxpool.window import Size, Window
 
@@ -45,7 +45,7 @@ def reference(window: Window, x: Array, uses_max: NDArray[np.bool_]) -> Array:
     return np.where(choice, maximum.reference(window, x), average.reference(window, x, count_include_pad=False))
 
 
-POOL = Pool(
+METHOD = Method(
     name="MixedPool",
     summary="maximum or mean of the window, drawn at random while training",
     formula="y = l max x_i + (1 - l) mean x_i, l = 0 or 1",

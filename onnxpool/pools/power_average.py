@@ -29,7 +29,7 @@ import numpy as np
 from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import _onnx_ops as onnx_ops
-from onnxpool.pools._method import Pool, over_windows
+from onnxpool.pools._method import Method, over_windows
 from onnxpool.pools._torch_ops import WindowModule, cells, pooled_shape, standard_operator, torch, widen
 from onnxpool.pools.max import max_pool
 from onnxpool.window import Size, Window
@@ -59,7 +59,7 @@ def reference(window: Window, x: Array, p: float | Array = 2.0, norm: Norm = "su
     return over_windows(power_average, window, x)
 
 
-POOL = Pool(
+METHOD = Method(
     name="PowerAvgPool",
     summary="p-norm, or power mean, of the window; p may be learned",
     formula="y = (sum |x_i|^p)^(1/p)",

@@ -22,7 +22,7 @@ import onnx_ir as ir
 
 from onnxpool.dtypes import Array
 from onnxpool.pools import _function_body as body
-from onnxpool.pools._method import Node, Pool, over_windows
+from onnxpool.pools._method import Method, Operator, over_windows
 from onnxpool.pools._torch_ops import WindowModule, cells, operator, spread, torch, widen
 from onnxpool.window import Window
 
@@ -104,15 +104,15 @@ def standard(window: Window, opset: int, dtype: str) -> ir.Function:
     return body.standard(opset, "SoftPool", ["x"], dtype, text)
 
 
-NODE = Node("SoftPool", ("x",), reference, function, standard)
+OPERATOR = Operator("SoftPool", ("x",), reference, function, standard)
 
-POOL = Pool(
+METHOD = Method(
     name="SoftPool",
     summary="mean of the window weighted by the softmax of its values",
     formula="y = sum x_i exp(x_i) / sum exp(x_i)",
     source="Stergiou et al., ICCV 2021",
     modules=("SoftPool1d(3, 2, 1, 2)", "SoftPool2d(3, 2, 1)", "SoftPool2d(2, ceil_mode=True)", "SoftPool3d(2)"),
-    node=NODE,
+    operator=OPERATOR,
 )
 
 
@@ -143,7 +143,7 @@ def _backward(window: Window, grad: "Tensor", x: "Tensor") -> "tuple[Tensor]":
     return (spread(slopes, widen(x), window).to(x.dtype),)
 
 
-soft_pool = operator(NODE, "soft_pool", _forward, _backward)
+soft_pool = operator(OPERATOR, "soft_pool", _forward, _backward)
 
 
 class _SoftPool(WindowModule):

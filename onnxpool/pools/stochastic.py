@@ -23,7 +23,7 @@ import onnx_ir as ir
 from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import _function_body as body
-from onnxpool.pools._method import Node, Pool, over_windows
+from onnxpool.pools._method import Method, Operator, over_windows
 from onnxpool.pools._torch_ops import WindowModule, cells, operator, spread, torch, widen
 from onnxpool.window import Size, Window
 
@@ -83,7 +83,7 @@ def function(opset: int, wide: str, dilated: bool) -> ir.Function:
         {_RESULT}"""
     if dilated or wide == "double":
         text = f"{rectified} {exact} y = Identity (exact)"
-        return body.function(opset, "StochasticPool", NODE.inputs, wide, text, subnormal)
+        return body.function(opset, "StochasticPool", OPERATOR.inputs, wide, text, subnormal)
     ordinary = f"""
         {rectified}
         {body.constants(wide, limit=_ORDINARY, least=1 / _ORDINARY)}
@@ -100,7 +100,7 @@ def function(opset: int, wide: str, dilated: bool) -> ir.Function:
         mean_square = AveragePool <{body.AVERAGE}> (square)
         quotient = Div (mean_square, positive_mean)"""
     text = body.guarded(ordinary, ratio, exact, wide)
-    return body.function(opset, "StochasticPool", NODE.inputs, wide, text, subnormal)
+    return body.function(opset, "StochasticPool", OPERATOR.inputs, wide, text, subnormal)
 
 
 def standard(window: Window, opset: int, dtype: str) -> ir.Function:
@@ -120,12 +120,12 @@ def standard(window: Window, opset: int, dtype: str) -> ir.Function:
         {body.across(window, _CELL)}
         {_RESULT}
         y = Identity (exact)"""
-    return body.standard(opset, "StochasticPool", NODE.inputs, dtype, text, {"smallest": body.SMALLEST[wide]})
+    return body.standard(opset, "StochasticPool", OPERATOR.inputs, dtype, text, {"smallest": body.SMALLEST[wide]})
 
 
-NODE = Node("StochasticPool", ("x",), reference, function, standard)
+OPERATOR = Operator("StochasticPool", ("x",), reference, function, standard)
 
-POOL = Pool(
+METHOD = Method(
     name="StochasticPool",
     summary="a cell drawn in proportion to its value in training, the mean of such draws in evaluation",
     formula="y = sum a_i^2 / sum a_i, a = max(x, 0)",
@@ -136,7 +136,7 @@ POOL = Pool(
         "StochasticPool2d(2, ceil_mode=True)",
         "StochasticPool3d(2)",
     ),
-    node=NODE,
+    operator=OPERATOR,
 )
 
 
@@ -166,7 +166,7 @@ def _backward(window: Window, grad: "Tensor", x: "Tensor") -> "tuple[Tensor]":
     return (spread(slopes, widen(x), window).to(x.dtype),)
 
 
-stochastic_pool = operator(NODE, "stochastic_pool", _forward, _backward)
+stochastic_pool = operator(OPERATOR, "stochastic_pool", _forward, _backward)
 
 
 def draw(window: Window, x: "Tensor") -> "Tensor":
