@@ -24,6 +24,7 @@ from onnxpool.runtimes import RUNTIMES
 from onnxpool.runtimes._child import Child, Crashed, worker
 from onnxpool.validation import matrix, plan
 from onnxpool.validation.blame import sides
+from onnxpool.validation.model import HeldModel
 from onnxpool.validation.report import Result, Run
 from onnxpool.validation.validate import validate
 from onnxpool.window import Window
@@ -221,7 +222,7 @@ def test_pytorch_is_wrong_where_only_its_float32_is_off():
 def test_pytorch_is_wrong_where_its_own_run_is_off(pooling):
     off = Result("huge", "y", "mismatch", "error 9 times", share=9.0)
     run = Run("pytorch", "module", kernels=False, verdict="mismatch", results=(replace(off, share=2.0), off))
-    (told,) = sides(forms.read(pooling[0]), pooling[1], [run], {("pytorch, module", "huge", "y"): np.zeros(1)})
+    (told,) = sides(HeldModel(pooling[0]), pooling[1], [run], {("pytorch, module", "huge", "y"): np.zeros(1)})
     assert told == "pytorch, module: PyTorch's own result is wrong, in case 'huge': error 9 times"
 
 

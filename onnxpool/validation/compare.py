@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from onnxpool.domain import DOMAIN
 from onnxpool.dtypes import Array
-from onnxpool.errors import ArgumentError, FormError
+from onnxpool.errors import ArgumentError
 from onnxpool.golden import bounds
 from onnxpool.golden.file import Case, Golden
 from onnxpool.graph import shapes
-from onnxpool.graph.forms import to_form
 from onnxpool.validation import patterns, spread
+from onnxpool.validation.model import HeldModel
 from onnxpool.validation.report import Result, Verdict, failed
 from onnxpool.window import Window
 
@@ -22,13 +22,11 @@ from onnxpool.window import Window
 class Judge:
     """Compares outputs of one model with the answers; knows which bounds apply to it."""
 
-    def __init__(self, golden: Golden, model: ir.Model) -> None:
-        bare = _bare(model)
+    def __init__(self, golden: Golden, held: HeldModel) -> None:
         self.golden = golden
-        self.pools = any(node.domain == DOMAIN for node in bare.graph.all_nodes())
-        self._single = _single(bare)
-        self._operators = {node.op_type for node in bare.graph.all_nodes()}
-        self._unfit = {case.name: _unfit(case, model) for case in golden.cases}
+        self._single = _single(held.bare)
+        self._operators = {node.op_type for node in held.bare.graph.all_nodes()}
+        self._unfit = {case.name: _unfit(case, held.original) for case in golden.cases}
 
     def unfit(self, case: Case) -> str:
         """Why the model cannot take this case, by the inputs and outputs that it declares, or nothing."""
@@ -143,14 +141,6 @@ def _differs(what: str, shape: tuple[int, ...], dtype: str, value: ir.Value) -> 
     )
     wanted = ", ".join(str(dim.value if isinstance(dim, ir.SymbolicDim) else dim) for dim in value.shape)
     return "" if fits else f"{what} has shape {shape}; this model has ({wanted})"
-
-
-def _bare(model: ir.Model) -> ir.Model:
-    """The model with bare pooling nodes; as it is where it cannot be brought into that form (its runs will say so)."""
-    try:
-        return to_form(model, "custom")
-    except FormError:
-        return model
 
 
 def _single(bare: ir.Model) -> tuple[str, Window] | None:

@@ -14,18 +14,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxpool.domain import DOMAIN
 from onnxpool.errors import OnnxpoolError
 from onnxpool.golden.file import Case
 from onnxpool.graph import forms
-from onnxpool.graph.forms import Model, PoolNode, form_of, to_form
+from onnxpool.graph.forms import PoolNode
 from onnxpool.run.native_library import library_path, why_none_for
 from onnxpool.runtimes import Options
 from onnxpool.runtimes._child import Child, Crashed, Refused, Tensors
 from onnxpool.validation.compare import Judge, failures
+from onnxpool.validation.model import HeldModel
 from onnxpool.validation.plan import Cell
 from onnxpool.validation.report import Result, Run, worst
 
@@ -40,12 +40,10 @@ MOST_CRASHES = 3
 class Files:
     """The files that children open, each written when first needed: the model in each form, and the module."""
 
-    model: Model
-    original: ir.Model
+    held: HeldModel
     module: "torch.nn.Module | None"
     folder: Path
     _written: dict[str, Path] = field(default_factory=dict)
-    _nodes: dict[str, list[PoolNode]] = field(default_factory=dict)
 
     def path(self, form: str) -> Path:
         """The file of this form. The model's own form is run as it is, with the function bodies that it carries."""
@@ -55,9 +53,7 @@ class Files:
 
     def nodes(self, form: str) -> list[PoolNode]:
         """The pooling nodes of the model in this form."""
-        if form not in self._nodes:
-            self._nodes[form] = [] if form == "module" else forms.pool_nodes(self.path(form))
-        return self._nodes[form]
+        return [] if form == "module" else self.held.nodes(form)  # type: ignore[arg-type]
 
     def _write(self, form: str) -> Path:
         path = self.folder / ("module.pt" if form == "module" else f"{form}.onnx")
@@ -65,12 +61,12 @@ class Files:
             import torch
 
             torch.save(self.module, path)
-        elif form_of(self.original) != form:
-            forms.write(to_form(self.original, form), path)  # type: ignore[arg-type]
-        elif isinstance(self.model, str | os.PathLike):
-            return Path(self.model).resolve()
+        elif self.held.form != form:
+            forms.write(self.held.converted(form).clone(), path)  # type: ignore[arg-type] # writing loads weights
+        elif isinstance(self.held.source, str | os.PathLike):
+            return Path(self.held.source).resolve()
         else:
-            forms.write(self.original, path)
+            forms.write(self.held.original.clone(), path)
         return path
 
 
@@ -159,7 +155,7 @@ class Matrix:
         return results
 
     def _options(self, cell: Cell) -> Options:
-        graph = self.files.original.graph
+        graph = self.files.held.original.graph
         known = [value.dtype for value in (*graph.inputs, *graph.outputs) if value.dtype is not None]
         return {
             **cell.options,
