@@ -418,10 +418,10 @@ def test_an_environment_without_onnxruntime_is_a_wrong_question(pooling, tmp_pat
 
 
 def test_old_releases_are_not_given_the_library():
-    cell = plan.Cell(RUNTIMES["onnxruntime"], "function", True, {}, "python", "1.20.1")
+    configuration = plan.Configuration(RUNTIMES["onnxruntime"], "function", True, {}, "python", "1.20.1")
     if native_library.why_missing() is None:
-        assert "needs ONNX Runtime 1.24 or newer" in cell.why_not({})
-    assert not replace(cell, kernels=False).why_not({})
+        assert "needs ONNX Runtime 1.24 or newer" in configuration.why_not({})
+    assert not replace(configuration, kernels=False).why_not({})
 
 
 # --- the plan

@@ -166,8 +166,8 @@ def _told(runs: Runs, node: ir.Node, name: str, actual: NDArray[Any] | None, ans
     error = bounds.measure(actual, np.asarray(answer, np.float64), allowed)
     told = f"error {error.max_abs:.3g}, {error.share:.3g} times what is allowed"
     if error.nan or error.infinite:
-        told = f"NaN or infinity in {error.nan + error.infinite} cells where they do not belong"
-    return "; ".join(filter(None, (told, patterns.of_cells(actual, answer, allowed))))
+        told = f"NaN or infinity in {error.nan + error.infinite} elements where they do not belong"
+    return "; ".join(filter(None, (told, patterns.of_elements(actual, answer, allowed))))
 
 
 def _broken(runs: Runs, name: str) -> bool:

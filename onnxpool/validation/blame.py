@@ -1,9 +1,9 @@
 """Which side is wrong where numbers differ: PyTorch, the exported model, or the runtime. Float64 decides.
 
-Three numbers meet in one cell of an output: the answer (the network in float64), what the exported model itself gives
-in float64 (:func:`onnxpool.golden.from_model.exact`), and what the runtime gave. Where the first two differ, the model
-is another function than the network; where they agree, the runtime is off. Where all runtimes agree with the answer
-better than PyTorch's own run does, PyTorch is.
+Three numbers meet in one element of an output: the answer (the network in float64), what the exported model itself
+gives in float64 (:func:`onnxpool.golden.from_model.exact`), and what the runtime gave. Where the first two differ, the
+model is another function than the network; where they agree, the runtime is off. Where all runtimes agree with the
+answer better than PyTorch's own run does, PyTorch is.
 """
 
 import math

@@ -52,7 +52,7 @@ class Judge:
         bound = self.bound(case, name, actual.dtype, native)
         error = bounds.measure(actual, answer, bound.allowed)
         verdict, reason = _verdict(error, actual, answer, through)
-        if failed(verdict) and (guess := patterns.of_cells(actual, answer, bound.allowed)):
+        if failed(verdict) and (guess := patterns.of_elements(actual, answer, bound.allowed)):
             reason += f"; {guess}"
         return Result(
             case=case.name,
@@ -99,13 +99,13 @@ def _verdict(error: bounds.Error, actual: NDArray[Any], answer: Array, through: 
     faults = []
     if error.share > 1:
         faults.append(
-            f"error {error.share:.3g} times the {error.allowed:.2g} allowed at {error.cell} "
+            f"error {error.share:.3g} times the {error.allowed:.2g} allowed at {error.element} "
             f"(max {error.max_abs:.3g}, {error.max_ulp:.3g} ULP)"
         )
     if error.nan:
-        faults.append(f"NaN in {error.nan} cells where the answer has none, or none where it has")
+        faults.append(f"NaN in {error.nan} elements where the answer has none, or none where it has")
     if error.infinite:
-        faults.append(f"infinity in {error.infinite} cells where the answer has none, or another")
+        faults.append(f"infinity in {error.infinite} elements where the answer has none, or another")
     return "mismatch", "; ".join(faults)
 
 

@@ -75,11 +75,11 @@ def validate(
     names = _checked(on, forms, require, threads, timeout_s)
     held = HeldModel(model)
     golden = answers_for(held, reference, case)
-    cells = plan(names, forms, [os.fspath(python) for python in pythons], threads, pools=held.pools)
+    configurations = plan(names, forms, [os.fspath(python) for python in pythons], threads, pools=held.pools)
     with tempfile.TemporaryDirectory(prefix="onnxpool-") as folder:
         module: Any = reference if hasattr(reference, "state_dict") else None
         matrix = Matrix(Files(held, module, Path(folder)), Judge(golden, held), timeout_s)
-        runs = tuple(matrix.run(cells, progress or (lambda *_: None)))
+        runs = tuple(matrix.run(configurations, progress or (lambda *_: None)))
     found = changes(golden.fingerprints, held.fingerprints()) if golden.fingerprints else []
     unproven = _unproven(held, runs) if "native" in require else []
     verdict = worst([*(run.verdict for run in runs), "unloadable" if unproven else "skipped"])
