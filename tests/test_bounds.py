@@ -57,7 +57,7 @@ def test_measure_at_hand_values():
     answer = np.array([[1.0, 2.0], [0.0, -4.0]])
     actual = np.array([[1.0, 2.5], [0.25, -4.0]], np.float32)
     error = bounds.measure(actual, answer, np.array([[1, 1], [1, 1]]))
-    assert (error.max_abs, error.max_rel, error.share, error.cell) == (0.5, 0.25, 0.5, (0, 1))
+    assert (error.max_abs, error.max_rel, error.share, error.element) == (0.5, 0.25, 0.5, (0, 1))
     assert error.max_ulp == 0.25 * 2**149  # at 0 the unit is the smallest subnormal
     assert error.within
     assert not bounds.measure(actual, answer, 0.49).within
@@ -98,7 +98,7 @@ def test_measure_counts_zeros_of_unlike_sign_and_forgives_them():
 
 def test_measure_of_one_number():
     error = bounds.measure(np.array(1.5, np.float32), np.array(1.0), 0.25)
-    assert (error.max_abs, error.share, error.cell) == (0.5, 2, ())
+    assert (error.max_abs, error.share, error.element) == (0.5, 2, ())
 
 
 def test_measure_of_integers_is_exact():
@@ -106,7 +106,7 @@ def test_measure_of_integers_is_exact():
     assert not bounds.measure(np.array([3, 5]), np.array([3.0, 4.0]), 0).within
 
 
-def test_measure_of_nothing_finite_and_of_no_cells():
+def test_measure_of_nothing_finite_and_of_no_elements():
     assert bounds.measure(np.array([np.nan], np.float32), np.array([np.nan]), 0).within
     assert bounds.measure(np.empty((0, 3), np.float32), np.empty((0, 3)), 0).within
 

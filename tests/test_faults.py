@@ -1,7 +1,7 @@
 """Models that the validator must catch: each planted fault beside its untouched twin, exit status and sentence checked.
 
 Where the model was exported here, fingerprints name the fault. Where another exporter made it, the pattern of wrong
-cells and the comparison node by node tell.
+elements and the comparison node by node tell.
 """
 
 from dataclasses import replace
@@ -204,7 +204,9 @@ def test_padding_counted_in_soft_pool_is_caught_at_the_border():
     assert twin.exit_status == 0, twin.sentences()
     report = validate(naive(padded_first=True), answers_to(naive(), "ordinary", "image"))
     assert report.exit_status == 1
-    assert "only cells along the border are wrong: look at the padding and whether it counts" in report.sentences()[0]
+    assert (
+        "only elements along the border are wrong: look at the padding and whether it counts" in report.sentences()[0]
+    )
     nodes = compare(naive(padded_first=True), answers_to(naive(), "ordinary", "image"))
     assert "look at the padding and whether it counts; or one of 5 nodes in front of it" in nodes.first.sentence
 

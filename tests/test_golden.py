@@ -269,18 +269,18 @@ def test_inputs_must_match(exported):
         from_function.record(lambda feeds: {"z": feeds["x"]}, pooled(WINDOW))
 
 
-def test_the_judge_gives_the_answers_of_the_module(exported, recorded):
-    judged = {case.name: case for case in from_model.record(exported[2]).cases}
+def test_the_float64_reference_gives_the_answers_of_the_module(exported, recorded):
+    answered = {case.name: case for case in from_model.record(exported[2]).cases}
     module = Small().double().eval()
     for name in ("ordinary", "huge", "nan", "-inf"):
-        case = judged[name]
+        case = answered[name]
         right = module(torch.tensor(case.inputs["x"]).double())
         for answer, output in zip(case.answers.values(), right, strict=True):
             scale = np.nanmax(np.abs(np.where(np.isinf(answer), 0, answer)))
             np.testing.assert_allclose(answer, output.detach().numpy(), rtol=1e-12, atol=1e-13 * scale)
 
 
-def test_the_judge_refuses_what_would_take_minutes(monkeypatch, exported):
+def test_the_float64_reference_refuses_what_would_take_minutes(monkeypatch, exported):
     monkeypatch.setattr("onnxpool.golden.from_model.MOST_WEIGHTS", 50)
     with pytest.raises(GoldenError, match="give reference="):
         from_model.record(exported[2])

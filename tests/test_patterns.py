@@ -1,4 +1,4 @@
-"""What wrong cells suggest: one planted pattern after the other, and silence where there is none."""
+"""What wrong elements suggest: one planted pattern after the other, and silence where there is none."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ def planted(place, factor=1.1):
     actual = ANSWER.astype(np.float32)
     rng = np.random.default_rng(1)
     actual[place] *= (factor + rng.uniform(0, 0.5, actual[place].shape)).astype(np.float32)
-    return patterns.of_cells(actual, ANSWER, 1e-5)
+    return patterns.of_elements(actual, ANSWER, 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_shapes(actual, expected):
 def test_places():
     border = np.ones((2, 4, 5, 5), bool)
     border[..., 1:-1, 1:-1] = False
-    assert planted(border) == "only cells along the border are wrong: look at the padding and whether it counts"
+    assert planted(border) == "only elements along the border are wrong: look at the padding and whether it counts"
     assert "ceil_mode" in planted((..., -1))
     assert "ceil_mode" in planted((..., -1, slice(None)))
     assert planted((slice(None), [1, 3])) == "only channels 1, 3 of 4 are wrong"
@@ -45,25 +45,26 @@ def test_places():
 
 def test_factors_and_axes():
     assert (
-        patterns.of_cells((2.5 * ANSWER).astype("float32"), ANSWER, 1e-5) == "every wrong cell is 2.5 times its answer"
+        patterns.of_elements((2.5 * ANSWER).astype("float32"), ANSWER, 1e-5)
+        == "every wrong element is 2.5 times its answer"
     )
-    assert patterns.of_cells(ANSWER.swapaxes(2, 3), ANSWER, 1e-5) == "height and width are transposed"
+    assert patterns.of_elements(ANSWER.swapaxes(2, 3), ANSWER, 1e-5) == "height and width are transposed"
     volume = np.random.default_rng(0).normal(size=(1, 1, 3, 4, 3))
-    assert patterns.of_cells(volume.swapaxes(2, 4), volume, 1e-5) == "axes 2, 4 are swapped"
+    assert patterns.of_elements(volume.swapaxes(2, 4), volume, 1e-5) == "axes 2, 4 are swapped"
 
 
 def test_overflow():
     actual = ANSWER.astype(np.float16)
     actual[0, 0, 0, 0] = np.nan
-    assert "overflows float16 or is undefined" in patterns.of_cells(actual, ANSWER, 1e-1)
-    assert "overflow" not in patterns.of_cells(ANSWER, np.where(ANSWER > 5, np.nan, ANSWER), 1e-5)
+    assert "overflows float16 or is undefined" in patterns.of_elements(actual, ANSWER, 1e-1)
+    assert "overflow" not in patterns.of_elements(ANSWER, np.where(ANSWER > 5, np.nan, ANSWER), 1e-5)
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 4, 4), (2, 3), (3,), ()])
 def test_shapes_without_an_inside(shape):
     answer = np.full(shape, 2.0)
     several = answer.size > 1
-    assert patterns.of_cells(answer + 1, answer, 1e-5) == (
-        "every wrong cell is 1.5 times its answer" if several else ""
+    assert patterns.of_elements(answer + 1, answer, 1e-5) == (
+        "every wrong element is 1.5 times its answer" if several else ""
     )
-    assert patterns.of_cells(answer, answer, 0) == ""
+    assert patterns.of_elements(answer, answer, 0) == ""

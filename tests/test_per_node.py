@@ -154,7 +154,7 @@ def test_a_wrong_runtime_is_the_runtimes_fault(network, monkeypatch):
     monkeypatch.setattr(node_runs, "load", load)
     nodes = compare(network[1], network[0])
     assert (nodes.first.op_type, nodes.first.by) == ("Relu", "runtime")
-    assert "every wrong cell is 1.01 times its answer" in nodes.first.reason
+    assert "every wrong element is 1.01 times its answer" in nodes.first.reason
 
 
 def test_without_pytorch_the_answers_at_the_end_are_what_is_known(network):
@@ -233,7 +233,7 @@ def test_branches_and_functions_are_looked_through():
     ]
     wrong = compare(given, lambda feeds: {"y": 2 * feeds["x"]})
     assert wrong.first.name == "choose"
-    assert "every wrong cell is -1 times its answer" in wrong.first.sentence
+    assert "every wrong element is -1 times its answer" in wrong.first.sentence
 
 
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])

@@ -24,6 +24,7 @@ from onnxpool.runtimes import RUNTIMES
 from onnxpool.runtimes._child import Child, Crashed, worker
 from onnxpool.validation import matrix, plan
 from onnxpool.validation.blame import sides
+from onnxpool.validation.model import HeldModel
 from onnxpool.validation.report import Result, Run
 from onnxpool.validation.validate import validate
 from onnxpool.window import Window
@@ -221,7 +222,7 @@ def test_pytorch_is_wrong_where_only_its_float32_is_off():
 def test_pytorch_is_wrong_where_its_own_run_is_off(pooling):
     off = Result("huge", "y", "mismatch", "error 9 times", share=9.0)
     run = Run("pytorch", "module", kernels=False, verdict="mismatch", results=(replace(off, share=2.0), off))
-    (told,) = sides(forms.read(pooling[0]), pooling[1], [run], {("pytorch, module", "huge", "y"): np.zeros(1)})
+    (told,) = sides(HeldModel(pooling[0]), pooling[1], [run], {("pytorch, module", "huge", "y"): np.zeros(1)})
     assert told == "pytorch, module: PyTorch's own result is wrong, in case 'huge': error 9 times"
 
 
@@ -417,10 +418,10 @@ def test_an_environment_without_onnxruntime_is_a_wrong_question(pooling, tmp_pat
 
 
 def test_old_releases_are_not_given_the_library():
-    cell = plan.Cell(RUNTIMES["onnxruntime"], "function", True, {}, "python", "1.20.1")
+    configuration = plan.Configuration(RUNTIMES["onnxruntime"], "function", True, {}, "python", "1.20.1")
     if native_library.why_missing() is None:
-        assert "needs ONNX Runtime 1.24 or newer" in cell.why_not({})
-    assert not replace(cell, kernels=False).why_not({})
+        assert "needs ONNX Runtime 1.24 or newer" in configuration.why_not({})
+    assert not replace(configuration, kernels=False).why_not({})
 
 
 # --- the plan

@@ -1,4 +1,4 @@
-"""Saved results: read back as they were, judged again by other bounds, compared with later ones."""
+"""Saved results: read back as they were, held against other bounds, compared with later ones."""
 
 import json
 import math
@@ -45,29 +45,31 @@ def test_no_results(tmp_path, text):
 
 
 def test_tighter_bounds_fail_what_came_close():
-    judged = history.judge(GOOD, 0.5)
-    assert [one.verdict for one in judged.runs[0].results] == ["passed", "mismatch", "passed"]
-    assert [one.share for one in judged.runs[0].results] == [0.8, 1.8, 0]
-    assert judged.runs[0].results[1].reason == "error 1.8 times the 0.25 allowed"
-    assert judged.runs[0].results[1].origin == "0.5 x (a bound)"
-    assert (judged.verdict, judged.runs[1].verdict) == ("mismatch", "skipped")
-    assert judged.notes == ("judged again, with 0.5 times each bound",)
+    rescaled = history.rescale_report(GOOD, 0.5)
+    assert [one.verdict for one in rescaled.runs[0].results] == ["passed", "mismatch", "passed"]
+    assert [one.share for one in rescaled.runs[0].results] == [0.8, 1.8, 0]
+    assert rescaled.runs[0].results[1].reason == "error 1.8 times the 0.25 allowed"
+    assert rescaled.runs[0].results[1].origin == "0.5 x (a bound)"
+    assert (rescaled.verdict, rescaled.runs[1].verdict) == ("mismatch", "skipped")
+    assert rescaled.notes == ("judged again, with 0.5 times each bound",)
 
 
 def test_looser_bounds_forgive_numbers_and_nothing_else():
-    assert history.judge(report(result("a", 3.0)), 4).passed
-    assert not history.judge(report(result("a", 3.0)), 2).passed
-    assert not history.judge(report(result("a", 0.1, nan=1, verdict="mismatch")), 1e9).passed
+    assert history.rescale_report(report(result("a", 3.0)), 4).passed
+    assert not history.rescale_report(report(result("a", 3.0)), 2).passed
+    assert not history.rescale_report(report(result("a", 0.1, nan=1, verdict="mismatch")), 1e9).passed
     shape = replace(result("a", math.nan), verdict="structure", origin="")
-    assert history.judge(report(shape, verdict="structure"), 1e9).verdict == "structure"
-    assert history.judge(replace(GOOD, verdict="structure"), 2).verdict == "structure", "the model is another one"
-    assert history.judge(report(result("a", 0.1, verdict="noted", nan=2)), 2).verdict == "noted"
+    assert history.rescale_report(report(shape, verdict="structure"), 1e9).verdict == "structure"
+    assert history.rescale_report(replace(GOOD, verdict="structure"), 2).verdict == "structure", (
+        "the model is another one"
+    )
+    assert history.rescale_report(report(result("a", 0.1, verdict="noted", nan=2)), 2).verdict == "noted"
 
 
 @pytest.mark.parametrize("scale", [0, -1, math.nan, math.inf])
 def test_no_scale(scale):
     with pytest.raises(ArgumentError, match="must be a positive number"):
-        history.judge(GOOD, scale)
+        history.rescale_report(GOOD, scale)
 
 
 def test_what_became_worse():

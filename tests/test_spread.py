@@ -8,7 +8,7 @@ import pytest
 from onnxpool.validation import as_svg, spread
 
 
-def test_histogram_counts_cells_by_ulp():
+def test_histogram_counts_elements_by_ulp():
     answer = np.array([1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
     ulp = 2.0**-23
     actual = np.array([1, 1 + ulp, 1 + 3 * ulp, 1 + 1024 * ulp, 1 + 1025 * ulp, 2], np.float32)
@@ -50,7 +50,7 @@ def test_heat_of_vectors_numbers_and_nothing():
     assert spread.heat(np.array([True, False]), np.array([1.0, 1.0]), 1.0) == ((0.0, 1.0),)
 
 
-def test_the_picture_of_a_histogram_has_a_bar_for_every_bin_that_has_cells():
+def test_the_picture_of_a_histogram_has_a_bar_for_every_bin_that_has_elements():
     counts = [0] * (len(spread.EDGES) + 2)
     counts[0], counts[3], counts[-1] = 9, 99, 12_345
     drawn = as_svg.histogram(counts)

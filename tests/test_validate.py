@@ -68,7 +68,7 @@ def failures(report: Report) -> str:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("reference", [None, soft], ids=["judge", "function"])
+@pytest.mark.parametrize("reference", [None, soft], ids=["itself", "function"])
 def test_one_pooling_node_passes_in_every_form(dtype, reference):
     report = validate(pooled(WINDOW, dtype), reference)
     assert report.passed, failures(report)

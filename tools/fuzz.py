@@ -144,7 +144,7 @@ def _judge(
     raise Finding(
         case,
         f"{way} on shape {x.shape}: at {at} it gives {y[at]}, the answer is {answer[at]!r}; error over allowed "
-        f"{error.share:.3g}, NaN misplaced in {error.nan} cells, infinities in {error.infinite} ({bound.origin})",
+        f"{error.share:.3g}, NaN misplaced in {error.nan} elements, infinities in {error.infinite} ({bound.origin})",
     )
 
 

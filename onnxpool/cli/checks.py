@@ -160,9 +160,9 @@ def verify(
     show(verification, as_json and scale_bounds is None)
     passed = not verification.faults
     if scale_bounds is not None:
-        judged = history.judge(history.load(path_for(model)), scale_bounds)
-        show(judged, as_json)
-        passed &= judged.passed
+        rescaled = history.rescale_report(history.load(path_for(model)), scale_bounds)
+        show(rescaled, as_json)
+        passed &= rescaled.passed
     raise typer.Exit(0 if passed else 1)
 
 

@@ -18,13 +18,15 @@ import onnx_ir as ir
 
 from onnxpool.diagnosis import bundle
 from onnxpool.diagnosis.bundle import Bundle
-from onnxpool.diagnosis.per_node import Comparison
+from onnxpool.diagnosis.per_node import of_runs
+from onnxpool.diagnosis.runs import Runs, run_both, run_part
 from onnxpool.errors import ArgumentError, OnnxpoolError
 from onnxpool.golden import bounds
 from onnxpool.golden.file import Case, Golden
 from onnxpool.graph import subgraph
 from onnxpool.graph.forms import Model
 from onnxpool.run.session import Kernels, load
+from onnxpool.validation.model import HeldModel
 from onnxpool.validation.validate import Reference, answers_for
 
 if TYPE_CHECKING:
@@ -61,17 +63,18 @@ def bisect(
     ``reference`` as in :func:`onnxpool.validate`, ``kernels`` as in :func:`onnxpool.load`.
     Raises :class:`ArgumentError` where nothing fails in ONNX Runtime, and for a folder that holds anything.
     """
-    golden = answers_for(model, reference, case)
+    held = HeldModel(model)
+    golden = answers_for(held, reference, case)
     failing = case or _first_failing(model, golden, kernels)
-    comparison = Comparison(model, golden, failing, reference, kernels)
-    first = comparison.nodes().first
+    runs = run_both(held, golden, failing, reference, kernels)
+    first = of_runs(runs).first
     if first is not None and first.part == "introduces":
-        node = next(node for node in comparison.graph.graph if node.name == first.name)
-        names, reason = [*comparison.region(node), first.name], first.sentence
+        node = next(node for node in runs.graph.graph if node.name == first.name)
+        names, reason = [*runs.region(node), first.name], first.sentence
     else:
-        names, reason = _shortest(comparison), "these nodes are right one by one, and wrong together"
-    part = subgraph.segment(comparison.graph, names, comparison.feeds)
-    written = bundle.write(folder, part, *_case(comparison, part, f"{failing}, part"))
+        names, reason = _shortest(runs), "these nodes are right one by one, and wrong together"
+    part = subgraph.segment(runs.graph, names, runs.feeds)
+    written = bundle.write(folder, part, *_case(runs, part, f"{failing}, part"))
     return Bisection(tuple(names), reason, written)
 
 
@@ -89,13 +92,13 @@ def _first_failing(model: Model, golden: Golden, kernels: Kernels) -> str:
     raise ArgumentError(f"none of {len(golden.cases)} cases fails in ONNX Runtime with kernels={kernels!r}")
 
 
-def _shortest(comparison: Comparison) -> list[str]:
+def _shortest(runs: Runs) -> list[str]:
     """The shortest run of nodes that fails on reference inputs."""
-    names = [str(node.name) for node in comparison.graph.graph if node.op_type != "Constant"]
-    if not _fails(comparison, names):
-        raise ArgumentError(f"case={comparison.case.name!r} does not fail in ONNX Runtime, node by node or as a whole")
-    end = _halve(0, len(names) - 1, lambda last: _fails(comparison, names[: last + 1]))
-    start = -_halve(-end, 0, lambda first: _fails(comparison, names[-first : end + 1]))
+    names = [str(node.name) for node in runs.graph.graph if node.op_type != "Constant"]
+    if not _fails(runs, names):
+        raise ArgumentError(f"case={runs.case.name!r} does not fail in ONNX Runtime, node by node or as a whole")
+    end = _halve(0, len(names) - 1, lambda last: _fails(runs, names[: last + 1]))
+    start = -_halve(-end, 0, lambda first: _fails(runs, names[-first : end + 1]))
     return names[start : end + 1]
 
 
@@ -107,19 +110,19 @@ def _halve(low: int, high: int, fails: Callable[[int], bool]) -> int:
     return high
 
 
-def _fails(comparison: Comparison, names: Sequence[str]) -> bool:
-    part = subgraph.segment(comparison.graph, names, comparison.feeds)
+def _fails(runs: Runs, names: Sequence[str]) -> bool:
+    part = subgraph.segment(runs.graph, names, runs.feeds)
     try:
-        outputs = comparison.run(part)
+        outputs, _ = run_part(part, runs.feeds, runs.kernels)
     except OnnxpoolError:
         return True
-    return any(comparison.grown(name, array) > 1 for name, array in outputs.items() if name in comparison.known)
+    return any(runs.grown(name, array) > 1 for name, array in outputs.items() if name in runs.known)
 
 
-def _case(comparison: Comparison, part: ir.Model, name: str) -> tuple[Case, dict[str, float], dict[str, str]]:
+def _case(runs: Runs, part: ir.Model, name: str) -> tuple[Case, dict[str, float], dict[str, str]]:
     """What the part takes, what it should give, and how far off it may be."""
-    inputs = {str(value.name): comparison.feeds[str(value.name)] for value in part.graph.inputs}
-    known = {str(value.name): comparison.known[str(value.name)] for value in part.graph.outputs}
+    inputs = {str(value.name): runs.feeds[str(value.name)] for value in part.graph.inputs}
+    known = {str(value.name): runs.known[str(value.name)] for value in part.graph.outputs}
     answers = {key: np.asarray(one.reference, np.float64) for key, one in known.items()}
     dtypes = {key: str(one.given.dtype) for key, one in known.items()}
     bound = {key: bounds.network(answers[key], dtypes[key], one.total_error, "") for key, one in known.items()}

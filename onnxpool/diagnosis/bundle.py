@@ -32,6 +32,7 @@ from onnxpool.golden import bounds
 from onnxpool.golden.file import Case
 from onnxpool.graph import forms
 from onnxpool.graph.forms import Model
+from onnxpool.validation.model import HeldModel
 from onnxpool.validation.validate import Reference, answers_for
 
 if TYPE_CHECKING:
@@ -66,14 +67,14 @@ def bundle(
     the model without the native library. Raises :class:`ArgumentError` for a case that there is none of, and for a
     folder that holds anything.
     """
-    golden = answers_for(model, reference, case)
+    held = HeldModel(model)
+    golden = answers_for(held, reference, case)
     chosen = golden.case(case)
-    dressed = forms.to_form(model, "function") if forms.form_of(model) == "custom" else forms.read(model)
     allowed = {}
     for name, answer in chosen.answers.items():
         dtype = golden.dtypes.get(name, "float32")
         allowed[name] = float(bounds.network(answer, dtype, chosen.yardstick[name], golden.yardstick).allowed.max())
-    return write(folder, dressed, chosen, allowed, golden.dtypes)
+    return write(folder, held.runnable.clone(), chosen, allowed, golden.dtypes)
 
 
 def write(

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from onnxpool.diagnosis import traced, usual_mistakes
 from onnxpool.diagnosis.reference_values import Known
 from onnxpool.diagnosis.results import Doer, NodeResult, Nodes, NodesOfReport, Part
-from onnxpool.diagnosis.runs import Runs
+from onnxpool.diagnosis.runs import Runs, run_both, run_part
 from onnxpool.domain import DOMAIN
 from onnxpool.errors import OnnxpoolError
 from onnxpool.golden import bounds
@@ -39,6 +39,7 @@ from onnxpool.graph import shapes, subgraph
 from onnxpool.graph.forms import Model
 from onnxpool.run.session import Kernels
 from onnxpool.validation import patterns
+from onnxpool.validation.model import HeldModel
 from onnxpool.validation.report import Report, failed
 from onnxpool.validation.validate import Reference, answers_for
 
@@ -51,7 +52,8 @@ def compare(model: Model, reference: Reference = None, case: str | None = None, 
     Raises :class:`ArgumentError` for a case that there is none of, and :class:`GoldenError` for a model that onnx's
     reference evaluator cannot run.
     """
-    return Comparison(model, answers_for(model, reference, case), case, reference, kernels).nodes()
+    held = HeldModel(model)
+    return of_runs(run_both(held, answers_for(held, reference, case), case, reference, kernels))
 
 
 def of_report(report: Report, model: Model, reference: Reference = None) -> NodesOfReport:
@@ -66,111 +68,119 @@ def of_report(report: Report, model: Model, reference: Reference = None) -> Node
     return NodesOfReport(report, nodes)
 
 
-class Comparison(Runs):
-    """Both runs on one case, and what they say about each node."""
+def of_runs(runs: Runs) -> Nodes:
+    """What both runs say about each node."""
+    nodes = [node for node in runs.graph.graph if node.op_type != "Constant"]
+    results = tuple(_result(runs, node) for node in nodes if any(value.name in runs.known for value in node.outputs))
+    notes = [*runs.notes, *_undeclared(runs)]
+    if len(nodes) > len(results):
+        notes.append(f"{len(nodes) - len(results)} nodes have no reference: onnx's evaluator does not know them")
+    if {one.part for one in results} == {"agrees", "propagates"}:
+        notes.append("no node is wrong by itself: the errors of several add up")
+    if {one.part for one in results} == {"agrees"} and _fused(runs):
+        notes.append("right node by node, and wrong as a whole, where nodes are fused: onnxpool bisect finds which")
+    return Nodes(runs.case.name, runs.source, results, tuple(notes))
 
-    def nodes(self) -> Nodes:
-        """What was found."""
-        nodes = [node for node in self.graph.graph if node.op_type != "Constant"]
-        results = tuple(self._result(node) for node in nodes if any(value.name in self.known for value in node.outputs))
-        notes = [*self.notes, *self._undeclared()]
-        if len(nodes) > len(results):
-            notes.append(f"{len(nodes) - len(results)} nodes have no reference: onnx's evaluator does not know them")
-        if {one.part for one in results} == {"agrees", "propagates"}:
-            notes.append("no node is wrong by itself: the errors of several add up")
-        if {one.part for one in results} == {"agrees"} and self._fused():
-            notes.append("right node by node, and wrong as a whole, where nodes are fused: onnxpool bisect finds which")
-        return Nodes(self.case.name, self.source, results, tuple(notes))
 
-    def _fused(self) -> bool:
-        """Whether the model as it is gives what it does not give where every value is an output."""
-        try:
-            return any(self.grown(name, y) > 1 for name, y in self.run(self.graph).items() if name in self.known)
-        except OnnxpoolError:
-            return True
+def _fused(runs: Runs) -> bool:
+    """Whether the model as it is gives what it does not give where every value is an output."""
+    try:
+        outputs, _ = run_part(runs.graph, runs.feeds, runs.kernels)
+    except OnnxpoolError:
+        return True
+    return any(runs.grown(name, y) > 1 for name, y in outputs.items() if name in runs.known)
 
-    def _undeclared(self) -> Iterator[str]:
-        """The values whose shapes are not what the model declares."""
-        graph = self.graph.graph
-        sizes = shapes.sizes_of(graph.inputs, {name: array.shape for name, array in self.case.inputs.items()})
-        for value in subgraph.made(self.graph):
-            if value.name in self.known:
-                shape = self.known[str(value.name)].reference.shape
-                if told := shapes.contradiction(f"value {value.name!r}", value, shape, sizes):
-                    yield told
 
-    def _result(self, node: ir.Node) -> NodeResult:
-        names = [str(value.name) for value in node.outputs if value.name in self.known]
-        faults: list[tuple[Doer, str]] = [fault for name in names for fault in self._faults(node, name)]
-        share = max(self._alone_error(node, name) for name in names)
-        total = max(self.grown(name, self.total.get(name)) for name in names)
-        part: Part = "introduces" if faults else "propagates" if total > 1 else "agrees"
-        by, reason = faults[0] if faults else ("", f"{total:.3g} times what is allowed" if total > 1 else "")
-        return NodeResult(str(node.name), node.op_type, part, by, share, total, reason, *traced.line_of(node))
+def _undeclared(runs: Runs) -> Iterator[str]:
+    """The values whose shapes are not what the model declares."""
+    graph = runs.graph.graph
+    sizes = shapes.sizes_of(graph.inputs, {name: array.shape for name, array in runs.case.inputs.items()})
+    for value in subgraph.made(runs.graph):
+        if value.name in runs.known:
+            shape = runs.known[str(value.name)].reference.shape
+            if told := shapes.contradiction(f"value {value.name!r}", value, shape, sizes):
+                yield told
 
-    def _faults(self, node: ir.Node, name: str) -> Iterator[tuple[Doer, str]]:
-        """What is wrong with a value although its node takes the right inputs, and by whom."""
-        known = self.known[name]
-        if node.name in self.refused:
-            yield "model", f"it cannot take what the network gives it: {self.refused[str(node.name)]}"
-            return
-        if known.anchored and self.error(node, name, known.exact, known.reference) > 1:
-            others = self.region(node)
-            listed = ", ".join(others[:4])
-            more = f"; or one of {len(others)} nodes in front of it, whose values are not known ({listed})"
-            yield "model", self._difference(node, name) + (more if others else "")
-        if self._overflows(node, name) and any(map(self._broken, self.known)):
-            largest = np.abs(known.reference[np.isfinite(known.reference)]).max()
-            yield "model", f"its values reach {largest:.3g}, beyond the range of {known.given.dtype}"
-        actual = self.local.get(name)
-        if self.error(node, name, actual, known.meant) > 1:
-            ran_body = node.domain == DOMAIN and node.name not in self.native
-            yield "body" if ran_body else "runtime", self._told(node, name, actual, known.meant)
 
-    def _alone_error(self, node: ir.Node, name: str) -> float:
-        """The larger of what the model's node and what its run err with reference inputs, as shares."""
-        known = self.known[name]
-        run = self.error(node, name, self.local.get(name), known.meant)
-        return max(run, self.error(node, name, known.exact, known.reference)) if known.anchored else run
+def _result(runs: Runs, node: ir.Node) -> NodeResult:
+    names = [str(value.name) for value in node.outputs if value.name in runs.known]
+    faults: list[tuple[Doer, str]] = [fault for name in names for fault in _faults(runs, node, name)]
+    share = max(_alone_error(runs, node, name) for name in names)
+    total = max(runs.grown(name, runs.total.get(name)) for name in names)
+    part: Part = "introduces" if faults else "propagates" if total > 1 else "agrees"
+    by, reason = faults[0] if faults else ("", f"{total:.3g} times what is allowed" if total > 1 else "")
+    return NodeResult(str(node.name), node.op_type, part, by, share, total, reason, *traced.line_of(node))
 
-    def _difference(self, node: ir.Node, name: str) -> str:
-        """Why a node of the model is not what the network does."""
-        known = self.known[name]
-        inputs = widen({str(value.name): array for value, array in self._inputs(node)})
-        allowed = np.broadcast_to(self.bound(node, name, known.reference).allowed, known.reference.shape)
-        guess = usual_mistakes.explain(node, inputs, known.reference, allowed, self.graph.opset_imports)
-        return guess or self._told(node, name, known.exact, known.reference)
 
-    def _inputs(self, node: ir.Node) -> Iterator[tuple[ir.Value, NDArray[Any]]]:
-        for value in node.inputs:
-            if value is not None and value.name in self.feeds:
-                yield value, self.feeds[str(value.name)]
-            elif value is not None and (constant := ir.convenience.get_const_tensor(value)) is not None:
-                yield value, constant.numpy()
+def _faults(runs: Runs, node: ir.Node, name: str) -> Iterator[tuple[Doer, str]]:
+    """What is wrong with a value although its node takes the right inputs, and by whom."""
+    known = runs.known[name]
+    if node.name in runs.refused:
+        yield "model", f"it cannot take what the network gives it: {runs.refused[str(node.name)]}"
+        return
+    if known.anchored and runs.error(node, name, known.exact, known.reference) > 1:
+        others = runs.region(node)
+        listed = ", ".join(others[:4])
+        more = f"; or one of {len(others)} nodes in front of it, whose values are not known ({listed})"
+        yield "model", _difference(runs, node, name) + (more if others else "")
+    if _overflows(runs, node, name) and any(_broken(runs, one) for one in runs.known):
+        largest = np.abs(known.reference[np.isfinite(known.reference)]).max()
+        yield "model", f"its values reach {largest:.3g}, beyond the range of {known.given.dtype}"
+    actual = runs.local.get(name)
+    if runs.error(node, name, actual, known.meant) > 1:
+        ran_body = node.domain == DOMAIN and node.name not in runs.native
+        yield "body" if ran_body else "runtime", _told(runs, node, name, actual, known.meant)
 
-    def _told(self, node: ir.Node, name: str, actual: NDArray[Any] | None, answer: NDArray[Any] | None) -> str:
-        assert actual is not None
-        assert answer is not None
-        if actual.shape != answer.shape:
-            told = f"it gives shape {actual.shape} in place of {answer.shape}"
-            return "; ".join(filter(None, (told, patterns.of_shapes(actual.shape, answer.shape))))
-        allowed = self.bound(node, name, answer).allowed
-        error = bounds.measure(actual, np.asarray(answer, np.float64), allowed)
-        told = f"error {error.max_abs:.3g}, {error.share:.3g} times what is allowed"
-        if error.nan or error.infinite:
-            told = f"NaN or infinity in {error.nan + error.infinite} cells where they do not belong"
-        return "; ".join(filter(None, (told, patterns.of_cells(actual, answer, allowed))))
 
-    def _broken(self, name: str) -> bool:
-        """Whether NaN came where there should be none, or the other way."""
-        actual, right = self.total.get(name), self.known[name].reference
-        return actual is not None and actual.shape == right.shape and bounds.measure(actual, right, np.inf).nan > 0
+def _alone_error(runs: Runs, node: ir.Node, name: str) -> float:
+    """The larger of what the model's node and what its run err with reference inputs, as shares."""
+    known = runs.known[name]
+    ran = runs.error(node, name, runs.local.get(name), known.meant)
+    return max(ran, runs.error(node, name, known.exact, known.reference)) if known.anchored else ran
 
-    def _overflows(self, node: ir.Node, name: str) -> bool:
-        """Whether values become infinite here by their type alone."""
 
-        def lost(one: Known) -> bool:
-            return bool((np.isfinite(one.reference) & ~np.isfinite(one.given.astype(np.float64))).any())
+def _difference(runs: Runs, node: ir.Node, name: str) -> str:
+    """Why a node of the model is not what the network does."""
+    known = runs.known[name]
+    inputs = widen({str(value.name): array for value, array in _inputs(runs, node)})
+    allowed = np.broadcast_to(runs.bound(node, name, known.reference).allowed, known.reference.shape)
+    guess = usual_mistakes.explain(node, inputs, known.reference, allowed, runs.graph.opset_imports)
+    return guess or _told(runs, node, name, known.exact, known.reference)
 
-        taken = [self.known[str(value.name)] for value in subgraph.taken(node) if value.name in self.known]
-        return lost(self.known[name]) and not any(map(lost, taken))
+
+def _inputs(runs: Runs, node: ir.Node) -> Iterator[tuple[ir.Value, NDArray[Any]]]:
+    for value in node.inputs:
+        if value is not None and value.name in runs.feeds:
+            yield value, runs.feeds[str(value.name)]
+        elif value is not None and (constant := ir.convenience.get_const_tensor(value)) is not None:
+            yield value, constant.numpy()
+
+
+def _told(runs: Runs, node: ir.Node, name: str, actual: NDArray[Any] | None, answer: NDArray[Any] | None) -> str:
+    assert actual is not None
+    assert answer is not None
+    if actual.shape != answer.shape:
+        told = f"it gives shape {actual.shape} in place of {answer.shape}"
+        return "; ".join(filter(None, (told, patterns.of_shapes(actual.shape, answer.shape))))
+    allowed = runs.bound(node, name, answer).allowed
+    error = bounds.measure(actual, np.asarray(answer, np.float64), allowed)
+    told = f"error {error.max_abs:.3g}, {error.share:.3g} times what is allowed"
+    if error.nan or error.infinite:
+        told = f"NaN or infinity in {error.nan + error.infinite} elements where they do not belong"
+    return "; ".join(filter(None, (told, patterns.of_elements(actual, answer, allowed))))
+
+
+def _broken(runs: Runs, name: str) -> bool:
+    """Whether NaN came where there should be none, or the other way."""
+    actual, right = runs.total.get(name), runs.known[name].reference
+    return actual is not None and actual.shape == right.shape and bounds.measure(actual, right, np.inf).nan > 0
+
+
+def _overflows(runs: Runs, node: ir.Node, name: str) -> bool:
+    """Whether values become infinite here by their type alone."""
+
+    def lost(one: Known) -> bool:
+        return bool((np.isfinite(one.reference) & ~np.isfinite(one.given.astype(np.float64))).any())
+
+    taken = [runs.known[str(value.name)] for value in subgraph.taken(node) if value.name in runs.known]
+    return lost(runs.known[name]) and not any(map(lost, taken))

@@ -5,6 +5,8 @@ As a whole, every value is an output, so that each shows the errors that have ad
 reference inputs, all nodes in one run of a graph that is cut at every value.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,79 +14,44 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxpool.diagnosis import traced
-from onnxpool.diagnosis.reference_values import walk
+from onnxpool.diagnosis.reference_values import Known, walk
 from onnxpool.domain import DOMAIN
 from onnxpool.dtypes import Array
 from onnxpool.errors import ExportError, OnnxpoolError
 from onnxpool.golden import bounds
-from onnxpool.golden.file import Golden
+from onnxpool.golden.file import Case, Golden
 from onnxpool.golden.inputs import Feeds
-from onnxpool.graph import forms, subgraph
-from onnxpool.graph.forms import Model
+from onnxpool.graph import subgraph
 from onnxpool.graph.subgraph import OWN
 from onnxpool.run.session import Kernels, load
+from onnxpool.validation.model import HeldModel
 from onnxpool.validation.validate import Reference
 from onnxpool.window import Window
 
+_YARDSTICK = "the reference evaluator's own error"
 
+
+@dataclass(frozen=True)
 class Runs:
-    """What came of both runs on one case of ``golden``, beside what is ``known`` of each value.
+    """What came of both runs of ``graph`` on one case, beside what is ``known`` of each value.
 
+    ``source`` says where the reference values come from, ``feeds`` holds these values in the types that nodes take.
     ``total`` holds the values of the model as a whole, ``local`` what each node makes of reference inputs, ``refused``
-    why a node cannot run on these, ``native`` the pooling nodes that ran natively.
+    why a node cannot run on these, ``native`` the pooling nodes that ran natively, ``notes`` what else a reader should
+    know. ``kernels`` are those that ran.
     """
 
-    def __init__(self, model: Model, golden: Golden, case: str | None, reference: Reference, kernels: Kernels) -> None:
-        bare = forms.form_of(model) == "custom"
-        self.graph = subgraph.flat(forms.to_form(model, "function") if bare else forms.read(model))
-        self.case, self.kernels = golden.case(case), kernels
-        self.notes: list[str] = []
-        self.known = walk(self.graph, self.case.inputs, self.case.answers | self._inside(reference))
-        anchored = sum(value.anchored for value in self.known.values())
-        self.source = f"{golden.source} ({anchored} of {len(self.known)} values; the model in float64 between them)"
-        self.given = {name: value.given for name, value in self.known.items()}
-        self.feeds = {**self.given, **self.case.inputs}
-        self.refused: dict[str, str] = {}
-        self.native: set[str] = set()
-        self.total, self.local = self._whole(), self._alone()
-
-    def _inside(self, reference: Reference) -> dict[str, Array]:
-        """The values that a module computes on its way, where there is one."""
-        try:
-            known = hasattr(reference, "state_dict")
-            return traced.values(reference, self.graph, self.case.inputs) if known else {}  # type: ignore[arg-type]
-        except ExportError as error:
-            self.notes.append(f"values inside the module are not known: {error}")
-            return {}
-
-    def run(self, model: ir.Model) -> Feeds:
-        """What a part of the graph makes of reference inputs in ONNX Runtime."""
-        session = load(model, kernels=self.kernels)
-        self.native |= {place.node for place in session.placements if place.native}
-        return session.run({info.name: self.feeds[info.name] for info in session.inputs})
-
-    def _whole(self) -> Feeds:
-        """Every value, with the errors that have added up to it; none where the model cannot run."""
-        try:
-            return self.run(subgraph.opened(self.graph, self.given))
-        except OnnxpoolError as error:
-            self.notes.append(f"the model as a whole does not run: {error}")
-            return {}
-
-    def _alone(self) -> Feeds:
-        """What each node makes of reference inputs: all in one run, or one by one where some cannot run."""
-        try:
-            every = self.run(subgraph.cut(self.graph, self.given))
-            return {name.removesuffix(OWN): array for name, array in every.items()}
-        except OnnxpoolError:
-            found: Feeds = {}
-            for node in self.graph.graph:
-                if node.op_type != "Constant" and {str(value.name) for value in node.outputs} <= set(self.known):
-                    try:
-                        found |= self.run(subgraph.segment(self.graph, [str(node.name)], self.feeds))
-                    except OnnxpoolError as error:
-                        self.refused[str(node.name)] = str(error)
-            return found
+    graph: ir.Model
+    case: Case
+    kernels: Kernels
+    source: str
+    known: Mapping[str, Known]
+    feeds: Feeds
+    total: Feeds
+    local: Feeds
+    refused: Mapping[str, str]
+    native: frozenset[str]
+    notes: tuple[str, ...]
 
     def error(self, node: ir.Node, name: str, actual: NDArray[Any] | None, answer: NDArray[Any] | None) -> float:
         """The share of its allowed error that a value uses; infinite for a wrong shape and for NaN out of place."""
@@ -92,8 +59,7 @@ class Runs:
             return 0.0
         if actual.shape != answer.shape:
             return np.inf
-        error = bounds.measure(actual, np.asarray(answer, np.float64), self.bound(node, name, answer).allowed)
-        return error.share if error.nan == error.infinite == 0 else np.inf
+        return _share(actual, np.asarray(answer, np.float64), self.bound(node, name, answer))
 
     def grown(self, name: str, actual: NDArray[Any] | None) -> float:
         """The share of its allowed error that a value uses, with errors that have added up to it."""
@@ -103,9 +69,7 @@ class Runs:
         if actual.shape != known.reference.shape:
             return np.inf
         answer = np.asarray(known.reference, np.float64)
-        allowed = bounds.network(answer, actual.dtype, known.total_error, "the reference evaluator's own error").allowed
-        error = bounds.measure(actual, answer, allowed)
-        return error.share if error.nan == error.infinite == 0 else np.inf
+        return _share(actual, answer, bounds.network(answer, actual.dtype, known.total_error, _YARDSTICK))
 
     def bound(self, node: ir.Node, name: str, answer: NDArray[Any]) -> bounds.Bound:
         """What a node may err in one of its values: by analysis for pooling nodes, by measurement for others."""
@@ -116,8 +80,7 @@ class Runs:
             if window.check(x.shape) == answer.shape:
                 native = node.name in self.native
                 return bounds.pooling(window, x.astype(np.float64), np.asarray(answer), dtype, native=native)
-        own_error = self.known[name].own_error
-        return bounds.network(np.asarray(answer, np.float64), dtype, own_error, "the reference evaluator's own error")
+        return bounds.network(np.asarray(answer, np.float64), dtype, self.known[name].own_error, _YARDSTICK)
 
     def region(self, node: ir.Node) -> list[str]:
         """The nodes in front whose values are not known from outside, any of which may be the wrong one."""
@@ -129,3 +92,89 @@ class Runs:
             queue += [maker for maker in makers if maker is not None and str(maker.name) not in found]
             found |= {str(maker.name): None for maker in makers if maker is not None}
         return list(found)
+
+
+def _share(actual: NDArray[Any], answer: Array, bound: bounds.Bound) -> float:
+    error = bounds.measure(actual, answer, bound.allowed)
+    return error.share if error.nan == error.infinite == 0 else np.inf
+
+
+def run_both(held: HeldModel, golden: Golden, case: str | None, reference: Reference, kernels: Kernels) -> Runs:
+    """Run the model as a whole, and each node alone, on one case of ``golden``, by default the first.
+
+    ``reference`` as in :func:`onnxpool.validate`: a module there gives the values within. What cannot run is noted.
+    """
+    graph, chosen = subgraph.flat(held.runnable), golden.case(case)
+    inside, untraced = _inside(reference, graph, chosen)
+    known = walk(graph, chosen.inputs, chosen.answers | inside)
+    anchored = sum(value.anchored for value in known.values())
+    given = {name: value.given for name, value in known.items()}
+    feeds = {**given, **chosen.inputs}
+    total, native, stopped = _whole(graph, given, feeds, kernels)
+    local, also_native, refused = _alone(graph, given, feeds, kernels)
+    return Runs(
+        graph=graph,
+        case=chosen,
+        kernels=kernels,
+        source=f"{golden.source} ({anchored} of {len(known)} values; the model in float64 between them)",
+        known=known,
+        feeds=feeds,
+        total=total,
+        local=local,
+        refused=refused,
+        native=native | also_native,
+        notes=(*untraced, *stopped),
+    )
+
+
+def run_part(part: ir.Model, feeds: Feeds, kernels: Kernels) -> tuple[Feeds, frozenset[str]]:
+    """What a part of a graph makes of reference inputs in ONNX Runtime, and the pooling nodes that ran natively."""
+    session = load(part, kernels=kernels)
+    outputs = session.run({info.name: feeds[info.name] for info in session.inputs})
+    return outputs, frozenset(place.node for place in session.placements if place.native)
+
+
+def _inside(reference: Reference, graph: ir.Model, case: Case) -> tuple[dict[str, Array], list[str]]:
+    """The values that a module computes on its way, where there is one, and a note where they cannot be known."""
+    if not hasattr(reference, "state_dict"):
+        return {}, []
+    try:
+        return traced.values(reference, graph, case.inputs), []  # type: ignore[arg-type]
+    except ExportError as error:
+        return {}, [f"values inside the module are not known: {error}"]
+
+
+def _whole(graph: ir.Model, given: Feeds, feeds: Feeds, kernels: Kernels) -> tuple[Feeds, frozenset[str], list[str]]:
+    """Every value, with the errors that have added up to it; none, and a note, where the model cannot run."""
+    try:
+        return *run_part(subgraph.opened(graph, given), feeds, kernels), []
+    except OnnxpoolError as error:
+        return {}, frozenset(), [f"the model as a whole does not run: {error}"]
+
+
+def _alone(
+    graph: ir.Model, given: Feeds, feeds: Feeds, kernels: Kernels
+) -> tuple[Feeds, frozenset[str], dict[str, str]]:
+    """What each node makes of reference inputs, all in one run, or one by one where some cannot run; and why not."""
+    try:
+        every, native = run_part(subgraph.cut(graph, given), feeds, kernels)
+        return {name.removesuffix(OWN): array for name, array in every.items()}, native, {}
+    except OnnxpoolError:
+        return _one_by_one(graph, given, feeds, kernels)
+
+
+def _one_by_one(
+    graph: ir.Model, given: Feeds, feeds: Feeds, kernels: Kernels
+) -> tuple[Feeds, frozenset[str], dict[str, str]]:
+    found: Feeds = {}
+    natives: frozenset[str] = frozenset()
+    refused: dict[str, str] = {}
+    for node in graph.graph:
+        if node.op_type != "Constant" and {str(value.name) for value in node.outputs} <= set(given):
+            try:
+                outputs, native = run_part(subgraph.segment(graph, [str(node.name)], feeds), feeds, kernels)
+            except OnnxpoolError as error:
+                refused[str(node.name)] = str(error)
+            else:
+                found, natives = found | outputs, natives | native
+    return found, natives, refused

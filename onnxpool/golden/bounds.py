@@ -1,7 +1,7 @@
 """Where every allowed error comes from: the only tolerances in the project.
 
 Every result is compared with an answer in float64. How far it may be from that answer is a :class:`Bound`, one allowed
-absolute error per cell, with the reason for it in words. NaN must stand where the answer has NaN and nowhere else,
+absolute error per element, with the reason for it in words. NaN must stand where the answer has NaN and nowhere else,
 infinities must be equal: no bound forgives those.
 
 **One pooling node** (:func:`pooling`): by analysis. Notation: ``u`` is half an epsilon of the type that is computed in
@@ -54,7 +54,7 @@ FLOOR_ULPS = 16.0
 
 @dataclass(frozen=True)
 class Bound:
-    """The allowed absolute error of each cell, and where that number comes from."""
+    """The allowed absolute error of each element, and where that number comes from."""
 
     allowed: Array
     origin: str
@@ -62,14 +62,14 @@ class Bound:
 
 @dataclass(frozen=True)
 class Error:
-    """The measured error of one tensor against its float64 answer, each the worst over all cells.
+    """The measured error of one tensor against its float64 answer, each the worst over all elements.
 
-    ``max_rel`` leaves out cells whose answer is 0. ``max_ulp`` counts in ULP of the output type at the answer, so it
-    is large near 0. ``share`` is error over allowed error, ``allowed`` and ``cell`` belong to the cell where it is
-    worst. ``cosine`` and ``snr_db`` compare all finite cells at once: ``cos(result, answer)`` in [-1, 1], and
-    ``20 log10(|answer| / |result - answer|)``, infinite where they are equal. ``nan`` and ``infinite`` count the cells
-    where one side alone is NaN, or infinite, or infinities differ; ``signed_zeros`` those where both are 0 with unlike
-    signs, which is shown and no fault.
+    ``max_rel`` leaves out elements whose answer is 0. ``max_ulp`` counts in ULP of the output type at the answer, so it
+    is large near 0. ``share`` is error over allowed error, ``element`` is where that is worst, ``allowed`` belongs to
+    it. ``cosine`` and ``snr_db`` compare all finite elements at once: ``cos(result, answer)`` in [-1, 1], and
+    ``20 log10(|answer| / |result - answer|)``, infinite where they are equal. ``nan`` and ``infinite`` count the
+    elements where one side alone is NaN, or infinite, or infinities differ; ``signed_zeros`` those where both are 0
+    with unlike signs, which is shown and is not a fault.
     """
 
     max_abs: float
@@ -79,14 +79,14 @@ class Error:
     snr_db: float
     share: float
     allowed: float
-    cell: tuple[int, ...]
+    element: tuple[int, ...]
     nan: int
     infinite: int
     signed_zeros: int
 
     @property
     def within(self) -> bool:
-        """Whether every cell is within its allowed error, and NaN and infinities are where they belong."""
+        """Whether every element is within its allowed error, and NaN and infinities are where they belong."""
         return self.share <= 1 and self.nan == self.infinite == 0
 
 
@@ -183,7 +183,7 @@ def is_floating(dtype: DTypeLike) -> bool:
 
 
 def measure(actual: NDArray[Any], answer: Array, allowed: ArrayLike) -> Error:
-    """Compare a result with its float64 answer of the same shape; ``allowed`` is one number, or one per cell.
+    """Compare a result with its float64 answer of the same shape; ``allowed`` is one number, or one per element.
 
     An answer beyond the range of the result's type counts as the infinity that it rounds to.
     """
@@ -216,7 +216,7 @@ def measure(actual: NDArray[Any], answer: Array, allowed: ArrayLike) -> Error:
         snr_db=snr_db,
         share=float(share[worst]),
         allowed=float(budget[worst]),
-        cell=tuple(map(int, np.unravel_index(np.flatnonzero(finite)[worst], answer.shape))),
+        element=tuple(map(int, np.unravel_index(np.flatnonzero(finite)[worst], answer.shape))),
         nan=nan,
         infinite=infinite,
         signed_zeros=signed_zeros,

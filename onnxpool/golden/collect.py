@@ -122,7 +122,7 @@ def own_error(run: Callable[[Feeds], dict[str, NDArray[Any]]], model: ir.Model) 
             if error.nan or error.infinite:
                 raise GoldenError(
                     f"in its own type the network overflows, or has NaN where float64 has none, in {name!r} "
-                    f"({error.nan + error.infinite} cells)"
+                    f"({error.nan + error.infinite} elements)"
                 )
         return {name: error.max_abs for name, error in errors.items()}
 

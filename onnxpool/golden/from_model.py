@@ -37,7 +37,11 @@ def record(model: Model, *, only: str | None = None) -> Golden:
     ``only`` as in :func:`onnxpool.golden.collect.collect`.
     Raises :class:`GoldenError` for a model that is too large, or that the reference evaluator cannot run in float64.
     """
-    bare = to_form(model, "custom")
+    return record_bare(to_form(model, "custom"), only=only)
+
+
+def record_bare(bare: ir.Model, *, only: str | None = None) -> Golden:
+    """:func:`record` for a model that is in custom form already."""
     weights = sum(value.const_value.size for value in bare.graph.initializers.values() if value.const_value)
     if weights > MOST_WEIGHTS:
         raise GoldenError(
@@ -77,12 +81,12 @@ def one_node(node: ir.Node, opsets: Mapping[str, int]) -> Callable[[Feeds], Feed
     return run
 
 
-def exact(model: Model, feeds: Feeds) -> Answers:
-    """What the model itself gives for these inputs in float64, however many weights it has.
+def exact(bare: ir.Model, feeds: Feeds) -> Answers:
+    """What a model in custom form gives for these inputs in float64, however many weights it has.
 
     Raises :class:`GoldenError` where the reference evaluator cannot run it in float64.
     """
-    double = _evaluator(in_dtype(to_form(model, "custom"), ir.DataType.DOUBLE))
+    double = _evaluator(in_dtype(bare, ir.DataType.DOUBLE))
     try:
         return {name: np.asarray(array, np.float64) for name, array in double(collect.widen(feeds)).items()}
     except Exception as error:  # whatever an operator raises

@@ -5,7 +5,7 @@
     constant        all 0.7                                  negative   below -1
     huge            normal times 1e4                         tiny       normal times the smallest normal number
     zeros
-    nan, inf, -inf  ordinary, but for one such cell in the first input
+    nan, inf, -inf  ordinary, but for one such element in the first input
     sizes ...       of the first axis, if it may change: 0, 1, 3, 7; of the others that may change, all at once and
                     unlike each other: one less, one more, half, prime, large, 1; and one of them at a time: 1, large
 
@@ -128,7 +128,7 @@ def _feeds(
     example: Mapping[str, NDArray[Any]] | None,
 ) -> Feeds:
     rng = np.random.default_rng(zlib.crc32(case.encode()))
-    odd_cell = float(case) if case in ("nan", "inf", "-inf") else None
+    odd_value = float(case) if case in ("nan", "inf", "-inf") else None
     feeds: Feeds = {}
     for entry in inputs:
         if not is_floating(entry.dtype):
@@ -138,9 +138,9 @@ def _feeds(
         limits: Any = ml_dtypes.finfo(entry.dtype)  # type: ignore[no-untyped-call]
         values = fill(rng, entry.shape) * (float(limits.smallest_normal) if case == "tiny" else 1)
         values = np.clip(values, float(limits.min), float(limits.max))
-        if odd_cell is not None and values.size:
-            values.flat[_odd_place(entry.shape)] = odd_cell
-            odd_cell = None
+        if odd_value is not None and values.size:
+            values.flat[_odd_place(entry.shape)] = odd_value
+            odd_value = None
         feeds[entry.name] = values.astype(entry.dtype)
     return feeds
 

@@ -42,16 +42,20 @@ def fingerprints(model: Model) -> Fingerprints:
 
     Raises :class:`FormError` where ``model`` cannot be read.
     """
-    model = read(model)
-    functions = dict(model.functions)
+    converted = model = read(model)
     if form_of(model) != "function":
         with suppress(FormError):  # where another program has rewritten it, its nodes as they are still tell something
-            model = to_form(model, "function")
+            converted = to_form(model, "function")
+    return of_converted(model, converted)
+
+
+def of_converted(model: ir.Model, converted: ir.Model) -> Fingerprints:
+    """The same of a model whose function form is there already; ``converted`` is ``model`` where it has none."""
     digests: Digests = {}
     return {
-        "nodes": {name: _node(node, digests) for name, node in _named(model.graph).items()},
-        "functions": {f"{domain}::{name}": _function(body) for (domain, name, _), body in functions.items()},
-        "axes": {str(value.name): _axes(value) for value in model.graph.inputs if value.shape is not None},
+        "nodes": {name: _node(node, digests) for name, node in _named(converted.graph).items()},
+        "functions": {f"{domain}::{name}": _function(body) for (domain, name, _), body in model.functions.items()},
+        "axes": {str(value.name): _axes(value) for value in converted.graph.inputs if value.shape is not None},
     }
 
 

@@ -1,9 +1,9 @@
 """Which side is wrong where numbers differ: PyTorch, the exported model, or the runtime. Float64 decides.
 
-Three numbers meet in one cell of an output: the answer (the network in float64), what the exported model itself gives
-in float64 (:func:`onnxpool.golden.from_model.exact`), and what the runtime gave. Where the first two differ, the model
-is another function than the network; where they agree, the runtime is off. Where all runtimes agree with the answer
-better than PyTorch's own run does, PyTorch is.
+Three numbers meet in one element of an output: the answer (the network in float64), what the exported model itself
+gives in float64 (:func:`onnxpool.golden.from_model.exact`), and what the runtime gave. Where the first two differ, the
+model is another function than the network; where they agree, the runtime is off. Where all runtimes agree with the
+answer better than PyTorch's own run does, PyTorch is.
 """
 
 import math
@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxpool.dtypes import Array
@@ -19,6 +18,7 @@ from onnxpool.errors import OnnxpoolError
 from onnxpool.golden import bounds
 from onnxpool.golden.file import Case, Golden
 from onnxpool.golden.from_model import exact
+from onnxpool.validation.model import HeldModel
 from onnxpool.validation.report import Run, failed
 
 CLEARLY = 8.0
@@ -26,7 +26,7 @@ CLEARLY = 8.0
 
 
 def sides(
-    model: ir.Model, golden: Golden, runs: Sequence[Run], differing: Mapping[tuple[str, str, str], NDArray[Any]]
+    held: HeldModel, golden: Golden, runs: Sequence[Run], differing: Mapping[tuple[str, str, str], NDArray[Any]]
 ) -> list[str]:
     """A sentence on each thing that is wrong; ``differing`` holds what came, by run, case and output.
 
@@ -36,7 +36,7 @@ def sides(
     mine = {key: value for key, value in differing.items() if not key[0].startswith("pytorch")}
     cases = [case for case in golden.cases if any(key[1] == case.name for key in mine)]
     if cases:
-        told += _of_model(model, min(cases, key=_size), mine)
+        told += _of_model(held, min(cases, key=_size), mine)
     return [*told, *_lucky(golden, runs)]
 
 
@@ -49,9 +49,9 @@ def _of_pytorch(run: Run) -> str:
     return f"{run.name}: PyTorch's own result is wrong, in case {result.case!r}: {result.reason}"
 
 
-def _of_model(model: ir.Model, case: Case, differing: Mapping[tuple[str, str, str], NDArray[Any]]) -> list[str]:
+def _of_model(held: HeldModel, case: Case, differing: Mapping[tuple[str, str, str], NDArray[Any]]) -> list[str]:
     try:
-        own = exact(model, case.inputs)
+        own = exact(held.converted("custom"), case.inputs)
     except OnnxpoolError as error:
         return [f"which side is wrong in case {case.name!r} stays open: {error}"]
     told: dict[str, list[str]] = {}

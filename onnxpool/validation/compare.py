@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from onnxpool.domain import DOMAIN
 from onnxpool.dtypes import Array
-from onnxpool.errors import ArgumentError, FormError
+from onnxpool.errors import ArgumentError
 from onnxpool.golden import bounds
 from onnxpool.golden.file import Case, Golden
 from onnxpool.graph import shapes
-from onnxpool.graph.forms import to_form
 from onnxpool.validation import patterns, spread
+from onnxpool.validation.model import HeldModel
 from onnxpool.validation.report import Result, Verdict, failed
 from onnxpool.window import Window
 
@@ -22,13 +22,11 @@ from onnxpool.window import Window
 class Judge:
     """Compares outputs of one model with the answers; knows which bounds apply to it."""
 
-    def __init__(self, golden: Golden, model: ir.Model) -> None:
-        bare = _bare(model)
+    def __init__(self, golden: Golden, held: HeldModel) -> None:
         self.golden = golden
-        self.pools = any(node.domain == DOMAIN for node in bare.graph.all_nodes())
-        self._single = _single(bare)
-        self._operators = {node.op_type for node in bare.graph.all_nodes()}
-        self._unfit = {case.name: _unfit(case, model) for case in golden.cases}
+        self._single = _single(held.bare)
+        self._operators = {node.op_type for node in held.bare.graph.all_nodes()}
+        self._unfit = {case.name: _unfit(case, held.original) for case in golden.cases}
 
     def unfit(self, case: Case) -> str:
         """Why the model cannot take this case, by the inputs and outputs that it declares, or nothing."""
@@ -54,7 +52,7 @@ class Judge:
         bound = self.bound(case, name, actual.dtype, native)
         error = bounds.measure(actual, answer, bound.allowed)
         verdict, reason = _verdict(error, actual, answer, through)
-        if failed(verdict) and (guess := patterns.of_cells(actual, answer, bound.allowed)):
+        if failed(verdict) and (guess := patterns.of_elements(actual, answer, bound.allowed)):
             reason += f"; {guess}"
         return Result(
             case=case.name,
@@ -101,13 +99,13 @@ def _verdict(error: bounds.Error, actual: NDArray[Any], answer: Array, through: 
     faults = []
     if error.share > 1:
         faults.append(
-            f"error {error.share:.3g} times the {error.allowed:.2g} allowed at {error.cell} "
+            f"error {error.share:.3g} times the {error.allowed:.2g} allowed at {error.element} "
             f"(max {error.max_abs:.3g}, {error.max_ulp:.3g} ULP)"
         )
     if error.nan:
-        faults.append(f"NaN in {error.nan} cells where the answer has none, or none where it has")
+        faults.append(f"NaN in {error.nan} elements where the answer has none, or none where it has")
     if error.infinite:
-        faults.append(f"infinity in {error.infinite} cells where the answer has none, or another")
+        faults.append(f"infinity in {error.infinite} elements where the answer has none, or another")
     return "mismatch", "; ".join(faults)
 
 
@@ -143,14 +141,6 @@ def _differs(what: str, shape: tuple[int, ...], dtype: str, value: ir.Value) -> 
     )
     wanted = ", ".join(str(dim.value if isinstance(dim, ir.SymbolicDim) else dim) for dim in value.shape)
     return "" if fits else f"{what} has shape {shape}; this model has ({wanted})"
-
-
-def _bare(model: ir.Model) -> ir.Model:
-    """The model with bare pooling nodes; as it is where it cannot be brought into that form (its runs will say so)."""
-    try:
-        return to_form(model, "custom")
-    except FormError:
-        return model
 
 
 def _single(bare: ir.Model) -> tuple[str, Window] | None:

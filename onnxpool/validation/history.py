@@ -1,7 +1,7 @@
-"""Saved results: read back, judged again with other bounds, and compared with later ones.
+"""Saved results: read back, held against other bounds, and compared with later ones.
 
 >>> report = load("network.certificate.json")  # doctest: +SKIP
->>> judge(report, 0.5).passed  # half of each bound  # doctest: +SKIP
+>>> rescale_report(report, 0.5).passed  # half of each bound  # doctest: +SKIP
 >>> compare(report, load("later.json")).worse  # doctest: +SKIP
 
 A file is a certificate, or what ``onnxpool validate --json`` printed. Nothing is run.
@@ -67,7 +67,7 @@ def load(path: str | os.PathLike[str]) -> Report:
         raise GoldenError(f"{path} holds no results ({error}); give a certificate, or validate --json") from error
 
 
-def judge(report: Report, scale: float) -> Report:
+def rescale_report(report: Report, scale: float) -> Report:
     """The same numbers with every bound multiplied by ``scale``.
 
     NaN and infinities out of place, wrong shapes and crashes stay what they are: no bound forgives them.

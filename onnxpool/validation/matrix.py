@@ -1,7 +1,7 @@
-"""Runs the cells of a validation (:mod:`onnxpool.validation.plan`), each in a process that may die.
+"""Runs the configurations of a validation (:mod:`onnxpool.validation.plan`), each in a process that may die.
 
-A cell opens the model once and runs every case that it can take. Where the runtime dies, the case that it died of has
-crashed, and the next one is tried in a fresh process.
+A configuration opens the model once and runs every case that it can take. Where the runtime dies, the case that it
+died of has crashed, and the next one is tried in a fresh process.
 """
 
 import math
@@ -14,38 +14,36 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxpool.domain import DOMAIN
 from onnxpool.errors import OnnxpoolError
 from onnxpool.golden.file import Case
 from onnxpool.graph import forms
-from onnxpool.graph.forms import Model, PoolNode, form_of, to_form
+from onnxpool.graph.forms import PoolNode
 from onnxpool.run.native_library import library_path, why_none_for
 from onnxpool.runtimes import Options
 from onnxpool.runtimes._child import Child, Crashed, Refused, Tensors
 from onnxpool.validation.compare import Judge, failures
-from onnxpool.validation.plan import Cell
+from onnxpool.validation.model import HeldModel
+from onnxpool.validation.plan import Configuration
 from onnxpool.validation.report import Result, Run, worst
 
 if TYPE_CHECKING:
     import torch
 
 MOST_CRASHES = 3
-"""After so many, the remaining cases of a cell are not tried."""
+"""After so many, the remaining cases of a configuration are not tried."""
 
 
 @dataclass
 class Files:
     """The files that children open, each written when first needed: the model in each form, and the module."""
 
-    model: Model
-    original: ir.Model
+    held: HeldModel
     module: "torch.nn.Module | None"
     folder: Path
     _written: dict[str, Path] = field(default_factory=dict)
-    _nodes: dict[str, list[PoolNode]] = field(default_factory=dict)
 
     def path(self, form: str) -> Path:
         """The file of this form. The model's own form is run as it is, with the function bodies that it carries."""
@@ -55,9 +53,7 @@ class Files:
 
     def nodes(self, form: str) -> list[PoolNode]:
         """The pooling nodes of the model in this form."""
-        if form not in self._nodes:
-            self._nodes[form] = [] if form == "module" else forms.pool_nodes(self.path(form))
-        return self._nodes[form]
+        return [] if form == "module" else self.held.nodes(form)  # type: ignore[arg-type]
 
     def _write(self, form: str) -> Path:
         path = self.folder / ("module.pt" if form == "module" else f"{form}.onnx")
@@ -65,20 +61,20 @@ class Files:
             import torch
 
             torch.save(self.module, path)
-        elif form_of(self.original) != form:
-            forms.write(to_form(self.original, form), path)  # type: ignore[arg-type]
-        elif isinstance(self.model, str | os.PathLike):
-            return Path(self.model).resolve()
+        elif self.held.form != form:
+            forms.write(self.held.converted(form).clone(), path)  # type: ignore[arg-type] # writing loads weights
+        elif isinstance(self.held.source, str | os.PathLike):
+            return Path(self.held.source).resolve()
         else:
-            forms.write(self.original, path)
+            forms.write(self.held.original.clone(), path)
         return path
 
 
 @dataclass
 class Matrix:
-    """Runs cells, one after the other; one child serves neighbours that need the same program.
+    """Runs configurations, one after the other; one child serves neighbours that need the same program.
 
-    ``differing`` keeps what came where numbers were off, by run, case and output, for the float64 judge.
+    ``differing`` keeps what came where numbers were off, by run, case and output, for the float64 reference.
     """
 
     files: Files
@@ -86,49 +82,51 @@ class Matrix:
     timeout_s: float
     differing: dict[tuple[str, str, str], NDArray[Any]] = field(default_factory=dict)
 
-    def run(self, cells: Sequence[Cell], progress: Callable[[int, int, str], None]) -> list[Run]:
-        """A run for each cell; ``progress`` is told how many are done, of how many, and which is next."""
+    def run(self, configurations: Sequence[Configuration], progress: Callable[[int, int, str], None]) -> list[Run]:
+        """A run for each configuration; ``progress`` is told how many are done, of how many, and which is next."""
         runs = []
         with ExitStack() as stack:
             child = None
-            for i, cell in enumerate(cells):
-                progress(i, len(cells), cell.name)
-                command = cell.runtime.command(cell.python)
+            for i, configuration in enumerate(configurations):
+                progress(i, len(configurations), configuration.name)
+                command = configuration.runtime.command(configuration.python)
                 if child is None or child.command != command:
                     stack.close()
                     child = stack.enter_context(Child(command, self.files.folder, self.timeout_s))
-                runs.append(self._run(cell, child))
-        progress(len(cells), len(cells), "")
+                runs.append(self._run(configuration, child))
+        progress(len(configurations), len(configurations), "")
         return runs
 
-    def _run(self, cell: Cell, child: Child) -> Run:
-        options = self._options(cell)
-        if reason := cell.why_not(options):
-            return cell.run("skipped", reason)
+    def _run(self, configuration: Configuration, child: Child) -> Run:
+        options = self._options(configuration)
+        if reason := configuration.why_not(options):
+            return configuration.reported("skipped", reason)
         try:
-            path, nodes = self.files.path(cell.form), self.files.nodes(cell.form)
+            path, nodes = self.files.path(configuration.form), self.files.nodes(configuration.form)
         except OnnxpoolError as error:
-            return cell.run("unloadable", str(error))
+            return configuration.reported("unloadable", str(error))
         except Exception as error:  # whatever a stranger's class does when it is pickled
-            return cell.run("skipped", f"the module cannot be sent to another process: {error}")
+            return configuration.reported("skipped", f"the module cannot be sent to another process: {error}")
         try:
             facts = child.open(path, options)
         except Crashed as crash:
-            return cell.run("crashed", str(crash))
+            return configuration.reported("crashed", str(crash))
         except Refused as refusal:
-            return cell.run("unloadable", str(refusal))
-        return self._opened(cell, child, options, _Opened(facts, nodes))
+            return configuration.reported("unloadable", str(refusal))
+        return self._opened(configuration, child, options, _Opened(facts, nodes))
 
-    def _opened(self, cell: Cell, child: Child, options: Options, opened: "_Opened") -> Run:
-        if cell.kernels and (bodies := opened.bodies(cell.provider)):
-            reason = f"no native kernel of {cell.provider} ran for {', '.join(map(repr, bodies))}"
-            return cell.run("unloadable", reason, **opened.told())
-        cases, left_out = _affordable(self.judge.golden.cases, one_size=cell.runtime.one_size(options))
-        results = _fixed_sizes(self._results(cell, child, options, cases), cases)
+    def _opened(self, configuration: Configuration, child: Child, options: Options, opened: "_Opened") -> Run:
+        if configuration.kernels and (bodies := opened.bodies(configuration.provider)):
+            reason = f"no native kernel of {configuration.provider} ran for {', '.join(map(repr, bodies))}"
+            return configuration.reported("unloadable", reason, **opened.told())
+        cases, left_out = _affordable(self.judge.golden.cases, one_size=configuration.runtime.one_size(options))
+        results = _fixed_sizes(self._results(configuration, child, options, cases), cases)
         verdict = worst(result.verdict for result in results)
-        return cell.run(verdict, left_out=left_out, results=_mapped(results), **opened.told())
+        return configuration.reported(verdict, left_out=left_out, results=_mapped(results), **opened.told())
 
-    def _results(self, cell: Cell, child: Child, options: Options, cases: Sequence[Case]) -> list[Result]:
+    def _results(
+        self, configuration: Configuration, child: Child, options: Options, cases: Sequence[Case]
+    ) -> list[Result]:
         results: list[Result] = []
         crashes = 0
         for case in cases:
@@ -139,36 +137,37 @@ class Matrix:
             else:
                 try:
                     if not child.alive:
-                        child.open(self.files.path(cell.form), options)
+                        child.open(self.files.path(configuration.form), options)
                     outputs = child.run(case.inputs)
                 except Crashed as crash:
                     crashes += 1
                     results += failures(case, "crashed", str(crash))
                 except Refused as refusal:
-                    known = [told for part, told in cell.runtime.limits.items() if part in str(refusal)]
+                    known = [told for part, told in configuration.runtime.limits.items() if part in str(refusal)]
                     results += failures(case, *(("skipped", known[0]) if known else ("unloadable", str(refusal))))
                 else:
-                    results += self._compared(cell, case, outputs)
+                    results += self._compared(configuration, case, outputs)
         return results
 
-    def _compared(self, cell: Cell, case: Case, outputs: Tensors) -> list[Result]:
-        results = self.judge.results(case, outputs, native=cell.kernels, loses=cell.runtime.loses_nan)
+    def _compared(self, configuration: Configuration, case: Case, outputs: Tensors) -> list[Result]:
+        results = self.judge.results(case, outputs, native=configuration.kernels, loses=configuration.runtime.loses_nan)
         for result in results:
             if result.verdict == "mismatch":
-                self.differing[cell.name, case.name, result.output] = outputs[result.output]
+                self.differing[configuration.name, case.name, result.output] = outputs[result.output]
         return results
 
-    def _options(self, cell: Cell) -> Options:
-        graph = self.files.original.graph
+    def _options(self, configuration: Configuration) -> Options:
+        graph = self.files.held.original.graph
+        native = configuration.kernels and not why_none_for(configuration.provider)
         known = [value.dtype for value in (*graph.inputs, *graph.outputs) if value.dtype is not None]
         return {
-            **cell.options,
+            **configuration.options,
             "dtypes": [dtype.numpy().name for dtype in known],
             "outputs": [value.name for value in graph.outputs],
             "weights": sum(value.const_value.size for value in graph.initializers.values() if value.const_value),
             "module": self.files.module is not None,
             "path": sys.path,
-            "library": str(library_path()) if cell.kernels and not why_none_for(cell.provider) else None,
+            "library": str(library_path()) if native else None,
         }
 
 

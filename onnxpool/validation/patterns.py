@@ -1,10 +1,10 @@
-"""What wrong cells suggest: a sentence on the likely cause, from where they lie and what stands in them.
+"""What wrong elements suggest: a sentence on the likely cause, from where they lie and what stands in them.
 
 >>> answer = np.arange(6.0).reshape(1, 1, 2, 3)
 >>> of_shapes((1, 1, 3, 2), answer.shape)
 'height and width are transposed'
->>> of_cells(2 * answer, answer, 1e-6)
-'every wrong cell is 2 times its answer'
+>>> of_elements(2 * answer, answer, 1e-6)
+'every wrong element is 2 times its answer'
 
 These are guesses for the reader; no verdict depends on them.
 """
@@ -34,8 +34,8 @@ def of_shapes(actual: tuple[int, ...], answer: tuple[int, ...]) -> str:
     return ""
 
 
-def of_cells(actual: NDArray[Any], answer: Array, allowed: ArrayLike) -> str:
-    """What may be wrong where cells of ``actual`` are further than ``allowed`` from the float64 ``answer``."""
+def of_elements(actual: NDArray[Any], answer: Array, allowed: ArrayLike) -> str:
+    """What may be wrong where elements of ``actual`` are further than ``allowed`` from the float64 ``answer``."""
     return next(_suggestions(actual, answer, np.broadcast_to(np.asarray(allowed, np.float64), answer.shape)), "")
 
 
@@ -60,7 +60,7 @@ def _suggestions(actual: NDArray[Any], answer: Array, allowed: Array) -> Iterato
     with np.errstate(all="ignore"):
         ratios = (result / answer)[wrong & (answer != 0)]
     if ratios.size > 1 and np.ptp(ratios) <= 1e-3 * abs(ratios[0]):
-        yield f"every wrong cell is {ratios[0]:.4g} times its answer"
+        yield f"every wrong element is {ratios[0]:.4g} times its answer"
     yield from _places(wrong)
 
 
@@ -73,14 +73,14 @@ def _wrong(result: Array, answer: Array, allowed: Array) -> NDArray[np.bool_]:
 
 
 def _places(wrong: NDArray[np.bool_]) -> Iterator[str]:
-    """What the places of the wrong cells have in common."""
+    """What the places of the wrong elements have in common."""
     inner: tuple[Any, ...] = (..., *(slice(1, -1) for _ in range(2, wrong.ndim)))
     last: tuple[Any, ...] = (..., *(slice(0, -1) for _ in range(2, wrong.ndim)))
     if wrong.ndim > 2 and min(wrong.shape[2:]) > 2:
         if not wrong[last].any():
             yield "only the last row or column is wrong: look at ceil_mode and at padding at the end"
         if not wrong[inner].any():
-            yield "only cells along the border are wrong: look at the padding and whether it counts"
+            yield "only elements along the border are wrong: look at the padding and whether it counts"
     if wrong.ndim > 1:
         channels = np.flatnonzero(np.moveaxis(wrong, 1, 0).reshape(wrong.shape[1], -1).any(axis=1))
         if len(channels) <= wrong.shape[1] // 2:

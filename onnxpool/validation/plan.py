@@ -1,4 +1,4 @@
-"""The cells of a validation: one runtime, form and set of options each."""
+"""The configurations of a validation: one runtime, form and set of options each."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ _WITHOUT_KERNELS = "TensorrtExecutionProvider"
 
 
 @dataclass(frozen=True)
-class Cell:
+class Configuration:
     """One way to run the model. ``python`` is of the environment to run in, ``release`` names it if it is another."""
 
     runtime: Runtime
@@ -36,7 +36,7 @@ class Cell:
     @property
     def name(self) -> str:
         """As the run of it is called."""
-        return self.run("skipped").name
+        return self.reported("skipped").name
 
     def why_not(self, options: Options) -> str:
         """Why it cannot be tried here, or nothing."""
@@ -48,7 +48,7 @@ class Cell:
             return f"the native library needs ONNX Runtime {'.'.join(map(str, OLDEST))} or newer"
         return "" if self.release else self.runtime.why_not(options)
 
-    def run(self, verdict: Verdict, reason: str = "", **found: Any) -> Run:
+    def reported(self, verdict: Verdict, reason: str = "", **found: Any) -> Run:
         """What is reported of it."""
         runtime = f"{self.runtime.name} {self.release}".strip()
         return Run(runtime, self.form, self.kernels, verdict, reason, options=dict(self.options), **found)
@@ -56,13 +56,13 @@ class Cell:
 
 def plan(
     on: Sequence[str] | None, wanted: Sequence[str], pythons: Sequence[str], threads: int | None, *, pools: bool
-) -> list[Cell]:
-    """The cells to run: of these runtimes every variant, or by default what ONNX Runtime does ordinarily.
+) -> list[Configuration]:
+    """The configurations to run: of these runtimes every variant, or by default what ONNX Runtime does ordinarily.
 
     ``wanted`` are forms of the model; one without ``pools`` is in standard form alone. ``pythons`` are programs of
-    other environments that have an ONNX Runtime. ``threads`` is for all cells of ONNX Runtime.
+    other environments that have an ONNX Runtime. ``threads`` is for all configurations of ONNX Runtime.
     """
-    cells = []
+    configurations = []
     fixed: Options = {} if threads is None else {"threads": threads}
     for runtime in (RUNTIMES[name] for name in on or ["onnxruntime"]):
         variants = runtime.variants if on else runtime.ordinary()
@@ -70,12 +70,12 @@ def plan(
             variants = tuple({**options, **fixed} for options in variants)
         for form, kernels in _ways(runtime, wanted, pools):
             able = [options for options in variants if not kernels or options.get("provider") != _WITHOUT_KERNELS]
-            cells += [Cell(runtime, form, kernels, options) for options in able]
+            configurations += [Configuration(runtime, form, kernels, options) for options in able]
     for python in pythons:
         release, runtime = _release(python), RUNTIMES["onnxruntime"]
         for form, kernels in _ways(runtime, wanted, pools):
-            cells.append(Cell(runtime, form, kernels, fixed, python, release))
-    return list({cell.name: cell for cell in cells}.values())
+            configurations.append(Configuration(runtime, form, kernels, fixed, python, release))
+    return list({one.name: one for one in configurations}.values())
 
 
 def _ways(runtime: Runtime, wanted: Sequence[str], pools: bool) -> Iterator[tuple[str, bool]]:
@@ -83,7 +83,7 @@ def _ways(runtime: Runtime, wanted: Sequence[str], pools: bool) -> Iterator[tupl
     if not pools:
         wanted = ["standard"]
     taken = [form for form in wanted if form in runtime.forms] or [f for f in runtime.forms if f == "module"]
-    for form in taken or wanted[:1]:  # a cell that says that it takes no such form
+    for form in taken or wanted[:1]:  # one that says that it takes no such form
         if form != "custom" or not taken:
             yield form, False
         if form in ("function", "custom") and runtime.kernels:

@@ -19,7 +19,7 @@ MOST = (24, 48)
 
 
 def histogram(actual: NDArray[Any], answer: Array) -> tuple[int, ...]:
-    """How many cells err by so many ULP, by bin; a bin more for those where one side is not finite.
+    """How many elements err by so many ULP, by bin; a bin more for those where one side is not finite.
 
     >>> histogram(np.float32([1, 1 + 2**-22, np.nan]), np.array([1.0, 1.0, 1.0]))
     (1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1)
@@ -36,7 +36,7 @@ def histogram(actual: NDArray[Any], answer: Array) -> tuple[int, ...]:
 def heat(actual: NDArray[Any], answer: Array, allowed: ArrayLike) -> tuple[tuple[float, ...], ...]:
     """The worst share of the allowed error over all but the last two axes, in blocks of these: rows of columns.
 
-    Cells where one side is not finite count as infinite where they differ. Empty for an empty tensor.
+    Elements where one side is not finite count as infinite where they differ. Empty for an empty tensor.
     """
     if not actual.size:
         return ()

@@ -18,21 +18,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-import onnx_ir as ir
-
 from onnxpool.domain import Form
 from onnxpool.errors import ArgumentError
 from onnxpool.golden import file as golden_file
 from onnxpool.golden import from_function, from_torch
 from onnxpool.golden.file import Golden
 from onnxpool.golden.inputs import Feeds
-from onnxpool.graph.fingerprint import Change, changes, fingerprints
-from onnxpool.graph.forms import Model, form_of, pool_nodes, read
+from onnxpool.graph.fingerprint import Change, changes
+from onnxpool.graph.forms import Model
 from onnxpool.run.native_library import why_missing
 from onnxpool.runtimes import RUNTIMES
 from onnxpool.validation.blame import sides
 from onnxpool.validation.compare import Judge
 from onnxpool.validation.matrix import Files, Matrix
+from onnxpool.validation.model import HeldModel
 from onnxpool.validation.plan import plan
 from onnxpool.validation.report import Report, Run, Verdict, failed, worst
 
@@ -74,22 +73,21 @@ def validate(
     :class:`GoldenError` where no answers can be had. Whatever goes wrong while the model runs is in the report.
     """
     names = _checked(on, forms, require, threads, timeout_s)
-    original = read(model)
-    golden = answers_for(model, reference, case)
-    judge = Judge(golden, original)
-    cells = plan(names, forms, [os.fspath(python) for python in pythons], threads, pools=judge.pools)
+    held = HeldModel(model)
+    golden = answers_for(held, reference, case)
+    configurations = plan(names, forms, [os.fspath(python) for python in pythons], threads, pools=held.pools)
     with tempfile.TemporaryDirectory(prefix="onnxpool-") as folder:
         module: Any = reference if hasattr(reference, "state_dict") else None
-        matrix = Matrix(Files(model, original, module, Path(folder)), judge, timeout_s)
-        runs = tuple(matrix.run(cells, progress or (lambda *_: None)))
-    found = changes(golden.fingerprints, fingerprints(original)) if golden.fingerprints else []
-    unproven = _unproven(original, runs) if "native" in require else []
+        matrix = Matrix(Files(held, module, Path(folder)), Judge(golden, held), timeout_s)
+        runs = tuple(matrix.run(configurations, progress or (lambda *_: None)))
+    found = changes(golden.fingerprints, held.fingerprints()) if golden.fingerprints else []
+    unproven = _unproven(held, runs) if "native" in require else []
     verdict = worst([*(run.verdict for run in runs), "unloadable" if unproven else "skipped"])
     if any(change.fault for change in found) and not failed(verdict):
         verdict = "structure"  # the model is another one, even where no answer shows it
-    wrong = sides(original, golden, runs, matrix.differing)
+    wrong = sides(held, golden, runs, matrix.differing)
     return Report(
-        model=os.fspath(model) if isinstance(model, str | os.PathLike) else original.graph.name or "model",
+        model=held.name,
         verdict=verdict,
         reference=golden.source,
         runs=runs,
@@ -117,23 +115,23 @@ def _checked(
     return names
 
 
-def answers_for(model: Model, reference: Reference = None, case: str | None = None) -> Golden:
+def answers_for(held: HeldModel, reference: Reference = None, case: str | None = None) -> Golden:
     """What a model is judged by, on every case or on one; arguments and errors as of :func:`validate`."""
     if isinstance(reference, Golden):
         return reference.only(case)
     if isinstance(reference, str | os.PathLike):
         return golden_file.load(reference).only(case)
     if reference is None:
-        if isinstance(model, str | os.PathLike) and golden_file.path_for(model).exists():
-            return golden_file.load(golden_file.path_for(model)).only(case)
+        if isinstance(held.source, str | os.PathLike) and golden_file.path_for(held.source).exists():
+            return golden_file.load(golden_file.path_for(held.source)).only(case)
 
         from onnxpool.golden import from_model
 
-        return from_model.record(read(model), only=case)
+        return from_model.record_bare(held.converted("custom"), only=case)
     if hasattr(reference, "state_dict"):  # a PyTorch module, without importing PyTorch
-        return from_torch.record(reference, read(model), only=case)  # type: ignore[arg-type]
+        return from_torch.record(reference, held.original, only=case)  # type: ignore[arg-type]
     if callable(reference):
-        return from_function.record(reference, read(model), only=case)
+        return from_function.record(reference, held.original, only=case)
     raise ArgumentError(
         f"reference={reference!r:.80} must be a golden file, a PyTorch module, a function, or None for the default"
     )
@@ -160,15 +158,14 @@ def _notes(runs: Sequence[Run], verdict: Verdict, found: Sequence[Change], golde
     return notes
 
 
-def _unproven(original: ir.Model, runs: Sequence[Run]) -> list[str]:
+def _unproven(held: HeldModel, runs: Sequence[Run]) -> list[str]:
     """The pooling nodes that no run of the model, in the form that it has, has shown to run natively."""
-    form = form_of(original)
-    own = [run for run in runs if run.form == form and run.kernels]
+    own = [run for run in runs if run.form == held.form and run.kernels]
     proven = {node for run in own for node in run.native}
-    why = next((run.reason for run in own if run.reason), f"its own form, {form}, was not tried")
-    if form == "standard":
+    why = next((run.reason for run in own if run.reason), f"its own form, {held.form}, was not tried")
+    if held.form == "standard":
         why = "it is spelled out in standard operators, which 'onnxpool form --to function' undoes"
-    nodes = pool_nodes(original)
+    nodes = held.nodes(held.form)
     if not nodes:
         return ["native kernels are required: the model has no pooling node of ours"]
     return [
