@@ -91,7 +91,7 @@ class Pictures:
 
     async def _answer(self, served: Served, body: bytes) -> dict[str, Any]:
         look = await asyncio.to_thread(self._look, served)
-        feeds = {look.preparation.name: await asyncio.to_thread(look.preparation.array, body)}
+        feeds = await asyncio.to_thread(look.preparation.feeds, body)
         start_s = time.perf_counter()
         outputs = await self.service.infer(served, feeds)
         return {

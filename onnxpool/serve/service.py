@@ -58,7 +58,7 @@ class Service:
         config = {"name": served.name, "platform": PLATFORM, "max_batch_size": joined}
         config |= {
             side: [
-                {"name": info.name, "data_type": f"TYPE_{datatype(info.dtype)}", "dims": _sizes(info)[bool(joined) :]}
+                {"name": info.name, "data_type": f"TYPE_{datatype(info.dtype)}", "dims": info.sizes[bool(joined) :]}
                 for info in infos
             ]
             for side, infos in (("input", served.session.inputs), ("output", served.session.outputs))
@@ -185,11 +185,7 @@ class Held:
 
 
 def _metadata(info: TensorInfo) -> dict[str, Any]:
-    return {"name": info.name, "datatype": datatype(info.dtype), "shape": _sizes(info)}
-
-
-def _sizes(info: TensorInfo) -> list[int]:
-    return [size if isinstance(size, int) else -1 for size in info.shape]
+    return {"name": info.name, "datatype": datatype(info.dtype), "shape": info.sizes}
 
 
 def _version() -> str:
