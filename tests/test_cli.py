@@ -103,7 +103,7 @@ def test_export_describes_what_it_wrote(folder):
     assert layer.form == "function"
     assert layer.golden == str(folder / "layer.golden.npz")
     assert [str(tensor) for tensor in layer.inputs] == ["x: float32 (batch, 2, height, width)"]
-    assert [(pool.op_type, pool.window) for pool in layer.pooling] == [("SoftPool", "3x3 s2 p1")]
+    assert [(pool.op_type, str(pool.window)) for pool in layer.pooling] == [("SoftPool", "3x3 s2 p1")]
     assert layer.size_bytes == (folder / "layer.onnx").stat().st_size
     network = describe(folder / "network.onnx")
     assert [tensor.shape for tensor in network.inputs] == [("batch", 3, 9, "columns"), ("batch", 2)]
@@ -232,9 +232,28 @@ def test_inspect_says_where_each_node_runs(folder, monkeypatch):
     assert "as standard operators" in run("inspect", folder / "plain.onnx").stdout
     monkeypatch.setenv("ONNXPOOL_LIBRARY", "nowhere.so")
     assert "as its function body" in run("inspect", folder / "layer.onnx").stdout
-    (pool,) = describe(folder / "custom.onnx").pooling
-    assert pool.runs.startswith("not here:")
-    assert "nowhere.so" in pool.runs
+    (pool,) = describe(folder / "custom.onnx").to_json()["pooling"]
+    assert pool["runs"].startswith("not here: ONNX Runtime could not load the model")
+    assert "nowhere.so" in pool["runs"]
+
+
+def test_the_json_of_inspect(tmp_path):
+    write(onnxpool.to_form(pooled(Window.of(2, 3, 2, 1)), "standard"), tmp_path / "m.onnx")
+    told = json.loads(run("inspect", tmp_path / "m.onnx", "--json").stdout)
+    node = {"node": "pool", "op_type": "SoftPool", "window": "3x3 s2 p1", "runs": "as standard operators"}
+    assert told.pop("pooling") == [node]
+    assert told.pop("operators")["Exp"] == 9
+    assert told == {
+        "model": str(tmp_path / "m.onnx"),
+        "size_bytes": (tmp_path / "m.onnx").stat().st_size,
+        "golden": None,
+        "form": "standard",
+        "opset": 18,
+        "ir_version": 10,
+        "producer": "an unknown program",
+        "inputs": [{"name": "x", "dtype": "float32", "shape": ["N", "C", "in_0", "in_1"]}],
+        "outputs": [{"name": "y", "dtype": "float32", "shape": ["N", "C", "out_0", "out_1"]}],
+    }
 
 
 def test_inspect_counts_weights_beside_the_model(tmp_path):

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import onnxpool
 from onnxpool.cli import app
 from onnxpool.deploy import kserve, triton
+from onnxpool.dtypes import TYPES
 from onnxpool.errors import ArgumentError, KernelError
 from onnxpool.golden import file as golden_file
 from onnxpool.graph.forms import form_of, write
@@ -128,9 +129,9 @@ def test_a_vector_per_batch_and_no_axis_at_all(tmp_path):
         assert (tensor.dims[:], tensor.HasField("reshape"), tensor.reshape.shape[:]) == ([1], reshaped, [])
 
 
-@pytest.mark.parametrize("dtype", sorted(triton._TYPES))
-def test_every_type_that_onnxpool_runs_has_one_of_tritons(dtype):
-    assert f"TYPE_{triton._TYPES[dtype]}" in pb.DataType.keys()  # noqa: SIM118 - protobuf gives enumerations no other way to ask
+@pytest.mark.parametrize("protocol", sorted(element.protocol for element in TYPES))
+def test_every_type_that_onnxpool_runs_has_one_of_tritons(protocol):
+    assert f"TYPE_{protocol}" in pb.DataType.keys()  # noqa: SIM118 - protobuf gives enumerations no other way to ask
 
 
 def test_names_with_quotes_arrive_whole(tmp_path):

@@ -31,12 +31,29 @@ class Model:
         return {"y": 2 * feeds["x"]}
 
 
-def outcomes(run, requests, joins=True, **options):
-    """What each request gets, when all are submitted in one go; errors as values."""
+LONG_S = 600
+"""Longer than any test: what waits so long waits for something else."""
+
+
+def outcomes(run, requests, joins=True, observe=lambda _: None, **options):
+    """What each request gets, when all of them wait for the one worker, which is busy; errors as values."""
+    may_run = threading.Event()
+
+    def busy_at_first(feeds):
+        if "first" in feeds:
+            assert may_run.wait(LONG_S)
+            return feeds
+        return run(feeds)
 
     async def all_of_them():
-        batcher = Batcher(run, Options(**{"max_delay_s": 0.02, **options}), joins=joins)
-        return await asyncio.gather(*map(batcher.submit, requests), return_exceptions=True)
+        batcher = Batcher(busy_at_first, Options(**options), joins=joins, observe=observe)
+        first = asyncio.ensure_future(batcher.submit({"first": np.zeros(0)}))
+        await asyncio.sleep(0)  # it has the worker
+        submitted = [asyncio.ensure_future(batcher.submit(request)) for request in requests]
+        await asyncio.sleep(0)
+        may_run.set()
+        await first
+        return await asyncio.gather(*submitted, return_exceptions=True)
 
     return asyncio.run(all_of_them())
 
@@ -100,11 +117,31 @@ def test_the_queue_ends():
     assert all(isinstance(error, Refusal) for error in given[3:])
 
 
+def test_a_batch_waits_until_it_is_full():
+    model = Model()
+
+    async def scene():
+        batcher = Batcher(model, Options(max_batch=4, max_delay_s=LONG_S), joins=True)
+        async with asyncio.timeout(LONG_S / 2):
+            return await asyncio.gather(*map(batcher.submit, [rows(1), rows(2, 3), rows(4)]))
+
+    assert [answer["y"][:, 1].tolist() for answer in asyncio.run(scene())] == [[2], [4, 6], [8]]
+    assert model.runs == [[1, 2, 3, 4]]
+
+
+def test_a_batch_that_never_fills_runs_when_its_time_is_up():
+    async def scene():
+        batcher = Batcher(Model(), Options(max_batch=4, max_delay_s=0.01), joins=True)
+        return await batcher.submit(rows(1))
+
+    assert asyncio.run(scene())["y"].tolist() == [[2, 2]]
+
+
 def test_who_gives_up_does_not_run_and_frees_the_place():
     model, may_run = Model(), threading.Event()
 
     def run(feeds):
-        may_run.wait(10)
+        assert may_run.wait(LONG_S)
         return model(feeds)
 
     async def scene():
@@ -126,30 +163,33 @@ def test_who_gives_up_does_not_run_and_frees_the_place():
 
 def test_without_delay_those_join_who_came_while_the_worker_was_busy():
     model = Model()
-    outcomes(model, [rows(1), rows(2), rows(3)], max_delay_s=0, max_batch=8)
+
+    async def scene():
+        batcher = Batcher(model, Options(max_batch=8, max_delay_s=0), joins=True)
+        await asyncio.gather(*map(batcher.submit, [rows(1), rows(2), rows(3)]))
+
+    asyncio.run(scene())
     assert model.runs == [[1], [2, 3]]
 
 
 def test_as_many_batches_at_once_as_workers():
-    together = threading.Barrier(2, timeout=10)  # breaks, and so fails, where runs do not overlap
+    together = threading.Barrier(2, timeout=120)  # breaks, and so fails, where runs do not overlap
 
     def run(feeds):
         together.wait()
         return {"y": feeds["x"]}
 
-    given = outcomes(run, [rows(1, width=1), rows(2, width=2)], workers=2, max_delay_s=0)
-    assert [answer["y"][0, 0] for answer in given] == [1, 2]
+    async def scene():
+        batcher = Batcher(run, Options(workers=2), joins=True)
+        return await asyncio.gather(*map(batcher.submit, [rows(1, width=1), rows(2, width=2)]))
+
+    assert [answer["y"][0, 0] for answer in asyncio.run(scene())] == [1, 2]
 
 
 def test_what_ran_is_told():
     told = []
-
-    async def scene():
-        batcher = Batcher(Model(), Options(max_batch=8, max_delay_s=0.02), joins=True, observe=told.append)
-        await asyncio.gather(batcher.submit(rows(1)), batcher.submit(rows(2, 3)))
-
-    asyncio.run(scene())
-    (ran,) = told
+    outcomes(Model(), [rows(1), rows(2, 3)], observe=told.append, max_batch=8)
+    _, ran = told
     assert (ran.rows, len(ran.waited_s)) == (3, 2)
     assert all(waited_s >= 0 for waited_s in ran.waited_s)
 

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 pytest.importorskip("starlette")
 
+from onnxpool.dtypes import TYPES
 from onnxpool.run.session import TensorInfo
 from onnxpool.serve import codec
 from onnxpool.serve.limits import Refusal
-from onnxpool.serve.tensors import DATATYPES
 
 LIMIT = 1 << 20
+DATATYPES = {element.protocol: element.dtype for element in TYPES}
 VALUES = {"b": [0, 1, 1], "i": [-3, 0, 100], "u": [0, 7, 200], "f": [-1.5, 0, 2.25], "V": [-1.5, 0, 2.25]}
 
 
@@ -97,6 +98,8 @@ def test_which_outputs_and_how():
     assert decoded(tensor(), outputs=named).outputs == (("z", True), ("y", False))
     everything = {"binary_data_output": True}
     assert decoded(tensor(), outputs=[{"name": "y"}], parameters=everything).outputs == (("y", True),)
+    assert decoded(tensor(), parameters=everything).outputs == (("y", True), ("z", True))
+    assert decoded(tensor(), outputs=named, parameters=everything).outputs == (("z", True), ("y", True))
 
 
 def test_a_limit_of_time_is_in_microseconds():

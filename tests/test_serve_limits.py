@@ -7,7 +7,9 @@ import asyncio
 import json
 import subprocess
 import sys
+import threading
 
+import numpy as np
 import pytest
 from serving import soft
 
@@ -15,12 +17,14 @@ pytest.importorskip("starlette")
 
 from onnxpool.errors import SessionError
 from onnxpool.serve import Options, Repository, application
+from onnxpool.serve.limits import Refusal
 
 httpx = pytest.importorskip("httpx")
 
 INFER = "/v2/models/soft/infer"
 BODY = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1, 2, 2], "data": [1, 2, 3, 4]}]}).encode()
-WAITS = {"max_delay_s": 0.3, "max_batch": 8}
+LONG_S = 600
+"""Longer than any test: a request that waits so long for others waits for something else."""
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +33,7 @@ def path(tmp_path_factory):
 
 
 def app(path, **options):
-    return application(Repository(path, Options(**options)))
+    return application(Repository(path, Options(**{"timeout_s": LONG_S, **options})))
 
 
 def posted(app, *bodies, path=INFER, headers=()):
@@ -48,7 +52,7 @@ def talk(app, *messages, headers=()):
     sent, left = [], list(messages)
 
     async def receive():
-        return left.pop(0) if left else await asyncio.sleep(60)
+        return left.pop(0) if left else await asyncio.Event().wait()
 
     async def send(message):
         sent.append(message)
@@ -69,18 +73,43 @@ def part(body, more=False):
     return {"type": "http.request", "body": body, "more_body": more}
 
 
+def posted_until_one_is_refused(app, count):
+    """Answers to so many requests that are sent at the same time; none is run before one of them was refused."""
+    batcher, refused = app.state.service.repository.get("soft").batcher, threading.Event()
+    run = batcher._run
+
+    def blocked(feeds):
+        assert refused.wait(LONG_S)
+        return run(feeds)
+
+    async def scene():
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            asked = [asyncio.ensure_future(client.post(INFER, content=BODY)) for _ in range(count)]
+            await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+            refused.set()
+            return [await one for one in asked]
+
+    batcher._run = blocked
+    try:
+        return asyncio.run(scene())
+    finally:
+        batcher._run = run
+
+
 def test_the_queue_of_a_model_ends(path):
-    answers = posted(app(path, **WAITS, max_queue=2), *[BODY] * 3)
-    assert [answer.status_code for answer in answers] == [200, 200, 429]
-    assert answers[2].headers["retry-after"] == "1"
+    """One runs, two wait, and the last is one too many."""
+    answers = posted_until_one_is_refused(app(path, max_queue=2), 4)
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    assert answers[3].headers["retry-after"] == "1"
     assert answers[0].json()["outputs"][0]["data"] == [pytest.approx(3.4926527)]
 
 
 def test_all_bodies_together_end_and_are_given_back(path):
     size = len(BODY)
-    limited = app(path, **WAITS, max_body_bytes=size, max_pending_bytes=2 * size)
+    limited = app(path, max_body_bytes=size, max_pending_bytes=2 * size)
     for _ in range(2):
-        answers = posted(limited, *[BODY] * 3)
+        answers = posted_until_one_is_refused(limited, 3)
         assert sorted(answer.status_code for answer in answers) == [200, 200, 503]
     (refused,) = (answer for answer in answers if answer.status_code == 503)
     assert refused.headers["retry-after"] == "1"
@@ -98,14 +127,25 @@ def test_a_tensor_above_the_limit_is_refused_by_its_declaration(path):
 
 
 def test_time_runs_out(path):
-    (answer,) = posted(app(path, max_delay_s=5, timeout_s=0.1), BODY)
-    assert (answer.status_code, answer.json()["error"]) == (504, "there was no answer within 0.1 s")
+    """The service alone: on the way to it the same limit holds for the body to come."""
+    service = app(path, max_delay_s=LONG_S, timeout_s=0.1).state.service
+    feeds = {"x": np.zeros((1, 1, 2, 2), np.float32)}
+    with pytest.raises(Refusal, match=r"^there was no answer within 0\.1 s$") as refusal:
+        asyncio.run(service.infer(service.repository.get("soft"), feeds))
+    assert refusal.value.status == 504
 
 
 def test_a_client_may_want_less_time(path):
     body = json.loads(BODY) | {"parameters": {"timeout": 50_000}}
-    (answer,) = posted(app(path, max_delay_s=5), json.dumps(body).encode())
+    (answer,) = posted(app(path, max_delay_s=LONG_S, timeout_s=LONG_S), json.dumps(body).encode())
     assert (answer.status_code, answer.json()["error"]) == (504, "there was no answer within 0.05 s")
+
+
+def test_a_client_gets_no_more_time_than_others(path):
+    service = app(path, max_delay_s=LONG_S, timeout_s=0.1).state.service
+    feeds = {"x": np.zeros((1, 1, 2, 2), np.float32)}
+    with pytest.raises(Refusal, match=r"within 0\.1 s$"):
+        asyncio.run(service.infer(service.repository.get("soft"), feeds, timeout_s=LONG_S))
 
 
 def test_a_body_that_stops_coming(path):
@@ -114,7 +154,7 @@ def test_a_body_that_stops_coming(path):
 
 @pytest.mark.parametrize("messages", [[part(b"{", more=True)], [part(BODY)]], ids=["within the body", "after it"])
 def test_a_client_that_leaves_is_not_run(path, messages):
-    left = app(path, max_delay_s=0.2)
+    left = app(path, max_delay_s=LONG_S)
     served = left.state.service.repository.get("soft")
     ran = []
     served.batcher._run = lambda feeds: ran.append(feeds) or {}

@@ -17,7 +17,7 @@ from onnxpool.domain import Form
 from onnxpool.errors import ArgumentError, KernelError, MissingExtra, SessionError
 from onnxpool.golden import file as golden_file
 from onnxpool.graph.forms import form_of, pool_nodes, read
-from onnxpool.run.session import load
+from onnxpool.run.session import Placement, load
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -38,18 +38,11 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Pooling:
-    """One pooling node. ``runs`` says how it would run here: ``"natively on CPUExecutionProvider"``, say."""
-
-    node: str
-    op_type: str
-    window: str
-    runs: str
-
-
-@dataclass(frozen=True)
 class Description:
-    """What a model file holds. ``operators`` counts nodes, without those inside of functions."""
+    """What a model file holds. ``operators`` counts nodes, without those inside of functions.
+
+    ``pooling`` says where each pooling node runs; ``failure`` why the model does not load here, or is empty.
+    """
 
     model: str
     size_bytes: int
@@ -61,11 +54,32 @@ class Description:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     operators: dict[str, int]
-    pooling: tuple[Pooling, ...]
+    pooling: tuple[Placement, ...]
+    failure: str = ""
+
+    def runs(self, placement: Placement) -> str:
+        """How a pooling node would run here: ``"natively on CPUExecutionProvider"``, say."""
+        if self.failure:
+            return f"not here: {self.failure}"
+        if placement.native:
+            return f"natively on {placement.provider}"
+        return "as standard operators" if self.form == "standard" else "as its function body"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``json.dumps``."""
-        return asdict(self)
+        values = asdict(self) | {
+            "pooling": [
+                {
+                    "node": placement.node,
+                    "op_type": placement.op_type,
+                    "window": str(placement.window),
+                    "runs": self.runs(placement),
+                }
+                for placement in self.pooling
+            ]
+        }
+        del values["failure"]  # each node says it
+        return values
 
     def table(self) -> "RenderableType":
         """The same for people, for ``rich.print``."""
@@ -89,7 +103,7 @@ class Description:
         for column in ("pooling node", "operator", "window", "runs"):
             nodes.add_column(column, overflow="fold")
         for pool in self.pooling:
-            nodes.add_row(pool.node, pool.op_type, pool.window, Text(pool.runs))
+            nodes.add_row(pool.node, pool.op_type, str(pool.window), Text(self.runs(pool)))
         return Group(facts, nodes)
 
 
@@ -100,6 +114,7 @@ def describe(path: str | os.PathLike[str]) -> Description:
     """
     model = read(path)
     answers = golden_file.path_for(path)
+    pooling, failure = _placements(path, model)
     operators = Counter(f"{node.domain}::{node.op_type}".removeprefix("::") for node in model.graph.all_nodes())
     return Description(
         model=os.fspath(path),
@@ -112,29 +127,20 @@ def describe(path: str | os.PathLike[str]) -> Description:
         inputs=_tensors(model.graph.inputs),
         outputs=_tensors(model.graph.outputs),
         operators=dict(operators.most_common()),
-        pooling=_pooling(path, model),
+        pooling=pooling,
+        failure=failure,
     )
 
 
-def _pooling(path: str | os.PathLike[str], model: ir.Model) -> tuple[Pooling, ...]:
+def _placements(path: str | os.PathLike[str], model: ir.Model) -> tuple[tuple[Placement, ...], str]:
+    """Where each pooling node runs, and why the model does not load here, where it does not."""
     nodes = pool_nodes(model)
     if not nodes:
-        return ()
-    bodies = "as standard operators" if form_of(model) == "standard" else "as its function body"
+        return (), ""
     try:
-        placements = load(path).placements
+        return load(path).placements, ""
     except (ArgumentError, KernelError, MissingExtra, SessionError) as error:
-        return tuple(Pooling(node.name, node.op_type, str(node.window), f"not here: {error}") for node in nodes)
-    providers = {placement.node: placement.provider for placement in placements}
-    return tuple(
-        Pooling(
-            node.name,
-            node.op_type,
-            str(node.window),
-            f"natively on {provider}" if (provider := providers[node.name]) else bodies,
-        )
-        for node in nodes
-    )
+        return tuple(Placement(node, None) for node in nodes), str(error)
 
 
 def _tensors(values: Sequence[ir.Value]) -> tuple[Tensor, ...]:

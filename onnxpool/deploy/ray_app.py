@@ -30,7 +30,6 @@ from onnxpool.serve.listening import Listen, Listening, describe
 NAME = "onnxpool"
 """Of the application and of its one deployment."""
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _QUIET = {"log_level": "ERROR"}
 _HEALTH_S = 1.0  # Ray looks every 10 s otherwise, and a dead replica is not replaced before
 
@@ -173,8 +172,7 @@ def _keep_to_loopback() -> None:
 
 def _options(options: Options, listen: Listen) -> Options:
     """What fits replicas: threads that are counted, no change that only one of them would see."""
-    hosts = options.hosts if options.hosts is not None or not listen.loopback else _LOOPBACK
-    return replace(options, threads=options.threads or 1, control=False, hosts=hosts)
+    return replace(listen.named(options), threads=options.threads or 1, control=False)
 
 
 def _http(listen: Listen, port: int) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from onnxpool._files import complete
 from onnxpool.deploy.shards import Shard, parquet
-from onnxpool.deploy.triton import batched
 from onnxpool.errors import ArgumentError, OnnxpoolError
 from onnxpool.run.picture import Preparation
 from onnxpool.run.session import load
@@ -65,7 +64,7 @@ class Worker:
         (self.input,) = self.session.inputs
         self.folder = Path(setting.folder)
         self.column = setting.column or self.input.name
-        self.max_batch = setting.max_batch if batched(self.session) else 1
+        self.max_batch = setting.max_batch if self.session.batched else 1
         self.picture = setting.picture
 
     def check(self, shard: Shard) -> None:

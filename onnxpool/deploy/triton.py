@@ -104,7 +104,7 @@ def package(
     session = load(model, kernels="auto" if libraries else "off")
     if unknown := [str(value.name) for value in source.graph.outputs if value.shape is None]:
         raise ArgumentError(f"the shapes of outputs {unknown} are unknown; run onnx.shape_inference on the model")
-    joined = max_batch > 1 and batched(session)
+    joined = max_batch > 1 and session.batched
     warm = _warm_up(model, joined)
     place = PurePosixPath(root, name, "1")
     registered = [str(place / library.name) for library in libraries[:1]]
@@ -163,7 +163,7 @@ def config(name: str, session: Session, max_batch: int, delay_s: float, librarie
 
 
 def _tensor(kind: str, info: TensorInfo, joined: bool) -> str:
-    sizes = [size if isinstance(size, int) else -1 for size in info.shape][joined:]
+    sizes = info.sizes[joined:]
     empty = "dims: [1] reshape { shape: [] }" if joined else "dims: [1]"  # Triton has no rank 0, and takes 1 for it
     shape = f"dims: {sizes}" if sizes else empty
     return f"{kind} {{ name: {_text(info.name)} data_type: {_type(info.dtype)} {shape} }}"
@@ -181,12 +181,6 @@ def _type(dtype: np.dtype[Any]) -> str:
 def _text(value: str) -> str:
     """A string of protobuf's text format; JSON's quotes and backslashes are the same."""
     return json.dumps(value, ensure_ascii=False)
-
-
-def batched(session: Session) -> bool:
-    """Whether items can be joined: the first axis of each input and output has one and the same name."""
-    first = {info.shape[0] if info.shape else None for info in (*session.inputs, *session.outputs)}
-    return len(first) == 1 and isinstance(first.pop(), str)
 
 
 def _warm_up(model: str | os.PathLike[str], joined: bool) -> Feeds:

@@ -12,7 +12,7 @@ ONNX Runtime plans its memory by these names.
 
 import ast
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -60,6 +60,14 @@ def contradiction(what: str, value: ir.Value, shape: tuple[int, ...], sizes: Map
             told = f"{axis}, which is {wanted} here" if isinstance(axis, str) else str(axis)
             return f"axis {i} of {what} has {size} cells; the model declares {told}"
     return ""
+
+
+def fits(shape: Sequence[int], declared: Iterable[object]) -> bool:
+    """Whether a shape has as many axes as are declared, and the declared size where that is a number."""
+    wanted = tuple(declared)
+    return len(shape) == len(wanted) and all(
+        size == want for size, want in zip(shape, wanted, strict=True) if isinstance(want, int)
+    )
 
 
 def _axes(value: ir.Value) -> list[int | str]:

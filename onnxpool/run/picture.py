@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from onnxpool.dtypes import POOLED
 from onnxpool.errors import ArgumentError, MissingExtra
+from onnxpool.graph.shapes import fits
 from onnxpool.run.session import TensorInfo
 
 if TYPE_CHECKING:
@@ -108,6 +109,10 @@ class Preparation:
         scaled = pixels if self.dtype == np.uint8 else self._scaled(pixels)
         return np.ascontiguousarray(scaled if self.channels_last else scaled.transpose(2, 0, 1))[None]
 
+    def feeds(self, picture: Picture) -> dict[str, NDArray[Any]]:
+        """The model's inputs for this picture; raises what :meth:`array` does."""
+        return {self.name: self.array(picture)}
+
     def _scaled(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
         wide = np.dtype(np.float64 if self.dtype == np.float64 else np.float32)
         mean, std = np.array(self.mean, wide), np.array(self.std, wide)
@@ -141,7 +146,7 @@ def _size(info: TensorInfo, have: tuple[Any, ...], want: tuple[int, int] | None)
         return (have[0], have[1]) if all(fixed) else None
     if min(want) < 1 or want[0] * want[1] > LARGEST:
         raise ArgumentError(f"size={want!r} must be two positive numbers, of at most {LARGEST} pixels")
-    if any(isinstance(number, int) and number != wanted for number, wanted in zip(have, want, strict=True)):
+    if not fits(want, have):
         raise ArgumentError(f"size={want!r} does not fit input {info.name!r} of shape {info.shape}; leave size out")
     return want
 

@@ -126,7 +126,7 @@ def predict(
 def _predicted(
     running: session.Session, reader: "Reader", preparation: Preparation, picture: str | os.PathLike[str]
 ) -> Prediction:
-    feeds = {preparation.name: preparation.array(picture)}
+    feeds = preparation.feeds(picture)
     start = perf_counter()
     outputs = running.run(feeds)
     return Prediction(os.fspath(picture), perf_counter() - start, reader.read(outputs))

@@ -21,7 +21,9 @@ from onnxpool.dtypes import BFLOAT16, BY_NAME, BY_ONNX, to_bits
 from onnxpool.errors import ArgumentError, KernelError, MissingExtra, SessionError
 from onnxpool.graph import forms
 from onnxpool.graph.forms import Model, PoolNode
+from onnxpool.graph.shapes import fits
 from onnxpool.run.native_library import CPU, CUDA, register, why_missing, why_none_for
+from onnxpool.window import Window
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -37,18 +39,37 @@ class TensorInfo:
     dtype: np.dtype[Any]
     shape: tuple[int | str | None, ...]
 
+    @property
+    def sizes(self) -> list[int]:
+        """The shape as the inference protocol writes it: -1 for an axis that may change."""
+        return [size if isinstance(size, int) else -1 for size in self.shape]
+
 
 @dataclass(frozen=True)
 class Placement:
-    """Where one pooling node ran: natively on a provider, or as its function body (``provider`` is None)."""
+    """Where one pooling node runs: natively on a provider, or as its function body (``provider`` is None)."""
 
-    node: str
-    op_type: str
+    pool_node: PoolNode
     provider: str | None
 
     @property
+    def node(self) -> str:
+        """The node's name."""
+        return self.pool_node.name
+
+    @property
+    def op_type(self) -> str:
+        """The node's operator, such as ``SoftPool``."""
+        return self.pool_node.op_type
+
+    @property
+    def window(self) -> Window:
+        """The node's window."""
+        return self.pool_node.window
+
+    @property
     def native(self) -> bool:
-        """Whether our kernel ran, rather than the function body or standard operators."""
+        """Whether our kernel runs, rather than the function body or standard operators."""
         return self.provider is not None
 
 
@@ -69,7 +90,7 @@ class Session:
             for node in subgraph.get_nodes()
             if node.domain == DOMAIN
         }
-        self.placements = tuple(Placement(node.name, node.op_type, ran.get(node.name)) for node in nodes)
+        self.placements = tuple(Placement(node, ran.get(node.name)) for node in nodes)
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """Run the model on arrays by input name; the outputs by name. bfloat16 is ``ml_dtypes.bfloat16``.
@@ -88,6 +109,12 @@ class Session:
             shapes = {name: array.shape for name, array in arrays.items()}
             raise SessionError(f"ONNX Runtime could not run the model on inputs of shapes {shapes}: {error}") from error
         return {info.name: _to_array(info, value) for info, value in zip(self.outputs, outputs, strict=True)}
+
+    @property
+    def batched(self) -> bool:
+        """Whether rows of several inputs can run together: every input and output begins with one axis of one name."""
+        first = {info.shape[0] if info.shape else None for info in (*self.inputs, *self.outputs)}
+        return len(first) == 1 and isinstance(first.pop(), str)
 
     def io_binding(self) -> "onnxruntime.IOBinding":
         """ONNX Runtime's binding of inputs and outputs to fixed memory; run it with ``inner.run_with_iobinding``."""
@@ -178,10 +205,7 @@ def _checked(info: TensorInfo, value: Any) -> NDArray[Any]:
     array = np.asarray(value)
     if array.dtype != info.dtype:
         raise ArgumentError(f"input {info.name!r} has dtype {array.dtype}; this model takes {info.dtype}: use .astype")
-    fits = len(array.shape) == len(info.shape) and all(
-        size == want for size, want in zip(array.shape, info.shape, strict=True) if isinstance(want, int)
-    )
-    if not fits:
+    if not fits(array.shape, info.shape):
         raise ArgumentError(f"input {info.name!r} has shape {array.shape}; this model takes {info.shape}")
     return np.asarray(array, order="C")  # np.ascontiguousarray would give a scalar an axis
 

@@ -2,10 +2,11 @@
 
     limits.py      what a client may ask for, and refusals          trial.py       golden inputs, before a model serves
     tensors.py     bytes and JSON numbers to arrays                 batcher.py     requests that run together
-    codec.py       REST bodies                                      repository.py  models, versions, replacement
-    bodies.py      reading them                                     service.py     what any protocol calls
-    guard.py       who may ask                                      metrics.py     for Prometheus
-    app.py         the ASGI application                             openapi.py     its description
+    requests.py    rules that REST and gRPC share                   repository.py  models, versions, replacement
+    codec.py       REST bodies                                      service.py     what any protocol calls
+    bodies.py      reading them                                     metrics.py     for Prometheus
+    guard.py       who may ask                                      openapi.py     REST's description
+    app.py         the ASGI application                             responses.py   JSON answers and refusals
     messages.py    gRPC's messages                                  rpc.py         the gRPC server
     server.py      both on their ports, until SIGTERM               listening.py   which, and what the operator is told
     pictures.py    pictures and feature maps, for the page          page.html      at /

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol's JSON, with the binary tensor extension: bytes to tensors, tensors to bytes.
+"""Bodies of REST: the Open Inference Protocol's JSON with the binary tensor extension, to tensors and back.
 
     {"id": "1", "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1.5, 2]}]}
 
@@ -10,15 +10,14 @@ Every field is understood or refused (400); duplicates, too. Sizes are checked b
 """
 
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from onnxpool.run.session import TensorInfo
 from onnxpool.serve.limits import MOST_JSON_BYTES, Refusal
 from onnxpool.serve.repository import Served
+from onnxpool.serve.requests import find, seconds, wanted
 from onnxpool.serve.tensors import Tensors, check, datatype, from_bytes, from_numbers, to_bytes, to_numbers
 
 HEADER = "Inference-Header-Content-Length"
@@ -41,7 +40,7 @@ def decode(served: Served, body: bytes, header: str | None, max_tensor_bytes: in
     known(message, "request", id=str, parameters=dict, inputs=list, outputs=list)
     parameters = known(message.get("parameters", {}), "parameters", timeout=int, binary_data_output=bool)
     feeds = _inputs(served, message.get("inputs", []), memoryview(body)[length:], max_tensor_bytes)
-    outputs = wanted(served, _outputs(message.get("outputs", []), parameters.get("binary_data_output", False)))
+    outputs = _outputs(served, message.get("outputs", []), parameters.get("binary_data_output", False))
     return Asked(feeds, outputs, seconds(parameters.get("timeout")), message.get("id"))
 
 
@@ -81,33 +80,6 @@ def known(given: Any, where: str, **kinds: type) -> dict[str, Any]:
         if type(value) is not kinds[name]:
             raise Refusal(400, f"{name!r} of {where} must be {_SPELLED[kinds[name]]}")
     return given
-
-
-def wanted(
-    served: Served, outputs: Sequence[tuple[str, bool]], *, binary: bool = False
-) -> tuple[tuple[str, bool], ...]:
-    """These outputs, or all where none is named, each once and each one that the model has."""
-    there = [info.name for info in served.session.outputs]
-    names = [name for name, _ in outputs]
-    if len(set(names)) != len(names) or not set(names) <= set(there):
-        raise Refusal(400, f"outputs {names!r:.200} are unknown or named twice; this model gives {there}")
-    return tuple(outputs) or tuple((name, binary) for name in there)
-
-
-def find(served: Served, name: Any, seen: Mapping[str, Any]) -> TensorInfo:
-    """The input of this name, which has not been seen yet."""
-    for info in served.session.inputs:
-        if info.name == name and name not in seen:
-            return info
-    names = [info.name for info in served.session.inputs]
-    raise Refusal(400, f"input {name!r:.80} is unknown or named twice; this model takes {names}")
-
-
-def seconds(timeout_us: int | None) -> float | None:
-    """A client's own limit of time."""
-    if timeout_us is not None and timeout_us <= 0:
-        raise Refusal(400, f"timeout={timeout_us} must be a number of microseconds above 0")
-    return timeout_us and timeout_us / 1e6
 
 
 _SPELLED = {str: "a string", int: "an integer", bool: "true or false", dict: "an object", list: "a list"}
@@ -155,10 +127,12 @@ def _inputs(served: Served, entries: list[Any], rest: memoryview, max_tensor_byt
     return feeds
 
 
-def _outputs(entries: list[Any], binary: bool) -> list[tuple[str, bool]]:
-    found = []
+def _outputs(served: Served, entries: list[Any], binary: bool) -> tuple[tuple[str, bool], ...]:
+    """Each output that is wanted, and whether in binary; ``binary`` is what holds where an output says nothing."""
+    names, said = [], {}
     for entry in entries:
         known(entry, "an output", name=str, parameters=dict)
         parameters = known(entry.get("parameters", {}), "parameters of an output", binary_data=bool)
-        found.append((entry.get("name", ""), parameters.get("binary_data", binary)))
-    return found
+        names.append(entry.get("name", ""))
+        said[names[-1]] = parameters.get("binary_data", binary)
+    return tuple((name, said.get(name, binary)) for name in wanted(served, names))

@@ -3,14 +3,18 @@
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from onnxpool.errors import ArgumentError
 from onnxpool.serve.codec import HEADER
+from onnxpool.serve.limits import Options
 from onnxpool.serve.repository import Repository, Served
 from onnxpool.serve.tensors import datatype
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+"""The names of this machine, by which a server on loopback is called."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,10 @@ class Listen:
     def netloc(self) -> str:
         """The host as it stands in front of a port."""
         return f"[{self.host}]" if ":" in self.host else self.host
+
+    def named(self, options: Options) -> Options:
+        """These options; a server on loopback answers only to its usual names where they say nothing else."""
+        return replace(options, hosts=LOOPBACK) if options.hosts is None and self.loopback else options
 
 
 @dataclass(frozen=True)

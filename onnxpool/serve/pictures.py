@@ -23,7 +23,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from onnxpool.errors import OnnxpoolError
 from onnxpool.graph import forms
 from onnxpool.run import session
 from onnxpool.run.picture import Preparation
@@ -79,19 +78,12 @@ class Pictures:
         with self.service.counted("page") as found, self.service.holding() as held:
             body = await bodies.read(request, self.service.options, held)
             served = found(self.service.repository.get(request.path_params["name"]))
-            try:
-                async with asyncio.timeout(self.service.options.timeout_s), self._one:
-                    return answer(await self._answer(served, body))
-            except Refusal:
-                raise
-            except TimeoutError as error:
-                raise Refusal(504, f"there was no answer within {self.service.options.timeout_s:g} s") from error
-            except OnnxpoolError as error:
-                raise Refusal(422, str(error)) from error
+            async with self.service.answering(), self._one:
+                return answer(await self._answer(served, body))
 
     async def _answer(self, served: Served, body: bytes) -> dict[str, Any]:
         look = await asyncio.to_thread(self._look, served)
-        feeds = {look.preparation.name: await asyncio.to_thread(look.preparation.array, body)}
+        feeds = await asyncio.to_thread(look.preparation.feeds, body)
         start_s = time.perf_counter()
         outputs = await self.service.infer(served, feeds)
         return {

@@ -13,11 +13,11 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from onnxpool.run.session import TensorInfo
-from onnxpool.serve.codec import find, seconds, wanted
 from onnxpool.serve.guard import authorize
 from onnxpool.serve.limits import Refusal
 from onnxpool.serve.messages import CLASSES, PACKAGE, Message, parsed
 from onnxpool.serve.repository import Served
+from onnxpool.serve.requests import find, seconds, wanted
 from onnxpool.serve.service import Service
 from onnxpool.serve.tensors import Tensor, Tensors, check, datatype, from_bytes, from_numbers, to_bytes
 
@@ -157,7 +157,7 @@ def _typed(info: TensorInfo, shape: tuple[int, ...], contents: Any) -> Tensor:
 def _outputs(served: Served, request: Any) -> list[str]:
     for entry in request.outputs:
         _parameters(entry.parameters, f"output {entry.name!r:.80}")
-    return [name for name, _ in wanted(served, [(entry.name, True) for entry in request.outputs])]
+    return wanted(served, [entry.name for entry in request.outputs])
 
 
 def _answer(served: Served, given_id: str, outputs: list[tuple[str, Tensor]]) -> Any:

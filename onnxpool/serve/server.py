@@ -11,7 +11,6 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
 from typing import Any
 
 from onnxpool.errors import MissingExtra
@@ -25,7 +24,6 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtra("uvicorn", "serve", "serving") from error
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _CONNECTIONS = 1024
 """Connections at the same time; one more is answered 503."""
 
@@ -73,10 +71,7 @@ async def _returning_memory() -> AsyncIterator[None]:
 
 
 async def _serve(repository: Repository, listen: Listen, announce: Callable[[Listening], None]) -> None:
-    options = repository.options
-    if options.hosts is None and listen.loopback:
-        options = replace(options, hosts=_LOOPBACK)
-    app = application(repository, options)
+    app = application(repository, listen.named(repository.options))
     with _bound(listen) as rest_socket:
         server = _Server(_config(app, listen), app.state.service, listen.drain_s)
         server.config.load()

@@ -5,8 +5,8 @@ Every refusal is a :class:`onnxpool.serve.limits.Refusal`; what is raised beside
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -58,7 +58,7 @@ class Service:
         config = {"name": served.name, "platform": PLATFORM, "max_batch_size": joined}
         config |= {
             side: [
-                {"name": info.name, "data_type": f"TYPE_{datatype(info.dtype)}", "dims": _sizes(info)[bool(joined) :]}
+                {"name": info.name, "data_type": f"TYPE_{datatype(info.dtype)}", "dims": info.sizes[bool(joined) :]}
                 for info in infos
             ]
             for side, infos in (("input", served.session.inputs), ("output", served.session.outputs))
@@ -99,18 +99,28 @@ class Service:
     async def infer(self, served: Served, feeds: Tensors, timeout_s: float | None = None) -> Tensors:
         """The outputs of a model for inputs of the right types, each of a fitting shape."""
         agree(served.session.inputs, feeds)
-        begin_s, allowed_s = time.monotonic(), min(timeout_s or self.options.timeout_s, self.options.timeout_s)
+        begin_s = time.monotonic()
+        async with self.answering(timeout_s):
+            outputs = await served.batcher.submit(feeds)
+        self.metrics.seconds.labels(served.name, served.version).observe(time.monotonic() - begin_s)
+        return outputs
+
+    @asynccontextmanager
+    async def answering(self, timeout_s: float | None = None) -> AsyncIterator[None]:
+        """Time for what is done here; refuses (504) where it runs out, and (422) where the model cannot do it.
+
+        ``timeout_s`` is the client's own limit, which does not exceed the server's.
+        """
+        allowed_s = min(timeout_s or self.options.timeout_s, self.options.timeout_s)
         try:
             async with asyncio.timeout(allowed_s):
-                outputs = await served.batcher.submit(feeds)
+                yield
         except TimeoutError as error:
             raise Refusal(504, f"there was no answer within {allowed_s:g} s") from error
         except Refusal:
             raise
         except OnnxpoolError as error:  # every type and shape was right: it is these sizes or values
             raise Refusal(422, str(error)) from error
-        self.metrics.seconds.labels(served.name, served.version).observe(time.monotonic() - begin_s)
-        return outputs
 
     async def load(self, name: str, parameters: Mapping[str, Any]) -> None:
         """Load a model again, from the repository's own files."""
@@ -185,11 +195,7 @@ class Held:
 
 
 def _metadata(info: TensorInfo) -> dict[str, Any]:
-    return {"name": info.name, "datatype": datatype(info.dtype), "shape": _sizes(info)}
-
-
-def _sizes(info: TensorInfo) -> list[int]:
-    return [size if isinstance(size, int) else -1 for size in info.shape]
+    return {"name": info.name, "datatype": datatype(info.dtype), "shape": info.sizes}
 
 
 def _version() -> str:

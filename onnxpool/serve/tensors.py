@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from onnxpool.dtypes import BFLOAT16, BY_NAME
 from onnxpool.golden.bounds import is_floating
+from onnxpool.graph.shapes import fits
 from onnxpool.run.session import TensorInfo
 from onnxpool.serve.limits import Refusal
 
@@ -37,8 +38,7 @@ def check(info: TensorInfo, declared: Any, shape: Any, max_bytes: int) -> tuple[
         raise Refusal(400, f"input {info.name!r} is declared {declared!r:.40}; this model takes {wanted}")
     if not isinstance(shape, Sequence) or not all(type(size) is int and size >= 0 for size in shape):
         raise Refusal(400, f"input {info.name!r} has shape {shape!r:.80}; write a list of sizes, each 0 or more")
-    sizes = zip(shape, info.shape, strict=False)
-    if len(shape) != len(info.shape) or any(isinstance(want, int) and size != want for size, want in sizes):
+    if not fits(shape, info.shape):
         raise Refusal(400, f"input {info.name!r} has shape {list(shape)!r:.80}; this model takes {_spelled(info)}")
     size_bytes = math.prod(shape) * info.dtype.itemsize
     if size_bytes > max_bytes:

@@ -134,13 +134,10 @@ def _differs(what: str, shape: tuple[int, ...], dtype: str, value: ir.Value) -> 
     """How a tensor that should be there differs from what the model declares; an empty ``dtype`` fits any."""
     if dtype and value.dtype is not None and value.dtype.numpy().name != dtype:
         return f"{what} has dtype {dtype}; this model takes {value.dtype.numpy().name}"
-    if value.shape is None:
+    if value.shape is None or shapes.fits(shape, value.shape):
         return ""
-    fits = len(shape) == len(value.shape) and all(
-        size == want for size, want in zip(shape, value.shape, strict=True) if isinstance(want, int)
-    )
     wanted = ", ".join(str(dim.value if isinstance(dim, ir.SymbolicDim) else dim) for dim in value.shape)
-    return "" if fits else f"{what} has shape {shape}; this model has ({wanted})"
+    return f"{what} has shape {shape}; this model has ({wanted})"
 
 
 def _single(bare: ir.Model) -> tuple[str, Window] | None:
