@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import onnxpool
 from onnxpool._files import complete
-from onnxpool.cli import app
+from onnxpool.cli.commands import app
 from onnxpool.deploy import batch
 from onnxpool.deploy.rows import Setting, Worker
 from onnxpool.deploy.shards import plan, shards

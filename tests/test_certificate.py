@@ -58,7 +58,7 @@ def test_an_untouched_model_holds(model):
     assert found.content["tolerances"]["FLOOR_ULPS"] == bounds.FLOOR_ULPS
     verification = certificate.verify(model)
     assert (verification.faults, verification.notes) == ((), ())
-    assert verification.table().startswith("HOLDS: PASSED")
+    assert verification.summary.startswith("HOLDS: PASSED")
     assert json.loads(json.dumps(verification.to_json()))["holds"] is True
 
 

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 import onnxpool
 from onnxpool.about.methods import catalog
 from onnxpool.about.model import describe
-from onnxpool.cli import app, application, spelling
+from onnxpool.cli import application, spelling
+from onnxpool.cli.commands import app
 from onnxpool.domain import OPSETS
 from onnxpool.errors import ArgumentError
 from onnxpool.golden.file import load as load_golden

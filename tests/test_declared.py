@@ -11,6 +11,7 @@ from onnxpool import nn
 from onnxpool.diagnosis.per_node import compare
 from onnxpool.golden import from_torch
 from onnxpool.graph import shapes
+from onnxpool.validation.as_text import sentences
 from onnxpool.validation.validate import validate
 from onnxpool.window import Window
 
@@ -86,7 +87,7 @@ def test_an_output_that_is_not_as_declared_is_a_fault_of_structure(exported):
     copy.graph.outputs[0].shape = ir.Shape(["batch", 3, "h", ir.SymbolicDim("w")])
     report = validate(copy, golden, forms=["standard"])
     assert report.exit_status == 4
-    assert "axis 2 of output 'max_pool2d' has 3 cells; the model declares h, which is 13 here" in report.sentences()[0]
+    assert "axis 2 of output 'max_pool2d' has 3 cells; the model declares h, which is 13 here" in sentences(report)[0]
 
 
 def test_a_value_inside_that_is_not_as_declared_is_noted(exported):

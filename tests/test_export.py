@@ -11,6 +11,7 @@ import torch
 import onnxpool
 from onnxpool import nn
 from onnxpool.errors import ArgumentError, ExportError
+from onnxpool.validation.as_text import sentences
 
 DYNAMIC = {"x": {0: "batch", 2: "height", 3: "width"}}
 
@@ -54,7 +55,7 @@ def test_answers_travel_beside_the_model(network, tmp_path):
     path = tmp_path / "network.onnx"
     onnxpool.export(network, (torch.randn(2, 3, 21, 17),), path, dynamic_shapes=DYNAMIC)
     report = onnxpool.validate(path)
-    assert report.passed, report.sentences()
+    assert report.passed, sentences(report)
     assert report.reference.startswith("Network in float64")
     assert {"ordinary", "huge", "nan", "sizes 1x3x21x17"} <= {result.case for result in report.runs[0].results}
     other = copy.deepcopy(network)

@@ -11,7 +11,7 @@ from models import pooled
 from onnxpool.golden import from_function, from_model  # noqa: F401 - the latter before what it calls is counted
 from onnxpool.graph import forms
 from onnxpool.graph.fingerprint import fingerprints
-from onnxpool.pools import NODES
+from onnxpool.pools import OPERATORS
 from onnxpool.validation.validate import validate
 from onnxpool.window import Window
 
@@ -52,7 +52,7 @@ def test_also_where_fingerprints_want_another_form(tmp_path, calls):
     """And where numbers differ, so that the model itself is evaluated in float64."""
     made = forms.to_form(pooled(WINDOW), "function")
     forms.write(forms.to_form(made, "standard"), tmp_path / "net.onnx")
-    twice = from_function.record(lambda feeds: {"y": 2 * NODES["SoftPool"].reference(WINDOW, feeds["x"])}, made)
+    twice = from_function.record(lambda feeds: {"y": 2 * OPERATORS["SoftPool"].reference(WINDOW, feeds["x"])}, made)
     golden = replace(twice, fingerprints=fingerprints(made))
     calls.clear()
     report = validate(tmp_path / "net.onnx", golden, forms=["standard", "function"])

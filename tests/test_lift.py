@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import onnxpool
 from onnxpool import lift
-from onnxpool.cli import app
+from onnxpool.cli.commands import app
 from onnxpool.errors import FormError
 from onnxpool.pools import OPERATORS
 from onnxpool.pools.power_average import reference as power_average

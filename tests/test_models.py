@@ -11,6 +11,7 @@ from onnxpool import models
 from onnxpool.errors import ArgumentError
 from onnxpool.models.lip_resnet import DownsamplingBottleneck, SharedImportancePool
 from onnxpool.run.native_library import why_missing
+from onnxpool.validation.as_text import sentences
 
 SIZES = {  # parameters and entries of the state dict, the latter counted in the authors' code
     "lip_resnet50": (23_864_232, 359),
@@ -425,7 +426,7 @@ DYNAMIC = ({0: "batch", 2: "height", 3: "width"},)
 def validated(network, x, path):
     onnxpool.export(network, (x,), path, dynamic_shapes=DYNAMIC)
     report = onnxpool.validate(path)
-    assert report.passed, report.sentences()
+    assert report.passed, sentences(report)
     wanted = {"onnxruntime, function", "onnxruntime, standard"}
     wanted |= (
         set() if why_missing() else {"onnxruntime, function, native kernels", "onnxruntime, custom, native kernels"}

@@ -10,6 +10,7 @@ import torch
 import onnxpool
 from onnxpool import nn
 from onnxpool.run import native_library
+from onnxpool.validation.as_text import sentences
 
 NATIVE = native_library.why_missing() is None
 native = pytest.mark.skipif(not NATIVE, reason="without the native library")
@@ -116,7 +117,7 @@ def float64(network: torch.nn.Module, x: torch.Tensor) -> np.ndarray:
 def test_validation_passes(exported):
     _, path, _ = exported
     report = onnxpool.validate(path)
-    assert report.passed, "\n".join(report.sentences())
+    assert report.passed, "\n".join(sentences(report))
     assert {run.verdict for run in report.runs if not run.kernels} == {"passed"}
     assert {run.verdict for run in report.runs if run.kernels} == {"passed" if NATIVE else "skipped"}
     varied = {result.case for result in report.runs[0].results if result.case.startswith(("batch", "sizes"))}

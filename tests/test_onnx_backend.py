@@ -20,6 +20,7 @@ from onnxpool import nn
 from onnxpool.about.model import describe
 from onnxpool.golden.file import Case, Golden
 from onnxpool.graph import forms
+from onnxpool.validation.as_text import sentences
 from onnxpool.validation.validate import validate
 from onnxpool.window import Window
 
@@ -159,7 +160,7 @@ def test_light_models_pass_without_harm(path):
     case = Case("light", feeds, answers, {y.name: 0.0})
     golden = Golden("onnx", "no error", {y.name: "float32"}, (case,), (), None)
     report = validate(path, golden)
-    assert report.exit_status == 0, report.sentences()
+    assert report.exit_status == 0, sentences(report)
     wrong = Case("light", feeds, {y.name: answers[y.name] + 1e-6}, {y.name: 0.0})
     judged = Golden("onnx", "no error", {y.name: "float32"}, (wrong,), (), None)
     assert path.stem != "light_squeezenet" or validate(path, judged).exit_status == 1

@@ -12,7 +12,7 @@ from onnx import helper
 from typer.testing import CliRunner
 
 import onnxpool
-from onnxpool.cli import app
+from onnxpool.cli.commands import app
 from onnxpool.deploy import kserve, triton
 from onnxpool.dtypes import TYPES
 from onnxpool.errors import ArgumentError, KernelError

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
-from onnxpool.cli import app
+from onnxpool.cli.commands import app
 from onnxpool.domain import IR_VERSION
 from onnxpool.errors import ArgumentError
 from onnxpool.run.picture import LARGEST, MEAN, STD, Preparation

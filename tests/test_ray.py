@@ -28,7 +28,7 @@ from test_predict import network, picture
 from typer.testing import CliRunner
 
 import onnxpool
-from onnxpool.cli import app
+from onnxpool.cli.commands import app
 from onnxpool.deploy import batch
 from onnxpool.deploy.shards import shards
 from onnxpool.errors import ArgumentError

@@ -23,6 +23,7 @@ from onnxpool.run import native_library
 from onnxpool.runtimes import RUNTIMES
 from onnxpool.runtimes._child import Child, Crashed, worker
 from onnxpool.validation import matrix, plan
+from onnxpool.validation.as_text import sentences
 from onnxpool.validation.blame import sides
 from onnxpool.validation.model import HeldModel
 from onnxpool.validation.report import Result, Run
@@ -65,7 +66,7 @@ def verdicts(run):
 @pytest.mark.parametrize("name", [available(name) for name in RUNTIMES if name != "pytorch"])
 def test_a_runtime_gives_the_answers_in_every_form_that_it_takes(pooling, name):
     report = validate(*pooling, on=[name], threads=1)
-    assert report.passed, report.sentences()
+    assert report.passed, sentences(report)
     ran = [run for run in report.runs if run.verdict != "skipped"]
     assert {run.form for run in ran} == set(RUNTIMES[name].forms) - (
         {"custom"} if native_library.why_missing() else set()
@@ -82,7 +83,7 @@ def test_a_runtime_takes_a_type_or_says_why_not(name, dtype):
     made = pooled(WINDOW, dtype)
     report = validate(made, few(from_function.record(soft, made), "ordinary"), on=[name], forms=["standard"], threads=1)
     for run in report.runs:
-        assert run.verdict == "passed" or (run.verdict == "skipped" and run.reason), report.sentences()
+        assert run.verdict == "passed" or (run.verdict == "skipped" and run.reason), sentences(report)
 
 
 def test_whole_numbers_and_several_inputs_go_through():
@@ -94,7 +95,7 @@ def test_whole_numbers_and_several_inputs_go_through():
     made.graph.input[1].type.tensor_type.elem_type = onnx.TensorProto.INT64
     golden = few(from_function.record(lambda feeds: {"y": feeds["x"] * feeds["count"]}, made), "ordinary")
     report = validate(made, golden, on="all", threads=1)
-    assert report.passed, report.sentences()
+    assert report.passed, sentences(report)
     assert {run.runtime for run in report.runs if run.verdict == "passed"} >= {"onnxruntime", "reference"}
 
 
@@ -133,7 +134,7 @@ def test_a_runtime_that_is_not_here_is_skipped_and_nothing_passes(pooling, monke
     assert {run.verdict for run in report.runs} == {"skipped"}
     assert report.exit_status == 3
     assert not report.passed
-    assert any("tools/onnxruntime_web" in sentence or "Node.js" in sentence for sentence in report.sentences())
+    assert any("tools/onnxruntime_web" in sentence or "Node.js" in sentence for sentence in sentences(report))
 
 
 def test_a_case_beyond_the_known_limits_of_a_runtime_is_skipped():
@@ -179,7 +180,7 @@ def test_pytorch_runs_where_a_module_is_the_reference(pooling):
     report = validate(made, module, on=["pytorch"])
     assert [run.name for run in report.runs] == ["pytorch, module, mode eager", "pytorch, module, mode compile"]
     eager, compiled = report.runs
-    assert eager.verdict == "passed", report.sentences()
+    assert eager.verdict == "passed", sentences(report)
     assert compiled.verdict in ("passed", "unloadable"), "a compiler may be missing"
     assert "sizes 3x2x6x6" in compiled.left_out
     assert not eager.left_out
@@ -285,7 +286,7 @@ def test_a_runtime_that_dies_has_crashed_and_the_rest_runs(global_max, fragile, 
     assert first.verdict == "crashed"
     assert last.verdict == "passed"
     assert report.exit_status == 5
-    assert any(told in sentence for sentence in report.sentences())
+    assert any(told in sentence for sentence in sentences(report))
 
 
 def test_a_runtime_that_hangs_has_crashed_and_can_be_asked_again(tmp_path):
@@ -347,7 +348,7 @@ def test_real_native_code_that_dies(pooling, tmp_path):
 @native
 def test_native_is_proven_by_the_records_of_onnxruntime(pooling):
     report = validate(forms.to_form(pooling[0], "function"), pooling[1], forms=["function"], require=["native"])
-    assert report.passed, report.sentences()
+    assert report.passed, sentences(report)
     off, on = report.runs
     assert (off.native, on.native) == ((), ("pool",))
     assert off.providers.keys() == on.providers.keys() == {"CPUExecutionProvider"}
@@ -398,7 +399,7 @@ def test_another_environment_runs_without_onnxpool(pooling, tmp_path):
     python.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path}" exec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
     report = validate(*pooling, pythons=[python], threads=1)
-    assert report.passed, report.sentences()
+    assert report.passed, sentences(report)
     version = report.environment["onnxruntime"]
     others = [run for run in report.runs if run.runtime == f"onnxruntime {version}"]
     assert [(run.form, run.kernels) for run in others] == [

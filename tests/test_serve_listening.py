@@ -85,7 +85,7 @@ def test_warnings(path):
 def test_a_wrong_command_ends_with_one_sentence(path, monkeypatch, arguments, said):
     from typer.testing import CliRunner
 
-    from onnxpool.cli import app
+    from onnxpool.cli.commands import app
 
     monkeypatch.chdir(path.parent)
     result = CliRunner().invoke(app, ["serve", *arguments])
@@ -99,7 +99,7 @@ def test_a_taken_port_ends_with_one_sentence(path):
 
     from typer.testing import CliRunner
 
-    from onnxpool.cli import app
+    from onnxpool.cli.commands import app
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         result = CliRunner().invoke(app, ["serve", str(path), "--port", str(taken.getsockname()[1])])

@@ -17,10 +17,11 @@ from typer.testing import CliRunner  # noqa: E402
 
 import onnxpool  # noqa: E402
 from onnxpool import nn  # noqa: E402
-from onnxpool.cli import app  # noqa: E402
+from onnxpool.cli.commands import app  # noqa: E402
 from onnxpool.errors import ArgumentError, ExportError  # noqa: E402
 from onnxpool.network import layers, official  # noqa: E402
 from onnxpool.network.swap import KINDS, swap  # noqa: E402
+from onnxpool.validation.as_text import sentences  # noqa: E402
 from onnxpool.window import Window  # noqa: E402
 
 SOFT = 3.4926527346  # SoftPool of 1, 2, 3, 4
@@ -672,7 +673,7 @@ def test_a_swapped_network_exports_and_validates(tmp_path):
         ("LocalImportancePool", "3x3 s2 p1"),
     ]
     report = onnxpool.validate(tmp_path / "m.onnx")
-    assert report.passed, report.sentences()
+    assert report.passed, sentences(report)
     y = onnxpool.load(tmp_path / "m.onnx", kernels="off").run({"input": x[:1, :, :20, :25].numpy()})
     np.testing.assert_allclose(
         next(iter(y.values())), swapped.network(x[:1, :, :20, :25]).detach(), rtol=1e-4, atol=1e-5

@@ -20,12 +20,15 @@ from onnx import helper
 
 import onnxpool
 from onnxpool import nn
+from onnxpool.cli import tables
 from onnxpool.errors import ArgumentError, FormError, GoldenError
 from onnxpool.golden import file as golden_file
 from onnxpool.golden import from_function, from_torch
 from onnxpool.graph import forms
 from onnxpool.pools import OPERATORS
 from onnxpool.run import native_library
+from onnxpool.validation import as_html, as_junit
+from onnxpool.validation.as_text import sentences
 from onnxpool.validation.report import EXIT_STATUS, SCHEMA, Report, Result, Run, worst
 from onnxpool.validation.report import failed as is_failed
 from onnxpool.validation.validate import validate
@@ -61,7 +64,7 @@ def exported():
 
 
 def failures(report: Report) -> str:
-    return "\n".join(report.sentences())
+    return "\n".join(sentences(report))
 
 
 # --- right models
@@ -320,7 +323,7 @@ def test_validation_by_the_golden_file_needs_no_torch(tmp_path, exported):
     program = """
 import sys
 sys.modules["torch"] = sys.modules["onnxscript"] = None
-from onnxpool.cli import app
+from onnxpool.cli.commands import app
 app(["validate", sys.argv[1], "--json", "--html", sys.argv[1] + ".html", "--junit", sys.argv[1] + ".xml"])
 """
     done = subprocess.run(
@@ -391,7 +394,7 @@ def test_runs_that_differ_in_options_alone_share_a_line():
     runs[1] = replace(runs[1], results=(replace(result, reason="error 7 times", share=7.0),))
     runs.append(Run("openvino", "standard", kernels=False, verdict="skipped", reason="not here"))
     report = Report("m", "mismatch", "r", tuple(runs), (), (), {})
-    assert report.sentences() == [
+    assert sentences(report) == [
         "onnxruntime, function, native kernels, 2 variants: a, y: error 5 times",
         "openvino, standard: skipped: not here",
     ]
@@ -403,7 +406,7 @@ def test_runs_that_differ_in_options_alone_share_a_line():
 
 def table(report):
     with io.StringIO() as file:
-        rich.console.Console(width=200, file=file).print(report.table())
+        rich.console.Console(width=200, file=file).print(tables.report(report))
         return file.getvalue()
 
 
@@ -427,7 +430,7 @@ def test_json_follows_its_schema(failed, exported):
 
 
 def test_junit_counts_and_names_what_failed(failed):
-    root = ElementTree.fromstring(failed.junit())
+    root = ElementTree.fromstring(as_junit.xml(failed))
     assert (root.tag, root.get("failures")) == ("testsuites", "0")
     tests = list(root.iter("testcase"))
     assert root.get("tests") == str(len(tests))
@@ -446,7 +449,7 @@ def test_junit_counts_and_names_what_failed(failed):
         ),
         Run("openvino", "standard", kernels=False, verdict="skipped", reason="not here"),
     )
-    root = ElementTree.fromstring(Report("<m>", "mismatch", "r", runs, (), (), {"python": "3"}).junit())
+    root = ElementTree.fromstring(as_junit.xml(Report("<m>", "mismatch", "r", runs, (), (), {"python": "3"})))
     assert [root.get(count) for count in ("tests", "failures", "errors", "skipped")] == ["4", "2", "0", "1"]
     assert root.find(".//skipped").get("message") == "not here"
     assert root.find("testsuite[2]/testcase/failure").get("message") == "a < b ? &"
@@ -478,13 +481,13 @@ class Page(HTMLParser):
 def test_page_is_complete_in_itself(failed, exported):
     for report in (failed, validate(*exported)):
         page = Page()
-        page.feed(report.html())
+        page.feed(as_html.page(report))
         assert page.open == []
         text = "".join(page.text)
         assert report.summary in text
-        assert all(sentence in text for sentence in report.sentences())
+        assert all(sentence in text for sentence in sentences(report))
         assert not page.tags & {"script", "link", "img"}
-        assert "://" not in report.html()
+        assert "://" not in as_html.page(report)
 
 
 def test_page_escapes_and_shows_what_was_not_measured():
@@ -496,7 +499,7 @@ def test_page_escapes_and_shows_what_was_not_measured():
         "<m>", "mismatch", "r", (replace(run, results=(result, endless)), skipped), ("<c>",), (), {"python": "3"}
     )
     page = Page()
-    page.feed(report.html())
+    page.feed(as_html.page(report))
     assert not page.tags & {"case", "library", "m", "c"}
     assert json.loads(json.dumps(report.to_json(), allow_nan=False))["runs"][0]["results"][1]["share"] == "inf"
     assert run.worst is None

@@ -25,6 +25,7 @@ from sklearn.model_selection import train_test_split
 import onnxpool
 from onnxpool import nn
 from onnxpool.run import native_library
+from onnxpool.validation.as_text import sentences
 
 OUT = Path("out/train")
 TESTED = 600
@@ -168,7 +169,7 @@ def outcome(method: str, seed: int, data: Digits, epochs: int) -> Outcome:
         parameters=sum(parameter.numel() for layer in pools(network) for parameter in layer.parameters()),
         before=before,
         after=learned(pools(network)),
-        faults=(*faults, *([] if report.passed else report.sentences())),
+        faults=(*faults, *([] if report.passed else sentences(report))),
     )
 
 

@@ -13,12 +13,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from onnxpool.run.native_library import CPU, CUDA, OVERRIDE, CudaKernels, cuda_kernels, library_path, why_missing
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 PACKAGES = (
     "onnxpool",
@@ -63,31 +60,6 @@ class Diagnosis:
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``json.dumps``."""
         return {"healthy": self.healthy, **asdict(self)}
-
-    def table(self) -> "RenderableType":
-        """The same for people, for ``rich.print``."""
-        from rich.console import Group
-        from rich.table import Table
-        from rich.text import Text
-
-        facts = Table.grid(padding=(0, 2))
-        facts.add_column(style="bold")
-        facts.add_column(overflow="fold")
-        facts.add_row("python", f"{self.python}, {self.platform}")
-        for package, version in self.versions.items():
-            facts.add_row(package, version or "not installed")
-        facts.add_row("providers", ", ".join(self.providers) or "none")
-        facts.add_row("native library", self.library or "none")
-        facts.add_row("CUDA kernels", self.cuda.library or "none")
-        if self.cuda.library:
-            facts.add_row("  code for", ", ".join(self.cuda.architectures) or "unknown")
-            facts.add_row("  devices", str(self.cuda.devices))
-        if self.cuda.missing:
-            facts.add_row("  not used", self.cuda.missing)
-        notes = [Text(f"note: {note}") for note in self.notes]
-        problems = [Text(f"problem: {found.what}; remedy: {found.remedy}", "red") for found in self.problems]
-        verdict = Text("all that is installed works", "green") if self.healthy else Text("something is broken", "red")
-        return Group(facts, *notes, *problems, verdict)
 
 
 def diagnose() -> Diagnosis:

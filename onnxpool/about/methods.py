@@ -5,7 +5,7 @@
 """
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -18,9 +18,6 @@ from onnxpool.pools._method import Method, Operator
 from onnxpool.run.native_library import CPU, CUDA, why_none_for
 from onnxpool.run.session import load
 from onnxpool.window import Window
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 
 @dataclass(frozen=True)
@@ -52,29 +49,6 @@ class Catalog:
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``json.dumps``."""
         return asdict(self)
-
-    def table(self) -> "RenderableType":
-        """The same for people, for ``rich.print``."""
-        from rich.console import Group
-        from rich.table import Table
-        from rich.text import Text
-
-        parts: list[RenderableType] = []
-        for method in self.methods:
-            facts = Table.grid(padding=(0, 2))
-            facts.add_column(style="bold")
-            facts.add_column(overflow="fold")
-            facts.add_row(method.name, method.summary)
-            facts.add_row("  formula", method.formula)
-            facts.add_row("  source", method.source)
-            facts.add_row("  modules", ", ".join(f"onnxpool.nn.{name}" for name in method.modules))
-            facts.add_row("  types", ", ".join(method.dtypes))
-            facts.add_row("  in ONNX", f"{DOMAIN}::{method.operator}" if method.operator else "standard operators")
-            if method.operator:
-                facts.add_row("  native", Text(", ".join(method.native) or f"none here: {self.no_kernels}"))
-                facts.add_row("  on CUDA", Text(", ".join(method.cuda) or f"none here: {self.no_cuda}"))
-            parts.append(facts)
-        return Group(*parts)
 
 
 def catalog() -> Catalog:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import onnx_ir as ir
 
@@ -18,9 +18,6 @@ from onnxpool.errors import ArgumentError, KernelError, MissingExtra, SessionErr
 from onnxpool.golden import file as golden_file
 from onnxpool.graph.forms import form_of, pool_nodes, read
 from onnxpool.run.session import Placement, load
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 
 @dataclass(frozen=True)
@@ -81,31 +78,6 @@ class Description:
         del values["failure"]  # each node says it
         return values
 
-    def table(self) -> "RenderableType":
-        """The same for people, for ``rich.print``."""
-        from rich.console import Group
-        from rich.table import Table
-        from rich.text import Text
-
-        facts = Table.grid(padding=(0, 2))
-        facts.add_column(style="bold")
-        facts.add_column(overflow="fold")
-        facts.add_row("model", f"{self.model} ({_size(self.size_bytes)})")
-        facts.add_row("golden", self.golden or "none: validate needs a reference")
-        facts.add_row("form", f"{self.form}, opset {self.opset}, IR version {self.ir_version}, from {self.producer}")
-        facts.add_row("inputs", "\n".join(map(str, self.inputs)))
-        facts.add_row("outputs", "\n".join(map(str, self.outputs)))
-        facts.add_row("operators", ", ".join(f"{name} {count}" for name, count in self.operators.items()))
-        if not self.pooling:
-            facts.add_row("pooling", "no node of onnxpool")
-            return facts
-        nodes = Table()
-        for column in ("pooling node", "operator", "window", "runs"):
-            nodes.add_column(column, overflow="fold")
-        for pool in self.pooling:
-            nodes.add_row(pool.node, pool.op_type, str(pool.window), Text(self.runs(pool)))
-        return Group(facts, nodes)
-
 
 def describe(path: str | os.PathLike[str]) -> Description:
     """Read the model file and load it, to see where its pooling nodes run.
@@ -159,7 +131,3 @@ def _tensors(values: Sequence[ir.Value]) -> tuple[Tensor, ...]:
 def _weight_files(model: ir.Model) -> set[Path]:
     weights = (value.const_value for value in model.graph.initializers.values())
     return {Path(weight.path) for weight in weights if isinstance(weight, ir.ExternalTensor)}
-
-
-def _size(size_bytes: int) -> str:
-    return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e6 else f"{size_bytes / 1e3:.1f} kB"

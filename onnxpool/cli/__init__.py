@@ -3,15 +3,26 @@
 With ``--json`` that value goes to standard output as JSON and nothing else does. Exit status 0: done; 1: the check that
 was asked for failed (``validate`` says more: :data:`onnxpool.validation.report.EXIT_STATUS`); 2: asked wrongly, with
 one sentence on standard error. typer and rich, rather than argparse: the help, the types and the tables come from the
-signatures and values that exist anyway.
+signatures and values that exist anyway. Nothing outside of this folder needs them, so a serving machine can go without.
 """
 
-from onnxpool.cli import models, checks, serving, about  # isort: skip - the order of the commands in the help
-from onnxpool.cli.application import app
+import sys
 
-__all__ = ["about", "app", "checks", "main", "models", "serving"]
+from onnxpool.errors import MissingExtra
+
+__all__ = ["main"]
+
+_NEEDED = ("typer", "rich")
 
 
 def main() -> None:
     """Run the command line; what ``onnxpool`` and ``python -m onnxpool`` start."""
+    try:
+        from onnxpool.cli.commands import app
+    except ImportError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _NEEDED:
+            raise
+        sys.stderr.write(f"onnxpool: {MissingExtra(package, 'cli', 'the command line')}\n")
+        sys.exit(2)
     app()

@@ -2,6 +2,7 @@
 
 import typer
 
+from onnxpool.cli import tables
 from onnxpool.cli.application import Json, app, show
 
 
@@ -13,7 +14,7 @@ def pools(as_json: Json = False) -> None:
     """
     from onnxpool.about.methods import catalog
 
-    show(catalog(), as_json)
+    show(catalog(), tables.catalog, as_json)
 
 
 @app.command(rich_help_panel="This installation")
@@ -25,5 +26,5 @@ def doctor(as_json: Json = False) -> None:
     from onnxpool.about.machine import diagnose
 
     diagnosis = diagnose()
-    show(diagnosis, as_json)
+    show(diagnosis, tables.diagnosis, as_json)
     raise typer.Exit(0 if diagnosis.healthy else 1)

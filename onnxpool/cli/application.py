@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import typer
 from rich.console import Console, RenderableType
@@ -21,8 +21,8 @@ class Printable(Protocol):
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``--json``."""
 
-    def table(self) -> RenderableType:
-        """What a person reads."""
+
+_Value = TypeVar("_Value", bound=Printable)
 
 
 class _Commands(TyperGroup):
@@ -71,12 +71,12 @@ Case = Annotated[str | None, typer.Option(help="The only case to run, such as na
 Opset = Annotated[int, typer.Option(help=f"ONNX opset, {OPSETS[0]} to {OPSETS[-1]}.")]
 
 
-def show(value: Printable, as_json: bool) -> None:
-    """Print what a command has to say."""
+def show(value: _Value, table: Callable[[_Value], RenderableType], as_json: bool) -> None:
+    """Print what a command has to say: the value as JSON, or as its function in :mod:`onnxpool.cli.tables` has it."""
     if as_json:
         typer.echo(json.dumps(value.to_json(), indent=2, allow_nan=False))
     else:
-        Console(markup=False, highlight=False).print(value.table())
+        Console(markup=False, highlight=False).print(table(value))
 
 
 def working(what: str) -> AbstractContextManager[Any]:

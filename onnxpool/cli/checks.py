@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 import onnxpool
+from onnxpool.cli import tables
 from onnxpool.cli.application import (
     Case,
     Json,
@@ -64,6 +65,7 @@ def validate(
     Example: onnxpool validate resnet.onnx --on all --html report.html
     """
     from onnxpool.cli import spelling
+    from onnxpool.validation import as_html, as_junit
 
     if certificate and case:
         raise ArgumentError(f"case={case!r} is one of many, and a certificate is for all: leave one of both out")
@@ -81,18 +83,18 @@ def validate(
             progress=progress,
         )
     if html:
-        write_text(html, report.html())
+        write_text(html, as_html.page(report))
     if junit:
-        write_text(junit, report.junit())
+        write_text(junit, as_junit.xml(report))
     if bundle or certificate:
         _keep(report, model, given, bundle, certificate)
     if per_node:
         from onnxpool.diagnosis.per_node import of_report
 
         with working(f"Comparing {model} node by node"):
-            show(of_report(report, model, given), as_json)
+            show(of_report(report, model, given), tables.nodes_of_report, as_json)
     else:
-        show(report, as_json)
+        show(report, tables.report, as_json)
     raise typer.Exit(report.exit_status)
 
 
@@ -116,7 +118,7 @@ def bisect(
     with working(f"Bisecting {model}"):
         kernels: Literal["require", "off"] = "require" if native else "off"
         found = bisect(model, folder, spelling.reference(reference, seed), case, kernels=kernels)
-    show(found, as_json)
+    show(found, tables.bisection, as_json)
 
 
 @app.command(rich_help_panel="Proof")
@@ -135,7 +137,7 @@ def bundle(
     from onnxpool.cli import spelling
     from onnxpool.diagnosis.bundle import bundle
 
-    show(bundle(model, folder, spelling.reference(reference, seed), case), as_json)
+    show(bundle(model, folder, spelling.reference(reference, seed), case), tables.bundle, as_json)
 
 
 @app.command(rich_help_panel="Proof")
@@ -157,11 +159,11 @@ def verify(
     from onnxpool.validation.certificate import verify as check
 
     verification = check(model)
-    show(verification, as_json and scale_bounds is None)
+    show(verification, tables.verification, as_json and scale_bounds is None)
     passed = not verification.faults
     if scale_bounds is not None:
         rescaled = history.rescale_report(history.load(path_for(model)), scale_bounds)
-        show(rescaled, as_json)
+        show(rescaled, tables.report, as_json)
         passed &= rescaled.passed
     raise typer.Exit(0 if passed else 1)
 
@@ -179,7 +181,7 @@ def compare(
     from onnxpool.validation import history
 
     difference = history.compare(history.load(old), history.load(new))
-    show(difference, as_json)
+    show(difference, tables.difference, as_json)
     raise typer.Exit(1 if difference.worse else 0)
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 import onnxpool
+from onnxpool.cli import tables
 from onnxpool.cli.application import (
     DType,
     Dynamic,
@@ -57,7 +58,7 @@ def export(
         module.to(inputs[0].dtype)
         onnxpool.export(module, inputs, output, dynamic_shapes=axes, form=form, opset=opset)
         description = describe(output)
-    show(description, as_json)
+    show(description, tables.description, as_json)
 
 
 @app.command(rich_help_panel="Models")
@@ -96,7 +97,7 @@ def swap(
             reasons = swapped.sentences() + [f"{one.layer} is kept: {one.reason}" for one in swapped.kept]
             raise ArgumentError("; ".join([f"nothing in {source} was replaced by {', '.join(rule)}", *reasons]))
         onnxpool.export(swapped.network, inputs, output, dynamic_shapes=axes, form=form, opset=opset)
-    show(swapped, as_json)
+    show(swapped, tables.swapped, as_json)
 
 
 @app.command(rich_help_panel="Models")
@@ -118,7 +119,7 @@ def form(
         forms.write(forms.to_form(model, to), output)
         golden_file.follow(model, output)
         description = describe(output)
-    show(description, as_json)
+    show(description, tables.description, as_json)
 
 
 @app.command(rich_help_panel="Models")
@@ -135,7 +136,7 @@ def lift(model: ModelFile, output: OutputFile, as_json: Json = False) -> None:
         lifted = onnxpool.lift(model)
         if lifted.folds:
             forms.write(lifted.model, output)
-    show(lifted, as_json)
+    show(lifted, tables.lifted, as_json)
     raise typer.Exit(0 if lifted.folds else 1)
 
 
@@ -147,7 +148,7 @@ def inspect(model: ModelFile, as_json: Json = False) -> None:
     """
     from onnxpool.about.model import describe
 
-    show(describe(model), as_json)
+    show(describe(model), tables.description, as_json)
 
 
 def _rules(texts: list[str]) -> dict[str, str]:

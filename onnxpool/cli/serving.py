@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from onnxpool.cli import tables
 from onnxpool.cli.application import Json, ModelFile, app, show, working
 from onnxpool.errors import ArgumentError
 
@@ -55,7 +56,7 @@ def predict(
             mean=_numbers("mean", mean),
             std=_numbers("std", std),
         )
-    show(predictions, as_json)
+    show(predictions, tables.predictions, as_json)
 
 
 @app.command(rich_help_panel="Running")
@@ -104,7 +105,7 @@ def batch(
             address=address,
             progress=lambda finished, total, _: bar.update(shards, completed=finished, total=total),
         )
-    show(done, as_json)
+    show(done, tables.batch, as_json)
     raise typer.Exit(1 if done.errors else 0)
 
 
@@ -215,7 +216,7 @@ def package(
             min_replicas=min_replicas,
             max_replicas=max_replicas,
         )
-    show(made, as_json)
+    show(made, tables.package, as_json)
 
 
 @deploy_app.command("ray")

@@ -16,15 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from onnxpool.deploy.cluster import cluster
 from onnxpool.deploy.rows import Done, Setting, Worker
 from onnxpool.deploy.shards import Shard, plan, shards
 from onnxpool.errors import ArgumentError
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 
 @dataclass(frozen=True)
@@ -38,19 +35,18 @@ class Batch:
     errors: int
     time_s: float
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for ``json.dumps``."""
-        return asdict(self)
-
-    def table(self) -> "RenderableType":
-        """The same for people, for ``rich.print``."""
-        from rich.text import Text
-
+    @property
+    def summary(self) -> str:
+        """A line about the shards, and one about the rows and how fast they were run."""
         speed = f", {self.rows / self.time_s:.0f} a second" if self.rows else ""
-        return Text(
+        return (
             f"{self.shards - self.skipped} of {self.shards} shards written to {self.folder}; the others were there\n"
             f"{self.rows} rows in {self.time_s:.1f} s{speed}; {self.errors} could not be run"
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for ``json.dumps``."""
+        return asdict(self)
 
 
 def run(

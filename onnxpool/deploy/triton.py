@@ -22,7 +22,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -34,9 +34,6 @@ from onnxpool.golden.inputs import Feeds
 from onnxpool.graph import forms
 from onnxpool.run import native_library
 from onnxpool.run.session import Session, TensorInfo, load
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 ROOT = "/models"
 """Where Triton's documentation mounts a repository."""
@@ -58,20 +55,6 @@ class Package:
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``json.dumps``."""
         return asdict(self)
-
-    def table(self) -> "RenderableType":
-        """The same for people, for ``rich.print``."""
-        from rich.table import Table
-
-        facts = Table.grid(padding=(0, 2))
-        facts.add_column(style="bold")
-        facts.add_column(overflow="fold")
-        facts.add_row("package", f"{self.folder}: {self.name}, {self.form} form")
-        facts.add_row("files", "\n".join(self.files))
-        facts.add_row("needs", "\n".join(self.needs))
-        if self.notes:
-            facts.add_row("notes", "\n".join(self.notes))
-        return facts
 
 
 def package(

@@ -11,7 +11,7 @@ first end at which the model fails is searched by halving, and then the last sta
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -29,9 +29,6 @@ from onnxpool.run.session import Kernels, load
 from onnxpool.validation.model import HeldModel
 from onnxpool.validation.validate import Reference, answers_for
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
 
 @dataclass(frozen=True)
 class Bisection:
@@ -45,9 +42,10 @@ class Bisection:
         """Plain values for ``json.dumps``."""
         return {"nodes": [*self.nodes], "reason": self.reason, "bundle": self.bundle.to_json()}
 
-    def table(self) -> "RenderableType":
-        """What fails, and where to run it."""
-        return f"{len(self.nodes)} nodes fail: {', '.join(self.nodes)}\n{self.reason}\n{self.bundle.table()}"
+    @property
+    def summary(self) -> str:
+        """How many nodes fail, and which."""
+        return f"{len(self.nodes)} nodes fail: {', '.join(self.nodes)}"
 
 
 def bisect(

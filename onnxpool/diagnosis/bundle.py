@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -34,9 +34,6 @@ from onnxpool.graph import forms
 from onnxpool.graph.forms import Model
 from onnxpool.validation.model import HeldModel
 from onnxpool.validation.validate import Reference, answers_for
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 COMMAND = "python reproduce.py"
 
@@ -52,10 +49,6 @@ class Bundle:
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``json.dumps``."""
         return {"folder": self.folder, "case": self.case, "files": [*self.files], "command": COMMAND}
-
-    def table(self) -> "RenderableType":
-        """Where it is, what is in it, and how to run it."""
-        return "\n".join([f"{self.folder}: case {self.case!r}", *self.files, f"run it there: {COMMAND}"])
 
 
 def bundle(

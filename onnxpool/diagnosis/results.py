@@ -1,13 +1,10 @@
-"""What a comparison node by node found (:mod:`onnxpool.diagnosis.per_node`), as plain values and as a table."""
+"""What a comparison node by node found (:mod:`onnxpool.diagnosis.per_node`), as plain values."""
 
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from onnxpool.validation.report import Report
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 Part: TypeAlias = Literal["introduces", "propagates", "agrees"]
 Doer: TypeAlias = Literal["model", "body", "runtime", ""]
@@ -71,23 +68,6 @@ class Nodes:
         shown = [{**asdict(one), "share": _plain(one.share), "total": _plain(one.total)} for one in self.results]
         return {**asdict(self), "results": shown, "first": self.first.sentence if self.first else None}
 
-    def table(self) -> "RenderableType":
-        """The nodes that do not agree, and how many do."""
-        from rich.console import Group
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(title=f"Node by node, case {self.case!r}, against {self.source}", title_justify="left")
-        for column in ("node", "operator", "verdict", "own share", "total share", "line"):
-            table.add_column(column, overflow="fold")
-        for one in self.results:
-            if one.part != "agrees":
-                table.add_row(one.name, one.op_type, one.part, f"{one.share:.3g}", f"{one.total:.3g}", one.line)
-        agree = sum(one.part == "agrees" for one in self.results)
-        lines = [f"{agree} of {len(self.results)} nodes agree", *self.notes]
-        lines += [f"first: {self.first.sentence}"] if self.first else []
-        return Group(*([table] if table.row_count else []), *map(Text, lines))
-
 
 @dataclass(frozen=True)
 class NodesOfReport:
@@ -99,12 +79,6 @@ class NodesOfReport:
     def to_json(self) -> dict[str, Any]:
         """The report's values, and ``nodes``."""
         return {**self.report.to_json(), "nodes": self.nodes.to_json()}
-
-    def table(self) -> "RenderableType":
-        """The one under the other."""
-        from rich.console import Group
-
-        return Group(self.report.table(), self.nodes.table())
 
 
 def _plain(share: float) -> float | str:

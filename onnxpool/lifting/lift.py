@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -32,9 +32,6 @@ from onnxpool.lifting.values import attribute, producer
 from onnxpool.lifting.views import attempt, view
 from onnxpool.pools import _onnx_ops as onnx_ops
 from onnxpool.run.session import Session, load
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 
 @dataclass(frozen=True)
@@ -68,28 +65,6 @@ class Lifted:
             "refused": [asdict(refused) for refused in self.refused],
             "checked": self.checked,
         }
-
-    def table(self) -> "RenderableType":
-        """The same for people, for ``rich.print``."""
-        from rich.console import Group
-        from rich.table import Table
-
-        tables: list[Any] = []
-        if self.folds:
-            folds = Table(title="lifted", title_justify="left")
-            for column in ("node", "became", "window", "was"):
-                folds.add_column(column, overflow="fold")
-            for fold in self.folds:
-                folds.add_row(fold.node, fold.op_type, fold.window, fold.spelling)
-            tables.append(folds)
-        if self.refused:
-            others = Table(title="left as they are", title_justify="left")
-            for column in ("node", "looks like", "reason"):
-                others.add_column(column, overflow="fold")
-            for refused in self.refused:
-                others.add_row(refused.node, refused.likeness, refused.reason)
-            tables.append(others)
-        return Group(*tables, self.checked)
 
 
 def lift(model: Model) -> Lifted:

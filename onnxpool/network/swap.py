@@ -42,7 +42,6 @@ from onnxpool.window import Window
 
 if TYPE_CHECKING:
     import torch
-    from rich.console import RenderableType
 
     from onnxpool.network.calls import Call
     from onnxpool.network.layers import Layer
@@ -99,22 +98,6 @@ class Swapped:
             "functional": None if self.functional is None else [asdict(one) for one in self.functional],
         }
 
-    def table(self) -> "RenderableType":
-        """The same for people, for ``rich.print``."""
-        from rich.console import Group
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table()
-        for column in ("layer", "was", "is", "rule"):
-            table.add_column(column, overflow="fold")
-        for one in self.replaced:
-            new = one.new + (f"\n{one.parameters:,} new parameters" if one.parameters else "")
-            table.add_row(*map(Text, (_places(one.paths), one.old, new, one.rule)))
-        for layer in self.kept:
-            table.add_row(*map(Text, (_places(layer.paths), layer.layer, f"kept: {layer.reason}", layer.rule)))
-        return Group(table, *map(Text, self.sentences()))
-
     def sentences(self) -> list[str]:
         """What rules cannot reach."""
         if self.functional is None:
@@ -124,10 +107,6 @@ class Swapped:
             + (f" {call.calls} times" if call.calls > 1 else "")
             for call in self.functional
         ]
-
-
-def _places(paths: Sequence[str]) -> str:
-    return "\n".join(path or "(the network)" for path in paths)
 
 
 # --- rules

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import onnx_ir as ir
@@ -26,9 +26,6 @@ from onnxpool.errors import ArgumentError
 from onnxpool.graph import forms
 from onnxpool.run import session
 from onnxpool.run.picture import Preparation
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 Scores: TypeAlias = Literal["auto", "softmax", "as-is"]
 
@@ -77,20 +74,6 @@ class Predictions:
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``json.dumps``."""
         return asdict(self)
-
-    def table(self) -> "RenderableType":
-        """The same for people, for ``rich.print``."""
-        from rich.table import Table
-
-        table = Table()
-        for column in ("picture", "output", "class", "score"):
-            table.add_column(column, overflow="fold", justify="right" if column == "score" else "left")
-        for prediction in self.pictures:
-            told = f"{prediction.picture}\n{prediction.time_s * 1e3:.1f} ms"
-            for output in prediction.outputs:
-                table.add_row(told, output.name, *_cells(output), end_section=output is prediction.outputs[-1])
-                told = ""
-        return table
 
 
 def predict(
@@ -216,16 +199,3 @@ def softmax(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _number(value: np.floating[Any]) -> float | None:
     """A number that JSON has, or None."""
     return float(value) if np.isfinite(value) else None
-
-
-def _cells(output: Output) -> tuple[str, str]:
-    if not output.classes:
-        figures = (f"{name} {value:.4g}" for name, value in _figures(output).items() if value is not None)
-        return f"{output.shape}: {', '.join(figures)}", ""
-    names = (one.label or f"class {one.index}" for one in output.classes)
-    scores = ("not finite" if one.score is None else f"{one.score:.4f}" for one in output.classes)
-    return "\n".join(names), "\n".join(scores)
-
-
-def _figures(output: Output) -> dict[str, float | None]:
-    return {"least": output.least, "largest": output.largest, "mean": output.mean, "NaN": output.nan or None}

@@ -1,38 +1,38 @@
 """A report as one web page: no script, no other file, light and dark, readable without seeing colours."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from html import escape
-from typing import Any, TypeAlias
 
 from onnxpool.validation import as_svg
+from onnxpool.validation.as_text import sentences
+from onnxpool.validation.report import Report, Result, Run
 
-Values: TypeAlias = Mapping[str, Any]
 
-
-def render(report: Values, summary: str, sentences: Sequence[str]) -> str:
-    """The whole page, from what :meth:`onnxpool.validation.report.Report.to_json` gives."""
-    verdict, status = report["verdict"], report["exit_status"]
-    told = "".join(f"<li>{escape(line)}</li>" for line in sentences)
-    versions = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in report["environment"].items())
+def page(report: Report) -> str:
+    """The whole page."""
+    verdict, model = report.verdict, escape(report.model)
+    told = "".join(f"<li>{escape(line)}</li>" for line in sentences(report))
+    versions = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in report.environment.items())
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{verdict}: {escape(report["model"])}</title>
+<title>{verdict}: {model}</title>
 <style>{_STYLE}{as_svg.STYLE}</style>
 </head>
 <body>
 <header class="{_class(verdict)}">
-<h1>{_mark(verdict)} {escape(summary)}</h1>
-<p><code>{escape(report["model"])}</code> against {escape(report["reference"])}, exit status {status}</p>
+<h1>{_mark(verdict)} {escape(report.summary)}</h1>
+<p><code>{model}</code> against {escape(report.reference)}, exit status {report.exit_status}</p>
 </header>
 <main>
 {f"<ul>{told}</ul>" if told else ""}
 <h2>Largest error of each case, in percent of what is allowed</h2>
-{_matrix(report["runs"])}
+{_matrix(report.runs)}
 <h2>Runs</h2>
-{"".join(map(_details, report["runs"]))}
+{"".join(map(_details, report.runs))}
 <h2>Environment</h2>
 <dl>{versions}</dl>
 </main>
@@ -45,37 +45,37 @@ _MARK = {"skipped": "–", "passed": "✓", "noted": "!"}
 """Of a verdict that says that something is wrong: ✗."""
 
 
-def _matrix(runs: Sequence[Values]) -> str:
+def _matrix(runs: Sequence[Run]) -> str:
     """Runs down, cases and outputs across; runs that have no results take the whole line."""
-    columns = list(dict.fromkeys((result["case"], result["output"]) for run in runs for result in run["results"]))
+    columns = list(dict.fromkeys((result.case, result.output) for run in runs for result in run.results))
     several = len({output for _, output in columns}) > 1
     names = [f"{case} · {output}" if several else case for case, output in columns]
     head = "".join(f'<th scope="col" class="slanted"><span>{escape(name)}</span></th>' for name in names)
     body = "".join(
-        f'<tr><th scope="row">{escape(run["name"])}</th><td>{_verdict(run["verdict"])}</td>{_line(run, columns)}</tr>'
+        f'<tr><th scope="row">{escape(run.name)}</th><td>{_verdict(run.verdict)}</td>{_line(run, columns)}</tr>'
         for run in runs
     )
     return _table(f'<th scope="col">run</th><th scope="col">verdict</th>{head}', body, "matrix")
 
 
-def _line(run: Values, columns: Sequence[tuple[str, str]]) -> str:
-    found = {(result["case"], result["output"]): result for result in run["results"]}
+def _line(run: Run, columns: Sequence[tuple[str, str]]) -> str:
+    found = {(result.case, result.output): result for result in run.results}
     if not found:
-        return f'<td class="why" colspan="{max(1, len(columns))}">{escape(run["reason"])}</td>'
+        return f'<td class="why" colspan="{max(1, len(columns))}">{escape(run.reason)}</td>'
     return "".join(_share(found.get(column)) for column in columns)
 
 
-def _share(result: Values | None) -> str:
+def _share(result: Result | None) -> str:
     """The share of the budget in percent, on a ground that is darker for a larger share."""
     if result is None:
         return '<td class="skipped" title="left out">–</td>'
-    title = escape(f"{result['verdict']}: {result['reason'] or result['origin']}")
-    if not result["origin"]:
-        return f'<td class="{_class(result["verdict"])}" title="{title}">{_mark(result["verdict"])}</td>'
-    share, failed = float(result["share"]), _class(result["verdict"]) == "failed"
-    mark = {"failed": "✗", "noted": "!"}.get(_class(result["verdict"]), "")
-    ground = "" if failed else f' style="--share:{min(1.0, share):.2f}"'
-    return f'<td class="{_class(result["verdict"])}" title="{title}"{ground}>{mark}{_percent(share)}</td>'
+    title = escape(f"{result.verdict}: {result.reason or result.origin}")
+    if not result.origin:
+        return f'<td class="{_class(result.verdict)}" title="{title}">{_mark(result.verdict)}</td>'
+    failed = _class(result.verdict) == "failed"
+    mark = {"failed": "✗", "noted": "!"}.get(_class(result.verdict), "")
+    ground = "" if failed else f' style="--share:{min(1.0, result.share):.2f}"'
+    return f'<td class="{_class(result.verdict)}" title="{title}"{ground}>{mark}{_percent(result.share)}</td>'
 
 
 def _percent(share: float) -> str:
@@ -83,44 +83,43 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f}" if share < 10 else f"{share:.0f}×" if share < 1e5 else f"{share:.0e}×"
 
 
-def _details(run: Values) -> str:
+def _details(run: Run) -> str:
     columns = ("case", "output", "verdict", "max abs", "max rel", "max ULP", "share", "allowed", "cosine", "SNR, dB")
     head = "".join(f'<th scope="col">{column}</th>' for column in (*columns, "remarks, origin of the bound"))
-    counts = [f"{count} nodes on {provider}" for provider, count in run["providers"].items()]
-    lines = [f"version {run['version']}", *counts, *run["pooling"]]
+    counts = [f"{count} nodes on {provider}" for provider, count in run.providers.items()]
+    lines = [f"version {run.version}", *counts, *run.pooling]
     places = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    rows = _table(head, "".join(map(_row, run["results"])), "details")
-    told = f"{_charts(run)}<ul>{places}</ul>{rows}" if run["results"] else ""
+    rows = _table(head, "".join(map(_row, run.results)), "details")
+    told = f"{_charts(run)}<ul>{places}</ul>{rows}" if run.results else ""
     return (
-        f"<details{' open' if _class(run['verdict']) == 'failed' else ''}>"
-        f"<summary>{escape(run['name'])}: {_verdict(run['verdict'])} {escape(run['reason'])}</summary>{told}</details>"
+        f"<details{' open' if _class(run.verdict) == 'failed' else ''}>"
+        f"<summary>{escape(run.name)}: {_verdict(run.verdict)} {escape(run.reason)}</summary>{told}</details>"
     )
 
 
-def _charts(run: Values) -> str:
+def _charts(run: Run) -> str:
     """All cells of all results by their error, and where in its output the worst result errs."""
-    counts = [sum(column) for column in zip(*(r["histogram"] for r in run["results"] if r["histogram"]), strict=True)]
+    counts = [sum(column) for column in zip(*(r.histogram for r in run.results if r.histogram), strict=True)]
     drawn = (
         f"<figure>{as_svg.histogram(counts)}<figcaption>cells by error in ULP</figcaption></figure>" if counts else ""
     )
-    for result in (result for result in run["results"] if result["heat"]):
-        where = escape(
-            f"share of the allowed error over the last two axes of {result['output']}, case {result['case']}"
-        )
-        rows = [[float(share) for share in row] for row in result["heat"]]
-        drawn += f"<figure>{as_svg.heat(rows)}<figcaption>{where}</figcaption></figure>"
+    for result in (result for result in run.results if result.heat):
+        where = escape(f"share of the allowed error over the last two axes of {result.output}, case {result.case}")
+        drawn += f"<figure>{as_svg.heat(result.heat)}<figcaption>{where}</figcaption></figure>"
     return f'<div class="charts">{drawn}</div>'
 
 
-def _row(result: Values) -> str:
-    keys = ("max_abs", "max_rel", "max_ulp", "share", "allowed", "cosine", "snr_db")
-    numbers = (result[key] if result["origin"] else None for key in keys)
-    cells = "".join("<td></td>" if number is None else f"<td>{float(number):.3g}</td>" for number in numbers)
-    zeros = f"{result['signed_zeros']} zeros of unlike sign" if result["signed_zeros"] else ""
-    why = "; ".join(filter(None, (result["reason"], zeros, result["origin"])))
+def _row(result: Result) -> str:
+    measured = (result.max_abs, result.max_rel, result.max_ulp, result.share, result.allowed)
+    numbers = (*measured, result.cosine, result.snr_db)
+    cells = "".join(
+        f"<td>{number:.3g}</td>" if result.origin and not math.isnan(number) else "<td></td>" for number in numbers
+    )
+    zeros = f"{result.signed_zeros} zeros of unlike sign" if result.signed_zeros else ""
+    why = "; ".join(filter(None, (result.reason, zeros, result.origin)))
     return (
-        f'<tr><th scope="row">{escape(result["case"])}</th><td>{escape(result["output"])}</td>'
-        f"<td>{_verdict(result['verdict'])}</td>{cells}<td>{escape(why)}</td></tr>"
+        f'<tr><th scope="row">{escape(result.case)}</th><td>{escape(result.output)}</td>'
+        f"<td>{_verdict(result.verdict)}</td>{cells}<td>{escape(why)}</td></tr>"
     )
 
 

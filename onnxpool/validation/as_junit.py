@@ -4,11 +4,9 @@ passed, noted   a test, the reason of a noted one as its output       skipped   
 mismatch        <failure>                                             all else     <error>
 """
 
-from collections.abc import Mapping
-from typing import Any, TypeAlias
 from xml.etree import ElementTree
 
-Values: TypeAlias = Mapping[str, Any]
+from onnxpool.validation.report import Report, Verdict
 
 _ELEMENT = {
     "skipped": "skipped",
@@ -19,22 +17,22 @@ _ELEMENT = {
 }
 
 
-def render(report: Values) -> str:
-    """The whole document, from what :meth:`onnxpool.validation.report.Report.to_json` gives."""
-    root = ElementTree.Element("testsuites", name=f"onnxpool validate {report['model']}")
-    whole = _suite(root, "model", [("verdict", report["verdict"], "; ".join((report["summary"], *report["causes"])))])
-    for name, value in report["environment"].items():
+def xml(report: Report) -> str:
+    """The whole document, which continuous integration servers read."""
+    root = ElementTree.Element("testsuites", name=f"onnxpool validate {report.model}")
+    whole = _suite(root, "model", [("verdict", report.verdict, "; ".join((report.summary, *report.causes)))])
+    for name, value in report.environment.items():
         ElementTree.SubElement(whole.find("properties"), "property", name=name, value=value)  # type: ignore[arg-type]
-    for run in report["runs"]:
-        tests = [(f"{r['case']}, {r['output']}", r["verdict"], r["reason"]) for r in run["results"]]
-        _suite(root, run["name"], tests or [("opens", run["verdict"], run["reason"])])
+    for run in report.runs:
+        tests = [(f"{r.case}, {r.output}", r.verdict, r.reason) for r in run.results]
+        _suite(root, run.name, tests or [("opens", run.verdict, run.reason)])
     for count in ("tests", "failures", "errors", "skipped"):
         root.set(count, str(sum(int(suite.get(count, "0")) for suite in root)))
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _suite(root: ElementTree.Element, name: str, tests: list[tuple[str, str, str]]) -> ElementTree.Element:
+def _suite(root: ElementTree.Element, name: str, tests: list[tuple[str, Verdict, str]]) -> ElementTree.Element:
     suite = ElementTree.SubElement(root, "testsuite", name=name)
     ElementTree.SubElement(suite, "properties")
     for test, verdict, reason in tests:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import onnx_ir as ir
 
@@ -35,9 +35,6 @@ from onnxpool.golden import file as golden_file
 from onnxpool.graph.forms import read
 from onnxpool.run.native_library import library_path, why_missing
 from onnxpool.validation.report import Report
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 VERSION = 1
 """Version of the file format; files of other versions are refused."""
@@ -74,17 +71,18 @@ class Verification:
     faults: tuple[str, ...]
     notes: tuple[str, ...]
 
+    @property
+    def summary(self) -> str:
+        """Whether it holds, what the validation found and when, and whether it is signed."""
+        content, signature = self.certificate.content, self.certificate.signature
+        verdict = "DOES NOT HOLD" if self.faults else "HOLDS"
+        return (
+            f"{verdict}: {content['report']['summary']}, {content['date']}, {'signed' if signature else 'not signed'}"
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``json.dumps``."""
         return {"holds": not self.faults, "faults": [*self.faults], "notes": [*self.notes], **self.certificate.content}
-
-    def table(self) -> "RenderableType":
-        """One line for the verdict, one for each fault and note."""
-        content = self.certificate.content
-        signed = "signed" if self.certificate.signature else "not signed"
-        verdict = "DOES NOT HOLD" if self.faults else "HOLDS"
-        lines = [f"{verdict}: {content['report']['summary']}, {content['date']}, {signed}"]
-        return "\n".join([*lines, *(f"fault: {one}" for one in self.faults), *(f"note: {one}" for one in self.notes)])
 
 
 def path_for(model: str | os.PathLike[str]) -> Path:

@@ -12,13 +12,10 @@ import math
 import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from onnxpool.errors import ArgumentError, GoldenError
 from onnxpool.validation.report import EXIT_STATUS, SCHEMA, Report, Result, Run, failed, worst
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 WORSE = 2.0
 """An error has got worse, or better, where its share of the budget is more than so many times what it was,"""
@@ -41,12 +38,6 @@ class Difference:
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``json.dumps``."""
         return {"worse": [*self.worse], "better": [*self.better], "missing": [*self.missing], "same": self.same}
-
-    def table(self) -> "RenderableType":
-        """One line each."""
-        kinds = (("worse", self.worse), ("missing", self.missing), ("better", self.better))
-        lines = [f"{kind}: {line}" for kind, told in kinds for line in told]
-        return "\n".join([*lines, f"{self.same} results are as they were"])
 
 
 def load(path: str | os.PathLike[str]) -> Report:
@@ -145,6 +136,7 @@ def _made(kind: type[_Value], values: dict[str, Any]) -> _Value:
 
 
 def _unplain(value: Any, kind: Any) -> Any:
+    """What JSON holds of a value of this kind, made that value again: lists become tuples, numbers finite or not."""
     if kind is float:
         return math.nan if value is None else float(value)
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(_unplain(entry, get_args(kind)[0]) for entry in value) if isinstance(value, list) else value

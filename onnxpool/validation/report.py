@@ -1,14 +1,12 @@
-"""What a validation found, as plain values; :mod:`onnxpool.validation.as_text`, ``page`` and ``junit`` show it."""
+"""What a validation found, as values.
+
+Shown by :mod:`onnxpool.validation.as_text`, :mod:`onnxpool.validation.as_html` and :mod:`onnxpool.validation.as_junit`.
+"""
 
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
-
-from onnxpool.validation import as_html, as_junit, as_text
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from typing import Any, Literal, TypeAlias
 
 Verdict: TypeAlias = Literal["skipped", "passed", "noted", "mismatch", "unloadable", "structure", "crashed"]
 """What became of a result, a run or a whole validation.
@@ -170,22 +168,6 @@ class Report:
         values["runs"] = [{"name": run.name, **asdict(run)} for run in self.runs]
         plain: dict[str, Any] = _plain(values)
         return plain
-
-    def table(self) -> "RenderableType":
-        """A table of the runs and every sentence of the report, for ``rich.print``."""
-        return as_text.table(self.to_json())
-
-    def sentences(self) -> list[str]:
-        """Why runs were skipped or failed, what changed in the model, and the notes."""
-        return as_text.sentences(self.to_json())
-
-    def html(self) -> str:
-        """One web page, complete in itself."""
-        return as_html.render(self.to_json(), self.summary, self.sentences())
-
-    def junit(self) -> str:
-        """JUnit's XML, which continuous integration servers read: a suite per run, a test per case and output."""
-        return as_junit.render(self.to_json())
 
 
 def _plain(value: Any) -> Any:
