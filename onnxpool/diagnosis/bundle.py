@@ -57,7 +57,7 @@ class Bundle:
         return "\n".join([f"{self.folder}: case {self.case!r}", *self.files, f"run it there: {COMMAND}"])
 
 
-def bundle(
+def write_bundle(
     model: Model, folder: str | os.PathLike[str], reference: Reference = None, case: str | None = None
 ) -> Bundle:
     """Write ``model`` and one of its cases, by default the first, to ``folder``.

@@ -1,11 +1,11 @@
 """The pooling methods, one file each.
 
-A new file here is all that a new method needs: it sets ``POOL``, and ``__all__`` to the names of its PyTorch modules.
+A new file here is all that a new method needs: it sets ``POOL``, and ``__all__`` to the names of its PyTorch modules,
+which :mod:`onnxpool.nn` imports by name (one line there, and the names in its ``__all__``, for type checkers).
 """
 
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any
 
 from onnxpool.pools._method import Node, Pool
 
@@ -18,6 +18,3 @@ POOLS: dict[str, Pool] = {method.POOL.name: method.POOL for method in _METHODS}
 
 NODES: dict[str, Node] = {pool.node.op_type: pool.node for pool in POOLS.values() if pool.node}
 """The operators of our domain by their ONNX name."""
-
-MODULES: dict[str, Any] = {name: getattr(method, name) for method in _METHODS for name in method.__all__}
-"""The PyTorch modules of every method by their name."""

@@ -198,7 +198,7 @@ class Repository:
     def _serve(self, key: Key, file: Path) -> Served:
         stamp = _stamp(file)
         if self.options.require_certificate:
-            certificate.check(file)
+            certificate.check_certificate(file)
         session = load(file, kernels=self.options.kernels, threads=self.options.session_threads)
         trial = attempt(session, file)
         if trial.fault and self.options.on_mismatch == "refuse":

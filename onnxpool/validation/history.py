@@ -1,8 +1,8 @@
 """Saved results: read back, judged again with other bounds, and compared with later ones.
 
->>> report = load("network.certificate.json")  # doctest: +SKIP
->>> judge(report, 0.5).passed  # half of each bound  # doctest: +SKIP
->>> compare(report, load("later.json")).worse  # doctest: +SKIP
+>>> report = load_report("network.certificate.json")  # doctest: +SKIP
+>>> judge_report(report, 0.5).passed  # half of each bound  # doctest: +SKIP
+>>> compare_reports(report, load_report("later.json")).worse  # doctest: +SKIP
 
 A file is a certificate, or what ``onnxpool validate --json`` printed. Nothing is run.
 """
@@ -49,7 +49,7 @@ class Difference:
         return "\n".join([*lines, f"{self.same} results are as they were"])
 
 
-def load(path: str | os.PathLike[str]) -> Report:
+def load_report(path: str | os.PathLike[str]) -> Report:
     """The report in a certificate, or in what ``onnxpool validate --json`` printed.
 
     Raises :class:`GoldenError` for a file that is neither, or of another version.
@@ -67,7 +67,7 @@ def load(path: str | os.PathLike[str]) -> Report:
         raise GoldenError(f"{path} holds no results ({error}); give a certificate, or validate --json") from error
 
 
-def judge(report: Report, scale: float) -> Report:
+def judge_report(report: Report, scale: float) -> Report:
     """The same numbers with every bound multiplied by ``scale``.
 
     NaN and infinities out of place, wrong shapes and crashes stay what they are: no bound forgives them.
@@ -84,7 +84,7 @@ def judge(report: Report, scale: float) -> Report:
     )
 
 
-def compare(old: Report, new: Report) -> Difference:
+def compare_reports(old: Report, new: Report) -> Difference:
     """What became worse and better, by run, case and output; runs that were skipped either time do not count."""
     before, after = _results(old), _results(new)
     told: dict[int, list[str]] = {-1: [], 0: [], 1: []}
