@@ -71,9 +71,9 @@ class Repository:
     """
 
     def __init__(self, path: str | os.PathLike[str], options: Options | None = None) -> None:
-        self.path = Path(path)
-        self.options = options or Options()
-        self.metrics = Metrics()
+        self.path: Path = Path(path)
+        self.options: Options = options or Options()
+        self.metrics: Metrics = Metrics()
         self._entries: dict[Key, Entry] = {}
         self._looks: dict[Key, Stamp] = {}
         self._unloaded: set[str] = set()
