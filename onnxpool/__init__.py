@@ -10,8 +10,9 @@ Importing this needs neither torch nor onnxruntime; what does need them says whi
 until a name is used, so that ``onnxpool --help`` answers at once.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from onnxpool._lazy import on_demand
 
 if TYPE_CHECKING:
     from onnxpool import deploy, diagnosis, errors, models, nn, serve, validation
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from onnxpool.network.export import export
     from onnxpool.network.swap import swap
     from onnxpool.run.native_library import library_path
+    from onnxpool.run.predict import predict
     from onnxpool.run.session import Session, load
     from onnxpool.validation.validate import validate
     from onnxpool.window import Window
@@ -39,6 +41,7 @@ __all__ = [
     "models",
     "nn",
     "pool_nodes",
+    "predict",
     "serve",
     "swap",
     "to_form",
@@ -55,20 +58,12 @@ _HOMES = {
     "lift": "lifting.lift",
     "load": "run.session",
     "pool_nodes": "graph.forms",
+    "predict": "run.predict",
     "swap": "network.swap",
     "to_form": "graph.forms",
     "validate": "validation.validate",
 }
 """The module that each public name is in; the others are modules themselves."""
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"onnxpool.{_HOMES[name]}"), name)
-    if name in __all__:
-        return import_module(f"onnxpool.{name}")
-    raise AttributeError(f"module 'onnxpool' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = on_demand(__name__, [*__all__, "__version__"], _HOMES)

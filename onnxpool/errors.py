@@ -13,6 +13,18 @@
 A comparison that fails is no error: :class:`onnxpool.validation.validate.Report` holds it as a value.
 """
 
+__all__ = [
+    "ArgumentError",
+    "CertificateError",
+    "ExportError",
+    "FormError",
+    "GoldenError",
+    "KernelError",
+    "MissingExtra",
+    "OnnxpoolError",
+    "SessionError",
+]
+
 
 class OnnxpoolError(Exception):
     """Root of the tree; ``except OnnxpoolError`` catches everything above."""

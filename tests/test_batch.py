@@ -207,7 +207,7 @@ def test_a_column_that_is_not_there(tmp_path, answers):
 )
 def test_wrong_arguments_are_found_before_anything_starts(tmp_path, means, arguments, told):
     with pytest.raises(ArgumentError, match=told):
-        batch.run(means, photos(tmp_path / "photos", [RED]), tmp_path / "out", **arguments)
+        batch.run_batch(means, photos(tmp_path / "photos", [RED]), tmp_path / "out", **arguments)
     assert not (tmp_path / "out").exists()
 
 
@@ -218,7 +218,7 @@ def test_a_finished_batch_starts_nothing(tmp_path, means):
     for shard in plan(tmp_path / "out", means, shards(source, 2), {"column": None, **pictures}):
         Worker(Setting(str(means), str(tmp_path / "out"), None, 1, 8, pictures)).write(shard)
     told = []
-    done = batch.run(means, source, tmp_path / "out", shard=2, progress=lambda *what: told.append(what))
+    done = batch.run_batch(means, source, tmp_path / "out", shard=2, progress=lambda *what: told.append(what))
     assert asdict(done) | {"time_s": 0} == {
         "folder": str(tmp_path / "out"), "shards": 2, "skipped": 2, "rows": 0, "errors": 0, "time_s": 0
     }  # fmt: skip

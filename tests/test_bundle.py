@@ -17,8 +17,8 @@ import onnxpool
 from onnxpool import nn
 from onnxpool.diagnosis import bundle
 from onnxpool.diagnosis import runs as node_runs
-from onnxpool.diagnosis.bisect import bisect
-from onnxpool.diagnosis.per_node import compare
+from onnxpool.diagnosis.bisect import bisect_model
+from onnxpool.diagnosis.per_node import compare_nodes
 from onnxpool.errors import ArgumentError
 from onnxpool.golden import from_torch
 from onnxpool.run import native_library
@@ -66,7 +66,7 @@ def changed(made, **attributes):
 
 @pytest.mark.parametrize("library", [False, pytest.param(True, marks=native)])
 def test_a_right_model_reproduces(network, tmp_path, library):
-    written = bundle.bundle(network[1], tmp_path / "right", network[2], "image")
+    written = bundle.write_bundle(network[1], tmp_path / "right", network[2], "image")
     assert written.files == (
         "allowed.json",
         "model.onnx",
@@ -85,7 +85,7 @@ def test_a_right_model_reproduces(network, tmp_path, library):
 
 
 def test_the_data_is_in_the_layout_of_onnx(network, tmp_path):
-    bundle.bundle(network[1], tmp_path / "data", network[2], "example")
+    bundle.write_bundle(network[1], tmp_path / "data", network[2], "example")
     case = network[2].case("example")
     for kind, arrays in (("input", case.inputs), ("output", case.answers)):
         tensor = onnx.TensorProto.FromString((tmp_path / "data" / "test_data_set_0" / f"{kind}_0.pb").read_bytes())
@@ -96,7 +96,7 @@ def test_the_data_is_in_the_layout_of_onnx(network, tmp_path):
 
 
 def test_a_wrong_model_fails_without_onnxpool(network, tmp_path):
-    bundle.bundle(changed(network[1], count_include_pad=0), tmp_path / "wrong", network[2])
+    bundle.write_bundle(changed(network[1], count_include_pad=0), tmp_path / "wrong", network[2])
     status, printed = reproduced(tmp_path / "wrong")
     assert status == 1
     assert printed.splitlines()[-1] == "FAILED"
@@ -105,7 +105,7 @@ def test_a_wrong_model_fails_without_onnxpool(network, tmp_path):
 @pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
 @pytest.mark.parametrize("case", ["ordinary", "nan", "inf"])
 def test_every_type_and_what_is_not_finite(dtype, case, tmp_path):
-    bundle.bundle(pooled(Window.of(2, 2, 2), dtype), tmp_path / "bare", None, case)
+    bundle.write_bundle(pooled(Window.of(2, 2, 2), dtype), tmp_path / "bare", None, case)
     status, printed = reproduced(tmp_path / "bare")
     assert status == 0, printed
 
@@ -114,9 +114,9 @@ def test_a_folder_is_never_overwritten(network, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").write_text("precious")
     with pytest.raises(ArgumentError, match="holds something already"):
-        bundle.bundle(network[1], tmp_path / "mine", network[2])
+        bundle.write_bundle(network[1], tmp_path / "mine", network[2])
     with pytest.raises(ArgumentError, match="case='none' is none of example, ordinary"):
-        bundle.bundle(network[1], tmp_path / "new", network[2], "none")
+        bundle.write_bundle(network[1], tmp_path / "new", network[2], "none")
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
@@ -124,7 +124,7 @@ def test_a_folder_is_never_overwritten(network, tmp_path):
 
 
 def test_bisection_keeps_the_one_wrong_node(network, tmp_path):
-    found = bisect(changed(network[1], count_include_pad=0), tmp_path / "small", network[0])
+    found = bisect_model(changed(network[1], count_include_pad=0), tmp_path / "small", network[0])
     assert found.nodes == ("node_avg_pool2d",)
     assert "right with count_include_pad=1" in found.reason
     graph = onnx.load(tmp_path / "small" / "model.onnx").graph
@@ -134,7 +134,7 @@ def test_bisection_keeps_the_one_wrong_node(network, tmp_path):
 
 
 def test_without_the_module_it_keeps_what_nobody_knows(network, tmp_path):
-    found = bisect(changed(network[1], count_include_pad=0), tmp_path / "known", network[2], "image")
+    found = bisect_model(changed(network[1], count_include_pad=0), tmp_path / "known", network[2], "image")
     assert set(found.nodes) == {"node_conv2d", "node_relu", "node_soft_pool", "node_avg_pool2d"}
     assert reproduced(tmp_path / "known")[0] == 1
 
@@ -152,8 +152,8 @@ def test_a_fault_of_two_nodes_together(network, tmp_path, monkeypatch):
         return session
 
     monkeypatch.setattr(node_runs, "load", load)
-    assert "onnxpool bisect finds which" in compare(network[1], network[0], "ordinary").notes[0]
-    found = bisect(network[1], tmp_path / "pair", network[0], "ordinary")
+    assert "onnxpool bisect finds which" in compare_nodes(network[1], network[0], "ordinary").notes[0]
+    found = bisect_model(network[1], tmp_path / "pair", network[0], "ordinary")
     assert found.nodes == ("node_relu", "node_soft_pool")
     assert found.reason == "these nodes are right one by one, and wrong together"
     assert reproduced(tmp_path / "pair")[0] == 0, "ONNX Runtime itself is right"
@@ -161,7 +161,7 @@ def test_a_fault_of_two_nodes_together(network, tmp_path, monkeypatch):
 
 def test_a_right_model_cannot_be_bisected(network, tmp_path):
     with pytest.raises(ArgumentError, match=r"none of \d+ cases fails in ONNX Runtime with kernels='off'"):
-        bisect(network[1], tmp_path / "none", network[2])
+        bisect_model(network[1], tmp_path / "none", network[2])
     with pytest.raises(ArgumentError, match="case='image' does not fail in ONNX Runtime"):
-        bisect(network[1], tmp_path / "none", network[2], "image")
+        bisect_model(network[1], tmp_path / "none", network[2], "image")
     assert not (tmp_path / "none").exists()

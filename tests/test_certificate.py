@@ -33,13 +33,13 @@ def model(validated, tmp_path):
     path, report = validated
     for file in (path, golden_file.path_for(path)):
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    certificate.issue(report, tmp_path / "net.onnx")
+    certificate.issue_certificate(report, tmp_path / "net.onnx")
     return tmp_path / "net.onnx"
 
 
 def faults(model):
     with pytest.raises(CertificateError) as caught:
-        certificate.check(model)
+        certificate.check_certificate(model)
     return str(caught.value)
 
 
@@ -51,12 +51,12 @@ def edit(model, change):
 
 
 def test_an_untouched_model_holds(model):
-    found = certificate.check(model)
+    found = certificate.check_certificate(model)
     assert found.passed
     assert found.signature is None
     assert found.report["runs"][0]["results"][0]["share"] < 1
     assert found.content["tolerances"]["FLOOR_ULPS"] == bounds.FLOOR_ULPS
-    verification = certificate.verify(model)
+    verification = certificate.verify_certificate(model)
     assert (verification.faults, verification.notes) == ((), ())
     assert verification.summary.startswith("HOLDS: PASSED")
     assert json.loads(json.dumps(verification.to_json()))["holds"] is True
@@ -65,7 +65,7 @@ def test_an_untouched_model_holds(model):
 def test_a_renamed_model_holds(model):
     for path in (model, golden_file.path_for(model), certificate.path_for(model)):
         path.rename(path.with_name(path.name.replace("net", "other")))
-    assert certificate.check(model.with_name("other.onnx")).passed
+    assert certificate.check_certificate(model.with_name("other.onnx")).passed
 
 
 @pytest.mark.parametrize("name", ["net.onnx", "net.golden.npz"])
@@ -77,8 +77,8 @@ def test_one_changed_byte_is_found_and_named(model, name):
 
 def test_missing_files(model):
     golden_file.path_for(model).unlink()
-    assert "cannot be validated again" in certificate.verify(model).notes[0]
-    assert certificate.check(model).passed
+    assert "cannot be validated again" in certificate.verify_certificate(model).notes[0]
+    assert certificate.check_certificate(model).passed
     model.unlink()
     assert "net.onnx is missing" in faults(model)
     certificate.path_for(model).unlink()
@@ -90,8 +90,8 @@ def test_external_weights_belong_to_the_model(validated, tmp_path):
     weight = ir.Value(name="w", const_value=ir.tensor(np.ones(1000, np.float32), name="w"))
     model.graph.initializers["w"] = weight
     ir.save(model, tmp_path / "big.onnx", external_data="big.bin", size_threshold_bytes=0)
-    certificate.issue(validated[1], tmp_path / "big.onnx")
-    assert certificate.check(tmp_path / "big.onnx").passed
+    certificate.issue_certificate(validated[1], tmp_path / "big.onnx")
+    assert certificate.check_certificate(tmp_path / "big.onnx").passed
     (tmp_path / "big.bin").write_bytes(b"0")
     assert "big.bin has changed" in faults(tmp_path / "big.onnx")
 
@@ -99,7 +99,7 @@ def test_external_weights_belong_to_the_model(validated, tmp_path):
 @pytest.mark.skipif(native_library.why_missing() is not None, reason="without the native library")
 def test_the_native_library_is_the_validated_one_or_none(model, monkeypatch, tmp_path):
     monkeypatch.setenv(native_library.OVERRIDE, str(tmp_path / "none.so"))
-    assert "function bodies will run here" in certificate.verify(model).notes[0]
+    assert "function bodies will run here" in certificate.verify_certificate(model).notes[0]
     (tmp_path / "none.so").write_bytes(b"another")
     assert "native library here is not the one" in faults(model)
 
@@ -111,25 +111,27 @@ def test_an_edited_certificate_is_found(model):
 
 def test_a_failed_validation_is_refused_and_shown(model, validated):
     failed = validate(validated[0], lambda feeds: {"y": feeds["x"][..., ::2, ::2] + 1}, forms=["standard"])
-    certificate.issue(failed, model)
+    certificate.issue_certificate(failed, model)
     assert "its validation failed (FAILED" in faults(model)
-    assert not certificate.load(certificate.path_for(model)).passed
+    assert not certificate.load_certificate(certificate.path_for(model)).passed
 
 
 def test_signatures(model, validated, monkeypatch):
     monkeypatch.setenv(certificate.KEY, "secret")
     assert "it is not signed" in faults(model)
-    certificate.issue(validated[1], model)
-    assert certificate.check(model).signature
+    certificate.issue_certificate(validated[1], model)
+    assert certificate.check_certificate(model).signature
     assert "secret" not in certificate.path_for(model).read_text()
     monkeypatch.setenv(certificate.KEY, "another")
     assert "its signature was not made with this ONNXPOOL_SIGNING_KEY" in faults(model)
     monkeypatch.setenv(certificate.KEY, "secret")
     edit(model, lambda values: values.update(digest=certificate._digest({}), content={**values["content"], "a": 1}))
     assert "the digest does not match" in faults(model)
-    certificate.issue(validated[1], model)
+    certificate.issue_certificate(validated[1], model)
     monkeypatch.delenv(certificate.KEY)
-    assert certificate.verify(model).notes == ("its signature was not checked: ONNXPOOL_SIGNING_KEY is not set",)
+    assert certificate.verify_certificate(model).notes == (
+        "its signature was not checked: ONNXPOOL_SIGNING_KEY is not set",
+    )
 
 
 def test_other_versions_are_noted(model):
@@ -138,7 +140,7 @@ def test_other_versions_are_noted(model):
         values["digest"] = certificate._digest(values["content"])
 
     edit(model, older)
-    assert any(note.startswith("onnxruntime was 1.0, is ") for note in certificate.verify(model).notes)
+    assert any(note.startswith("onnxruntime was 1.0, is ") for note in certificate.verify_certificate(model).notes)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"content": {}, "digest": "", "signature": null}'])

@@ -8,7 +8,7 @@ from models import pooled
 
 import onnxpool
 from onnxpool import nn
-from onnxpool.diagnosis.per_node import compare
+from onnxpool.diagnosis.per_node import compare_nodes
 from onnxpool.golden import from_torch
 from onnxpool.graph import shapes
 from onnxpool.validation.as_text import sentences
@@ -78,7 +78,7 @@ def exported():
 def test_what_an_export_declares_is_so(exported):
     module, made, golden = exported
     assert validate(made, golden, forms=["standard"]).passed
-    assert compare(made, module).notes == ()
+    assert compare_nodes(made, module).notes == ()
 
 
 def test_an_output_that_is_not_as_declared_is_a_fault_of_structure(exported):
@@ -95,7 +95,7 @@ def test_a_value_inside_that_is_not_as_declared_is_noted(exported):
     copy = made.clone()
     relu = next(node for node in copy.graph if node.op_type == "Relu")
     relu.outputs[0].shape = ir.Shape(["batch", 3, "h", "w"])
-    nodes = compare(copy, module)
+    nodes = compare_nodes(copy, module)
     assert any("axis 2 of value 'relu' has 16 cells; the model declares h, which is 32" in note for note in nodes.notes)
 
 

@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 
 import onnxpool
 from onnxpool import nn
-from onnxpool.diagnosis.per_node import compare
+from onnxpool.diagnosis.per_node import compare_nodes
 from onnxpool.golden import from_function, from_torch
 from onnxpool.pools import OPERATORS
 from onnxpool.validation.as_text import sentences
@@ -153,7 +153,7 @@ def test_against_the_module_alone_the_node_is_named(exported, fault, op_type, se
     module, made, _ = exported
     copy = made.clone()
     PLANTED[fault][0](copy)
-    nodes = compare(copy, module)
+    nodes = compare_nodes(copy, module)
     assert nodes.first.op_type == op_type
     assert sentence in nodes.first.sentence
     assert "test_faults.py" in nodes.first.line
@@ -206,7 +206,7 @@ def test_padding_counted_in_soft_pool_is_caught_at_the_border():
     report = validate(naive(padded_first=True), answers_to(naive(), "ordinary", "image"))
     assert report.exit_status == 1
     assert "only elements along the border are wrong: look at the padding and whether it counts" in sentences(report)[0]
-    nodes = compare(naive(padded_first=True), answers_to(naive(), "ordinary", "image"))
+    nodes = compare_nodes(naive(padded_first=True), answers_to(naive(), "ordinary", "image"))
     assert "look at the padding and whether it counts; or one of 5 nodes in front of it" in nodes.first.sentence
 
 
@@ -217,7 +217,7 @@ def test_overflow_of_a_naive_decomposition_in_float16_is_caught_and_explained():
     assert report.exit_status == 1
     assert "an intermediate result overflows float16" in sentences(report)[0]
     assert "onnxpool lift replaces them" in sentences(report)[0]
-    nodes = compare(naive("float16"), answers_to(naive("float16"), "huge"))
+    nodes = compare_nodes(naive("float16"), answers_to(naive("float16"), "huge"))
     assert "node 'exp' (Exp) introduces an error by the model itself: its values reach" in nodes.first.sentence
 
 
@@ -249,4 +249,4 @@ def test_batch_norm_in_training_mode_is_caught_and_named():
         "node 'norm' (BatchNormalization) is in training mode, so that it takes statistics of each batch: export in "
         "evaluation mode",
     )
-    assert "it is right with training_mode=0" in compare(made, right).first.sentence
+    assert "it is right with training_mode=0" in compare_nodes(made, right).first.sentence

@@ -10,7 +10,7 @@ import onnxpool
 
 PACKAGE = Path(onnxpool.__file__).parent
 FLOORS = [
-    ["errors", "_files", "domain", "dtypes"],
+    ["errors", "_files", "_lazy", "domain", "dtypes"],
     ["window"],
     ["pools"],
     ["nn", "graph"],

@@ -14,7 +14,7 @@ import onnxpool
 from onnxpool import nn
 from onnxpool.diagnosis import runs as node_runs
 from onnxpool.diagnosis import traced
-from onnxpool.diagnosis.per_node import compare
+from onnxpool.diagnosis.per_node import compare_nodes
 from onnxpool.errors import ArgumentError
 from onnxpool.golden import from_function, from_torch
 from onnxpool.graph import subgraph
@@ -69,7 +69,7 @@ def parts(nodes):
 @pytest.mark.parametrize("mode", ["off", pytest.param("require", marks=native)])
 def test_a_right_network_agrees_at_every_node(network, mode):
     module, made = network
-    nodes = compare(made, module, kernels=mode)
+    nodes = compare_nodes(made, module, kernels=mode)
     assert set(parts(nodes).values()) == {"agrees"}
     assert {"Conv", "Relu", "SoftPool", "AveragePool", "ReduceMean", "Gemm"} <= set(parts(nodes))
     assert nodes.first is None
@@ -81,7 +81,7 @@ def test_a_right_network_agrees_at_every_node(network, mode):
 
 def test_every_node_knows_its_line(network):
     module, made = network
-    lines = {one.op_type: one for one in compare(made, module, "ordinary").results}
+    lines = {one.op_type: one for one in compare_nodes(made, module, "ordinary").results}
     assert lines["SoftPool"].code == "y = self.soft(y)"
     assert lines["AveragePool"].code == "y = self.average(y)"
     assert lines["Conv"].line.rpartition(":")[0].endswith("test_per_node.py")
@@ -90,7 +90,7 @@ def test_every_node_knows_its_line(network):
 
 def test_a_wrong_attribute_is_found_at_its_node_with_the_remedy(network):
     module, made = network
-    nodes = compare(changed(made, "AveragePool", setting("count_include_pad", 0)), module)
+    nodes = compare_nodes(changed(made, "AveragePool", setting("count_include_pad", 0)), module)
     assert nodes.first.op_type == "AveragePool"
     assert (nodes.first.part, nodes.first.by) == ("introduces", "model")
     assert "it is right with count_include_pad=1" in nodes.first.sentence
@@ -102,7 +102,7 @@ def test_a_wrong_attribute_is_found_at_its_node_with_the_remedy(network):
 
 def test_a_wrong_shape_is_found_at_its_node(network):
     module, made = network
-    nodes = compare(changed(made, "SoftPool", setting("pads", [0, 0, 0, 0])), module)
+    nodes = compare_nodes(changed(made, "SoftPool", setting("pads", [0, 0, 0, 0])), module)
     assert nodes.first.op_type == "SoftPool"
     assert "its last row or column is missing" in nodes.first.sentence
     assert nodes.first.share == np.inf
@@ -113,14 +113,14 @@ def test_a_model_that_stops_half_way_is_still_compared():
     """The last layer does not take what comes of the wrong pooling: only nodes alone can run."""
     module = torch.nn.Sequential(nn.SoftPool2d(2, ceil_mode=True), torch.nn.Flatten(), torch.nn.Linear(18, 2)).eval()
     made = onnxpool.export(module, (torch.randn(1, 2, 5, 5),), golden=False)
-    nodes = compare(changed(made, "SoftPool", setting("ceil_mode", 0)), module)
+    nodes = compare_nodes(changed(made, "SoftPool", setting("ceil_mode", 0)), module)
     assert "the model as a whole does not run" in nodes.notes[0]
     assert "it is right with ceil_mode=1" in nodes.first.sentence
     assert parts(nodes)["Gemm"] == "agrees"
 
 
 def test_a_node_that_cannot_be_is_named(network):
-    nodes = compare(changed(network[1], "SoftPool", setting("kernel_shape", [1, 1])), network[0])
+    nodes = compare_nodes(changed(network[1], "SoftPool", setting("kernel_shape", [1, 1])), network[0])
     assert nodes.first.op_type == "SoftPool"
     assert "padding=(1, 1) is more than half the extent of the window" in nodes.first.reason
     assert parts(nodes)["Conv"] == "agrees"
@@ -135,7 +135,7 @@ def test_a_tampered_body_is_the_bodys_fault(network):
         body.insert_before(cast, negated)
 
     module, made = network
-    nodes = compare(changed(made, "SoftPool", negate), module)
+    nodes = compare_nodes(changed(made, "SoftPool", negate), module)
     assert (nodes.first.op_type, nodes.first.by) == ("SoftPool", "body")
     assert "by its function body" in nodes.first.sentence
 
@@ -152,7 +152,7 @@ def test_a_wrong_runtime_is_the_runtimes_fault(network, monkeypatch):
         return session
 
     monkeypatch.setattr(node_runs, "load", load)
-    nodes = compare(network[1], network[0])
+    nodes = compare_nodes(network[1], network[0])
     assert (nodes.first.op_type, nodes.first.by) == ("Relu", "runtime")
     assert "every wrong element is 1.01 times its answer" in nodes.first.reason
 
@@ -160,10 +160,10 @@ def test_a_wrong_runtime_is_the_runtimes_fault(network, monkeypatch):
 def test_without_pytorch_the_answers_at_the_end_are_what_is_known(network):
     module, made = network
     golden = from_torch.record(module, made, (torch.randn(2, 2, 12, 14),))
-    right = compare(made, golden)
+    right = compare_nodes(made, golden)
     assert right.first is None
     assert "1 of" in right.source
-    nodes = compare(changed(made, "AveragePool", setting("count_include_pad", 0)), golden)
+    nodes = compare_nodes(changed(made, "AveragePool", setting("count_include_pad", 0)), golden)
     assert nodes.first.op_type == "Gemm"
     assert "or one of" in nodes.first.reason
     assert "node_avg_pool2d" in nodes.first.reason
@@ -182,19 +182,19 @@ def test_overflow_is_found_where_it_starts():
         lambda feeds: {"y": OPERATORS["SoftPool"].reference(Window.of(2, 2, 2), feeds["x"])},
         pooled(Window.of(2, 2, 2), "float16"),
     )
-    found = compare(naive, soft, "huge")
+    found = compare_nodes(naive, soft, "huge")
     assert found.first.name == "exp"
     assert "beyond the range of float16" in found.first.sentence
-    assert compare(naive, soft, "image").first is None
+    assert compare_nodes(naive, soft, "image").first is None
 
 
 def test_height_and_width_exchanged_in_a_window():
     def right(feeds):
         return {"y": OPERATORS["SoftPool"].reference(Window.of(2, (3, 1), 1, (1, 0)), feeds["x"])}
 
-    nodes = compare(pooled(Window.of(2, (1, 3), 1, (0, 1))), right)
+    nodes = compare_nodes(pooled(Window.of(2, (1, 3), 1, (0, 1))), right)
     assert "it is right with height and width of its window exchanged" in nodes.first.sentence
-    assert compare(pooled(Window.of(2, (3, 1), 1, (1, 0))), right).first is None
+    assert compare_nodes(pooled(Window.of(2, (3, 1), 1, (1, 0))), right).first is None
 
 
 def test_an_operator_that_nobody_knows_is_left_out():
@@ -205,7 +205,7 @@ def test_an_operator_that_nobody_knows_is_left_out():
     ]
     given = model(nodes, 2)
     given.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    found = compare(given, lambda feeds: {"y": feeds["x"] / (1 + np.exp(-feeds["x"]))}, "ordinary")
+    found = compare_nodes(given, lambda feeds: {"y": feeds["x"] / (1 + np.exp(-feeds["x"]))}, "ordinary")
     assert [(one.name, one.part) for one in found.results] == [("negate again", "agrees")]
     assert found.notes == ("2 nodes have no reference: onnx's evaluator does not know them",)
 
@@ -225,26 +225,26 @@ def test_branches_and_functions_are_looked_through():
     body = [helper.make_node("Add", ["a", "a"], ["b"])]
     given.functions.append(helper.make_function("mine", "Twice", ["a"], ["b"], body, [helper.make_opsetid("", 18)]))
     given.opset_import.append(helper.make_opsetid("mine", 1))
-    nodes = compare(given, lambda feeds: {"y": -2 * feeds["x"]})
+    nodes = compare_nodes(given, lambda feeds: {"y": -2 * feeds["x"]})
     assert [(one.op_type, one.part) for one in nodes.results] == [
         ("Cast", "agrees"),
         ("Add", "agrees"),
         ("If", "agrees"),
     ]
-    wrong = compare(given, lambda feeds: {"y": 2 * feeds["x"]})
+    wrong = compare_nodes(given, lambda feeds: {"y": 2 * feeds["x"]})
     assert wrong.first.name == "choose"
     assert "every wrong element is -1 times its answer" in wrong.first.sentence
 
 
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 def test_other_types(dtype):
-    nodes = compare(pooled(Window.of(2, 3, 2, 1), dtype))
+    nodes = compare_nodes(pooled(Window.of(2, 3, 2, 1), dtype))
     assert [one.part for one in nodes.results] == ["agrees"]
 
 
 def test_a_case_that_there_is_none_of(network):
     with pytest.raises(ArgumentError, match="case='none' is none of ordinary, "):
-        compare(network[1], network[0], "none")
+        compare_nodes(network[1], network[0], "none")
 
 
 def test_a_segment_keeps_what_it_needs(network):

@@ -290,10 +290,10 @@ def test_a_killed_worker_loses_no_row_and_a_stopped_batch_goes_on(ray, tmp_path)
 
     batches = {"shard": 8, "workers": 2, "mean": [0] * 3, "std": [1] * 3}
     with pytest.raises(KeyboardInterrupt):
-        batch.run(means, tmp_path / "photos", tmp_path / "out", progress=kill, **batches)
+        batch.run_batch(means, tmp_path / "photos", tmp_path / "out", progress=kill, **batches)
     workers = set()
     start = time.perf_counter()
-    done = batch.run(
+    done = batch.run_batch(
         means, tmp_path / "photos", tmp_path / "out", progress=lambda *told: workers.add(told[2]), **batches
     )
     assert done.shards == 30
@@ -314,7 +314,7 @@ def test_the_speed_of_a_batch(ray, tmp_path):
     for i in range(600):
         picture(tmp_path / "photos" / f"{i:03}.png", (i % 256, 0, 0), size=(224, 224))
     times = []
-    done = batch.run(
+    done = batch.run_batch(
         means,
         tmp_path / "photos",
         tmp_path / "out",

@@ -31,18 +31,18 @@ def test_a_report_survives_the_file(tmp_path):
     path = tmp_path / "report.json"
     for values in (GOOD.to_json(), {"content": {"report": GOOD.to_json()}, "digest": "", "signature": None}):
         path.write_text(json.dumps(values, allow_nan=False))
-        assert history.load(path).to_json() == GOOD.to_json()
-    assert history.load(path).runs[0].results[2].snr_db == math.inf
-    assert math.isnan(history.load(path).runs[0].results[0].max_ulp)
+        assert history.load_report(path).to_json() == GOOD.to_json()
+    assert history.load_report(path).runs[0].results[2].snr_db == math.inf
+    assert math.isnan(history.load_report(path).runs[0].results[0].max_ulp)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 1}', '{"schema": 2}', '{"schema": 2, "runs": [1]}'])
 def test_no_results(tmp_path, text):
     (tmp_path / "bad.json").write_text(text)
     with pytest.raises(GoldenError, match="holds no results"):
-        history.load(tmp_path / "bad.json")
+        history.load_report(tmp_path / "bad.json")
     with pytest.raises(GoldenError, match="holds no results"):
-        history.load(tmp_path / "none.json")
+        history.load_report(tmp_path / "none.json")
 
 
 def test_tighter_bounds_fail_what_came_close():
@@ -75,21 +75,21 @@ def test_no_scale(scale):
 
 def test_what_became_worse():
     new = report(result("a", 0.9), result("b", 1.1), result("c", 0.04))
-    difference = history.compare(GOOD, new)
+    difference = history.compare_reports(GOOD, new)
     assert difference.worse == (
         "onnxruntime, function, a, y: passed at 0.4 became passed at 0.9",
         "onnxruntime, function, b, y: passed at 0.9 became mismatch at 1.1",
     )
     assert (difference.better, difference.missing, difference.same) == ((), (), 1)
-    assert history.compare(new, GOOD).better[0].endswith("a, y: passed at 0.9 became passed at 0.4")
+    assert history.compare_reports(new, GOOD).better[0].endswith("a, y: passed at 0.9 became passed at 0.4")
     assert "worse: onnxruntime, function, a, y" in tables.difference(difference)
     assert json.loads(json.dumps(difference.to_json()))["same"] == 1
 
 
 def test_what_is_missing_is_told():
-    assert history.compare(GOOD, report(result("a", 0.4))).missing == (
+    assert history.compare_reports(GOOD, report(result("a", 0.4))).missing == (
         "onnxruntime, function, b, y",
         "onnxruntime, function, c, y",
     )
-    assert history.compare(report(result("a", 0.4)), GOOD).missing == ()
-    assert history.compare(GOOD, GOOD).same == 3
+    assert history.compare_reports(report(result("a", 0.4)), GOOD).missing == ()
+    assert history.compare_reports(GOOD, GOOD).same == 3

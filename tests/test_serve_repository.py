@@ -275,7 +275,7 @@ def test_only_certified_models(tmp_path):
     with pytest.raises(SessionError, match="there is no certificate") as refused:
         Repository(path, options)
     assert isinstance(refused.value.__cause__, CertificateError)
-    certificate.issue(validate(path), path)
+    certificate.issue_certificate(validate(path), path)
     assert asked(Repository(path, options)) == 3.49
     average(path)
     with pytest.raises(SessionError, match=r"m\.onnx has changed"):

@@ -89,10 +89,10 @@ def validate(
     if bundle or certificate:
         _keep(report, model, given, bundle, certificate)
     if per_node:
-        from onnxpool.diagnosis.per_node import of_report
+        from onnxpool.diagnosis import compare_nodes_of_report
 
         with working(f"Comparing {model} node by node"):
-            show(of_report(report, model, given), tables.nodes_of_report, as_json)
+            show(compare_nodes_of_report(report, model, given), tables.nodes_of_report, as_json)
     else:
         show(report, tables.report, as_json)
     raise typer.Exit(report.exit_status)
@@ -113,11 +113,11 @@ def bisect(
     Example: onnxpool bisect resnet.onnx smallest --reference nets.py:resnet
     """
     from onnxpool.cli import spelling
-    from onnxpool.diagnosis.bisect import bisect
+    from onnxpool.diagnosis import bisect_model
 
     with working(f"Bisecting {model}"):
         kernels: Literal["require", "off"] = "require" if native else "off"
-        found = bisect(model, folder, spelling.reference(reference, seed), case, kernels=kernels)
+        found = bisect_model(model, folder, spelling.reference(reference, seed), case, kernels=kernels)
     show(found, tables.bisection, as_json)
 
 
@@ -135,9 +135,9 @@ def bundle(
     Example: onnxpool bundle resnet.onnx reproducer --case nan
     """
     from onnxpool.cli import spelling
-    from onnxpool.diagnosis.bundle import bundle
+    from onnxpool.diagnosis import write_bundle
 
-    show(bundle(model, folder, spelling.reference(reference, seed), case), tables.bundle, as_json)
+    show(write_bundle(model, folder, spelling.reference(reference, seed), case), tables.bundle, as_json)
 
 
 @app.command(rich_help_panel="Proof")
@@ -154,15 +154,14 @@ def verify(
 
     Example: onnxpool verify resnet.onnx
     """
-    from onnxpool.validation import history
+    from onnxpool.validation import load_report, rescale_report, verify_certificate
     from onnxpool.validation.certificate import path_for
-    from onnxpool.validation.certificate import verify as check
 
-    verification = check(model)
+    verification = verify_certificate(model)
     show(verification, tables.verification, as_json and scale_bounds is None)
     passed = not verification.faults
     if scale_bounds is not None:
-        rescaled = history.rescale_report(history.load(path_for(model)), scale_bounds)
+        rescaled = rescale_report(load_report(path_for(model)), scale_bounds)
         show(rescaled, tables.report, as_json)
         passed &= rescaled.passed
     raise typer.Exit(0 if passed else 1)
@@ -178,19 +177,19 @@ def compare(
 
     Example: onnxpool compare released.certificate.json resnet.certificate.json
     """
-    from onnxpool.validation import history
+    from onnxpool.validation import compare_reports, load_report
 
-    difference = history.compare(history.load(old), history.load(new))
+    difference = compare_reports(load_report(old), load_report(new))
     show(difference, tables.difference, as_json)
     raise typer.Exit(1 if difference.worse else 0)
 
 
 def _keep(report: Any, model: Path, reference: Any, folder: Path | None, certificate: bool) -> None:
     """Write what was asked for beside the report."""
-    from onnxpool.diagnosis.bundle import bundle
-    from onnxpool.validation.certificate import issue
+    from onnxpool.diagnosis import write_bundle
+    from onnxpool.validation import issue_certificate
 
     if folder:
-        bundle(model, folder, reference, report.failing_case)
+        write_bundle(model, folder, reference, report.failing_case)
     if certificate:
-        issue(report, model)
+        issue_certificate(report, model)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+import onnxpool
 from onnxpool.cli import tables
 from onnxpool.cli.application import Json, ModelFile, app, show, working
 from onnxpool.errors import ArgumentError
@@ -42,10 +43,8 @@ def predict(
 
     Example: onnxpool predict resnet.onnx photo.jpg --labels labels.txt
     """
-    from onnxpool.run.predict import predict
-
     with working(f"Running {model}"):
-        predictions = predict(
+        predictions = onnxpool.predict(
             model,
             pictures,
             labels=labels,
@@ -84,12 +83,12 @@ def batch(
     """
     from rich.progress import MofNCompleteColumn, Progress
 
-    from onnxpool.deploy import batch as batches
+    from onnxpool.deploy import run_batch
 
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         shards = bar.add_task("Shards", total=None)
-        done = batches.run(
+        done = run_batch(
             model,
             source,
             output,
@@ -200,10 +199,10 @@ def package(
 
     Example: onnxpool package resnet.onnx repository --target triton
     """
-    from onnxpool import deploy
+    from onnxpool.deploy import package as write_package
 
     with working(f"Packaging {model}"):
-        made = deploy.package(
+        made = write_package(
             model,
             output,
             target,

@@ -6,7 +6,7 @@
 A shard's file is there when it is complete, so that a run that was stopped goes on where it stood, and a worker that
 dies loses nothing: Ray gives its shard to another.
 
->>> run("network.onnx", "photos", "answers", workers=4).rows  # doctest: +SKIP
+>>> run_batch("network.onnx", "photos", "answers", workers=4).rows  # doctest: +SKIP
 81234
 """
 
@@ -26,7 +26,10 @@ from onnxpool.errors import ArgumentError
 
 @dataclass(frozen=True)
 class Batch:
-    """What :func:`run` did. ``skipped`` shards were there already; ``errors`` counts rows that could not be run."""
+    """What :func:`run_batch` did.
+
+    ``skipped`` shards were there already; ``errors`` counts rows that could not be run.
+    """
 
     folder: str
     shards: int
@@ -49,7 +52,7 @@ class Batch:
         return asdict(self)
 
 
-def run(
+def run_batch(
     model: str | os.PathLike[str],
     source: str | os.PathLike[str],
     folder: str | os.PathLike[str],

@@ -1,3 +1,39 @@
-"""The parts of :mod:`onnxpool.diagnosis.per_node`: graphs cut at their nodes (subgraph), what each value should be
-(walk, traced) and is (runs), the usual mistakes tried (suspects), and results.
-"""
+"""Why a model is wrong: node by node, its smallest part that still fails, and folders that show it to anybody."""
+
+from typing import TYPE_CHECKING
+
+from onnxpool._lazy import on_demand
+
+if TYPE_CHECKING:
+    from onnxpool.diagnosis.bisect import Bisection, bisect_model
+    from onnxpool.diagnosis.bundle import Bundle, write_bundle
+    from onnxpool.diagnosis.per_node import compare_nodes, compare_nodes_of_report
+    from onnxpool.diagnosis.results import NodeResult, Nodes, NodesOfReport
+
+__all__ = [
+    "Bisection",
+    "Bundle",
+    "NodeResult",
+    "Nodes",
+    "NodesOfReport",
+    "bisect_model",
+    "compare_nodes",
+    "compare_nodes_of_report",
+    "write_bundle",
+]
+
+_HOMES = {
+    "Bisection": "diagnosis.bisect",
+    "Bundle": "diagnosis.bundle",
+    "NodeResult": "diagnosis.results",
+    "Nodes": "diagnosis.results",
+    "NodesOfReport": "diagnosis.results",
+    "bisect_model": "diagnosis.bisect",
+    "compare_nodes": "diagnosis.per_node",
+    "compare_nodes_of_report": "diagnosis.per_node",
+    "write_bundle": "diagnosis.bundle",
+}
+"""The module that each name is in."""
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = on_demand(__name__, __all__, _HOMES)

@@ -1,6 +1,6 @@
 """From a failing model to the smallest part of it that still fails, in a folder that anybody can run.
 
->>> bisect("network.onnx", "smallest")  # doctest: +SKIP
+>>> bisect_model("network.onnx", "smallest")  # doctest: +SKIP
 
 A node that is wrong although its inputs are right (:mod:`onnxpool.diagnosis.per_node`) is that part, with the nodes in
 front of it whose values nobody knows. Where there is none, the fault is of several nodes together, such as a fusion of
@@ -48,7 +48,7 @@ class Bisection:
         return f"{len(self.nodes)} nodes fail: {', '.join(self.nodes)}"
 
 
-def bisect(
+def bisect_model(
     model: Model,
     folder: str | os.PathLike[str],
     reference: Reference = None,

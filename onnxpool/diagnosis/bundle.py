@@ -51,7 +51,7 @@ class Bundle:
         return {"folder": self.folder, "case": self.case, "files": [*self.files], "command": COMMAND}
 
 
-def bundle(
+def write_bundle(
     model: Model, folder: str | os.PathLike[str], reference: Reference = None, case: str | None = None
 ) -> Bundle:
     """Write ``model`` and one of its cases, by default the first, to ``folder``.

@@ -1,6 +1,6 @@
 """Node by node: which node of a model makes an error, and which only hands one on.
 
->>> nodes = compare("network.onnx", network)  # doctest: +SKIP
+>>> nodes = compare_nodes("network.onnx", network)  # doctest: +SKIP
 >>> nodes.first.sentence  # doctest: +SKIP
 "node 'pool' (AveragePool) introduces an error by the model itself: it is right with count_include_pad=1 (net.py:12)"
 
@@ -44,7 +44,9 @@ from onnxpool.validation.report import Report, failed
 from onnxpool.validation.validate import Reference, answers_for
 
 
-def compare(model: Model, reference: Reference = None, case: str | None = None, *, kernels: Kernels = "off") -> Nodes:
+def compare_nodes(
+    model: Model, reference: Reference = None, case: str | None = None, *, kernels: Kernels = "off"
+) -> Nodes:
     """Compare every node of ``model``, as it is in the file, on one case; by default the export's example.
 
     Where a file carries no function bodies, those of this version run. ``reference`` as in :func:`onnxpool.validate`;
@@ -56,15 +58,15 @@ def compare(model: Model, reference: Reference = None, case: str | None = None, 
     return of_runs(run_both(held, answers_for(held, reference, case), case, reference, kernels))
 
 
-def of_report(report: Report, model: Model, reference: Reference = None) -> NodesOfReport:
+def compare_nodes_of_report(report: Report, model: Model, reference: Reference = None) -> NodesOfReport:
     """The comparison on the first case that failed in ``report``, or the first; natively where that alone failed.
 
-    Arguments and errors as of :func:`compare`.
+    Arguments and errors as of :func:`compare_nodes`.
     """
     wrong = [run for run in report.runs if any(failed(result.verdict) for result in run.results)]
     natively = bool(wrong) and all(run.kernels for run in wrong)
     case = report.failing_case or next((result.case for run in report.runs for result in run.results), None)
-    nodes = compare(model, reference, case, kernels="require" if natively else "off")
+    nodes = compare_nodes(model, reference, case, kernels="require" if natively else "off")
     return NodesOfReport(report, nodes)
 
 

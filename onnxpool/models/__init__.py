@@ -9,6 +9,9 @@ made for images of 224x224 that are normalised by ImageNet's mean (0.485, 0.456,
 map of one cell: LIP-ResNets need more than 16 rows or columns, LIP-DenseNet 29 of both.
 """
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from onnxpool.models.checkpoint import load_checkpoint
 from onnxpool.models.lip_densenet import lip_densenet121
 from onnxpool.models.lip_resnet import lip_resnet50, lip_resnet101, lip_resnet152
@@ -20,7 +23,11 @@ from onnxpool.models.softpool_resnet import (
     softpool_resnet152,
 )
 
-NETWORKS = {
+if TYPE_CHECKING:
+    from onnxpool.models.lip_densenet import DenseNet
+    from onnxpool.models.resnet import ResNet
+
+NETWORKS: "dict[str, Callable[..., DenseNet | ResNet]]" = {
     make.__name__: make
     for make in (
         lip_resnet50,

@@ -20,6 +20,11 @@ __all__ = ["Chain", "classifier", "convolution"]
 class Chain(Module):
     """Named layers, one after another; the first one gets all that the chain gets."""
 
+    if TYPE_CHECKING:
+
+        def __call__(self, *given: Tensor) -> Tensor:
+            """As :meth:`forward`, which it calls."""
+
     def __init__(self, **layers: "torch.nn.Module") -> None:
         super().__init__()
         for name, layer in layers.items():

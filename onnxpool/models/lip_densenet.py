@@ -45,9 +45,14 @@ class DenseNet(Module):
     integer.
     """
 
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Tensor:
+            """As :meth:`forward`, which it calls."""
+
     def __init__(self, depths: Sequence[int], num_classes: int) -> None:
         super().__init__()
-        self.features = _stem(64)
+        self.features: Chain = _stem(64)
         channels = 64
         for i, depth in enumerate(depths):
             if i:
@@ -57,7 +62,7 @@ class DenseNet(Module):
             self.features.add_module(f"denseblock{i + 1}", Chain(**layers))
             channels += depth * _GROWTH
         self.features.add_module(f"norm{len(depths) + 1}", torch.nn.BatchNorm2d(channels))
-        self.classifier = classifier(channels, num_classes)
+        self.classifier: torch.nn.Linear = classifier(channels, num_classes)
         for part in self.modules():
             if isinstance(part, torch.nn.Conv2d):
                 torch.nn.init.kaiming_normal_(part.weight)

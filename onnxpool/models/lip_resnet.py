@@ -60,7 +60,7 @@ class SharedImportancePool(Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         norm = torch.nn.InstanceNorm2d(channels, affine=True)
-        self.postprocessing = Chain(conv=convolution(_SHARED, channels), bn=norm, gate=SoftGate())
+        self.postprocessing: Chain = Chain(conv=convolution(_SHARED, channels), bn=norm, gate=SoftGate())
 
     def forward(self, x: "Tensor", shared: "Tensor") -> "Tensor":
         """``sum x_i exp(l_i) / sum exp(l_i)`` over each window, with ``l`` made of ``shared``."""
@@ -78,7 +78,7 @@ class DownsamplingBottleneck(Bottleneck):
             conv2=Chain(**{"0": SharedImportancePool(width), "1": convolution(width, width)}),
             downsample=Chain(lip=SharedImportancePool(channels), conv=convolution(channels, 4 * width), bn=norm),
         )
-        self.bottleneck_shared = Chain(
+        self.bottleneck_shared: Chain = Chain(
             logit=Chain(
                 conv1=convolution(channels, _SHARED),
                 bn1=torch.nn.InstanceNorm2d(_SHARED, affine=True),

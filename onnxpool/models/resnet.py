@@ -30,13 +30,18 @@ class ResNet(Module):
     integer.
     """
 
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Tensor:
+            """As :meth:`forward`, which it calls."""
+
     def __init__(
         self, depths: Sequence[int], block: "Block", pool: "tuple[str, torch.nn.Module]", num_classes: int
     ) -> None:
         super().__init__()
-        self.conv1 = convolution(3, 64, 7, stride=2)
-        self.bn1 = torch.nn.BatchNorm2d(64)
-        self.relu = torch.nn.ReLU()
+        self.conv1: torch.nn.Conv2d = convolution(3, 64, 7, stride=2)
+        self.bn1: torch.nn.BatchNorm2d = torch.nn.BatchNorm2d(64)
+        self.relu: torch.nn.ReLU = torch.nn.ReLU()
         self.add_module(*pool)
         channels = 64
         for stage, depth in enumerate(depths):
@@ -45,9 +50,9 @@ class ResNet(Module):
                 made = block(channels, 64 << stage, 2 if stage and not place else 1)
                 blocks[str(place)], channels = made, made.outputs
             self.add_module(f"layer{stage + 1}", Chain(**blocks))
-        self.avgpool = torch.nn.AdaptiveAvgPool2d(1)
-        self.flatten = torch.nn.Flatten()
-        self.fc = classifier(channels, num_classes)
+        self.avgpool: torch.nn.AdaptiveAvgPool2d = torch.nn.AdaptiveAvgPool2d(1)
+        self.flatten: torch.nn.Flatten = torch.nn.Flatten()
+        self.fc: torch.nn.Linear = classifier(channels, num_classes)
         for part in self.modules():
             if isinstance(part, torch.nn.Conv2d):
                 torch.nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
@@ -64,12 +69,12 @@ class BasicBlock(Module):
 
     def __init__(self, channels: int, width: int, stride: int, downsample: "torch.nn.Module") -> None:
         super().__init__()
-        self.outputs = width
-        self.conv1 = convolution(channels, width, 3, stride)
-        self.bn1 = torch.nn.BatchNorm2d(width)
-        self.conv2 = convolution(width, width, 3)
-        self.bn2 = torch.nn.BatchNorm2d(width)
-        self.downsample = downsample
+        self.outputs: int = width
+        self.conv1: torch.nn.Conv2d = convolution(channels, width, 3, stride)
+        self.bn1: torch.nn.BatchNorm2d = torch.nn.BatchNorm2d(width)
+        self.conv2: torch.nn.Conv2d = convolution(width, width, 3)
+        self.bn2: torch.nn.BatchNorm2d = torch.nn.BatchNorm2d(width)
+        self.downsample: torch.nn.Module = downsample
 
     def forward(self, x: "Tensor") -> "Tensor":
         """``ReLU(f(x) + downsample(x))``."""
@@ -83,14 +88,14 @@ class Bottleneck(Module):
 
     def __init__(self, channels: int, width: int, conv2: "torch.nn.Module", downsample: "torch.nn.Module") -> None:
         super().__init__()
-        self.outputs = 4 * width
-        self.conv1 = convolution(channels, width)
-        self.bn1 = torch.nn.BatchNorm2d(width)
-        self.conv2 = conv2
-        self.bn2 = torch.nn.BatchNorm2d(width)
-        self.conv3 = convolution(width, self.outputs)
-        self.bn3 = torch.nn.BatchNorm2d(self.outputs)
-        self.downsample = downsample
+        self.outputs: int = 4 * width
+        self.conv1: torch.nn.Conv2d = convolution(channels, width)
+        self.bn1: torch.nn.BatchNorm2d = torch.nn.BatchNorm2d(width)
+        self.conv2: torch.nn.Module = conv2
+        self.bn2: torch.nn.BatchNorm2d = torch.nn.BatchNorm2d(width)
+        self.conv3: torch.nn.Conv2d = convolution(width, self.outputs)
+        self.bn3: torch.nn.BatchNorm2d = torch.nn.BatchNorm2d(self.outputs)
+        self.downsample: torch.nn.Module = downsample
 
     def forward(self, x: "Tensor") -> "Tensor":
         """``ReLU(f(x) + downsample(x))``."""

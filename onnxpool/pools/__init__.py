@@ -1,11 +1,11 @@
 """The pooling methods, one file each.
 
-A new file here is all that a new method needs: it sets ``METHOD``, and ``__all__`` to the names of its PyTorch modules.
+A new file here is all that a new method needs: it sets ``METHOD``, and ``__all__`` to the names of its PyTorch modules,
+which :mod:`onnxpool.nn` imports by name (one line there, and the names in its ``__all__``, for type checkers).
 """
 
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any
 
 from onnxpool.pools._method import Method, Operator
 
@@ -18,6 +18,3 @@ OPERATORS: dict[str, Operator] = {
     method.operator.op_type: method.operator for method in METHODS.values() if method.operator
 }
 """The operators of our domain by their ONNX name."""
-
-MODULES: dict[str, Any] = {name: getattr(file, name) for file in _FILES for name in file.__all__}
-"""The PyTorch modules of every method by their name."""

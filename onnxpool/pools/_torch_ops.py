@@ -257,6 +257,11 @@ class PoolModule(Module):
 
     rank: ClassVar[int]
 
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Tensor:
+            """As :meth:`forward`, which it calls."""
+
     @property
     def draws(self) -> bool:
         """Whether forward draws at random in the mode that the module is in: then it is not exported."""
@@ -305,7 +310,7 @@ class WindowModule(PoolModule):
         ceil_mode: bool = False,
     ) -> None:
         super().__init__()
-        self.window = Window.of(self.rank, kernel_size, stride, padding, dilation, ceil_mode)
+        self.window: Window = Window.of(self.rank, kernel_size, stride, padding, dilation, ceil_mode)
 
     def extra_repr(self) -> str:
         """The window, as it stands in tables."""

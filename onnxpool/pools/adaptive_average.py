@@ -142,7 +142,7 @@ class AdaptiveModule(PoolModule):
         sizes: tuple[Any, ...] = tuple(output_size) if isinstance(output_size, Sequence) else (output_size,) * self.rank
         if len(sizes) != self.rank or any(size is not None and (type(size) is not int or size < 1) for size in sizes):
             raise ArgumentError(f"output_size={output_size!r} must be a positive int or None, or {self.rank} of these")
-        self.output_size = sizes
+        self.output_size: tuple[int | None, ...] = sizes
 
     @property
     def sizes(self) -> list[int]:

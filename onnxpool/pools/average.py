@@ -163,8 +163,8 @@ class _AvgPool(WindowModule):
             raise ArgumentError(f"count_include_pad={count_include_pad!r} is not a bool; use True or False")
         if divisor_override is not None and (type(divisor_override) is not int or divisor_override < 1):
             raise ArgumentError(f"divisor_override={divisor_override!r} must be a positive int, or None")
-        self.count_include_pad = count_include_pad
-        self.divisor_override = divisor_override
+        self.count_include_pad: bool = count_include_pad
+        self.divisor_override: int | None = divisor_override
 
     def pool(self, x: "Tensor") -> "Tensor":
         return average_pool(self.window, x, self.count_include_pad, self.divisor_override)

@@ -176,11 +176,16 @@ class DetailPreservingPool2d(WindowModule):
         _check("reward", reward, Reward)
         _check("normalize", normalize, Normalize)
         _check("init", init, Init)
-        self.channels, self.guide, self.reward, self.normalize = channels, guide, reward, normalize
+        self.channels: int = channels
+        self.guide: Guide = guide
+        self.reward: Reward = reward
+        self.normalize: Normalize = normalize
         reach = channels**-0.5 if init == "uniform" else 0.0
-        self.a = torch.nn.Parameter(torch.empty(channels).uniform_(-reach, reach))
-        self.l = torch.nn.Parameter(torch.empty(channels).uniform_(-reach, reach))
-        self.guide_filter = torch.nn.Parameter(torch.full((channels, 1, 3, 3), 1 / 9)) if guide == "full" else None
+        self.a: torch.nn.Parameter = torch.nn.Parameter(torch.empty(channels).uniform_(-reach, reach))
+        self.l: torch.nn.Parameter = torch.nn.Parameter(torch.empty(channels).uniform_(-reach, reach))
+        self.guide_filter: torch.nn.Parameter | None = (
+            torch.nn.Parameter(torch.full((channels, 1, 3, 3), 1 / 9)) if guide == "full" else None
+        )
 
     @property
     def alpha(self) -> "Tensor":

@@ -67,7 +67,7 @@ class _GlobalAvgPool(PoolModule):
         super().__init__()
         if not isinstance(flatten, bool):
             raise ArgumentError(f"flatten={flatten!r} is not a bool; use True or False")
-        self.flatten = flatten
+        self.flatten: bool = flatten
 
     def pool(self, x: "Tensor") -> "Tensor":
         y = global_average_pool(x)

@@ -233,7 +233,12 @@ class SoftGate(Module):
         super().__init__()
         if not (isinstance(coefficient, int | float) and 0 < coefficient < math.inf):
             raise ArgumentError(f"coefficient={coefficient!r} must be a positive number")
-        self.coefficient = float(coefficient)
+        self.coefficient: float = float(coefficient)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, z: Tensor) -> Tensor:
+            """As :meth:`forward`, which it calls."""
 
     def forward(self, z: "Tensor") -> "Tensor":
         """Logits of the shape of ``z``."""
@@ -253,6 +258,11 @@ class _Logit(Sequential):
     """
 
     rank: ClassVar[int]
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Tensor:
+            """As :meth:`forward`, which it calls."""
 
     def __init__(self, sizes: "list[tuple[str, int, int, int]]", coefficient: float | None, zero: bool) -> None:
         super().__init__()
@@ -359,7 +369,7 @@ class _LocalImportancePool(WindowModule):
             raise ArgumentError(
                 f"logit={logit!r:.80} is no torch.nn.Module; use one such as SimplifiedLogit2d(channels)"
             )
-        self.logit = logit
+        self.logit: Module = logit
 
     def pool(self, x: "Tensor") -> "Tensor":
         return local_importance_pool(self.window, x, _expanded(self.logit(x), x))

@@ -159,7 +159,7 @@ class _LogSumExpPool(WindowModule):
         if not isinstance(learn_r, bool):
             raise ArgumentError(f"learn_r={learn_r!r} is not a bool; use True or False")
         self._r = float(r)
-        self.log_r = torch.nn.Parameter(torch.tensor(math.log(r))) if learn_r else None
+        self.log_r: torch.nn.Parameter | None = torch.nn.Parameter(torch.tensor(math.log(r))) if learn_r else None
 
     @property
     def r(self) -> "float | Tensor":

@@ -71,7 +71,7 @@ class _MixedPool(WindowModule):
         super().__init__(kernel_size, stride, padding, dilation, ceil_mode)
         if per not in get_args(Per):
             raise ArgumentError(f"per={per!r} is unknown; use one of {', '.join(get_args(Per))}")
-        self.per = per
+        self.per: Per = per
         self._everywhere: bool | None = None
         for name in _COUNTERS:
             self.register_buffer(name, torch.zeros(int(per == "layer"), dtype=torch.int64))

@@ -144,10 +144,12 @@ class _PowerAvgPool(WindowModule):
     ) -> None:
         super().__init__(kernel_size, stride, padding, dilation, ceil_mode)
         _check(p, learn_p, per_channel, norm, channels)
-        self.norm = norm
-        self.channels = channels
-        self.fixed = float(p)
-        self.exponent = torch.nn.Parameter(torch.full((channels,) if channels else (), self.fixed)) if learn_p else None
+        self.norm: Norm = norm
+        self.channels: int | None = channels
+        self.fixed: float = float(p)
+        self.exponent: torch.nn.Parameter | None = (
+            torch.nn.Parameter(torch.full((channels,) if channels else (), self.fixed)) if learn_p else None
+        )
 
     @property
     def p(self) -> "float | Tensor":

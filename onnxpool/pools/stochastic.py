@@ -198,7 +198,7 @@ class _StochasticPool(WindowModule):
         super().__init__(kernel_size, stride, padding, dilation, ceil_mode)
         if not isinstance(sample_in_eval, bool):
             raise ArgumentError(f"sample_in_eval={sample_in_eval!r} is not a bool; use True or False")
-        self.sample_in_eval = sample_in_eval
+        self.sample_in_eval: bool = sample_in_eval
 
     @property
     def draws(self) -> bool:

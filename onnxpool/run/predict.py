@@ -132,10 +132,10 @@ class Reader:
             raise ArgumentError(f"scores={scores!r} is unknown; use one of {', '.join(get_args(Scores))}")
         beside = Path(model).with_suffix(".labels.txt")
         labels = beside if labels is None and beside.is_file() else labels
-        self.labels = None if labels is None else read_labels(labels)
-        self.top = top
-        self.settled = settled_outputs(model) if scores == "auto" else frozenset()
-        self.softmax = scores != "as-is"
+        self.labels: tuple[str, ...] | None = None if labels is None else read_labels(labels)
+        self.top: int = top
+        self.settled: frozenset[str] = settled_outputs(model) if scores == "auto" else frozenset()
+        self.softmax: bool = scores != "as-is"
 
     def read(self, outputs: Mapping[str, NDArray[Any]]) -> tuple[Output, ...]:
         """The model's outputs for one picture. Raises :class:`ArgumentError` for labels of another number."""

@@ -81,16 +81,16 @@ class Session:
     """
 
     def __init__(self, inner: "onnxruntime.InferenceSession", nodes: Sequence[PoolNode]) -> None:
-        self.inner = inner
-        self.inputs = tuple(map(_info, inner.get_inputs()))
-        self.outputs = tuple(map(_info, inner.get_outputs()))
+        self.inner: onnxruntime.InferenceSession = inner
+        self.inputs: tuple[TensorInfo, ...] = tuple(map(_info, inner.get_inputs()))
+        self.outputs: tuple[TensorInfo, ...] = tuple(map(_info, inner.get_outputs()))
         ran = {
             node.name: subgraph.ep_name
             for subgraph in inner.get_provider_graph_assignment_info()
             for node in subgraph.get_nodes()
             if node.domain == DOMAIN
         }
-        self.placements = tuple(Placement(node, ran.get(node.name)) for node in nodes)
+        self.placements: tuple[Placement, ...] = tuple(Placement(node, ran.get(node.name)) for node in nodes)
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """Run the model on arrays by input name; the outputs by name. bfloat16 is ``ml_dtypes.bfloat16``.

@@ -20,10 +20,10 @@ try:
     from onnxpool.serve.app import application
     from onnxpool.serve.limits import Options
     from onnxpool.serve.repository import Repository
-except ModuleNotFoundError as error:
-    package = (error.name or "").partition(".")[0]
-    if package in ("starlette", "orjson", "prometheus_client"):
-        raise MissingExtra(package, "serve", "serving") from error
+except ModuleNotFoundError as _error:
+    _missing = (_error.name or "").partition(".")[0]
+    if _missing in ("starlette", "orjson", "prometheus_client"):
+        raise MissingExtra(_missing, "serve", "serving") from _error
     raise
 
 __all__ = ["Options", "Repository", "application"]

@@ -51,13 +51,13 @@ class Batcher:
     def __init__(self, run: Run, options: Options, *, joins: bool, observe: Observe = lambda _: None) -> None:
         self._run = run
         self._options = options
-        self.joined_rows = options.max_batch if joins and options.max_batch > 1 else 0
+        self.joined_rows: int = options.max_batch if joins and options.max_batch > 1 else 0
         self._observe = observe
         self._groups: dict[Any, deque[_Request]] = {}
         self._free = options.workers
         self._threads = ThreadPoolExecutor(options.workers, thread_name_prefix="onnxpool-run")
         self._timer: asyncio.TimerHandle | None = None
-        self.waiting = 0
+        self.waiting: int = 0
 
     async def submit(self, feeds: Tensors) -> Tensors:
         """The outputs for these inputs, which fit the model; raises what the model raises, or 429 where too many wait.

@@ -16,22 +16,28 @@ class Metrics:
     """Counters, gauges and histograms of one server."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self.registry: CollectorRegistry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         made: Any = {"registry": self.registry, "namespace": "onnxpool"}
-        self.requests = Counter("requests", "Answered requests for inference", (*_MODEL, "protocol", "status"), **made)
-        self.seconds = Histogram(
+        self.requests: Counter = Counter(
+            "requests", "Answered requests for inference", (*_MODEL, "protocol", "status"), **made
+        )
+        self.seconds: Histogram = Histogram(
             "request_seconds", "From a whole request to its outputs", _MODEL, buckets=_SECONDS, **made
         )
-        self.waited = Histogram("queue_seconds", "Waiting for a worker and others", _MODEL, buckets=_SECONDS, **made)
-        self.run = Histogram("run_seconds", "One run of ONNX Runtime", _MODEL, buckets=_SECONDS, **made)
-        self.rows = Histogram("batch_rows", "Rows that ran together", _MODEL, buckets=_ROWS, **made)
-        self.waiting = Gauge("queue_length", "Requests that wait", _MODEL, **made)
-        self.pooling = Gauge("pooling_nodes", "Pooling nodes of the model", _MODEL, **made)
-        self.native = Gauge("native_nodes", "Pooling nodes that run natively", _MODEL, **made)
-        self.share = Gauge("golden_share", "Largest error over allowed error of the golden answers", _MODEL, **made)
-        self.loads = Counter("loads", "Attempts to load a model file", (*_MODEL, "outcome"), **made)
-        self.pending = Gauge("pending_bytes", "Bodies that came and are not answered yet", **made)
+        self.waited: Histogram = Histogram(
+            "queue_seconds", "Waiting for a worker and others", _MODEL, buckets=_SECONDS, **made
+        )
+        self.run: Histogram = Histogram("run_seconds", "One run of ONNX Runtime", _MODEL, buckets=_SECONDS, **made)
+        self.rows: Histogram = Histogram("batch_rows", "Rows that ran together", _MODEL, buckets=_ROWS, **made)
+        self.waiting: Gauge = Gauge("queue_length", "Requests that wait", _MODEL, **made)
+        self.pooling: Gauge = Gauge("pooling_nodes", "Pooling nodes of the model", _MODEL, **made)
+        self.native: Gauge = Gauge("native_nodes", "Pooling nodes that run natively", _MODEL, **made)
+        self.share: Gauge = Gauge(
+            "golden_share", "Largest error over allowed error of the golden answers", _MODEL, **made
+        )
+        self.loads: Counter = Counter("loads", "Attempts to load a model file", (*_MODEL, "outcome"), **made)
+        self.pending: Gauge = Gauge("pending_bytes", "Bodies that came and are not answered yet", **made)
 
     def total(self, name: str, **labels: str) -> float:
         """The sum of all samples of this name, without ``onnxpool_``, that have these labels."""

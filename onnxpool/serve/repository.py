@@ -71,9 +71,9 @@ class Repository:
     """
 
     def __init__(self, path: str | os.PathLike[str], options: Options | None = None) -> None:
-        self.path = Path(path)
-        self.options = options or Options()
-        self.metrics = Metrics()
+        self.path: Path = Path(path)
+        self.options: Options = options or Options()
+        self.metrics: Metrics = Metrics()
         self._entries: dict[Key, Entry] = {}
         self._looks: dict[Key, Stamp] = {}
         self._unloaded: set[str] = set()
@@ -198,7 +198,7 @@ class Repository:
     def _serve(self, key: Key, file: Path) -> Served:
         stamp = _stamp(file)
         if self.options.require_certificate:
-            certificate.check(file)
+            certificate.check_certificate(file)
         session = load(file, kernels=self.options.kernels, threads=self.options.session_threads)
         trial = attempt(session, file)
         if trial.fault and self.options.on_mismatch == "refuse":

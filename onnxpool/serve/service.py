@@ -13,6 +13,7 @@ from typing import Any
 from onnxpool.errors import OnnxpoolError
 from onnxpool.run.session import TensorInfo
 from onnxpool.serve.limits import Options, Refusal
+from onnxpool.serve.metrics import Metrics
 from onnxpool.serve.repository import Repository, Served
 from onnxpool.serve.tensors import Tensors, agree, datatype
 
@@ -28,7 +29,7 @@ class Service:
     def __init__(self, repository: Repository, options: Options) -> None:
         self.repository = repository
         self.options = options
-        self.metrics = repository.metrics
+        self.metrics: Metrics = repository.metrics
         self.draining = False
         self._pending_bytes = 0
 
@@ -183,7 +184,7 @@ class Held:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self.size_bytes = 0
+        self.size_bytes: int = 0
 
     def add(self, more_bytes: int) -> None:
         """Count these, too; refuses (503) where all requests together hold too much."""

@@ -1,7 +1,7 @@
 """Certificates: what a validation found, bound to the very files that it ran, so that it can be checked offline.
 
->>> certificate = issue(onnxpool.validate("network.onnx"), "network.onnx")  # doctest: +SKIP
->>> check("network.onnx").passed  # doctest: +SKIP
+>>> certificate = issue_certificate(onnxpool.validate("network.onnx"), "network.onnx")  # doctest: +SKIP
+>>> check_certificate("network.onnx").passed  # doctest: +SKIP
 True
 
 ``network.certificate.json`` beside ``network.onnx`` holds ``content`` (the SHA-256 of the model, of each file of
@@ -90,10 +90,10 @@ def path_for(model: str | os.PathLike[str]) -> Path:
     return Path(model).with_suffix(".certificate.json")
 
 
-def issue(report: Report, model: str | os.PathLike[str]) -> Certificate:
+def issue_certificate(report: Report, model: str | os.PathLike[str]) -> Certificate:
     """Write the certificate of ``report``, which came of validating the file ``model``, beside that file.
 
-    A failed validation gets a certificate too; it says so, and :func:`check` refuses it.
+    A failed validation gets a certificate too; it says so, and :func:`check_certificate` refuses it.
     """
     path = Path(model)
     answers = golden_file.path_for(path)
@@ -112,25 +112,25 @@ def issue(report: Report, model: str | os.PathLike[str]) -> Certificate:
     return certificate
 
 
-def check(model: str | os.PathLike[str]) -> Certificate:
+def check_certificate(model: str | os.PathLike[str]) -> Certificate:
     """The certificate of the file ``model``, if there is one, it is of a passed validation, and it still holds.
 
     It holds while the model and its external weights are what they were, golden file and native library are what they
     were or are not here, and, where ``ONNXPOOL_SIGNING_KEY`` is set, the signature was made with that key. Runs no
     model; needs neither PyTorch nor ONNX Runtime. Raises :class:`CertificateError` otherwise, with every reason.
     """
-    verification = verify(model)
+    verification = verify_certificate(model)
     if verification.faults:
         raise CertificateError(f"the certificate of {model} does not hold: {'; '.join(verification.faults)}")
     return verification.certificate
 
 
-def verify(model: str | os.PathLike[str]) -> Verification:
-    """What has changed since the certificate of the file ``model`` was issued; see :func:`check`.
+def verify_certificate(model: str | os.PathLike[str]) -> Verification:
+    """What has changed since the certificate of the file ``model`` was issued; see :func:`check_certificate`.
 
     Raises :class:`CertificateError` where the certificate is missing or cannot be read.
     """
-    certificate = load(path_for(model))
+    certificate = load_certificate(path_for(model))
     faults = [] if certificate.passed else [f"its validation failed ({certificate.report['summary']})"]
     faults += _signature_faults(certificate)
     notes: list[str] = []
@@ -141,7 +141,7 @@ def verify(model: str | os.PathLike[str]) -> Verification:
     return Verification(certificate, tuple(faults), (*notes, *_version_notes(certificate.report["environment"])))
 
 
-def load(path: str | os.PathLike[str]) -> Certificate:
+def load_certificate(path: str | os.PathLike[str]) -> Certificate:
     """Read a certificate; :class:`CertificateError` where it is missing, damaged, or of another version."""
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -1,8 +1,8 @@
 """Saved results: read back, held against other bounds, and compared with later ones.
 
->>> report = load("network.certificate.json")  # doctest: +SKIP
+>>> report = load_report("network.certificate.json")  # doctest: +SKIP
 >>> rescale_report(report, 0.5).passed  # half of each bound  # doctest: +SKIP
->>> compare(report, load("later.json")).worse  # doctest: +SKIP
+>>> compare_reports(report, load_report("later.json")).worse  # doctest: +SKIP
 
 A file is a certificate, or what ``onnxpool validate --json`` printed. Nothing is run.
 """
@@ -40,7 +40,7 @@ class Difference:
         return {"worse": [*self.worse], "better": [*self.better], "missing": [*self.missing], "same": self.same}
 
 
-def load(path: str | os.PathLike[str]) -> Report:
+def load_report(path: str | os.PathLike[str]) -> Report:
     """The report in a certificate, or in what ``onnxpool validate --json`` printed.
 
     Raises :class:`GoldenError` for a file that is neither, or of another version.
@@ -75,7 +75,7 @@ def rescale_report(report: Report, scale: float) -> Report:
     )
 
 
-def compare(old: Report, new: Report) -> Difference:
+def compare_reports(old: Report, new: Report) -> Difference:
     """What became worse and better, by run, case and output; runs that were skipped either time do not count."""
     before, after = _results(old), _results(new)
     told: dict[int, list[str]] = {-1: [], 0: [], 1: []}
