@@ -454,4 +454,21 @@ def test_progress_tells_what_comes_next(pooling):
 
 def test_a_runtime_is_one_file():
     folder = Path(runtimes.__file__).parent
-    assert set(RUNTIMES) == {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    assert set(RUNTIMES) == {path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")}
+
+
+def test_importing_the_worker_has_no_effect():
+    """It serves, and takes its own folder out of the path, as a script only."""
+    program = """
+import sys
+import onnxpool.runtimes
+sys.path.append(onnxpool.runtimes.__path__[0])
+path = [*sys.path]
+import onnxpool.runtimes._worker
+assert sys.path == path
+print(sys.stdin.readline().strip(), "on standard output")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], input="read here\n", capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("read here on standard output\n", "")

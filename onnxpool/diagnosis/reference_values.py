@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 from onnxpool.dtypes import Array
 from onnxpool.errors import GoldenError
 from onnxpool.golden import bounds, from_model
-from onnxpool.golden.collect import widen
+from onnxpool.golden.collect import is_double, widen
 from onnxpool.golden.inputs import Feeds
 from onnxpool.graph import subgraph
 
@@ -46,11 +46,11 @@ def walk(graph: ir.Model, feeds: Feeds, anchors: Mapping[str, Array]) -> dict[st
     Values that the reference evaluator cannot compute, and that have no anchor, are left out.
     """
     bare = subgraph.bare(graph)
-    is_double = any(value.dtype == ir.DataType.DOUBLE for value in bare.graph.inputs)
-    narrow = from_model.in_dtype(bare, ir.DataType.FLOAT) if is_double else bare
+    double_model = is_double(bare)  # which would have no error against itself
+    narrow = from_model.in_dtype(bare, ir.DataType.FLOAT) if double_model else bare
     wide = from_model.in_dtype(bare, ir.DataType.DOUBLE)
-    scale = 2.0**-29 if is_double else 1.0  # as in answers.own_error: a float64 model has no error against itself
-    own = _constants(narrow) | (widen(feeds, np.float32) if is_double else feeds)
+    scale = bounds.FLOAT32_IN_FLOAT64 if double_model else 1.0
+    own = _constants(narrow) | (widen(feeds, np.float32) if double_model else feeds)
     double = _constants(wide) | widen(feeds)
     reference, given = dict(double), dict(own)
     known: dict[str, Known] = {}
@@ -73,8 +73,8 @@ def walk(graph: ir.Model, feeds: Feeds, anchors: Mapping[str, Array]) -> dict[st
                 reference=best,
                 anchored=name in anchors,
                 exact=exact.get(name),
-                given=best if is_double else given[name],
-                meant=(exact if is_double else meant).get(name),
+                given=best if double_model else given[name],
+                meant=(exact if double_model else meant).get(name),
                 own_error=scale * _error(rounded.get(name), meant.get(name)),
                 total_error=scale * _error(own.get(name), double.get(name)),
             )

@@ -51,6 +51,9 @@ YARDSTICK_FACTOR = 4.0
 FLOOR_ULPS = 16.0
 """What any network may err, in ULP of the largest magnitude of an output tensor."""
 
+FLOAT32_IN_FLOAT64 = 2.0**-29
+"""What an error of a network in float32 is worth for the same network in float64: 52 bits of fraction, not 23."""
+
 
 @dataclass(frozen=True)
 class Bound:
@@ -155,10 +158,15 @@ def network(answer: Array, dtype: DTypeLike, yardstick: float, source: str) -> B
     allowed = YARDSTICK_FACTOR * yardstick
     origin = f"{YARDSTICK_FACTOR:g} x {source} ({yardstick:.2g})"
     if is_floating(dtype):
-        largest = np.abs(answer, where=np.isfinite(answer), out=np.zeros(answer.shape)).max(initial=0)
-        allowed += FLOOR_ULPS * float(ulp(largest, dtype))
+        allowed += floor(answer, dtype)
         origin += f" + {FLOOR_ULPS:g} ULP ({np.dtype(dtype)}) of the largest answer"
     return Bound(np.asarray(allowed), origin)
+
+
+def floor(answer: Array, dtype: DTypeLike) -> float:
+    """What any network may err in an output of a floating point type: :data:`FLOOR_ULPS` of its largest answer."""
+    largest = np.abs(answer, where=np.isfinite(answer), out=np.zeros(answer.shape)).max(initial=0)
+    return FLOOR_ULPS * float(ulp(largest, dtype))
 
 
 def magnitude(window: Window, x: Array) -> Array:

@@ -1,12 +1,12 @@
-"""Who answers: a PyTorch module in float64, or any function of float64 arrays, asked for every case.
+"""Asks for the float64 answers to every case, whoever gives them, and makes a golden of it.
 
-(For a model that came alone, :mod:`onnxpool.golden.from_model` answers.) What comes of it is a
-:class:`~onnxpool.golden.file.Golden`.
+:mod:`~onnxpool.golden.from_torch`, :mod:`~onnxpool.golden.from_function` and :mod:`~onnxpool.golden.from_model` bring
+who answers, and a yardstick: how far a run in the model's own type is from these answers.
 """
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -17,13 +17,10 @@ from onnxpool.golden import bounds
 from onnxpool.golden.file import Answers, Case, Golden
 from onnxpool.golden.inputs import Feeds, generate, inputs_of, modest
 
-if TYPE_CHECKING:
-    pass
-
 MOST_BYTES = 20_000_000
 """Cases are added while inputs and answers are smaller than this; the export's own example is always there."""
 
-Yardstick = Callable[[Feeds, Answers], dict[str, float]]
+Yardstick: TypeAlias = Callable[[Feeds, Answers], dict[str, float]]
 """How far the network's own run in the model's type is from the answers, by output; :class:`GoldenError` if it has
 NaN or infinity in other places, so that nothing can be said about others."""
 
@@ -83,35 +80,17 @@ def collect(
     return Golden(source, yardstick_source, dtypes, tuple(found), tuple(notes), fingerprints=None)
 
 
-def _left_out(refused: Mapping[str, str]) -> list[str]:
-    """A sentence on each case that was refused, sizes together."""
-    sizes = [name for name in refused if name.startswith("sizes ")]
-    told = [f"case {name!r} left out: {reason}" for name, reason in refused.items() if name not in sizes]
-    if sizes:
-        every = "; ".join(name.removeprefix("sizes ") for name in sizes)
-        told.append(f"sizes left out, since the network itself refuses them: {every} ({refused[sizes[0]]})")
-    return told
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def widen(feeds: Mapping[str, NDArray[Any]], dtype: DTypeLike = np.float64) -> Feeds:
-    """The floating point arrays in float64, or another type; others as they are."""
-    return {name: array.astype(dtype) if bounds.is_floating(array.dtype) else array for name, array in feeds.items()}
-
-
 def own_error(run: Callable[[Feeds], dict[str, NDArray[Any]]], model: ir.Model) -> Yardstick:
     """The yardstick of a network that ``run`` runs on inputs in whatever floating point type they come in.
 
     A float64 network would have no error against itself: it is run in float32, and the error scaled to float64.
     """
-    if any(value.dtype == ir.DataType.DOUBLE for value in model.graph.inputs):
+    if is_double(model):
 
         def scaled(feeds: Feeds, answers: Answers) -> dict[str, float]:
             results = run(widen(feeds, np.float32))
-            return {name: bounds.measure(results[name], answers[name], 0).max_abs * 2.0**-29 for name in answers}
+            errors = {name: bounds.measure(results[name], answers[name], 0) for name in answers}
+            return {name: bounds.FLOAT32_IN_FLOAT64 * error.max_abs for name, error in errors.items()}
 
         return scaled
 
@@ -127,3 +106,27 @@ def own_error(run: Callable[[Feeds], dict[str, NDArray[Any]]], model: ir.Model) 
         return {name: error.max_abs for name, error in errors.items()}
 
     return measured
+
+
+def widen(feeds: Mapping[str, NDArray[Any]], dtype: DTypeLike = np.float64) -> Feeds:
+    """The floating point arrays in float64, or another type; others as they are."""
+    return {name: array.astype(dtype) if bounds.is_floating(array.dtype) else array for name, array in feeds.items()}
+
+
+def is_double(model: ir.Model) -> bool:
+    """Whether a model computes in float64, by its inputs."""
+    return any(value.dtype == ir.DataType.DOUBLE for value in model.graph.inputs)
+
+
+def _left_out(refused: Mapping[str, str]) -> list[str]:
+    """A sentence on each case that was refused, sizes together."""
+    sizes = [name for name in refused if name.startswith("sizes ")]
+    told = [f"case {name!r} left out: {reason}" for name, reason in refused.items() if name not in sizes]
+    if sizes:
+        every = "; ".join(name.removeprefix("sizes ") for name in sizes)
+        told.append(f"sizes left out, since the network itself refuses them: {every} ({refused[sizes[0]]})")
+    return told
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,4 +1,9 @@
-"""Answers from any function of float64 arrays."""
+"""Answers from any function of float64 arrays, such as one of NumPy or of another framework.
+
+It computes in float64 alone, so that there is no error of its own to measure. The yardstick is how far its answers move
+when every input moves by one ULP of the model's type, once for each node of the model, since each rounds like an input
+was.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -17,10 +22,7 @@ from onnxpool.graph.forms import Model, read
 def record(function: Callable[[Feeds], Mapping[str, Any]], model: Model, *, only: str | None = None) -> Golden:
     """The answers of any function ``{name: float64 array} -> {name: array}`` to every case that fits ``model``.
 
-    ``only`` as in :func:`collect`.
-
-    It computes in float64 alone, so the yardstick is how far its answers move when every input moves by one ULP of
-    the model's type, once for each node of the model, since each rounds like an input was.
+    ``only`` as in :func:`collect`. Raises :class:`GoldenError` where it answers no case.
     """
     model = read(model)
     nodes = len(model.graph)

@@ -1,8 +1,12 @@
-"""Float64 answers for a model that came without any: onnx's reference evaluator, with the pools' own references.
+"""Answers from the model itself, where it came without any: the float64 reference.
 
-The model becomes a float64 model (weights, constants, casts), its pooling nodes are computed by ``Operator.reference``,
-others by NumPy in the onnx package. It judges how a model is run, not whether the model is the right one; and it is
-slow, so it takes small models only.
+The model becomes a float64 model (weights, constants, casts) and runs in onnx's reference evaluator: pooling nodes by
+``Operator.reference``, all others by NumPy in the onnx package. The yardstick is the error of the same evaluator in the
+model's own type. That tells how a model is run, not whether the model is the right one; and it is slow, so whole cases
+are for small models only.
+
+    record, record_bare    every case of a small model        one_node    one node, as a function
+    exact                  these inputs, of any model         in_dtype    the same model in another type
 """
 
 import warnings
@@ -45,12 +49,11 @@ def record_bare(bare: ir.Model, *, only: str | None = None) -> Golden:
     weights = sum(value.const_value.size for value in bare.graph.initializers.values() if value.const_value)
     if weights > MOST_WEIGHTS:
         raise GoldenError(
-            f"the model has {weights:,} weights and no golden file; onnx's reference evaluator can judge up to "
+            f"the model has {weights:,} weights and no golden file; onnx's reference evaluator takes up to "
             f"{MOST_WEIGHTS:,}: give reference= (the PyTorch module, a golden file, or a function)"
         )
     double = _evaluator(in_dtype(bare, ir.DataType.DOUBLE))
-    is_double = any(value.dtype == ir.DataType.DOUBLE for value in bare.graph.inputs)
-    own = _evaluator(in_dtype(bare, ir.DataType.FLOAT) if is_double else bare)
+    own = _evaluator(in_dtype(bare, ir.DataType.FLOAT) if collect.is_double(bare) else bare)
 
     def answer(feeds: Feeds) -> Answers:
         return {name: np.asarray(array, np.float64) for name, array in double(feeds).items()}

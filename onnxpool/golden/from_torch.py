@@ -1,4 +1,7 @@
-"""Answers from a PyTorch module, run in float64."""
+"""Answers from the PyTorch module that was exported: a copy of it in float64.
+
+The yardstick is the error of another copy, in the module's own type (float32 for a float64 module).
+"""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -6,12 +9,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxpool.dtypes import BFLOAT16
 from onnxpool.errors import GoldenError, MissingExtra
-from onnxpool.golden.collect import collect, own_error
+from onnxpool.golden.collect import collect, is_double, own_error
 from onnxpool.golden.file import Golden
 from onnxpool.golden.inputs import Feeds
 from onnxpool.graph.fingerprint import fingerprints, of_parameters
@@ -72,7 +74,7 @@ def record(
     if evaluate:
         own.eval()
     double = runner(copy.deepcopy(own).double())
-    if any(value.dtype == ir.DataType.DOUBLE for value in model.graph.inputs):
+    if is_double(model):
         own = own.float()
     example = None
     if args is not None:

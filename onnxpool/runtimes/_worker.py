@@ -1,6 +1,6 @@
 """The child's side of a runtime: opens models and runs them as :mod:`onnxpool.runtimes._child` asks, a line each way.
 
-    python worker.py onnxpool/runtimes/onnxruntime.py
+    python _worker.py onnxpool/runtimes/onnxruntime.py
 
 Runs in any Python that has NumPy and the runtime itself; onnxpool need not be installed there. Standard output carries
 replies and nothing else: what a runtime prints goes to standard error.

@@ -107,6 +107,5 @@ def _lucky(golden: Golden, runs: Sequence[Run]) -> list[str]:
 
 
 def _floor(answer: Array, dtype: str | None) -> float:
-    """What any network may err."""
-    largest = np.abs(answer, where=np.isfinite(answer), out=np.zeros(answer.shape)).max(initial=0)
-    return float(bounds.FLOOR_ULPS * bounds.ulp(largest, dtype)) if dtype and bounds.is_floating(dtype) else 1.0
+    """What any network may err: where numbers are whole, by one."""
+    return bounds.floor(answer, dtype) if dtype and bounds.is_floating(dtype) else 1.0
