@@ -1,1 +1,7 @@
-"""What a model holds, which methods there are, what state this machine is in."""
+"""What there is, as plain values.
+
+    model.py     in a model file          methods.py    of pooling methods and their kernels
+    machine.py   on this machine: versions, providers, and what stands in the way
+
+The command line makes tables of them.
+"""

@@ -1,4 +1,13 @@
-"""Why a model is wrong: node by node, its smallest part that still fails, and folders that show it to anybody."""
+"""Diagnosis: why a model is wrong, node by node, and folders that show it to anybody.
+
+    per_node.py           which node introduces an error      bisect.py       the smallest part that still fails
+    runs.py               the two runs that tell              bundle.py       a model and a case, in a folder
+    reference_values.py   what each value should be           reproduce.py    the script that goes into it
+    traced.py             what PyTorch computes there         results.py      what was found, as plain values
+    usual_mistakes.py     which change makes a node right
+
+Whether a model is wrong is for :mod:`onnxpool.validation` to say; this is what to do next.
+"""
 
 from typing import TYPE_CHECKING
 

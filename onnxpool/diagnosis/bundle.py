@@ -37,6 +37,9 @@ from onnxpool.validation.validate import Reference, answers_for
 
 COMMAND = "python reproduce.py"
 
+REPRODUCE = Path(__file__).with_name("reproduce.py")
+"""The script that goes along: it imports nothing of this package."""
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -109,10 +112,6 @@ def write(
         raise
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     return Bundle(str(folder), case.name, tuple(files))
-
-
-REPRODUCE = Path(__file__).with_name("reproduce.py")
-"""The script that goes along: it imports nothing of this package."""
 
 
 def _save(path: Path, array: NDArray[Any], name: str) -> None:

@@ -1,4 +1,10 @@
-"""The parts of :mod:`onnxpool.validation.validate`: what to run (cells, matrix), and what to make of the results.
+"""Golden: the inputs that a model is tried on, its float64 answers, and how far from these a result may be.
 
-Verdicts (compare, declared), which side is wrong (sides), and what wrong cells suggest (patterns).
+    inputs.py          the cases: ordinary, adversarial, of other sizes
+    collect.py         asks for the answers to each, and makes a golden of them
+    from_torch.py      answered by a PyTorch module       from_model.py    by the model itself: the float64 reference
+    from_function.py   by any function                    file.py          the golden file beside a model
+    bounds.py          every allowed error, and measuring
+
+Every result is compared with these answers, never one result with another.
 """

@@ -34,6 +34,9 @@ Feeds = dict[str, NDArray[Any]]
 MODEST = 64
 """Axes that may change are tried at no more than about this size, however large the example is."""
 
+_SMALL = (2, 3, 32)
+"""Sizes of axes that may change where there is no example: batch, channels, and each spatial axis."""
+
 
 @dataclass(frozen=True)
 class Input:
@@ -67,10 +70,6 @@ def inputs_of(model: ir.Model, example: Mapping[str, NDArray[Any]] | None = None
         sizes = example[name].shape if example else [_SMALL[min(i, 2)] if n is None else n for i, n in enumerate(known)]
         inputs.append(Input(name, np.dtype(value.dtype.numpy()), tuple(sizes), axes))
     return inputs
-
-
-_SMALL = (2, 3, 32)
-"""Sizes of axes that may change where there is no example: batch, channels, and each spatial axis."""
 
 
 def generate(inputs: Sequence[Input], example: Mapping[str, NDArray[Any]] | None = None) -> Iterator[tuple[str, Feeds]]:
@@ -169,21 +168,6 @@ def _resize(entry: Input, sizes: Mapping[str, int]) -> tuple[int, ...]:
     )
 
 
-def _sizes(inputs: Sequence[Input]) -> Iterator[dict[str, int]]:
-    """Other sizes by axis name; none where an axis depends on others in a way that is not known here."""
-    ordinary = _changeable(inputs)
-    if not all(name.isidentifier() for name in ordinary):
-        return
-    batches = _batches(inputs)
-    usual = {ordinary[name] for name in batches}
-    yield from (dict.fromkeys(batches, size) for size in (0, 1, 3, 7) if batches and {size} != usual)
-    others = {name: size for name, size in ordinary.items() if name not in batches}
-    for change in _CHANGES if others else ():
-        yield {name: max(1, change(size, i)) for i, (name, size) in enumerate(others.items())}
-    for name, size in others.items() if len(others) > 1 else ():
-        yield from ({name: 1}, {name: _large(size, 0)})
-
-
 def _large(size: int, i: int) -> int:
     """More than twice the ordinary size, and odd."""
     return 2 * size + 1 + 2 * i
@@ -203,3 +187,18 @@ _CHANGES: tuple[Callable[[int, int], int], ...] = (
 def _prime(size: int) -> int:
     """The next prime above."""
     return next(n for n in range(size + 1, 2 * size + 2) if all(n % divisor for divisor in range(2, math.isqrt(n) + 1)))
+
+
+def _sizes(inputs: Sequence[Input]) -> Iterator[dict[str, int]]:
+    """Other sizes by axis name; none where an axis depends on others in a way that is not known here."""
+    ordinary = _changeable(inputs)
+    if not all(name.isidentifier() for name in ordinary):
+        return
+    batches = _batches(inputs)
+    usual = {ordinary[name] for name in batches}
+    yield from (dict.fromkeys(batches, size) for size in (0, 1, 3, 7) if batches and {size} != usual)
+    others = {name: size for name, size in ordinary.items() if name not in batches}
+    for change in _CHANGES if others else ():
+        yield {name: max(1, change(size, i)) for i, (name, size) in enumerate(others.items())}
+    for name, size in others.items() if len(others) > 1 else ():
+        yield from ({name: 1}, {name: _large(size, 0)})

@@ -1,1 +1,7 @@
-"""What an ONNX graph holds: its forms, its fingerprint, its parts, its declared shapes."""
+"""What an ONNX graph holds.
+
+    forms.py     reading, writing, and moving between the three forms    fingerprint.py   what changed since the export
+    shapes.py    what the model declares, against what came out          subgraph.py      parts of it, as models
+
+Models are those of ``onnx_ir``. What gives another form or a part of a model leaves the model as it is.
+"""

@@ -1,4 +1,9 @@
-"""What :func:`onnxpool.lift` works with: values of a graph, sums over windows, views of cells, and what they add up to.
+"""Poolings that a model spells out in standard operators, put back as nodes.
 
-Imports go one way: ``values -> sums -> recognise -> views``.
+    lift.py        the whole: found, replaced, and proven to give the same
+    recognise.py   which node is a pooling, and why others are not
+    views.py       which window slices and reshapes make
+    sums.py        sums over windows                      values.py    what is known of a value beforehand
+
+Imports go one way: ``values -> sums -> recognise -> views -> lift``.
 """

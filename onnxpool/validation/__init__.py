@@ -1,6 +1,15 @@
-"""What a validation found: reports, their comparison, and certificates that bind a report to the files it is about.
+"""Validation: a model in every form and runtime against float64 answers, and what is kept of that.
 
-:func:`onnxpool.validate` makes a :class:`Report`.
+    validate.py      the whole: a model to a report           report.py        what was found, as plain values
+    model.py         the model, read once, in each form       as_text.py       the report in sentences
+    plan.py          which configurations are to run          as_html.py       as a web page, as_svg.py its charts
+    matrix.py        runs them, each in another process       as_junit.py      for continuous integration servers
+    compare.py       a verdict on each output                 history.py       saved reports, read back and compared
+    blame.py         which side is wrong                      certificate.py   a report, bound to the files that ran
+    patterns.py      what wrong elements suggest              spread.py        how errors are spread, for the charts
+
+The public names are those below; :func:`onnxpool.validate` makes a :class:`Report`. Runtimes run in processes of their
+own, which may die (:mod:`onnxpool.runtimes`); the float64 reference runs here.
 """
 
 from typing import TYPE_CHECKING
