@@ -4,14 +4,18 @@ import sys
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import onnx_ir as ir
 import pytest
-from models import pooled
+from models import model, pooled
+from onnx import helper, numpy_helper
 
 from onnxpool.golden import from_function, from_model  # noqa: F401 - the latter before what it calls is counted
 from onnxpool.graph import forms
 from onnxpool.graph.fingerprint import fingerprints
 from onnxpool.pools import OPERATORS
+from onnxpool.validation.matrix import Files
+from onnxpool.validation.model import HeldModel
 from onnxpool.validation.validate import validate
 from onnxpool.window import Window
 
@@ -60,3 +64,33 @@ def test_also_where_fingerprints_want_another_form(tmp_path, calls):
     assert any("the exported model itself differs" in note for note in report.notes)
     assert report.causes == ()
     assert calls == {"parsed": 1, "function": 1, "custom": 1}
+
+
+def test_what_cannot_be_made_is_tried_once(calls):
+    """A pooling node that is malformed has no other form, which every run of one says."""
+    made = forms.to_form(pooled(WINDOW), "function")
+    golden = from_function.record(lambda feeds: {"y": OPERATORS["SoftPool"].reference(WINDOW, feeds["x"])}, made)
+    next(iter(made.graph)).attributes.add(ir.AttrInt64("ceil_mode", 7))
+    calls.clear()
+    report = validate(made, replace(golden, fingerprints=None), on=["reference", "openvino", "onnxruntime"])
+    assert {run.verdict for run in report.runs} <= {"unloadable", "skipped"}
+    assert "ceil_mode" in next(run.reason for run in report.runs if run.form == "standard")
+    assert calls == {"custom": 1, "standard": 1}
+
+
+def test_writing_a_form_leaves_weights_on_disk(tmp_path):
+    """The file of another form holds them, the model in memory does not."""
+    nodes = [
+        helper.make_node("Add", ["x", "w"], ["t"], "add"),
+        helper.make_node("SoftPool", ["t"], ["y"], "pool", domain="onnxpool", **WINDOW.attributes()),
+    ]
+    proto = model(nodes, 2)
+    weights = np.arange(1024, dtype=np.float32).reshape(1, 1, 32, 32)
+    proto.graph.initializer.append(numpy_helper.from_array(weights, "w"))
+    ir.save(ir.from_proto(proto), tmp_path / "net.onnx", external_data="net.onnx.data")
+
+    held = HeldModel(tmp_path / "net.onnx")
+    path = Files(held, None, tmp_path).path("standard")
+    assert (ir.load(path).graph.initializers["w"].const_value.numpy() == weights).all()
+    assert isinstance(held.converted("standard").graph.initializers["w"].const_value, ir.ExternalTensor)
+    assert Files(held, None, tmp_path).path("custom") == (tmp_path / "net.onnx").resolve(), "its own form, as it is"
