@@ -283,7 +283,7 @@ def test_rpc_refuses_what_is_no_message(server):
 
 def posted(server, path, body=b"", **headers):
     """Status, headers and JSON of an answer to raw bytes."""
-    request = urllib.request.Request(server.rest + path, body, {k.replace("_", "-"): v for k, v in headers.items()})
+    request = urllib.request.Request(server.url + path, body, {k.replace("_", "-"): v for k, v in headers.items()})
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return answer.status, answer.headers, json.load(answer)
@@ -329,7 +329,7 @@ def test_names_are_no_paths(server, path):
 
 def test_other_sites_and_names_are_refused(server):
     assert posted(server, INFER, BODY, Origin="http://elsewhere.example")[0] == 403
-    assert posted(server, INFER, BODY, Origin=server.rest)[0] == 200
+    assert posted(server, INFER, BODY, Origin=server.url)[0] == 200
     assert posted(server, INFER, BODY, Host="elsewhere.example")[0] == 421
 
 
@@ -354,13 +354,13 @@ def test_chunks_are_counted(server):
 
 def test_metrics_and_pages(server):
     posted(server, INFER, BODY)
-    with urllib.request.urlopen(f"{server.rest}/metrics") as answer:
+    with urllib.request.urlopen(f"{server.url}/metrics") as answer:
         text = answer.read().decode()
     for line in ('onnxpool_pooling_nodes{model="soft",version="1"} 1.0', 'onnxpool_golden_share{model="soft"'):
         assert line in text
     assert 'onnxpool_requests_total{model="soft",protocol="rest",status="200",version="1"}' in text
     for path in ("/", "/docs", "/openapi.json"):
-        with urllib.request.urlopen(server.rest + path) as answer:
+        with urllib.request.urlopen(server.url + path) as answer:
             assert answer.status == 200
 
 
@@ -414,7 +414,7 @@ def test_a_replaced_file_drops_no_request_and_every_answer_is_the_old_or_the_new
 
 def waiting(server):
     """How many requests wait."""
-    with urllib.request.urlopen(f"{server.rest}/metrics") as answer:
+    with urllib.request.urlopen(f"{server.url}/metrics") as answer:
         lines = answer.read().decode().splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith("onnxpool_queue_length{"))
 
@@ -474,7 +474,7 @@ def test_a_token_and_tls_over_http(guarded):
     def status(path, **headers):
         try:
             with urllib.request.urlopen(
-                urllib.request.Request(server.rest + path, headers=headers), context=trust
+                urllib.request.Request(server.url + path, headers=headers), context=trust
             ) as answer:
                 return answer.status
         except urllib.error.HTTPError as error:

@@ -1,4 +1,4 @@
-"""What tools/load measures: ``onnxpool serve`` in a process of its own, and ONNX Runtime alone."""
+"""A server in a process of its own, as tools/load measures it and tests ask it: ``onnxpool serve``, or a peer."""
 
 import json
 import os
@@ -8,28 +8,37 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from load_report import Figures, Point
-from numpy.typing import NDArray
-
 from onnxpool.run.native_library import library_path, why_missing
-from onnxpool.run.session import Session
 
-START_S = 120
+START_S = 600
+"""How long a server may take to start and to end, on the busiest machine."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a server has done since it started."""
+
+    cpu_s: float
+    runs: float
+    rows: float
+    run_s: float
 
 
 class Served:
     """A server that runs; what it says of itself, and what the system says of its process."""
 
-    def __init__(self, pid: int, said: dict[str, Any], model: str) -> None:
-        self.pid = pid
+    def __init__(self, process: "subprocess.Popen[Any]", said: dict[str, Any], model: str) -> None:
+        self.process = process
+        self.pid = process.pid
+        self.said = said
         self.url: str = said["rest"]
-        self.rest = self.url.partition("//")[2]
+        self.address = self.url.partition("//")[2]
         self.grpc: str = said["grpc"]
         self.model = model
 
@@ -78,9 +87,9 @@ def serve(path: Path, *options: str) -> Iterator[Served]:
         try:
             text = "".join(iter(lambda: _line(process), "}\n")) + "}"
             guard.cancel()
-            yield Served(process.pid, json.loads(text), path.stem)
+            yield Served(process, json.loads(text), path.stem)
             process.terminate()
-            if process.wait(60):
+            if process.wait(START_S):
                 raise RuntimeError(f"the server ended with status {process.returncode}")
         finally:
             guard.cancel()
@@ -108,7 +117,7 @@ def serve_peer(python: Path, path: Path) -> Iterator[Peer]:
             for port in ports:
                 _wait_for(port)
             said = {"rest": f"http://127.0.0.1:{ports[0]}", "grpc": f"127.0.0.1:{ports[1]}"}
-            yield Peer(process.pid, said, path.stem)
+            yield Peer(process, said, path.stem)
         finally:
             process.terminate()
             try:
@@ -140,18 +149,3 @@ def _line(process: "subprocess.Popen[str]") -> str:
     if not line:
         raise RuntimeError("the server did not start; its reason stands above")
     return line
-
-
-def bare(session: Session, questions: Sequence[NDArray[Any]], seconds: float) -> Point:
-    """ONNX Runtime in a loop, one thread, nothing around it."""
-    name, inner = session.inputs[0].name, session.inner
-    times_s: list[float] = []
-    cpu_s, end_s = time.process_time(), time.perf_counter() + seconds
-    while (begin_s := time.perf_counter()) < end_s:
-        inner.run(None, {name: questions[len(times_s) % len(questions)]})
-        times_s.append(time.perf_counter() - begin_s)
-    rows = len(questions[0])
-    answered = rows * len(times_s)
-    low, high = (float(np.quantile(times_s, q)) for q in (0.5, 0.99))
-    cpu_each_s = (time.process_time() - cpu_s) / answered
-    return Point("bare", 1, rows, answered / sum(times_s), low, high, cpu_each_s, float(rows), 0.0, answered)
