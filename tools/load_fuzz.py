@@ -31,10 +31,11 @@ HANGS_S = 600
 
 def fuzz(path: Path, seconds: float, out: Path) -> int:
     """Both in turns, for as long as asked; 1 where something was found."""
-    end_s, seed, found = time.monotonic() + seconds, 0, []
+    found: list[str] = []
     statuses: Counter[int] = Counter()
-    cases = 0
+    seed = cases = 0
     with serve(path, "--no-control") as served:
+        end_s = time.monotonic() + seconds
         while time.monotonic() < end_s and not found:
             seed += 1
             cases += schemathesis(served, seed, 50, out, found)
