@@ -1,6 +1,8 @@
 """What the tests of the server share: small model files, golden files made by hand, and a server in a process."""
 
 import sys
+import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,9 @@ from onnx import helper
 
 sys.path.append(str(Path(__file__).parent.parent / "tools"))
 
-from load_server import START_S, Served, serve
+from load_server import HANGS_S, Served, serve, started
+
+__all__ = ["HANGS_S", "average", "running", "soft", "soft_answer", "started", "wait_for", "with_golden"]
 
 from onnxpool.golden import file as golden_file
 from onnxpool.graph import forms
@@ -50,6 +54,15 @@ def with_golden(path: Path, answer: Any = None) -> Path:
     return path
 
 
+def wait_for(condition: Callable[[], object]) -> float:
+    """Wait until it holds; how long that took, in seconds, which decides nothing but that a test hangs."""
+    begin_s = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begin_s < HANGS_S, "it never happened"
+        time.sleep(0.02)
+    return time.monotonic() - begin_s
+
+
 def running(path: Path, *options: str) -> AbstractContextManager[Served]:
     """``onnxpool serve`` on free ports of loopback, with minutes for each answer; ends with SIGTERM and status 0."""
-    return serve(path, "--timeout", str(START_S), *options)
+    return serve(path, "--timeout", str(HANGS_S), *options)

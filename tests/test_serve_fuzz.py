@@ -8,13 +8,13 @@ import http.client
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from serving import running, soft
+from serving import HANGS_S, running, soft
 
 pytest.importorskip("starlette")
 pytest.importorskip("grpc")
 pytest.importorskip("schemathesis")
 
-from load_fuzz import HANGS_S, bodies, schemathesis, status
+from load_fuzz import bodies, schemathesis, status
 
 
 @pytest.fixture(scope="module")

@@ -17,16 +17,13 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from load_server import Served, serve
+from load_server import HANGS_S, Served, serve
 
 from onnxpool.serve.codec import HEADER
 
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 ROUND = 5000
 """Damaged bodies of one round."""
-
-HANGS_S = 600
-"""A process or an answer that takes so long will not come."""
 
 
 def fuzz(path: Path, seconds: float, out: Path) -> int:

@@ -8,16 +8,16 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from onnxpool.run.native_library import library_path, why_missing
 
-START_S = 600
-"""How long a server may take to start and to end, on the busiest machine."""
+HANGS_S = 600
+"""A process or an answer that takes so long will not come, on the busiest machine."""
 
 
 @dataclass(frozen=True)
@@ -77,19 +77,24 @@ class Served:
             watching.join()
 
 
-@contextmanager
-def serve(path: Path, *options: str) -> Iterator[Served]:
+def serve(path: Path, *options: str) -> AbstractContextManager[Served]:
     """``onnxpool serve`` on free ports of loopback; must end with status 0 on SIGTERM."""
     command = [sys.executable, "-m", "onnxpool", "serve", str(path), "--port", "0", "--grpc-port", "0", "--json"]
-    with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) as process:
-        guard = threading.Timer(START_S, process.kill)
+    return started([*command, *options], path.stem)
+
+
+@contextmanager
+def started(command: Sequence[str], model: str) -> Iterator[Served]:
+    """A program that serves ``model``, and prints what it says of itself as JSON when it does."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        guard = threading.Timer(HANGS_S, process.kill)
         guard.start()
         try:
             text = "".join(iter(lambda: _line(process), "}\n")) + "}"
             guard.cancel()
-            yield Served(process, json.loads(text), path.stem)
+            yield Served(process, json.loads(text), model)
             process.terminate()
-            if process.wait(START_S):
+            if process.wait(HANGS_S):
                 raise RuntimeError(f"the server ended with status {process.returncode}")
         finally:
             guard.cancel()
@@ -133,7 +138,7 @@ def _free_port() -> int:
 
 
 def _wait_for(port: int) -> None:
-    end_s = time.monotonic() + START_S
+    end_s = time.monotonic() + HANGS_S
     while time.monotonic() < end_s:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
