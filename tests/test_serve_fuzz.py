@@ -36,7 +36,11 @@ def test_schemathesis(server, tmp_path):
     assert found == []
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(st.binary(max_size=300), st.one_of(st.none(), st.integers(0, 300).map(str)))
 def test_random_bytes(server, connection, body, header):
     assert 400 <= status(connection, server, body, header) < 500

@@ -51,6 +51,8 @@ def schemathesis(served: Served, seed: int, examples: int, folder: Path, found: 
         "--checks": CHECKS,
         "--phases": "examples,coverage,fuzzing",
         "--generation-database": "none",
+        "--request-timeout": str(HANGS_S),
+        "--suppress-health-check": "too_slow",
     }
     done = subprocess.run(
         [sys.executable, "-m", *command, *chain.from_iterable(options.items()), "--no-color"],
