@@ -1,11 +1,9 @@
 """What the tests of the server share: small model files, golden files made by hand, and a server in a process."""
 
-import json
-import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +12,15 @@ import onnx
 from models import model, pooled
 from onnx import helper
 
+sys.path.append(str(Path(__file__).parent.parent / "tools"))
+
+from load_server import HANGS_S, Served, serve, started
+
+__all__ = ["HANGS_S", "average", "running", "soft", "soft_answer", "started", "wait_for", "with_golden"]
+
 from onnxpool.golden import file as golden_file
 from onnxpool.graph import forms
 from onnxpool.window import Window
-
-START_S = 120
-"""How long a server may take to start on a busy machine."""
 
 
 def soft(path: Path, dtype: str = "float32") -> Path:
@@ -53,32 +54,15 @@ def with_golden(path: Path, answer: Any = None) -> Path:
     return path
 
 
-class Server:
-    """A server in a process of its own."""
-
-    def __init__(self, process: subprocess.Popen[str], said: dict[str, Any]) -> None:
-        self.process = process
-        self.said = said
-        self.rest: str = said["rest"]
-        self.address = self.rest.partition("//")[2]
-        self.grpc: str = said["grpc"]
+def wait_for(condition: Callable[[], object]) -> float:
+    """Wait until it holds; how long that took, in seconds, which decides nothing but that a test hangs."""
+    begin_s = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begin_s < HANGS_S, "it never happened"
+        time.sleep(0.02)
+    return time.monotonic() - begin_s
 
 
-@contextmanager
-def running(path: Path, *options: str) -> Iterator[Server]:
-    """``onnxpool serve`` on free ports of loopback; ends with SIGTERM and status 0."""
-    command = [sys.executable, "-m", "onnxpool", "serve", str(path), "--port", "0", "--grpc-port", "0", "--json"]
-    with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) as process:
-        guard = threading.Timer(START_S, process.kill)
-        guard.start()
-        try:
-            text = ""
-            while (line := process.stdout.readline()) and line != "}\n":
-                text += line
-            guard.cancel()
-            yield Server(process, json.loads(text + line))
-            process.terminate()
-            assert process.wait(60) == 0
-        finally:
-            guard.cancel()
-            process.kill()
+def running(path: Path, *options: str) -> AbstractContextManager[Served]:
+    """``onnxpool serve`` on free ports of loopback, with minutes for each answer; ends with SIGTERM and status 0."""
+    return serve(path, "--timeout", str(HANGS_S), *options)

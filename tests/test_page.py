@@ -5,8 +5,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
-import time
 import urllib.request
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -16,6 +14,7 @@ import onnx
 import pytest
 from models import pooled
 from onnx import TensorProto, helper
+from serving import HANGS_S, running, wait_for
 from test_predict import RED, network, picture
 
 import onnxpool
@@ -34,6 +33,7 @@ from onnxpool.serve.app import PAGE  # noqa: E402
 from onnxpool.serve.pictures import poolings  # noqa: E402
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
 FORMS = ["function", "standard"] + (["custom"] if why_missing() is None else [])
 
 
@@ -60,7 +60,7 @@ SHAPES = (("x", ["N", 3, 8, 8]), ("y", ["N", 3]))
 
 @contextmanager
 def serving(path, **options):
-    app = application(Repository(path, Options(poll_s=0, **options)))
+    app = application(Repository(path, Options(poll_s=0, timeout_s=HANGS_S, **options)))
     with testclient.TestClient(app, base_url="http://127.0.0.1") as client:
         yield client
 
@@ -199,34 +199,25 @@ def test_the_page_needs_nothing_from_elsewhere(tmp_path):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """Where a server of its own process serves the model, with labels."""
+    pytest.importorskip("grpc")
     folder = tmp_path_factory.mktemp("models")
     write(chain("function"), folder / "chain.onnx")
     (folder / "chain.labels.txt").write_text("red\ngreen <b>\nblue\n")
-    command = [sys.executable, "-m", "onnxpool", "serve", folder / "chain.onnx", "--port", "0", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            text = ""
-            while not text.endswith("\n}\n"):
-                text += process.stdout.readline()
-                assert process.poll() is None
-            yield json.loads(text)["rest"]
-        finally:
-            process.terminate()
-            process.wait(30)
+    with running(folder / "chain.onnx") as server:
+        yield server.url
 
 
 @pytest.fixture
 def chromium(tmp_path):
-    if CHROMIUM is None:
-        pytest.skip("no chromium here")
     quiet = ["background-networking", "component-update", "sync", "default-apps", "extensions"]
     return [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", *(f"--disable-{name}" for name in quiet),
             "--no-first-run", f"--user-data-dir={tmp_path / 'profile'}"]  # fmt: skip
 
 
+@browser
 def test_the_built_in_picture_in_a_browser(server, chromium):
     command = [*chromium, "--virtual-time-budget=20000", "--dump-dom", f"{server}/?demo"]
-    page = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    page = subprocess.run(command, capture_output=True, text=True, check=True, timeout=HANGS_S).stdout
     assert '<body data-state="done">' in page
     assert "green &lt;b&gt;" in page
     assert re.findall(r"<h3>(\w+)<span", page) == ["y", "SoftPool", "MaxPool", "GlobalAveragePool"]
@@ -243,10 +234,10 @@ def browsing(command, profile, address):
     with subprocess.Popen([*command, "--remote-debugging-port=0", address], **quiet) as process:
         try:
             file = profile / "DevToolsActivePort"
-            wait(lambda: file.exists() and file.read_text().count("\n") == 1)
+            wait_for(lambda: file.exists() and file.read_text().count("\n") == 1)
             with urllib.request.urlopen(f"http://127.0.0.1:{file.read_text().splitlines()[0]}/json") as answer:
                 (page,) = (one for one in json.load(answer) if one["type"] == "page")
-            with connect(page["webSocketDebuggerUrl"], max_size=None) as socket:
+            with connect(page["webSocketDebuggerUrl"], max_size=None, open_timeout=HANGS_S) as socket:
                 yield lambda script: evaluated(socket, script)
         finally:
             process.terminate()
@@ -255,17 +246,10 @@ def browsing(command, profile, address):
 def evaluated(socket, script):
     parameters = {"expression": script, "awaitPromise": True, "returnByValue": True}
     socket.send(json.dumps({"id": 1, "method": "Runtime.evaluate", "params": parameters}))
-    while (answer := json.loads(socket.recv(30))).get("id") != 1:
+    while (answer := json.loads(socket.recv(HANGS_S))).get("id") != 1:
         pass
     assert "exceptionDetails" not in answer["result"], answer
     return answer["result"]["result"].get("value")
-
-
-def wait(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 DROP = """(() => {
@@ -276,15 +260,16 @@ DROP = """(() => {
 })()"""
 
 
+@browser
 def test_dropped_files_in_a_browser(server, chromium, tmp_path, steps):
     with browsing(chromium, tmp_path / "profile", server) as run:
 
         def drop(data, kind):
             run(DROP % (base64.b64encode(data).decode(), "dropped", kind))
-            wait(lambda: run("document.body.dataset.state") in ("done", "failed"))
+            wait_for(lambda: run("document.body.dataset.state") in ("done", "failed"))
             return run("document.body.dataset.state"), run("document.getElementById('state').textContent")
 
-        wait(lambda: run("document.getElementById('model')?.value"))
+        wait_for(lambda: run("document.getElementById('model')?.value"))
         assert drop(steps.read_bytes(), "image/png") == ("done", "")
         assert run("document.querySelector('#outputs th').textContent") == "green <b>"
         failed, told = drop(b"no picture", "image/png")

@@ -17,13 +17,13 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from importlib.util import find_spec
-from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
 from models import model, pooled
 from onnx import helper
+from serving import HANGS_S, wait_for
 from test_predict import network, picture
 from typer.testing import CliRunner
 
@@ -106,15 +106,6 @@ def replicas() -> dict[int | None, str]:
     return {one.get("pid"): str(one["state"].value) for one in deployments[ray_app.NAME]["replicas"]}
 
 
-def wait_for(condition, seconds=40):
-    """The time until it holds."""
-    start = time.perf_counter()
-    while not condition():
-        assert time.perf_counter() - start < seconds
-        time.sleep(0.05)
-    return time.perf_counter() - start
-
-
 class Client:
     """Asks about one random picture after the other; asks again where there was no answer; compares every answer."""
 
@@ -132,12 +123,12 @@ class Client:
     def ask(self) -> None:
         x = self.random.normal(size=(1, 2, 6, 6)).astype(np.float32)
         start = time.perf_counter()
-        for attempt in count():
+        while True:
             try:
                 y = self.answer(x)
                 break
             except Exception:  # the server's, and the connection's
-                assert attempt < 200
+                assert time.perf_counter() - start < HANGS_S
                 self.again += 1
                 time.sleep(0.05)
         np.testing.assert_allclose(y, softpool(x), rtol=1e-5, atol=1e-6)
@@ -291,6 +282,7 @@ def test_a_killed_worker_loses_no_row_and_a_stopped_batch_goes_on(ray, tmp_path)
     batches = {"shard": 8, "workers": 2, "mean": [0] * 3, "std": [1] * 3}
     with pytest.raises(KeyboardInterrupt):
         batch.run_batch(means, tmp_path / "photos", tmp_path / "out", progress=kill, **batches)
+    (tmp_path / "out" / "part-00029.parquet").unlink(missing_ok=True)  # Ray may have been quicker than the stop
     workers = set()
     start = time.perf_counter()
     done = batch.run_batch(
@@ -311,18 +303,18 @@ def test_a_killed_worker_loses_no_row_and_a_stopped_batch_goes_on(ray, tmp_path)
 def test_the_speed_of_a_batch(ray, tmp_path):
     means = network(tmp_path / "means.onnx", "GlobalAveragePool", "Flatten")
     (tmp_path / "photos").mkdir()
-    for i in range(600):
+    for i in range(200):
         picture(tmp_path / "photos" / f"{i:03}.png", (i % 256, 0, 0), size=(224, 224))
     times = []
     done = batch.run_batch(
         means,
         tmp_path / "photos",
         tmp_path / "out",
-        shard=50,
+        shard=20,
         workers=2,
         progress=lambda *_: times.append(time.perf_counter()),
     )
-    assert (done.rows, done.errors, done.skipped) == (600, 0, 0)
+    assert (done.rows, done.errors, done.skipped) == (200, 0, 0)
     print(
-        f"{done.rows / done.time_s:.0f} rows a second with its start, {550 / (times[-1] - times[1]):.0f} once it runs"
+        f"{done.rows / done.time_s:.0f} rows a second with its start, {180 / (times[-1] - times[1]):.0f} once it runs"
     )

@@ -9,15 +9,15 @@ import json
 import socket
 import ssl
 import subprocess
+import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 
 import ml_dtypes
 import numpy as np
 import pytest
-from serving import average, running, soft, soft_answer, with_golden
+from serving import HANGS_S, average, running, soft, soft_answer, started, wait_for, with_golden
 
 pytest.importorskip("starlette")
 pytest.importorskip("grpc")
@@ -45,15 +45,20 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(folder):
-    with running(folder, "--poll", "0.1", "--max-body-mb", "1", "--timeout", "20") as server:
+    with running(folder, "--poll", "0.1", "--max-body-mb", "1") as server:
         yield server
+
+
+def patient(address):
+    """tritonclient over HTTP, which waits for as long as the others."""
+    return triton_http.InferenceServerClient(address, connection_timeout=HANGS_S, network_timeout=HANGS_S)
 
 
 @pytest.fixture
 def client(request, server):
     """tritonclient by the protocol that the test names."""
     if request.param == "http":
-        with triton_http.InferenceServerClient(server.address) as client:
+        with patient(server.address) as client:
             yield triton_http, client
     else:
         with triton_grpc.InferenceServerClient(server.grpc) as client:
@@ -283,9 +288,9 @@ def test_rpc_refuses_what_is_no_message(server):
 
 def posted(server, path, body=b"", **headers):
     """Status, headers and JSON of an answer to raw bytes."""
-    request = urllib.request.Request(server.rest + path, body, {k.replace("_", "-"): v for k, v in headers.items()})
+    request = urllib.request.Request(server.url + path, body, {k.replace("_", "-"): v for k, v in headers.items()})
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=HANGS_S) as answer:
             return answer.status, answer.headers, json.load(answer)
     except urllib.error.HTTPError as error:
         with error:
@@ -329,7 +334,7 @@ def test_names_are_no_paths(server, path):
 
 def test_other_sites_and_names_are_refused(server):
     assert posted(server, INFER, BODY, Origin="http://elsewhere.example")[0] == 403
-    assert posted(server, INFER, BODY, Origin=server.rest)[0] == 200
+    assert posted(server, INFER, BODY, Origin=server.url)[0] == 200
     assert posted(server, INFER, BODY, Host="elsewhere.example")[0] == 421
 
 
@@ -344,7 +349,7 @@ def test_a_body_without_end_and_a_client_that_leaves(server):
 
 
 def test_chunks_are_counted(server):
-    connection = http.client.HTTPConnection(server.address, timeout=30)
+    connection = http.client.HTTPConnection(server.address, timeout=HANGS_S)
     connection.request(
         "POST", INFER, iter([bytes(1 << 19)] * 3), encode_chunked=True, headers={"Transfer-Encoding": "chunked"}
     )
@@ -354,18 +359,18 @@ def test_chunks_are_counted(server):
 
 def test_metrics_and_pages(server):
     posted(server, INFER, BODY)
-    with urllib.request.urlopen(f"{server.rest}/metrics") as answer:
+    with urllib.request.urlopen(f"{server.url}/metrics") as answer:
         text = answer.read().decode()
     for line in ('onnxpool_pooling_nodes{model="soft",version="1"} 1.0', 'onnxpool_golden_share{model="soft"'):
         assert line in text
     assert 'onnxpool_requests_total{model="soft",protocol="rest",status="200",version="1"}' in text
     for path in ("/", "/docs", "/openapi.json"):
-        with urllib.request.urlopen(server.rest + path) as answer:
+        with urllib.request.urlopen(server.url + path) as answer:
             assert answer.status == 200
 
 
 def test_the_line_that_is_announced_works(server):
-    done = subprocess.run(["bash", "-c", server.said["curl"]], capture_output=True, check=True, timeout=60)
+    done = subprocess.run(["bash", "-c", server.said["curl"]], capture_output=True, check=True, timeout=HANGS_S)
     assert set(json.loads(done.stdout)) == {"model_name", "model_version", "outputs"}
 
 
@@ -377,7 +382,7 @@ def test_a_replaced_file_drops_no_request_and_every_answer_is_the_old_or_the_new
 
     def ask(seed):
         rng = np.random.default_rng(seed)
-        with triton_http.InferenceServerClient(server.address) as client:
+        with patient(server.address) as client:
             while not stop.is_set():
                 x = rng.normal(size=(1, 1, 2, 2)).astype(np.float32)
                 try:
@@ -393,53 +398,88 @@ def test_a_replaced_file_drops_no_request_and_every_answer_is_the_old_or_the_new
         asker.start()
     try:
         for i, make in enumerate((average, soft, average, soft)):
-            seen = len(answers)
+            seen, wanted = len(answers), int(make is average)
             make(tmp_path / f"{i}.onnx").replace(folder / "moves.onnx")
-            wanted, end = int(make is average), time.monotonic() + 30
-            while wanted not in answers[seen:] and time.monotonic() < end:
-                time.sleep(0.02)
-            assert wanted in answers[seen:], "the new file was never served"
+            wait_for(lambda: wanted in answers[seen:])  # noqa: B023 - it is called here
         (tmp_path / "bad.onnx").write_bytes(b"no model")
         (tmp_path / "bad.onnx").replace(folder / "moves.onnx")
-        time.sleep(0.5)
+        wait_for(lambda: "is refused" in reason(server, "moves"))
+        seen = len(answers)
+        wait_for(lambda: len(answers) >= seen + 20)
     finally:
         stop.set()
         for asker in askers:
             asker.join()
     assert failures == []
-    assert answer((triton_http, triton_http.InferenceServerClient(server.address)), model="moves").item() == np.float32(
-        Y
-    )
+    assert answer((triton_http, patient(server.address)), model="moves").item() == np.float32(Y)
 
 
-def waiting(server):
-    """How many requests wait."""
-    with urllib.request.urlopen(f"{server.rest}/metrics") as answer:
+def reason(server, name):
+    """Why the newest file of a model does not serve."""
+    _, _, index = posted(server, "/v2/repository/index")
+    (entry,) = (entry for entry in index if entry["name"] == name)
+    return entry.get("reason", "")
+
+
+def measured(server, name):
+    """The sum of a metric."""
+    with urllib.request.urlopen(f"{server.url}/metrics") as answer:
         lines = answer.read().decode().splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith("onnxpool_queue_length{"))
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(f"onnxpool_{name}"))
+
+
+PATIENT = """
+import json, sys
+from onnxpool.serve import Options, Repository
+from onnxpool.serve.listening import Listen
+from onnxpool.serve.server import serve
+options, listen = Options(max_batch=3, max_delay_s=3600, timeout_s=3600), Listen(port=0, grpc_port=0, drain_s=3600)
+announce = lambda listening: print(json.dumps(listening.to_json(), indent=2), flush=True)
+serve(Repository(sys.argv[1], options), listen, announce)
+"""
+"""A server where a request waits until there are three."""
 
 
 def test_sigterm_answers_what_has_arrived(tmp_path):
-    """Requests that wait for others when the signal comes are answered; the next connection is refused."""
+    """When the signal comes, two requests wait for a third, whose body has begun; then no connection is taken."""
     answers = []
 
-    def ask(triton, address):
-        answers.append(answer((triton, triton.InferenceServerClient(address))).item())
+    def ask(triton, client):
+        answers.append(answer((triton, client)).item())
 
-    with running(soft(tmp_path / "soft.onnx"), "--max-delay-ms", "4000") as server:
-        sides = [(triton_http, server.address), (triton_grpc, server.grpc)]
+    path = soft(tmp_path / "soft.onnx")
+    with started([sys.executable, "-c", PATIENT, str(path)], "soft") as server:
+        sides = [(triton_http, patient(server.address)), (triton_grpc, triton_grpc.InferenceServerClient(server.grpc))]
         askers = [threading.Thread(target=ask, args=side) for side in sides]
         for asker in askers:
             asker.start()
-        while waiting(server) < len(askers) and not answers:
-            time.sleep(0.02)
+        wait_for(lambda: measured(server, "queue_length{") == len(askers))
+        before = measured(server, "pending_bytes ")
+        third = http.client.HTTPConnection(server.address, timeout=HANGS_S)
+        third.putrequest("POST", INFER)
+        third.putheader("Content-Length", str(len(BODY)))
+        third.endheaders(BODY[:10])
+        wait_for(lambda: measured(server, "pending_bytes ") == before + 10)
         server.process.terminate()
+        wait_for(lambda: connection_is_refused(server))
+        third.send(BODY[10:])
+        with third.getresponse() as last:
+            assert json.load(last)["outputs"][0]["data"] == [pytest.approx(Y)]
+        third.close()
         for asker in askers:
-            asker.join(60)
+            asker.join(HANGS_S)
         assert answers == [np.float32(Y)] * 2
-        assert server.process.wait(60) == 0
-    with pytest.raises(OSError, match="refused"):
-        posted(server, INFER, BODY)
+        assert server.process.wait(HANGS_S) == 0
+    assert connection_is_refused(server)
+
+
+def connection_is_refused(server):
+    host, _, port = server.address.partition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=HANGS_S).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 @pytest.fixture(scope="module")
@@ -474,7 +514,7 @@ def test_a_token_and_tls_over_http(guarded):
     def status(path, **headers):
         try:
             with urllib.request.urlopen(
-                urllib.request.Request(server.rest + path, headers=headers), context=trust
+                urllib.request.Request(server.url + path, headers=headers), context=trust
             ) as answer:
                 return answer.status
         except urllib.error.HTTPError as error:

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("starlette")
@@ -251,7 +251,7 @@ def test_outputs_that_json_cannot_say(value):
     assert refusal.value.status == 422
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=200), st.one_of(st.none(), st.text(max_size=6), st.integers(0, 200).map(str)))
 def test_random_bytes_are_refused_not_crashed_on(body, header):
     assert 400 <= refused(body, header)[0] < 500
@@ -260,7 +260,7 @@ def test_random_bytes_are_refused_not_crashed_on(body, header):
 MESSAGE = orjson.dumps({"inputs": [tensor([1.5, 2, 3, 4], (2, 2))], "outputs": [{"name": "y"}], "id": "1"})
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.integers(0, len(MESSAGE) - 1), st.integers(0, 255)), min_size=1, max_size=4))
 def test_a_damaged_message_is_understood_or_refused(changes):
     body = bytearray(MESSAGE)

@@ -15,6 +15,8 @@ bounded: each point in seconds and in requests. Traffic goes to 127.0.0.1 only. 
 import argparse
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import load_clients
@@ -24,7 +26,8 @@ import load_report
 import numpy as np
 from load_clients import Task
 from load_report import Point
-from load_server import Served, bare, serve, serve_peer
+from load_server import Served, serve, serve_peer
+from numpy.typing import NDArray
 
 from onnxpool.run.session import Session, load
 
@@ -67,6 +70,21 @@ def measure(path: Path, session: Session, asked: argparse.Namespace) -> int:
     return int(any(point.wrong or point.errors for point in points))
 
 
+def bare(session: Session, questions: Sequence[NDArray[np.float32]], seconds: float) -> Point:
+    """ONNX Runtime in a loop, one thread, nothing around it."""
+    name, inner = session.inputs[0].name, session.inner
+    times_s: list[float] = []
+    cpu_s, end_s = time.process_time(), time.perf_counter() + seconds
+    while (begin_s := time.perf_counter()) < end_s:
+        inner.run(None, {name: questions[len(times_s) % len(questions)]})
+        times_s.append(time.perf_counter() - begin_s)
+    rows = len(questions[0])
+    answered = rows * len(times_s)
+    low, high = (float(np.quantile(times_s, q)) for q in (0.5, 0.99))
+    cpu_each_s = (time.process_time() - cpu_s) / answered
+    return Point("bare", 1, rows, answered / sum(times_s), low, high, cpu_each_s, float(rows), 0.0, answered)
+
+
 def _point(served: Served, session: Session, way: str, clients: int, joined: int, seconds: float) -> Point:
     task = _task(served, session, way, clients, seconds)
     before = served.figures()
@@ -94,7 +112,7 @@ def _task(served: Served, session: Session, way: str, clients: int, seconds: flo
     answers = [session.run({session.inputs[0].name: x})[session.outputs[0].name] for x in asked]
     return Task(
         way=way,
-        address=served.grpc if way == "grpc" else served.rest,
+        address=served.grpc if way == "grpc" else served.address,
         model=served.model,
         input=session.inputs[0].name,
         output=session.outputs[0].name,

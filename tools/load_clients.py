@@ -9,9 +9,10 @@ import gzip
 import json
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from typing import Any, Literal, TypeAlias
 
@@ -66,35 +67,36 @@ class Outcome:
 def run(task: Task, processes: int = 2) -> Outcome:
     """All clients of a task, spread over processes."""
     shares = [len(range(i, task.clients, processes)) for i in range(min(processes, task.clients))]
-    start_at = time.time() + 3
     outcome = Outcome()
-    with ProcessPoolExecutor(len(shares), mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(_drive, task, share, start_at, i) for i, share in enumerate(shares)]
-        for job in jobs:
-            outcome.add(job.result(timeout=task.seconds + 120))
+    for one in _together([replace(task, clients=share) for share in shares]):
+        outcome.add(one)
     return outcome
 
 
 def run_all(tasks: Sequence[Task]) -> dict[str, Outcome]:
     """Several tasks at the same time, each in one process; what came back by the way of asking."""
+    return dict(zip((task.way for task in tasks), _together(tasks), strict=True))
+
+
+def _together(tasks: Sequence[Task]) -> list[Outcome]:
+    """Each task in a process of its own; all begin at the same time."""
     start_at = time.time() + 3
     with ProcessPoolExecutor(len(tasks), mp_context=get_context("spawn")) as pool:
-        jobs = {task.way: pool.submit(_drive, task, task.clients, start_at, i) for i, task in enumerate(tasks)}
-        return {way: job.result(timeout=tasks[0].seconds + 120) for way, job in jobs.items()}
+        jobs = [pool.submit(_drive, task, start_at, seed) for seed, task in enumerate(tasks)]
+        return [job.result(timeout=task.seconds + 120) for job, task in zip(jobs, tasks, strict=True)]
 
 
-def _drive(task: Task, clients: int, start_at: float, seed: int) -> Outcome:
-    return asyncio.run(_clients(task, clients, start_at, seed))
+def _drive(task: Task, start_at: float, seed: int) -> Outcome:
+    return asyncio.run(_clients(task, start_at, seed))
 
 
-async def _clients(task: Task, clients: int, start_at: float, seed: int) -> Outcome:
-    opening = {"binary": _http, "json": _http, "grpc": _grpc}[task.way]
+async def _clients(task: Task, start_at: float, seed: int) -> Outcome:
     outcome = Outcome()
-    async with opening(task, clients) as ask:
+    async with _asking(task) as ask:
         await ask(0)
         await asyncio.sleep(max(0, start_at - time.time()))
         begin_s = time.perf_counter()
-        loops = (_loop(task, ask, outcome, begin_s + task.seconds, seed * 1000 + i) for i in range(clients))
+        loops = (_loop(task, ask, outcome, begin_s + task.seconds, seed * 1000 + i) for i in range(task.clients))
         await asyncio.gather(*loops)
         outcome.seconds = time.perf_counter() - begin_s
     return outcome
@@ -129,48 +131,29 @@ def _compare(task: Task, given: NDArray[Any], answer: NDArray[Any], outcome: Out
 # --- by protocol
 
 
-class _http:  # noqa: N801 - an opening, as a function would be
-    """tritonclient over HTTP."""
-
-    def __init__(self, task: Task, clients: int) -> None:
-        import tritonclient.http.aio as triton
-
-        self.client = triton.InferenceServerClient(task.address, conn_limit=clients)
-        binary = task.way == "binary"
-        self.inputs = [_filled(triton.InferInput, task, array, binary_data=binary) for array in task.questions]
-        self.outputs = [triton.InferRequestedOutput(task.output, binary_data=binary)]
-        self.task = task
-
-    async def __aenter__(self) -> Ask:
-        return self._ask
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.client.close()
-
-    async def _ask(self, i: int) -> NDArray[Any]:
-        answer = await self.client.infer(self.task.model, [self.inputs[i]], outputs=self.outputs)
-        return answer.as_numpy(self.task.output)
-
-
-class _grpc:  # noqa: N801
-    """tritonclient over gRPC: one channel for each process."""
-
-    def __init__(self, task: Task, _: int) -> None:
+@asynccontextmanager
+async def _asking(task: Task) -> AsyncIterator[Ask]:
+    """Asking by tritonclient in the task's way; over gRPC one channel for all clients of this process."""
+    if task.way == "grpc":
         import tritonclient.grpc.aio as triton
 
-        self.client = triton.InferenceServerClient(task.address)
-        self.inputs = [_filled(triton.InferInput, task, array) for array in task.questions]
-        self.task = task
+        client, how = triton.InferenceServerClient(task.address), {}
+    else:
+        import tritonclient.http.aio as triton
 
-    async def __aenter__(self) -> Ask:
-        return self._ask
+        client = triton.InferenceServerClient(task.address, conn_limit=task.clients)
+        how = {"binary_data": task.way == "binary"}
+    inputs = [_filled(triton.InferInput, task, array, **how) for array in task.questions]
+    outputs = [triton.InferRequestedOutput(task.output, **how)]
 
-    async def __aexit__(self, *_: object) -> None:
-        await self.client.close()
+    async def ask(i: int) -> NDArray[Any]:
+        answer = await client.infer(task.model, [inputs[i]], outputs=outputs)
+        return answer.as_numpy(task.output)
 
-    async def _ask(self, i: int) -> NDArray[Any]:
-        answer = await self.client.infer(self.task.model, [self.inputs[i]])
-        return answer.as_numpy(self.task.output)
+    try:
+        yield ask
+    finally:
+        await client.close()
 
 
 def _filled(kind: Any, task: Task, array: NDArray[Any], **how: bool) -> Any:

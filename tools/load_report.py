@@ -9,21 +9,12 @@ from pathlib import Path
 
 import numpy as np
 from load_clients import Outcome
+from load_server import Figures
 from rich.console import Console
 from rich.table import Table
 
 PEER = 0
 """The ``max_batch`` of a peer's points."""
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What a server has done since it started."""
-
-    cpu_s: float
-    runs: float
-    rows: float
-    run_s: float
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What tools/load measures: ``onnxpool serve`` in a process of its own, and ONNX Runtime alone."""
+"""A server in a process of its own, as tools/load measures it and tests ask it: ``onnxpool serve``, or a peer."""
 
 import json
 import os
@@ -9,27 +9,36 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from load_report import Figures, Point
-from numpy.typing import NDArray
-
 from onnxpool.run.native_library import library_path, why_missing
-from onnxpool.run.session import Session
 
-START_S = 120
+HANGS_S = 600
+"""A process or an answer that takes so long will not come, on the busiest machine."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a server has done since it started."""
+
+    cpu_s: float
+    runs: float
+    rows: float
+    run_s: float
 
 
 class Served:
     """A server that runs; what it says of itself, and what the system says of its process."""
 
-    def __init__(self, pid: int, said: dict[str, Any], model: str) -> None:
-        self.pid = pid
+    def __init__(self, process: "subprocess.Popen[Any]", said: dict[str, Any], model: str) -> None:
+        self.process = process
+        self.pid = process.pid
+        self.said = said
         self.url: str = said["rest"]
-        self.rest = self.url.partition("//")[2]
+        self.address = self.url.partition("//")[2]
         self.grpc: str = said["grpc"]
         self.model = model
 
@@ -68,19 +77,24 @@ class Served:
             watching.join()
 
 
-@contextmanager
-def serve(path: Path, *options: str) -> Iterator[Served]:
+def serve(path: Path, *options: str) -> AbstractContextManager[Served]:
     """``onnxpool serve`` on free ports of loopback; must end with status 0 on SIGTERM."""
     command = [sys.executable, "-m", "onnxpool", "serve", str(path), "--port", "0", "--grpc-port", "0", "--json"]
-    with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) as process:
-        guard = threading.Timer(START_S, process.kill)
+    return started([*command, *options], path.stem)
+
+
+@contextmanager
+def started(command: Sequence[str], model: str) -> Iterator[Served]:
+    """A program that serves ``model``, and prints what it says of itself as JSON when it does."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        guard = threading.Timer(HANGS_S, process.kill)
         guard.start()
         try:
             text = "".join(iter(lambda: _line(process), "}\n")) + "}"
             guard.cancel()
-            yield Served(process.pid, json.loads(text), path.stem)
+            yield Served(process, json.loads(text), model)
             process.terminate()
-            if process.wait(60):
+            if process.wait(HANGS_S):
                 raise RuntimeError(f"the server ended with status {process.returncode}")
         finally:
             guard.cancel()
@@ -108,7 +122,7 @@ def serve_peer(python: Path, path: Path) -> Iterator[Peer]:
             for port in ports:
                 _wait_for(port)
             said = {"rest": f"http://127.0.0.1:{ports[0]}", "grpc": f"127.0.0.1:{ports[1]}"}
-            yield Peer(process.pid, said, path.stem)
+            yield Peer(process, said, path.stem)
         finally:
             process.terminate()
             try:
@@ -124,7 +138,7 @@ def _free_port() -> int:
 
 
 def _wait_for(port: int) -> None:
-    end_s = time.monotonic() + START_S
+    end_s = time.monotonic() + HANGS_S
     while time.monotonic() < end_s:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -140,18 +154,3 @@ def _line(process: "subprocess.Popen[str]") -> str:
     if not line:
         raise RuntimeError("the server did not start; its reason stands above")
     return line
-
-
-def bare(session: Session, questions: Sequence[NDArray[Any]], seconds: float) -> Point:
-    """ONNX Runtime in a loop, one thread, nothing around it."""
-    name, inner = session.inputs[0].name, session.inner
-    times_s: list[float] = []
-    cpu_s, end_s = time.process_time(), time.perf_counter() + seconds
-    while (begin_s := time.perf_counter()) < end_s:
-        inner.run(None, {name: questions[len(times_s) % len(questions)]})
-        times_s.append(time.perf_counter() - begin_s)
-    rows = len(questions[0])
-    answered = rows * len(times_s)
-    low, high = (float(np.quantile(times_s, q)) for q in (0.5, 0.99))
-    cpu_each_s = (time.process_time() - cpu_s) / answered
-    return Point("bare", 1, rows, answered / sum(times_s), low, high, cpu_each_s, float(rows), 0.0, answered)
