@@ -1,6 +1,7 @@
 """The shape of the package: imports go one way, heavy ones stay at the edge, and adding a method is one file."""
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -64,6 +65,15 @@ def test_no_module_imports_itself_by_way_of_others():
     known = modules()
     imports = {name: imported(path, set(known)) - {name} for name, path in known.items()}
     TopologicalSorter(imports).prepare()  # raises CycleError, which names the circle
+
+
+def test_the_readme_names_every_room_in_order():
+    text = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `onnxpool/(.*?)` \|", text, re.MULTILINE)
+    rooms = [room.removesuffix("/").removesuffix(".py") for row in rows for room in row.split("` `")]
+    level = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+    assert set(rooms) == set(level) - {"__main__"}
+    assert [level[room] for room in rooms] == sorted(level[room] for room in rooms)
 
 
 def test_importing_stays_light():
