@@ -141,7 +141,6 @@ def test_everything_but_the_command_line_works_without_typer_and_rich():
     program = """
 import importlib, json, sys
 sys.modules |= {"typer": None, "rich": None}
-from onnxpool.errors import MissingExtra
 from onnxpool.validation import as_html, as_junit, as_text, history
 from onnxpool.validation.report import Report, Result, Run
 result = Result("a", "y", "mismatch", "error 5 times", share=5.0, max_abs=1.0, max_ulp=2.0, snr_db=3.0, origin="o")

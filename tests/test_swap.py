@@ -19,8 +19,8 @@ import onnxpool  # noqa: E402
 from onnxpool import nn  # noqa: E402
 from onnxpool.cli.commands import app  # noqa: E402
 from onnxpool.errors import ArgumentError, ExportError  # noqa: E402
-from onnxpool.network import layers, official  # noqa: E402
-from onnxpool.network.swap import KINDS, swap  # noqa: E402
+from onnxpool.network import KINDS, layers, official  # noqa: E402
+from onnxpool.network.swap import swap  # noqa: E402
 from onnxpool.validation.as_text import sentences  # noqa: E402
 from onnxpool.window import Window  # noqa: E402
 
