@@ -319,6 +319,10 @@ LAYER = "SoftPool2d(2)"
         ("SoftPool2d(size=3)", "unexpected keyword argument 'size'; its arguments are numbers"),
         ("SoftPool2d(__import__('os').getpid())", "__import__('os').getpid() cannot be an argument; these are numbers"),
         ("SoftPool2d(*[3])", "*[3] cannot be an argument"),
+        ("SoftPool2d(**size)", "**size cannot be an argument"),
+        ("SoftPool2d(3, stride=1, stride=2)", "stride is given twice in SoftPool2d(3, stride=1, stride=2)"),
+        ("SoftPool2d", "missing 1 required positional argument: 'kernel_size'"),
+        ("[SoftPool2d(3)]", "is no layer: write a layer ("),
         ("SoftPool4d(3)", "is neither a layer nor a network of onnxpool: write a layer ("),
         ("SoftPool4d(3)", " SoftPool1d, SoftPool2d, SoftPool3d"),
         ("resnet18", "a network (lip_resnet50, lip_resnet101,"),
@@ -407,6 +411,7 @@ def test_layers_within_layers_and_networks():
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert spelling.module("softpool_resnet18").fc.out_features == 1000
+    assert isinstance(spelling.module("GlobalAvgPool2d"), onnxpool.nn.GlobalAvgPool2d)
 
 
 def test_a_checkpoint_gives_the_network_its_parameters(folder, tmp_path):

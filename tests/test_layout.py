@@ -7,6 +7,8 @@ import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import pytest
+
 import onnxpool
 
 PACKAGE = Path(onnxpool.__file__).parent
@@ -76,6 +78,20 @@ def test_the_readme_names_every_room_in_order():
     assert [level[room] for room in rooms] == sorted(level[room] for room in rooms)
 
 
+def test_only_the_command_line_draws_on_the_terminal():
+    """typer and rich come with the extra ``cli``; a serving machine goes without them."""
+    told = []
+    for name, path in modules().items():
+        text = path.read_text(encoding="utf-8")
+        nodes = list(ast.walk(ast.parse(text)))
+        imports = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+        imports |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        if {module.split(".")[0] for module in imports} & {"typer", "rich"}:
+            told.append(name)
+    assert told
+    assert all(name.startswith("cli.") for name in told)
+
+
 def test_importing_stays_light():
     program = "import sys, onnxpool; print([m for m in ('torch', 'onnxruntime', 'onnxscript') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -118,3 +134,44 @@ for attempt in (lambda: onnxpool.nn.SoftPool2d(2), lambda: onnxpool.export(None,
         raise AssertionError("should have said that torch is missing")
 """
     subprocess.run([sys.executable, "-c", program, str(Path(__file__).parent)], check=True)
+
+
+def test_everything_but_the_command_line_works_without_typer_and_rich():
+    """Every module can be imported, if its own extras are there, and a report is shown in every way but as a table."""
+    program = """
+import importlib, json, sys
+sys.modules |= {"typer": None, "rich": None}
+from onnxpool.validation import as_html, as_junit, as_text, history
+from onnxpool.validation.report import Report, Result, Run
+result = Result("a", "y", "mismatch", "error 5 times", share=5.0, max_abs=1.0, max_ulp=2.0, snr_db=3.0, origin="o")
+run = Run("onnxruntime", "function", kernels=False, verdict="mismatch", results=(result,))
+report = Report("m.onnx", "mismatch", "PyTorch", (run,), ("a cause",), (), {})
+assert as_text.sentences(report) == ["onnxruntime, function: a, y: error 5 times", "cause: a cause"]
+assert as_text.rows(report)[0].cells == ("onnxruntime, function", "mismatch", "0/1", "500.0%", "1", "2", "3", "a")
+assert "<li>cause: a cause</li>" in as_html.page(report)
+assert 'message="error 5 times"' in as_junit.xml(report)
+assert json.loads(json.dumps(report.to_json(), allow_nan=False))["summary"] == "FAILED (mismatch): 1 runs, 1 mismatch"
+absent = []
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(f"onnxpool.{name}")
+    except ImportError as error:
+        assert (error.name or "").partition(".")[0] not in ("typer", "rich"), (name, error)
+        assert "onnxpool[cli]" not in str(error), name
+        absent.append(name)
+print(*absent)
+"""
+    names = [name for name in sorted(modules()) if name != "__main__" and not name.startswith("cli.")]
+    done = subprocess.run([sys.executable, "-c", program, *names], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) < len(names) / 3
+
+
+@pytest.mark.parametrize("package", ["typer", "rich"])
+@pytest.mark.parametrize("start", ["from onnxpool.cli import main; main()", "MODULE"])
+def test_the_command_line_says_which_extra_it_needs(package, start):
+    start = start.replace("MODULE", "import runpy; runpy.run_module('onnxpool', run_name='__main__')")
+    program = f"import sys; sys.modules[{package!r}] = None; {start}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"onnxpool: the command line needs the package {package!r}: pip install 'onnxpool[cli]'\n"

@@ -24,7 +24,11 @@ def report(*results, verdict=None, **fields):
     return Report("net.onnx", status, "PyTorch", (run, skipped), (), (), {"numpy": "2"})
 
 
-GOOD = report(result("a", 0.4), result("b", 0.9), result("c", 0.0, snr_db=math.inf))
+GOOD = report(
+    result("a", 0.4, histogram=(3, 1), heat=((0.4, math.inf), (0.0, 1.0))),
+    result("b", 0.9),
+    result("c", 0.0, snr_db=math.inf),
+)
 
 
 def test_a_report_survives_the_file(tmp_path):
@@ -33,10 +37,23 @@ def test_a_report_survives_the_file(tmp_path):
         path.write_text(json.dumps(values, allow_nan=False))
         assert history.load_report(path).to_json() == GOOD.to_json()
     assert history.load_report(path).runs[0].results[2].snr_db == math.inf
-    assert math.isnan(history.load_report(path).runs[0].results[0].max_ulp)
+    first = history.load_report(path).runs[0].results[0]
+    assert math.isnan(first.max_ulp)
+    assert (first.histogram, first.heat) == ((3, 1), ((0.4, math.inf), (0.0, 1.0)))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 1}', '{"schema": 2}', '{"schema": 2, "runs": [1]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"schema": 1}',
+        '{"schema": 2}',
+        '{"schema": 2, "runs": [1]}',
+        '{"schema": 2, "runs": [], "model": [1]}',
+    ],
+)
 def test_no_results(tmp_path, text):
     (tmp_path / "bad.json").write_text(text)
     with pytest.raises(GoldenError, match="holds no results"):

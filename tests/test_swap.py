@@ -19,8 +19,8 @@ import onnxpool  # noqa: E402
 from onnxpool import nn  # noqa: E402
 from onnxpool.cli.commands import app  # noqa: E402
 from onnxpool.errors import ArgumentError, ExportError  # noqa: E402
-from onnxpool.network import layers, official  # noqa: E402
-from onnxpool.network.swap import KINDS, swap  # noqa: E402
+from onnxpool.network import KINDS, layers, official  # noqa: E402
+from onnxpool.network.swap import swap  # noqa: E402
 from onnxpool.validation.as_text import sentences  # noqa: E402
 from onnxpool.window import Window  # noqa: E402
 
@@ -382,7 +382,11 @@ class Renamed(torch.nn.MaxPool2d):
         (torch.nn.MaxPool2d(2), {"max": "SoftPool(size=3)"}, "got an unexpected keyword argument 'size'"),
         (torch.nn.MaxPool2d(2), {"max": "SoftPool(kernel_size=0)"}, "kernel_size=(0, 0): each number must be at least"),
         (torch.nn.MaxPool2d(2), {"max": "SoftPool(stride=1)"}, "a window 2x2 s1 gives other sizes than 2x2"),
-        (torch.nn.MaxPool2d(2), {"max": "SoftPool(kernel_size=__import__)"}, "malformed node"),
+        (
+            torch.nn.MaxPool2d(2),
+            {"max": "SoftPool(kernel_size=__import__)"},
+            "__import__ cannot be an argument; these are",
+        ),
     ],
 )
 def test_layers_that_are_kept_and_why(layer, rules, reason):
@@ -430,13 +434,17 @@ def test_a_convolution_whose_weight_is_computed_is_kept():
         ({"max": 3}, "target 3 is no spelling"),
         ({"maxpool": "SoftPool"}, "rule 'maxpool' is no kind"),
         ({torch.nn.MaxPool3d: "SoftPool"}, "rule 'MaxPool3d' is no kind"),
+        ({"max": "PowerAvgPool(p=3, p=2)"}, "p is given twice in PowerAvgPool(p=3, p=2)"),
+        ({"max": "PowerAvgPool(p=small)"}, "small cannot be an argument; these are channels, numbers,"),
+        ({"max": "PowerAvgPool(p=math.pi)"}, "math.pi cannot be an argument"),
+        ({"max": "LocalImportancePool(Gate(3))"}, "onnxpool.nn has no Gate2d"),
         ({"max": "LocalImportancePool"}, "number of channels of its input must be known: give an example"),
         ({"adaptive": "SoftPool"}, "spatial size of its input must be known: give an example"),
     ],
 )
 def test_wrong_rules(rules, message):
     with pytest.raises(ArgumentError) as caught:
-        swap(small(), rules)
+        swap(small(), rules, strict=True)
     assert message in str(caught.value)
 
 

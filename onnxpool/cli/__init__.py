@@ -1,5 +1,9 @@
 """The command line, a skin: each command parses, calls one function of the library, and prints the value it returns.
 
+    commands.py       all of them: models.py, checks.py, serving.py, about.py
+    application.py    what they share                 spelling.py    what their arguments spell: networks, inputs, axes
+    tables.py         what a person reads of each value
+
 With ``--json`` that value goes to standard output as JSON and nothing else does. Exit status 0: done; 1: the check that
 was asked for failed (``validate`` says more: :data:`onnxpool.validation.report.EXIT_STATUS`); 2: asked wrongly, with
 one sentence on standard error. typer and rich, rather than argparse: the help, the types and the tables come from the

@@ -24,7 +24,7 @@ from onnxpool.cli.application import (
 )
 from onnxpool.domain import OPSETS, Form
 from onnxpool.errors import ArgumentError
-from onnxpool.network.swap import KINDS
+from onnxpool.network import KINDS
 
 
 @app.command(rich_help_panel="Models")

@@ -13,16 +13,18 @@
 SoftPool2d(3x3 s2 p1)
 """
 
-import ast
 import importlib
 import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from onnxpool.errors import ArgumentError, MissingExtra
+from onnxpool.network import spelled_layers
+from onnxpool.network.spelled_layers import ARGUMENTS, Spelling
 
 if TYPE_CHECKING:
     import torch
@@ -115,43 +117,26 @@ def _built_in(source: str) -> Any:
         f"write a layer ({', '.join(nn.__all__)}) such as 'SoftPool2d(3, stride=2)', a network "
         f"({', '.join(models.NETWORKS)}), package.module:name or file.py:name"
     )
-    if source in models.NETWORKS:
-        return models.NETWORKS[source]()
     makers = {name: getattr(nn, name) for name in nn.__all__} | models.NETWORKS
     try:
-        spelled = ast.parse(source, mode="eval").body
-    except (SyntaxError, ValueError) as error:
-        raise ArgumentError(f"source={source!r} cannot be read: {expected}") from error
-    if _maker(spelled, makers) is None:
+        spelling = spelled_layers.read(source)
+    except ArgumentError as error:
+        raise ArgumentError(f"source={source!r} {error}: {expected}") from error
+    if spelling.name not in makers:
         raise ArgumentError(f"source={source!r} is neither a layer nor a network of onnxpool: {expected}")
     try:
-        return _value(spelled, makers)
+        return _make(spelling, makers)
     except ArgumentError as error:
         raise ArgumentError(f"source={source!r}: {error}") from error
     except (ValueError, TypeError) as error:
-        raise ArgumentError(f"source={source!r}: {error}; its arguments are {_ARGUMENTS}") from error
+        raise ArgumentError(f"source={source!r}: {error}; its arguments are {ARGUMENTS}") from error
 
 
-_ARGUMENTS = "numbers, tuples, True, False, None or layers"
-
-_Makers: TypeAlias = Mapping[str, Callable[..., Any]]
-
-
-def _maker(spelled: ast.expr, makers: _Makers) -> Callable[..., Any] | None:
-    """What a call calls, if it is one of ``makers``."""
-    return makers.get(spelled.func.id) if isinstance(spelled, ast.Call) and isinstance(spelled.func, ast.Name) else None
-
-
-def _value(spelled: ast.expr, makers: _Makers) -> Any:
-    """A literal, or what a call of one of ``makers`` with such values gives."""
-    maker = _maker(spelled, makers)
-    if maker is not None and isinstance(spelled, ast.Call):
-        given = [_value(argument, makers) for argument in spelled.args]
-        return maker(*given, **{str(keyword.arg): _value(keyword.value, makers) for keyword in spelled.keywords})
-    try:
-        return ast.literal_eval(spelled)
-    except ValueError as error:
-        raise ArgumentError(f"{ast.unparse(spelled)} cannot be an argument; these are {_ARGUMENTS}") from error
+def _make(spelling: Spelling, makers: Mapping[str, Callable[..., Any]]) -> Any:
+    if spelling.name not in makers:
+        raise ArgumentError(f"{spelling} cannot be an argument; these are {ARGUMENTS}")
+    given, named = spelling.arguments(partial(_make, makers=makers))
+    return makers[spelling.name](*given, **named)
 
 
 def _attribute(source: str, place: str, name: str) -> Any:

@@ -1,7 +1,7 @@
 """What a person reads of each value that a command shows: a function per type, which gives what rich prints.
 
 Commands hand one of them to :func:`onnxpool.cli.application.show` with the value. The types are imported for the type
-checker alone: a command whose value is light need not load what other commands work with.
+checker alone: neither the help nor a command whose value is light loads what other commands work with.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxpool.domain import DOMAIN
-from onnxpool.validation import as_text
 
 if TYPE_CHECKING:
     from onnxpool.about.machine import Diagnosis
@@ -39,6 +38,7 @@ _STYLE = {"skipped": "dim", "passed": "bold green", "noted": "yellow"}
 
 def report(value: "Report") -> RenderableType:
     """The runs, every sentence, and the verdict."""
+    from onnxpool.validation import as_text
 
     def styled(text: str, verdict: str) -> Text:
         return Text(text, _STYLE.get(verdict, "bold red"))

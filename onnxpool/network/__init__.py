@@ -4,6 +4,10 @@
     swap.py                layers exchanged by rules    replacement_layers.py    what a pool alone cannot be
     layers.py              which poolings there are     official.py              the published pooling packages
     calls.py               what passes through, and which functions are called
+    spelled_layers.py      reads spellings such as "PowerAvgPool(p=3)"
 
-All but export.py and swap.py need PyTorch at once; these two import it, and the others, when they run.
+export.py and swap.py import PyTorch, and the others, when they run; spelled_layers.py never does; the others need it.
 """
+
+KINDS = ("max", "average", "power", "adaptive", "strided-convolution", "official", "onnxpool")
+"""The kinds of layers; :mod:`onnxpool.network.layers` says which layers they are."""

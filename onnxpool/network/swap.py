@@ -38,6 +38,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from onnxpool.errors import ArgumentError, MissingExtra
+from onnxpool.network import KINDS
 from onnxpool.window import Window
 
 if TYPE_CHECKING:
@@ -48,9 +49,6 @@ if TYPE_CHECKING:
 
 Target: TypeAlias = "str | Callable[[torch.nn.Module, int | None, Window | None], torch.nn.Module]"
 Rules: TypeAlias = "Mapping[str, Target] | Mapping[type[torch.nn.Module], Target] | Mapping[Any, Target]"
-
-KINDS = ("max", "average", "power", "adaptive", "strided-convolution", "official", "onnxpool")
-"""The kinds of layers; :mod:`onnxpool.network.layers` says which layers they are."""
 
 
 # --- what it returns

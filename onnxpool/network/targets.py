@@ -10,7 +10,6 @@ the old layer pools, and a local importance pool without logits gets the simplif
 SoftPool2d(3x3 s2 p1)
 """
 
-import ast
 import inspect
 import re
 from collections.abc import Callable
@@ -20,9 +19,10 @@ from torch.nn import Module
 
 from onnxpool import nn
 from onnxpool.errors import ArgumentError
-from onnxpool.network import layers, official
+from onnxpool.network import layers, official, spelled_layers
 from onnxpool.network.layers import Layer
 from onnxpool.network.replacement_layers import POOLED_CONV, FixedSizePool
+from onnxpool.network.spelled_layers import Spelling
 from onnxpool.window import Window
 
 _WINDOW = {"kernel_size": "kernel", "stride": "stride", "padding": "pad", "dilation": "dilation", "ceil_mode": "ceil"}
@@ -32,7 +32,7 @@ def check(target: Any) -> None:
     """Raise :class:`ArgumentError` for what can be no target of any layer."""
     if isinstance(target, str):
         if target not in ("keep", "same"):
-            name = ast.unparse(_parse(target).func)
+            name = _read(target).name
             if not any(f"{name}{rank}d" in nn.__all__ for rank in (1, 2, 3)):
                 known = sorted({re.sub(r"[123]d$", "", known) for known in nn.__all__})
                 raise ArgumentError(f"target {target!r}: use one of {', '.join(known)}, keep, or same")
@@ -63,14 +63,14 @@ def make(target: Any, layer: Layer) -> Module:
 
 def _pool(target: Any, layer: Layer) -> Module:
     if isinstance(target, str) and layer.kind == "adaptive":
-        call = _parse(target)
-        known = inspect.signature(_class(call.func, layer.rank)).parameters
+        spelling = _read(target)
+        known = inspect.signature(_class(spelling.name, layer.rank)).parameters
         if "output_size" in known:
-            return _layer(call, layer, {"output_size": layers.output_size(layer)})
+            return _layer(spelling, layer, {"output_size": layers.output_size(layer)})
         if "kernel_size" not in known and layers.to_one_position(layer):
-            return _layer(call, layer, {})
+            return _layer(spelling, layer, {})
     window = layers.window(layer)
-    pool = _spelled(_parse(target), layer, window) if isinstance(target, str) else _called(target, layer, window)
+    pool = _spelled(_read(target), layer, window) if isinstance(target, str) else _called(target, layer, window)
     new = getattr(pool, "window", None)
     if window and isinstance(new, Window) and _sizes(new) != _sizes(window):
         raise ArgumentError(f"a window {new} gives other sizes than {window}")
@@ -94,10 +94,10 @@ def _called(function: Callable[..., Any], layer: Layer, window: Window | None) -
 # --- spellings
 
 
-def _spelled(call: ast.Call, layer: Layer, window: Window | None) -> Module:
+def _spelled(spelling: Spelling, layer: Layer, window: Window | None) -> Module:
     if window is None:
         raise ArgumentError("it has no window that a pool could take over")
-    made = _class(call.func, layer.rank)
+    made = _class(spelling.name, layer.rank)
     known = inspect.signature(made).parameters
     words = {word: getattr(window, name) for word, name in _WINDOW.items()}
     if "kernel_size" not in known:
@@ -106,18 +106,18 @@ def _spelled(call: ast.Call, layer: Layer, window: Window | None) -> Module:
     for word, default in plain.items():
         if word not in known and words[word] != default:
             raise ArgumentError(f"{made.__name__} has no {word}, and this layer's is {words[word]}")
-    return _layer(call, layer, {word: value for word, value in words.items() if word in known})
+    return _layer(spelling, layer, {word: value for word, value in words.items() if word in known})
 
 
-def _layer(call: ast.Call, layer: Layer, filled: dict[str, Any]) -> Module:
-    """The layer that the call spells; ``filled`` are arguments that it may leave out."""
-    made = _class(call.func, layer.rank)
+def _layer(spelling: Spelling, layer: Layer, filled: dict[str, Any]) -> Module:
+    """The layer that is spelled; ``filled`` are arguments that it may leave out."""
+    made = _class(spelling.name, layer.rank)
     signature = inspect.signature(made)
     try:
-        given = signature.bind_partial(
-            *[_value(argument, layer) for argument in call.args],
-            **{str(word.arg): _value(word.value, layer) for word in call.keywords},
-        ).arguments
+        positional, named = spelling.arguments(
+            lambda inner: _layer(inner, layer, {}), {"channels": lambda: layer.channels}
+        )
+        given = signature.bind_partial(*positional, **named).arguments
         for word, parameter in signature.parameters.items():
             if parameter.default is parameter.empty and word not in {**filled, **given}:
                 if word == "channels":
@@ -132,28 +132,15 @@ def _layer(call: ast.Call, layer: Layer, filled: dict[str, Any]) -> Module:
     return pool
 
 
-def _value(node: ast.expr, layer: Layer) -> Any:
-    if isinstance(node, ast.Name) and node.id == "channels":
-        return layer.channels
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        return _layer(node, layer, {})
-    return ast.literal_eval(node)
-
-
-def _parse(target: str) -> ast.Call:
+def _read(target: str) -> Spelling:
     try:
-        call = ast.parse(target, mode="eval").body
-    except (SyntaxError, ValueError) as error:
-        raise ArgumentError(f"target {target!r} cannot be read: write 'SoftPool' or 'PowerAvgPool(p=3)'") from error
-    if isinstance(call, ast.Name):
-        call = ast.Call(call, [], [])
-    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
-        raise ArgumentError(f"target {target!r} is no layer: write 'SoftPool' or 'PowerAvgPool(p=3)'")
-    return call
+        return spelled_layers.read(target)
+    except ArgumentError as error:
+        raise ArgumentError(f"target {target!r} {error}: write 'SoftPool' or 'PowerAvgPool(p=3)'") from error
 
 
-def _class(name: Any, rank: int) -> Any:
-    full = f"{name.id if isinstance(name, ast.Name) else name}{rank}d"
+def _class(name: str, rank: int) -> Any:
+    full = f"{name}{rank}d"
     if full not in nn.__all__:
         raise ArgumentError(f"onnxpool.nn has no {full}")
     return getattr(nn, full)

@@ -8,8 +8,9 @@
     blame.py         which side is wrong                      certificate.py   a report, bound to the files that ran
     patterns.py      what wrong elements suggest              spread.py        how errors are spread, for the charts
 
-The public names are those below; :func:`onnxpool.validate` makes a :class:`Report`. Runtimes run in processes of their
-own, which may die (:mod:`onnxpool.runtimes`); the float64 reference runs here.
+The public names are those below; :func:`onnxpool.validate` makes a :class:`Report`, which ``as_text.sentences``,
+``as_html.page`` and ``as_junit.xml`` show. Runtimes run in processes of their own, which may die
+(:mod:`onnxpool.runtimes`); the float64 reference runs here.
 """
 
 from typing import TYPE_CHECKING

@@ -54,7 +54,7 @@ def load_report(path: str | os.PathLike[str]) -> Report:
             for run in values["runs"]
         )
         return replace(_made(Report, values), runs=runs)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise GoldenError(f"{path} holds no results ({error}); give a certificate, or validate --json") from error
 
 
