@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import onnxpool
 from onnxpool.cli.commands import app
-from onnxpool.deploy import kserve, triton
+from onnxpool.deploy import kserve, package, triton
 from onnxpool.dtypes import TYPES
 from onnxpool.errors import ArgumentError, KernelError
 from onnxpool.golden import file as golden_file
@@ -225,6 +225,11 @@ def test_wrong_arguments_for_kserve(tmp_path, layer, arguments, told):
     with pytest.raises(ArgumentError, match=told):
         kserve.package(layer(), tmp_path / "package", **{"storage": "pvc://models/layer", **arguments})
     assert not (tmp_path / "package").exists()
+
+
+def test_an_unknown_server_is_refused(tmp_path, layer):
+    with pytest.raises(ArgumentError, match="target='tomcat' is unknown; use one of triton, kserve"):
+        package(layer(), tmp_path / "package", "tomcat")
 
 
 # --- the command

@@ -430,7 +430,7 @@ def test_json_follows_its_schema(failed, exported):
 
 
 def test_junit_counts_and_names_what_failed(failed):
-    root = ElementTree.fromstring(as_junit.xml(failed))
+    root = ElementTree.fromstring(as_junit.junit_xml(failed))
     assert (root.tag, root.get("failures")) == ("testsuites", "0")
     tests = list(root.iter("testcase"))
     assert root.get("tests") == str(len(tests))
@@ -449,7 +449,7 @@ def test_junit_counts_and_names_what_failed(failed):
         ),
         Run("openvino", "standard", kernels=False, verdict="skipped", reason="not here"),
     )
-    root = ElementTree.fromstring(as_junit.xml(Report("<m>", "mismatch", "r", runs, (), (), {"python": "3"})))
+    root = ElementTree.fromstring(as_junit.junit_xml(Report("<m>", "mismatch", "r", runs, (), (), {"python": "3"})))
     assert [root.get(count) for count in ("tests", "failures", "errors", "skipped")] == ["4", "2", "0", "1"]
     assert root.find(".//skipped").get("message") == "not here"
     assert root.find("testsuite[2]/testcase/failure").get("message") == "a < b ? &"
@@ -481,13 +481,13 @@ class Page(HTMLParser):
 def test_page_is_complete_in_itself(failed, exported):
     for report in (failed, validate(*exported)):
         page = Page()
-        page.feed(as_html.page(report))
+        page.feed(as_html.html_page(report))
         assert page.open == []
         text = "".join(page.text)
         assert report.summary in text
         assert all(sentence in text for sentence in sentences(report))
         assert not page.tags & {"script", "link", "img"}
-        assert "://" not in as_html.page(report)
+        assert "://" not in as_html.html_page(report)
 
 
 def test_page_escapes_and_shows_what_was_not_measured():
@@ -499,7 +499,7 @@ def test_page_escapes_and_shows_what_was_not_measured():
         "<m>", "mismatch", "r", (replace(run, results=(result, endless)), skipped), ("<c>",), (), {"python": "3"}
     )
     page = Page()
-    page.feed(as_html.page(report))
+    page.feed(as_html.html_page(report))
     assert not page.tags & {"case", "library", "m", "c"}
     assert json.loads(json.dumps(report.to_json(), allow_nan=False))["runs"][0]["results"][1]["share"] == "inf"
     assert run.worst is None

@@ -29,7 +29,7 @@ from onnxpool.cli import tables
 from onnxpool.domain import Form
 from onnxpool.errors import KernelError
 from onnxpool.run.session import Kernels
-from onnxpool.validation import as_html
+from onnxpool.validation import html_page
 
 Images = NDArray[np.float32]
 
@@ -163,7 +163,7 @@ def main() -> None:
         onnxpool.export(network, (torch.randn(1, 3, 224, 224),), model, dynamic_shapes=DYNAMIC)
     with console.status("Validating every form of it ..."):
         report = onnxpool.validate(model)
-        (OUT / "report.html").write_text(as_html.page(report), encoding="utf-8")
+        (OUT / "report.html").write_text(html_page(report), encoding="utf-8")
     console.print(tables.report(report))
     with console.status("Timing it ..."):
         table = compare(network, model, photographs((384, 256)))

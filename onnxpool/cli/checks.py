@@ -65,7 +65,7 @@ def validate(
     Example: onnxpool validate resnet.onnx --on all --html report.html
     """
     from onnxpool.cli import spelling
-    from onnxpool.validation import as_html, as_junit
+    from onnxpool.validation import html_page, junit_xml
 
     if certificate and case:
         raise ArgumentError(f"case={case!r} is one of many, and a certificate is for all: leave one of both out")
@@ -83,9 +83,9 @@ def validate(
             progress=progress,
         )
     if html:
-        write_text(html, as_html.page(report))
+        write_text(html, html_page(report))
     if junit:
-        write_text(junit, as_junit.xml(report))
+        write_text(junit, junit_xml(report))
     if bundle or certificate:
         _keep(report, model, given, bundle, certificate)
     if per_node:

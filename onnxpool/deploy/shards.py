@@ -15,6 +15,9 @@ from typing import Any
 from onnxpool._files import complete
 from onnxpool.errors import ArgumentError, MissingExtra
 
+VERSION = 1
+"""Version of a plan, and of the columns of the files that follow it; a folder of another version is refused."""
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 """Of files that are taken for pictures, in any case."""
 
@@ -75,6 +78,7 @@ def plan(
     """
     text = json.dumps(
         {
+            "version": VERSION,
             "model": hashlib.sha256(Path(model).read_bytes()).hexdigest(),
             "shards": hashlib.sha256(json.dumps([asdict(shard) for shard in planned]).encode()).hexdigest(),
             "options": dict(options),

@@ -4,7 +4,7 @@
     test_data_set_0/input_0.pb, ...        one case, as ONNX's own tests lay it out: TensorProto files
     test_data_set_0/output_0.pb, ...       the answers, in the types of the outputs
     allowed.json                           by output, the largest error that is allowed
-    versions.json                          of what ran here, and the command to run
+    versions.json                          of this layout and of what ran here; the command to run
     reproduce.py                           runs the model in ONNX Runtime and compares; needs numpy, onnx, onnxruntime
 
 >>> write(Path("folder"), model, case, {"y": 1e-6})  # doctest: +SKIP
@@ -34,6 +34,9 @@ from onnxpool.graph import forms
 from onnxpool.graph.forms import Model
 from onnxpool.validation.model import HeldModel
 from onnxpool.validation.validate import Reference, answers_for
+
+VERSION = 1
+"""Version of the layout above, in versions.json."""
 
 COMMAND = "python reproduce.py"
 
@@ -99,7 +102,7 @@ def write(
             name = str(value.name)
             with np.errstate(over="ignore"):
                 _save(data / f"output_{i}.pb", case.answers[name].astype(dtypes.get(name, "float32")), name)
-        about = {"command": COMMAND, "case": case.name, **_versions()}
+        about = {"format": VERSION, "command": COMMAND, "case": case.name, **_versions()}
         (complete / "versions.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
         (complete / "allowed.json").write_text(json.dumps(dict(allowed), indent=1), encoding="utf-8")
         (complete / "reproduce.py").write_text(REPRODUCE.read_text(encoding="utf-8"), encoding="utf-8")

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 from onnxpool._lazy import on_demand
 
 if TYPE_CHECKING:
+    from onnxpool.validation.as_html import html_page
+    from onnxpool.validation.as_junit import junit_xml
     from onnxpool.validation.certificate import (
         Certificate,
         Verification,
@@ -40,7 +42,9 @@ __all__ = [
     "Verification",
     "check_certificate",
     "compare_reports",
+    "html_page",
     "issue_certificate",
+    "junit_xml",
     "load_certificate",
     "load_report",
     "rescale_report",
@@ -58,7 +62,9 @@ _HOMES = {
     "Verification": "validation.certificate",
     "check_certificate": "validation.certificate",
     "compare_reports": "validation.history",
+    "html_page": "validation.as_html",
     "issue_certificate": "validation.certificate",
+    "junit_xml": "validation.as_junit",
     "rescale_report": "validation.history",
     "load_certificate": "validation.certificate",
     "load_report": "validation.history",

@@ -9,7 +9,7 @@ from onnxpool.validation.as_text import sentences
 from onnxpool.validation.report import Report, Result, Run
 
 
-def page(report: Report) -> str:
+def html_page(report: Report) -> str:
     """The whole page."""
     verdict, model = report.verdict, escape(report.model)
     told = "".join(f"<li>{escape(line)}</li>" for line in sentences(report))

@@ -17,7 +17,7 @@ _ELEMENT = {
 }
 
 
-def xml(report: Report) -> str:
+def junit_xml(report: Report) -> str:
     """The whole document, which continuous integration servers read."""
     root = ElementTree.Element("testsuites", name=f"onnxpool validate {report.model}")
     whole = _suite(root, "model", [("verdict", report.verdict, "; ".join((report.summary, *report.causes)))])
