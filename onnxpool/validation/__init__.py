@@ -8,8 +8,7 @@
     blame.py         which side is wrong                      certificate.py   a report, bound to the files that ran
     patterns.py      what wrong elements suggest              spread.py        how errors are spread, for the charts
 
-The public names are those below; :func:`onnxpool.validate` makes a :class:`Report`, which ``as_text.sentences``,
-``as_html.page`` and ``as_junit.xml`` show. Runtimes run in processes of their own, which may die
+The public names are those below; :func:`onnxpool.validate` makes a :class:`Report`, which :func:`sentences`, :func:`html_page` and :func:`junit_xml` show. Runtimes run in processes of their own, which may die
 (:mod:`onnxpool.runtimes`); the float64 reference runs here.
 """
 
@@ -20,6 +19,7 @@ from onnxpool._lazy import on_demand
 if TYPE_CHECKING:
     from onnxpool.validation.as_html import html_page
     from onnxpool.validation.as_junit import junit_xml
+    from onnxpool.validation.as_text import sentences
     from onnxpool.validation.certificate import (
         Certificate,
         Verification,
@@ -48,6 +48,7 @@ __all__ = [
     "load_certificate",
     "load_report",
     "rescale_report",
+    "sentences",
     "verify_certificate",
 ]
 
@@ -68,6 +69,7 @@ _HOMES = {
     "rescale_report": "validation.history",
     "load_certificate": "validation.certificate",
     "load_report": "validation.history",
+    "sentences": "validation.as_text",
     "verify_certificate": "validation.certificate",
 }
 """The module that each name is in."""
