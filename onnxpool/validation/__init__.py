@@ -8,7 +8,8 @@
     blame.py         which side is wrong                      certificate.py   a report, bound to the files that ran
     patterns.py      what wrong elements suggest              spread.py        how errors are spread, for the charts
 
-The public names are those below; :func:`onnxpool.validate` makes a :class:`Report`, which :func:`sentences`, :func:`html_page` and :func:`junit_xml` show. Runtimes run in processes of their own, which may die
+The public names are those below; :func:`onnxpool.validate` makes a :class:`Report`, which :func:`sentences`,
+:func:`html_page` and :func:`junit_xml` show. Runtimes run in processes of their own, which may die
 (:mod:`onnxpool.runtimes`); the float64 reference runs here.
 """
 
