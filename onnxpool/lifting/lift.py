@@ -9,10 +9,9 @@ compares the two models before it returns the new one. Values that anything else
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -31,6 +30,7 @@ from onnxpool.lifting.sums import Mismatch
 from onnxpool.lifting.values import attribute, producer
 from onnxpool.lifting.views import attempt, view
 from onnxpool.pools import _onnx_ops as onnx_ops
+from onnxpool.pools._onnx_ops import Builder
 from onnxpool.run.session import Session, load
 
 
@@ -193,82 +193,63 @@ def _newer(model: ir.Model) -> ir.Model:
 # --- folding
 
 
-class _Maker:
-    """Makes nodes: ``make.Add(x, y)`` is the output of a new node, as in onnxscript."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.nodes: list[ir.Node] = []
-
-    def __getattr__(self, op_type: str) -> Callable[..., ir.Value]:
-        if op_type.startswith("_"):
-            raise AttributeError(op_type)
-        return partial(self.add, op_type)
-
-    def add(self, op_type: str, *inputs: ir.Value, domain: str = "", **attributes: Any) -> ir.Value:
-        """The output of a new node."""
-        node = ir.node(op_type, inputs, attributes, domain=domain, name=f"{self.name}/{op_type}_{len(self.nodes)}")
-        node.outputs[0].name = node.name
-        self.nodes.append(node)
-        return node.outputs[0]
-
-
 def _fold(matches: Sequence[tuple[ir.Graph, Match]]) -> tuple[Fold, ...]:
     """Put nodes in place of the last node of each spelling; what nobody needs then goes later."""
     folds = []
     new: dict[ir.Value, ir.Value] = {}
     for graph, match in matches:
         inputs = [new.get(value, value) for value in match.inputs]
-        make = _Maker(_name(graph, match))
-        made = _power(make, match, inputs[0]) if match.op_type == "PowerAverage" else _pool(make, match, inputs)
+        name = _name(graph, match)
+        op = Builder(f"{name}/")
+        made = _power(op, match, inputs[0]) if match.op_type == "PowerAverage" else _pool(op, match, inputs, name)
         if match.shape is not None:
-            made = make.Reshape(made, onnx_ops.ints(make, *match.shape))
+            made = op.Reshape(made, onnx_ops.ints(op, *match.shape))
         old = match.node.outputs[0]
         new[old] = made
         made.name, made.shape = old.name, old.shape
-        ir.convenience.replace_nodes_and_values(graph, match.node, [match.node], make.nodes, [old], [made])
+        ir.convenience.replace_nodes_and_values(graph, match.node, [match.node], op.nodes, [old], [made])
         if inputs[0].dtype is not None:
             made.dtype = inputs[0].dtype  # another one than before where casts went
         window = "all" if match.window is None else str(match.window)
-        folds.append(Fold(make.name, match.op_type, window, tuple(str(value.name) for value in inputs), match.spelling))
+        folds.append(Fold(name, match.op_type, window, tuple(str(value.name) for value in inputs), match.spelling))
     return tuple(folds)
 
 
-def _pool(make: _Maker, match: Match, inputs: list[ir.Value]) -> ir.Value:
-    """The node itself."""
+def _pool(op: Builder, match: Match, inputs: list[ir.Value], name: str) -> ir.Value:
+    """The node itself, of that name."""
     assert match.window is not None
     if match.expand:
-        inputs = [inputs[0], make.Expand(inputs[1], make.Shape(inputs[0]))]
-    made = make.add(match.op_type, *inputs, domain=DOMAIN, **match.window.attributes())
-    node = make.nodes[-1]
-    node.name = make.name
+        inputs = [inputs[0], op.Expand(inputs[1], op.Shape(inputs[0]))]
+    (made,) = op.write(match.op_type, inputs, match.window.attributes(), domain=DOMAIN)
+    node = op.nodes[-1]
+    node.name = name
     node.metadata_props.update(match.node.metadata_props)
     if inputs[0].dtype is not None:
         made.dtype = inputs[0].dtype
     return made
 
 
-def _power(make: _Maker, match: Match, x: ir.Value) -> ir.Value:
+def _power(op: Builder, match: Match, x: ir.Value) -> ir.Value:
     """``t mean((x/t)^p)^(1/p)`` with ``t`` the largest value of the window, as PowerAvgPool does it."""
-    wide = onnx_ops.wide(ir.DataType.FLOAT if x.dtype is None else x.dtype)
+    wide = onnx_ops.wide_for(ir.DataType.FLOAT if x.dtype is None else x.dtype)
 
     def number(value: float) -> Any:
-        return onnx_ops.number(make, value, wide)
+        return onnx_ops.number(op, value, wide)
 
     def write(x: Any) -> Any:
-        size, axes = make.Abs(x), onnx_ops.ints(make, *match.spatial)
-        cells = [size] if match.window is None else list(onnx_ops.cells(make, size, match.window, 0, wide))
-        top = make.ReduceMax(size, axes, keepdims=1) if match.window is None else make.Max(*cells)
-        scale, powers = onnx_ops.relative_powers(make, cells, top, number(match.exponent), wide)
+        size, axes = op.Abs(x), onnx_ops.ints(op, *match.spatial)
+        cells = [size] if match.window is None else list(onnx_ops.cells(op, size, match.window, 0, wide))
+        top = op.ReduceMax(size, axes, keepdims=1) if match.window is None else op.Max(*cells)
+        scale, powers = onnx_ops.relative_powers(op, cells, top, number(match.exponent), wide)
         if match.window is None:
-            mean = make.ReduceMean(*powers, axes, keepdims=1)
+            mean = op.ReduceMean(*powers, axes, keepdims=1)
         else:
-            count = onnx_ops.count(make, x, match.window, wide, include_pad=match.padded)
-            mean = make.Div(make.Sum(*powers), count)
-        y = make.Mul(scale, make.Pow(mean, number(1 / match.exponent)))
-        return y if match.factor == 1 else make.Mul(y, number(match.factor))
+            count = onnx_ops.count(op, x, match.window, wide, include_pad=match.padded)
+            mean = op.Div(op.Sum(*powers), count)
+        y = op.Mul(scale, op.Pow(mean, number(1 / match.exponent)))
+        return y if match.factor == 1 else op.Mul(y, number(match.factor))
 
-    return cast(ir.Value, onnx_ops.computed_in(make, x, wide, write))
+    return cast(ir.Value, onnx_ops.computed_in(op, x, wide, write))
 
 
 def _name(graph: ir.Graph, match: Match) -> str:

@@ -18,14 +18,15 @@ import copy
 import math
 from collections.abc import Callable
 from functools import reduce
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxpool.dtypes import BY_ONNX, Array
+from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import _function_body as body
+from onnxpool.pools import _onnx_ops as onnx_ops
 from onnxpool.pools._method import Method, Operator, over_windows
 from onnxpool.pools._torch_ops import Module, Sequential, WindowModule, cells, operator, spread, torch, widen
 from onnxpool.window import Size, Window
@@ -76,94 +77,61 @@ _ORDINARY_LOGIT, _ORDINARY = 16, 1e17
 """Below these magnitudes weights scaled by 2^24 are 1 or more, so that no product falls below float32's range where its
 cell does not, and sums of 2^24 products stay inside it."""
 
-_FILLS = {"logit": -math.inf, "x": 0.0}
 
-_CELL = """
-    distance# = Sub (logit#, top)
-    weight# = Exp (distance#)
-    positive# = Max (weight#, least)
-    scaled# = Div (x#, spread)
-    share# = Mul (scaled#, positive#)
-    masked# = Less (logit#, lowest)
-    part# = Where (masked#, nothing, share#)"""
+def _exact(op: Any, windows: body.Windows, spread: Any, wide: ir.DataType) -> Any:
+    """The mean, of cells divided by ``spread``: twice their number or more, so that no sum leaves the type's range."""
+    greatest = float(np.finfo(wide.numpy()).max)
+    least, lowest, largest, nothing, margin = (
+        onnx_ops.number(op, value, wide) for value in (_LEAST, -greatest, greatest, 0, 1.5)
+    )
+    top = windows.largest()
 
-_RESULT = """
-    mean = Div (moment, total)
-    limit = Div (largest, spread)
-    least_mean = Neg (limit)
-    from_below = Max (mean, least_mean)
-    brought_back = Min (from_below, limit)
-    size = Abs (mean)
-    far = Mul (limit, margin)
-    near = Less (size, far)
-    representable = Where (near, brought_back, mean)
-    spread_back = Mul (representable, spread)
-    missing = Div (nothing, total)
-    exact = Add (spread_back, missing)"""
-"""Cells were divided by ``spread``, twice their number or more, so that no sum leaves the range of the type. What
-rounding took a little beyond its largest number is brought back, and where nothing took part there is NaN."""
+    def cell(op: Any, logit: Any, x: Any) -> tuple[Any, Any]:
+        weight = op.Exp(op.Sub(logit, top))
+        share = op.Mul(op.Div(x, spread), op.Max(weight, least))
+        return weight, op.Where(op.Less(logit, lowest), nothing, share)
+
+    total, moment = windows.sums(top, cell)
+    mean = op.Div(moment, total)
+    limit = op.Div(largest, spread)
+    brought_back = op.Min(op.Max(mean, op.Neg(limit)), limit)  # what rounding took a little beyond the largest number
+    near = op.Less(op.Abs(mean), op.Mul(limit, margin))
+    y = op.Mul(op.Where(near, brought_back, mean), spread)
+    return op.Add(y, op.Div(nothing, total))  # NaN where nothing took part
 
 
-def _numbers(wide: str) -> str:
-    largest = body.LARGEST[wide]
-    return body.constants(wide, least=_LEAST, lowest=-largest, largest=largest, nothing=0.0, margin=1.5)
-
-
-def function(opset: int, wide: str, dilated: bool) -> ir.Function:
-    """The generic body: a ratio of two average pools where no logit is large, else a loop over the window's cells.
+def function(opset: int, wide: ir.DataType, dilated: bool) -> ir.Function:
+    """The generic function: a ratio of two average pools where no logit is large, else a loop over the window's cells.
 
     For when the ratio is out, see :func:`onnxpool.pools.soft.function`.
     """
-    exact = f"""
-        {_numbers(wide)}
-        {body.geometry(wide, _FILLS, top="logit")}
-        {body.constants(wide, base=2.0, double=2.0)}
-        cell_count = Cast <to = {BY_ONNX[wide].code}> (count)
-        nats = Log (cell_count)
-        nat = Log (base)
-        bits = Div (nats, nat)
-        whole_bits = Ceil (bits)
-        power = Pow (base, whole_bits)
-        spread = Mul (power, double)
-        {body.loop(wide, [*_FILLS], _CELL)}
-        {_RESULT}"""
-    if dilated or wide == "double":
-        return body.function(opset, "LocalImportancePool", OPERATOR.inputs, wide, f"{exact} y = Identity (exact)")
-    ordinary = f"""
-        {body.constants(wide, limit_logit=_ORDINARY_LOGIT, limit_x=_ORDINARY)}
-        size_logit = Abs (logit)
-        size_x = Abs (x)
-        largest_logit = ReduceMax <keepdims = 0> (size_logit)
-        largest_x = ReduceMax <keepdims = 0> (size_x)
-        ordinary_logit = Less (largest_logit, limit_logit)
-        ordinary_x = Less (largest_x, limit_x)
-        is_ordinary = And (ordinary_logit, ordinary_x)"""
-    ratio = f"""
-        {body.constants(wide, scale=2.0**24)}
-        weight = Exp (logit)
-        scaled = Mul (weight, scale)
-        part = Mul (x, scaled)
-        mean_part = AveragePool <{body.AVERAGE}> (part)
-        mean_weight = AveragePool <{body.AVERAGE}> (scaled)
-        quotient = Div (mean_part, mean_weight)"""
-    return body.function(
-        opset, "LocalImportancePool", OPERATOR.inputs, wide, body.guarded(ordinary, ratio, exact, wide)
-    )
+
+    def write(op: Any, x: Any, logit: Any) -> Any:
+        def exact(op: Any) -> Any:
+            windows = body.LoopedWindows(op, wide, (logit, -math.inf), (x, 0.0))
+            two = onnx_ops.number(op, 2, wide)
+            bits = op.Ceil(op.Div(op.Log(op.Cast(windows.count, to=wide)), op.Log(two)))
+            return _exact(op, windows, op.Mul(op.Pow(two, bits), two), wide)
+
+        def ratio(op: Any) -> Any:
+            weight = op.Mul(op.Exp(logit), onnx_ops.number(op, 2.0**24, wide))
+            return op.Div(body.average(op, op.Mul(x, weight)), body.average(op, weight))
+
+        if dilated or wide == ir.DataType.DOUBLE:
+            return exact(op)
+        ordinary_logit, ordinary_x = (
+            op.Less(op.ReduceMax(op.Abs(value), keepdims=0), onnx_ops.number(op, limit, wide))
+            for value, limit in ((logit, _ORDINARY_LOGIT), (x, _ORDINARY))
+        )
+        return body.either(op, op.And(ordinary_logit, ordinary_x), ratio, exact, wide)
+
+    return body.function(opset, OPERATOR.op_type, OPERATOR.inputs, wide, write)
 
 
-def standard(window: Window, opset: int, dtype: str) -> ir.Function:
-    """The body for one window, without control flow: two strided slices per cell of the window."""
-    wide = body.wide_of(dtype)
-    power = 2.0 ** (1 + (math.prod(window.kernel) - 1).bit_length())
-    text = f"""
-        {_numbers(wide)}
-        {body.constants(wide, spread=power)}
-        {body.taps(window, wide, _FILLS)}
-        {body.largest(window, "logit")}
-        {body.across(window, _CELL)}
-        {_RESULT}
-        y = Identity (exact)"""
-    return body.standard(opset, "LocalImportancePool", OPERATOR.inputs, dtype, text)
+def standard(op: Any, window: Window, wide: ir.DataType, x: Any, logit: Any) -> Any:
+    """The same for one window, without control flow: two strided slices per cell of the window."""
+    spread = onnx_ops.number(op, 2.0 ** (1 + (math.prod(window.kernel) - 1).bit_length()), wide)
+    return _exact(op, onnx_ops.SlicedWindows(op, window, wide, (logit, -math.inf), (x, 0.0)), spread, wide)
 
 
 OPERATOR = Operator("LocalImportancePool", ("x", "logit"), reference, function, standard)

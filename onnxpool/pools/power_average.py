@@ -94,7 +94,7 @@ def _forward(window: Window, x: "Tensor", learned: "Tensor | None", fixed: float
 
 
 def _translate(op: Any, window: Window, x: Any, learned: Any, fixed: float, mean: bool) -> Any:
-    wide = onnx_ops.wide(x.dtype)
+    wide = onnx_ops.wide_for(x.dtype)
 
     def number(value: float) -> Any:
         return onnx_ops.number(op, value, wide)
