@@ -8,7 +8,6 @@ gives NaN where a cell that takes part is NaN, where a logit is NaN or +inf, and
 infinite cell gives that infinity, however small its weight.
 
 >>> import numpy as np
-import onnx_ir as ir
 >>> x, logit = np.array([[[[1.0, 2.0], [5.0, 6.0]]]]), np.array([[[[0.0, 1.0], [1.0, 2.0]]]])
 >>> reference(Window.of(2, 2), x, logit).round(10).item()
 4.6552928932
@@ -18,7 +17,7 @@ import copy
 import math
 from collections.abc import Callable
 from functools import reduce
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -27,8 +26,20 @@ from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import _function_body as body
 from onnxpool.pools import _onnx_ops as onnx_ops
+from onnxpool.pools._logits import (
+    BottleneckLogit1d,
+    BottleneckLogit2d,
+    BottleneckLogit3d,
+    ProjectionLogit1d,
+    ProjectionLogit2d,
+    ProjectionLogit3d,
+    SimplifiedLogit1d,
+    SimplifiedLogit2d,
+    SimplifiedLogit3d,
+    SoftGate,
+)
 from onnxpool.pools._method import Method, Operator, over_windows
-from onnxpool.pools._torch_ops import Module, Sequential, WindowModule, cells, operator, spread, torch, widen
+from onnxpool.pools._torch_ops import Module, WindowModule, cells, operator, spread, torch, widen
 from onnxpool.window import Size, Window
 
 if TYPE_CHECKING:
@@ -186,137 +197,6 @@ def _backward(window: Window, grad: "Tensor", x: "Tensor", logit: "Tensor") -> "
 
 
 local_importance_pool = operator(OPERATOR, "local_importance_pool", _forward, _backward)
-
-
-# --- the networks that give logits; child names are those of the authors' code, so that their checkpoints load
-
-
-class SoftGate(Module):
-    """``coefficient * sigmoid(z)``: keeps logits in ``[0, coefficient]``, so that no cell's weight is negligible.
-
-    The authors' coefficient is 12. Raises :class:`ArgumentError` for one that is not positive and finite.
-    """
-
-    def __init__(self, coefficient: float = 12.0) -> None:
-        super().__init__()
-        if not (isinstance(coefficient, int | float) and 0 < coefficient < math.inf):
-            raise ArgumentError(f"coefficient={coefficient!r} must be a positive number")
-        self.coefficient: float = float(coefficient)
-
-    if TYPE_CHECKING:
-
-        def __call__(self, z: Tensor) -> Tensor:
-            """As :meth:`forward`, which it calls."""
-
-    def forward(self, z: "Tensor") -> "Tensor":
-        """Logits of the shape of ``z``."""
-        return self.coefficient * torch.sigmoid(z)
-
-    def extra_repr(self) -> str:
-        """The coefficient."""
-        return f"{self.coefficient:g}"
-
-
-class _Logit(Sequential):
-    """Convolutions without bias, each with instance norm (affine, eps 1e-5, the input's own statistics always).
-
-    ``(N, C, *spatial)`` in and out. ``coefficient`` is that of the :class:`SoftGate` at the end, None for no gate.
-    ``zero`` starts the last convolution at 0, so that the untrained layer is average pooling; else it starts as
-    PyTorch's convolutions do.
-    """
-
-    rank: ClassVar[int]
-
-    if TYPE_CHECKING:
-
-        def __call__(self, x: Tensor) -> Tensor:
-            """As :meth:`forward`, which it calls."""
-
-    def __init__(self, sizes: "list[tuple[str, int, int, int]]", coefficient: float | None, zero: bool) -> None:
-        super().__init__()
-        convolution, norm = (getattr(torch.nn, f"{name}{self.rank}d") for name in ("Conv", "InstanceNorm"))
-        for number, taken, given, kernel in sizes:
-            if min(taken, given) < 1:
-                raise ArgumentError(f"channels or width is {min(taken, given)}; use 1 or more")
-            last = convolution(taken, given, kernel, padding=kernel // 2, bias=False)
-            self.add_module(f"conv{number}", last)
-            self.add_module(f"bn{number}", norm(given, affine=True))
-            if number != sizes[-1][0]:
-                self.add_module(f"relu{number}", torch.nn.ReLU())
-        if zero:
-            torch.nn.init.zeros_(last.weight)
-        if coefficient is not None:
-            self.add_module("gate", SoftGate(coefficient))
-
-
-class _ProjectionLogit(_Logit):
-    def __init__(self, channels: int, *, coefficient: float | None = 12.0, zero: bool = True) -> None:
-        super().__init__([("", channels, channels, 1)], coefficient, zero)
-
-
-class _SimplifiedLogit(_Logit):
-    def __init__(self, channels: int, *, coefficient: float | None = 12.0, zero: bool = True) -> None:
-        super().__init__([("", channels, channels, 3)], coefficient, zero)
-
-
-class _BottleneckLogit(_Logit):
-    def __init__(self, channels: int, width: int = 128, *, coefficient: float | None = 12.0, zero: bool = True) -> None:
-        sizes = [("1", channels, width, 1), ("2", width, width, 3), ("3", width, channels, 1)]
-        super().__init__(sizes, coefficient, zero)
-
-
-class ProjectionLogit1d(_ProjectionLogit):
-    """Logits over ``(N, C, L)``: as :class:`ProjectionLogit2d`."""
-
-    rank = 1
-
-
-class ProjectionLogit2d(_ProjectionLogit):
-    """Logits by a 1x1 convolution ``channels -> channels``, instance norm and gate; see :class:`SoftGate`."""
-
-    rank = 2
-
-
-class ProjectionLogit3d(_ProjectionLogit):
-    """Logits over ``(N, C, D, H, W)``: as :class:`ProjectionLogit2d`."""
-
-    rank = 3
-
-
-class SimplifiedLogit1d(_SimplifiedLogit):
-    """Logits over ``(N, C, L)``: as :class:`SimplifiedLogit2d`."""
-
-    rank = 1
-
-
-class SimplifiedLogit2d(_SimplifiedLogit):
-    """Logits by a 3x3 convolution ``channels -> channels``, instance norm and gate; for a stem."""
-
-    rank = 2
-
-
-class SimplifiedLogit3d(_SimplifiedLogit):
-    """Logits over ``(N, C, D, H, W)``: as :class:`SimplifiedLogit2d`."""
-
-    rank = 3
-
-
-class BottleneckLogit1d(_BottleneckLogit):
-    """Logits over ``(N, C, L)``: as :class:`BottleneckLogit2d`."""
-
-    rank = 1
-
-
-class BottleneckLogit2d(_BottleneckLogit):
-    """Logits by convolutions 1x1 to ``width``, 3x3, 1x1 back, each with instance norm, ReLU between, and gate."""
-
-    rank = 2
-
-
-class BottleneckLogit3d(_BottleneckLogit):
-    """Logits over ``(N, C, D, H, W)``: as :class:`BottleneckLogit2d`."""
-
-    rank = 3
 
 
 # --- the pools

@@ -8,7 +8,6 @@ with ``d_i = x_i - m`` and ``m`` the window's maximum, which cannot overflow. A 
 that holds NaN or +inf, or only -inf, gives NaN.
 
 >>> import numpy as np
-import onnx_ir as ir
 >>> reference(Window.of(2, 2), np.array([[[[1.0, 2.0], [3.0, 4.0]]]])).item()
 3.4926527345951543
 """

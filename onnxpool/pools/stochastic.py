@@ -9,7 +9,6 @@ takes its input from a rectifier. ``y = 0`` where no cell is above 0; ``y(c x) =
 of its type. A window that holds NaN or +inf gives NaN; -inf counts as 0.
 
 >>> import numpy as np
-import onnx_ir as ir
 >>> reference(Window.of(2, 2), np.array([[[[-1.0, 2.0], [3.0, -4.0]]]])).item()
 2.6
 """
