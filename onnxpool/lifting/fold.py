@@ -9,6 +9,7 @@ import onnx_ir as ir
 from onnxpool.domain import DOMAIN
 from onnxpool.lifting.recognise import Match, label
 from onnxpool.pools import _onnx_ops as onnx_ops
+from onnxpool.pools import power_average
 from onnxpool.pools._onnx_ops import Builder
 
 
@@ -60,23 +61,19 @@ def _pool(op: Builder, match: Match, inputs: list[ir.Value], name: str) -> ir.Va
 
 
 def _power(op: Builder, match: Match, x: ir.Value) -> ir.Value:
-    """``t mean((x/t)^p)^(1/p)`` with ``t`` the largest value of the window, as PowerAvgPool does it."""
+    """A power mean times the factor, as PowerAvgPool computes it."""
     wide = onnx_ops.wide_for(ir.DataType.FLOAT if x.dtype is None else x.dtype)
 
     def number(value: float) -> Any:
         return onnx_ops.number(op, value, wide)
 
     def write(x: Any) -> Any:
-        size, axes = op.Abs(x), onnx_ops.ints(op, *match.spatial)
-        cells = [size] if match.window is None else list(onnx_ops.cells(op, size, match.window, 0, wide))
-        top = op.ReduceMax(size, axes, keepdims=1) if match.window is None else op.Max(*cells)
-        scale, powers = onnx_ops.relative_powers(op, cells, top, number(match.exponent), wide)
+        p, inverse = number(match.exponent), number(1 / match.exponent)
         if match.window is None:
-            mean = op.ReduceMean(*powers, axes, keepdims=1)
+            y = power_average.write_whole(op, x, match.spatial, p, inverse, wide)
         else:
             count = onnx_ops.count(op, x, match.window, wide, include_pad=match.padded)
-            mean = op.Div(op.Sum(*powers), count)
-        y = op.Mul(scale, op.Pow(mean, number(1 / match.exponent)))
+            y = power_average.write_windows(op, x, match.window, p, inverse, count, wide)
         return y if match.factor == 1 else op.Mul(y, number(match.factor))
 
     return cast(ir.Value, onnx_ops.computed_in(op, x, wide, write))

@@ -141,13 +141,6 @@ def ones_like(op: Any, x: Any, dtype: ir.DataType) -> Any:
     return op.ConstantOfShape(sizes, value=ir.tensor(np.ones(1, dtype.numpy())))
 
 
-def relative_powers(op: Any, sizes: Sequence[Any], top: Any, p: Any, dtype: ir.DataType) -> tuple[Any, list[Any]]:
-    """``scale``, which is ``top`` where that is above 0 and finite, else 1; and ``(size / scale)^p`` for each size."""
-    usable = op.And(op.Greater(top, number(op, 0, dtype)), op.Less(top, number(op, math.inf, dtype)))
-    scale = op.Where(usable, top, number(op, 1, dtype))
-    return scale, [op.Pow(op.Div(size, scale), p) for size in sizes]
-
-
 def parts(op: Any, x: Any, axis: int, size: int, rank: int, fill: float, dtype: ir.DataType) -> tuple[Any, Any]:
     """Cut an axis of length n into ``size`` windows, from floor(i n / size) to ceil((i + 1) n / size).
 
