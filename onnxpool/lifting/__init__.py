@@ -6,5 +6,5 @@
     views.py       which window slices and reshapes make  prove.py     the lifted model against the original
     sums.py        sums over windows                      values.py    what is known of a value beforehand
 
-Imports go one way: ``values -> sums -> recognise -> views -> settle -> lift``, and ``fold`` and ``prove`` into ``lift``.
+Imports go one way: ``values -> sums -> recognise -> views -> settle -> lift``; ``lift`` imports ``fold`` and ``prove``.
 """
