@@ -15,7 +15,7 @@ from onnxpool.validation.as_text import sentences
 from onnxpool.validation.validate import validate
 from onnxpool.window import Window
 
-SIZES = {"batch": 3, "h": 13, "w": 8}
+SIZES = {"batch": 3, "h": 13, "w": 8, "dynamic-axis": 4}
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,21 @@ SIZES = {"batch": 3, "h": 13, "w": 8}
         ("", None),
         ("not an expression", None),
         ("h // 0", None),
-        ("h ** 9", None),
+        ("h ** 2", 169),
+        ("(h + 1)**2 - w", 188),
+        ("Mod(h, 3)", 1),
+        ("Mod(-h, 3)", 2),
+        ("floor(h/2)", 6),
+        ("floor((h - 1)/2) + 1", 7),
+        ("h / 2", None),
+        ("h % 0", None),
+        ("Mod(unknown, 3)", None),
+        ("ceiling(h/2)", None),
+        ("9**9**9**9", None),
+        ("h ** 99999999", None),
+        ("h**w", None),
+        ("(" * 5000 + "h" + ")" * 5000, None),
+        ("dynamic-axis", 4),
         ("__import__('os')", None),
         ("h.real", None),
         ("1.5", None),
@@ -42,6 +56,19 @@ SIZES = {"batch": 3, "h": 13, "w": 8}
 )
 def test_sizes_of_axes(axis, size):
     assert shapes.size_of(axis, SIZES) == size
+
+
+def test_a_size_of_0_is_no_positive_number():
+    assert shapes.size_of("h", {"h": 0}) == 0
+    assert shapes.size_of("2*h + 1", {"h": 0}) == 1
+    assert shapes.size_of("Max(1, h)", {"h": 0}) is None  # onnx_ir says 0
+    assert shapes.size_of("Max(1, h)", {"h": 3}) == 3
+
+
+def test_expressions_without_a_size_are_told_and_names_are_not():
+    values = [value("batch", "free", "h + unknown", 7), value("ceiling(h/2)", "Max(1, w)", "h + unknown")]
+    assert shapes.unchecked(values, [{"batch": 1, "h": 2, "w": 0}, {"h": 2, "w": 1}]) == ["ceiling(h/2)", "h + unknown"]
+    assert shapes.unchecked(values, [{"h": 2, "w": 0}]) == ["Max(1, w)", "ceiling(h/2)", "h + unknown"]
 
 
 def value(*axes, name="y"):
@@ -88,6 +115,17 @@ def test_an_output_that_is_not_as_declared_is_a_fault_of_structure(exported):
     report = validate(copy, golden, forms=["standard"])
     assert report.exit_status == 4
     assert "axis 2 of output 'max_pool2d' has 3 cells; the model declares h, which is 13 here" in sentences(report)[0]
+
+
+def test_a_declared_size_that_cannot_be_evaluated_is_noted_once(exported):
+    module, made, golden = exported
+    copy = made.clone()
+    copy.graph.outputs[0].shape = ir.Shape(["batch", 3, "ceiling(h/4)", ir.SymbolicDim("ceiling(w/4)")])
+    note = "declared sizes were not checked, since they cannot be evaluated: ceiling(h/4), ceiling(w/4)"
+    report = validate(copy, golden, forms=["standard"])
+    assert report.passed
+    assert report.notes.count(note) == 1
+    assert compare_nodes(copy, module).notes.count(note) == 1
 
 
 def test_a_value_inside_that_is_not_as_declared_is_noted(exported):

@@ -102,6 +102,9 @@ def _undeclared(runs: Runs) -> Iterator[str]:
             shape = runs.known[str(value.name)].reference.shape
             if told := shapes.contradiction(f"value {value.name!r}", value, shape, sizes):
                 yield told
+    known = (value for value in subgraph.made(runs.graph) if value.name in runs.known)
+    if unchecked := shapes.unchecked(known, [sizes]):
+        yield f"declared sizes were not checked, since they cannot be evaluated: {', '.join(unchecked)}"
 
 
 def _result(runs: Runs, node: ir.Node) -> NodeResult:

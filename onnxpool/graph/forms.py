@@ -36,7 +36,6 @@ Model: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
 TAG = "onnxpool.node"
 """Metadata key on inlined nodes: the pooling node they came from, as JSON."""
 
-_INLINED = f"{DOMAIN}.inlined"
 _EXTERNAL_FROM_BYTES = 1_900_000_000  # a protobuf message ends at 2 GiB
 
 
@@ -282,13 +281,12 @@ def _infer_dtypes(model: ir.Model) -> None:
             passes.ShapeInferencePass(strict_mode=False)(model)
 
 
-def _dtype(node: ir.Node) -> str:
-    """Element type in ONNX's text format."""
+def _dtype(node: ir.Node) -> ir.DataType:
+    """The element type that it pools."""
     dtype = node.outputs[0].dtype
-    element = BY_CODE.get(int(dtype)) if dtype is not None else None
-    if element not in POOLED:
+    if dtype is None or BY_CODE.get(int(dtype)) not in POOLED:
         raise FormError(f"node {node.name!r} pools {dtype}; pooling takes {', '.join(one.onnx for one in POOLED)}")
-    return element.onnx
+    return dtype
 
 
 def _attach(model: ir.Model) -> None:
@@ -296,7 +294,7 @@ def _attach(model: ir.Model) -> None:
     from onnxpool.pools import OPERATORS
 
     nodes = list(_nodes(model))
-    wide = "double" if any(_dtype(node) == "double" for node in nodes) else "float"
+    wide = ir.DataType.DOUBLE if any(_dtype(node) == ir.DataType.DOUBLE for node in nodes) else ir.DataType.FLOAT
     dilated = any(set(_window(node).dilation) != {1} for node in nodes)
     for op_type in sorted({node.op_type for node in nodes}):
         function = OPERATORS[op_type].function(model.opset_imports[""], wide, dilated)
@@ -304,32 +302,12 @@ def _attach(model: ir.Model) -> None:
 
 
 def _inline(model: ir.Model) -> None:
-    """Replace each pooling node by its body for its own window, tagged, and tidy up."""
-    from onnxpool.pools import OPERATORS
-
-    functions: dict[tuple[str, Window, str], ir.Function] = {}
-    for node in list(_nodes(model)):
-        window, dtype = _window(node), _dtype(node)
-        key = (node.op_type, window, dtype)
-        if key not in functions:
-            function = OPERATORS[node.op_type].standard(window, model.opset_imports[""], dtype)
-            function.domain, function.name = _INLINED, f"{node.op_type}_{len(functions)}"
-            model.functions[function.identifier()] = functions[key] = function
-        node.metadata_props[TAG] = json.dumps(
-            {
-                "name": node.name,
-                "op_type": node.op_type,
-                "attributes": window.attributes(),
-                "inputs": _names(node.inputs),
-                "outputs": _names(node.outputs),
-            }
-        )
-        node.domain, node.op_type = _INLINED, functions[key].name
-        node.attributes.clear()
-    if not functions:
+    """Write standard operators for its own window in place of each pooling node, tagged, and tidy up."""
+    nodes = list(_nodes(model))
+    for node in nodes:
+        _replace(node)
+    if not nodes:
         return
-    model.opset_imports[_INLINED] = VERSION
-    passes.InlinePass(lambda function: function.domain == _INLINED)(model)
     for tidy in (
         passes.IdentityEliminationPass(),
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
@@ -339,3 +317,27 @@ def _inline(model: ir.Model) -> None:
         passes.NameFixPass(),
     ):
         tidy(model)
+
+
+def _replace(node: ir.Node) -> None:
+    from onnxpool.pools import OPERATORS
+    from onnxpool.pools._onnx_ops import Builder, wide_for
+
+    window, dtype = _window(node), _dtype(node)
+    op, wide = Builder(f"{node.name}/"), wide_for(dtype)
+    inputs = [value if dtype == wide else op.Cast(value, to=wide) for value in node.inputs]
+    made = OPERATORS[node.op_type].standard(op, window, wide, *inputs)
+    old, new = node.outputs[0], made if dtype == wide else op.Cast(made, to=dtype)
+    new.name, new.type, new.shape = old.name, old.type, old.shape
+    tag = {
+        "name": node.name,
+        "op_type": node.op_type,
+        "attributes": window.attributes(),
+        "inputs": _names(node.inputs),
+        "outputs": _names(node.outputs),
+    }
+    for written in op.nodes:
+        written.metadata_props.update({**node.metadata_props, TAG: json.dumps(tag)})
+    graph = node.graph
+    assert graph is not None
+    ir.convenience.replace_nodes_and_values(graph, node, [node], op.nodes, [old], [new])

@@ -2,6 +2,8 @@
 
 >>> size_of("(h - 1)//2 + 1", {"h": 8})
 4
+>>> size_of("floor(h / 3) + Mod(h, 3)", {"h": 8})
+4
 >>> size_of("unknown", {"h": 8}) is None
 True
 
@@ -10,32 +12,51 @@ the inputs; where one has two sizes, or an axis is not what its expression gives
 ONNX Runtime plans its memory by these names.
 """
 
-import ast
-import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 
-_OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.USub: operator.neg,
-}
-_FUNCTIONS: dict[str, Callable[..., Any]] = {"Max": max, "Min": min, "max": max, "min": min}
+_POWER = re.compile(r"\*\*(?!\s*[0-9](?![0-9*.]))")
+"""A power that is not of one digit: numbers of millions of digits can be written that way."""
+
+_MOST_POWERS = 4
+"""Together they raise to no more than 9^4, which is a moment's work."""
+
+_EXTREME = re.compile(r"\b(max|min)\b", re.IGNORECASE)
+
+_NAME = re.compile(r"([^\W\d][\w.]*)?\Z")
+"""A name alone, or nothing."""
 
 
 def size_of(axis: int | str, sizes: Mapping[str, int]) -> int | None:
-    """The size that a declared axis has, or None where names or signs in it are not known."""
+    """The size that a declared axis has, or None where names or signs in it are not known, or it is not a whole number.
+
+    :meth:`onnx_ir.SymbolicDim.evaluate` takes every name for a positive number, so that a maximum or minimum is not
+    known where one is 0.
+    """
     if isinstance(axis, int):
         return axis
-    try:
-        return int(_value(ast.parse(axis, mode="eval").body, sizes))
-    except (SyntaxError, KeyError, ValueError, ZeroDivisionError):
+    if axis in sizes:
+        return sizes[axis]
+    if _POWER.search(axis) or axis.count("**") > _MOST_POWERS or (0 in sizes.values() and _EXTREME.search(axis)):
         return None
+    try:
+        size = ir.SymbolicDim(axis).evaluate(sizes)
+    except (ValueError, ArithmeticError, RecursionError):
+        return None
+    return size if isinstance(size, int) else None
+
+
+def unchecked(values: Iterable[ir.Value], every: Iterable[Mapping[str, int]]) -> list[str]:
+    """The expressions among the axes of ``values`` that have a size for none of ``every``, each once.
+
+    A name alone is not among them: it may have any size.
+    """
+    expressions = {axis for value in values for axis in _axes(value) if isinstance(axis, str) and not _NAME.match(axis)}
+    for sizes in every:
+        expressions = {axis for axis in expressions if size_of(axis, sizes) is None}
+    return sorted(expressions)
 
 
 def sizes_of(values: Iterable[ir.Value], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
@@ -72,17 +93,3 @@ def fits(shape: Sequence[int], declared: Iterable[object]) -> bool:
 
 def _axes(value: ir.Value) -> list[int | str]:
     return [axis if isinstance(axis, int) else str(axis.value or "") for axis in value.shape or ()]
-
-
-def _value(node: ast.AST, sizes: Mapping[str, int]) -> int:
-    if isinstance(node, ast.Constant) and isinstance(node.value, int):
-        return node.value
-    if isinstance(node, ast.Name):
-        return sizes[node.id]
-    if isinstance(node, ast.BinOp):
-        return int(_OPERATORS[type(node.op)](_value(node.left, sizes), _value(node.right, sizes)))
-    if isinstance(node, ast.UnaryOp):
-        return int(_OPERATORS[type(node.op)](_value(node.operand, sizes)))
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
-        return int(_FUNCTIONS[node.func.id](*(_value(argument, sizes) for argument in node.args)))
-    raise ValueError(ast.dump(node))

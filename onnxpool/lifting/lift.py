@@ -9,40 +9,22 @@ compares the two models before it returns the new one. Values that anything else
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from functools import partial
-from typing import Any, cast
+from dataclasses import asdict, dataclass
+from typing import Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from onnxpool.domain import DOMAIN, OPSETS
-from onnxpool.errors import FormError, OnnxpoolError
-from onnxpool.golden import bounds, collect, from_function
-from onnxpool.golden.file import Golden
-from onnxpool.golden.inputs import Feeds
+from onnxpool.domain import OPSETS
+from onnxpool.errors import FormError
 from onnxpool.graph.forms import Model, read, to_form
-from onnxpool.lifting.recognise import Match, Refused, label, recognise
-from onnxpool.lifting.sums import Mismatch
-from onnxpool.lifting.values import attribute, producer
-from onnxpool.lifting.views import attempt, view
-from onnxpool.pools import _onnx_ops as onnx_ops
-from onnxpool.run.session import Session, load
-
-
-@dataclass(frozen=True)
-class Fold:
-    """What became a pooling node: its name, operator, window, inputs, and how it was spelled."""
-
-    node: str
-    op_type: str
-    window: str
-    inputs: tuple[str, ...]
-    spelling: str
+from onnxpool.lifting.fold import Fold, fold
+from onnxpool.lifting.prove import prove
+from onnxpool.lifting.recognise import Match, Refused, recognise
+from onnxpool.lifting.settle import settle
 
 
 @dataclass(frozen=True)
@@ -61,7 +43,7 @@ class Lifted:
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``json.dumps``; without the model."""
         return {
-            "folds": [asdict(fold) for fold in self.folds],
+            "folds": [asdict(one) for one in self.folds],
             "refused": [asdict(refused) for refused in self.refused],
             "checked": self.checked,
         }
@@ -85,13 +67,10 @@ def lift(model: Model) -> Lifted:
         matches, refused = _search(bare)
     if not matches:
         return Lifted(original, (), tuple(refused), "nothing was lifted")
-    folds = _fold(matches)
+    folds = fold(matches)
     passes.RemoveUnusedNodesPass()(bare)
     lifted = to_form(bare, "function")
-    return Lifted(lifted, folds, tuple(refused), _check(original, lifted))
-
-
-# --- finding
+    return Lifted(lifted, folds, tuple(refused), prove(original, lifted))
 
 
 def _search(model: ir.Model) -> tuple[list[tuple[ir.Graph, Match]], list[Refused]]:
@@ -102,7 +81,7 @@ def _search(model: ir.Model) -> tuple[list[tuple[ir.Graph, Match]], list[Refused
     with _inferred(model):
         for graph in model.graphs():
             for found in recognise(graph):
-                settled = found if isinstance(found, Refused) else _settle(model, found)
+                settled = found if isinstance(found, Refused) else settle(model, found)
                 if isinstance(settled, Refused):
                     refused.append(settled)
                 else:
@@ -131,53 +110,6 @@ def _inferred(model: ir.Model) -> Iterator[None]:
             value.shape = shape
 
 
-def _settle(model: ir.Model, match: Match) -> Match | Refused:
-    """With the window, and sure that the operator takes these inputs."""
-    try:
-        if match.cells is not None and not match.inputs:
-            found = view(model, match.cells)
-            match = replace(match, window=found.window, inputs=found.inputs, shape=found.shape)
-        return _narrowed(_checked(match))
-    except Mismatch as reason:
-        return Refused(label(match.node), match.op_type, str(reason))
-
-
-def _checked(match: Match) -> Match:
-    x, *others = match.inputs
-    if len(dtypes := {value.dtype for value in match.inputs}) > 1:
-        raise Mismatch(f"values and weights have the element types {', '.join(sorted(map(str, dtypes)))}")
-    if match.window is not None and x.shape is not None and len(x.shape) != match.window.rank + 2:
-        raise Mismatch(f"{x.name!r} has {len(x.shape)} axes, its window {match.window.rank}")
-    for logit in others:
-        if x.shape is None or logit.shape is None or not _differ(x.shape, logit.shape):
-            continue
-        one = (logit.shape[0], 1, *logit.shape[2:])
-        if _differ(logit.shape, ir.Shape(one)) or _differ(x.shape, ir.Shape((one[0], x.shape[1], *one[2:]))):
-            raise Mismatch(f"values of shape {x.shape} have weights of shape {logit.shape}")
-        match = replace(match, expand=True)
-    return match
-
-
-def _differ(a: ir.Shape, b: ir.Shape) -> bool:
-    """Whether two shapes differ for sure."""
-    return len(a) != len(b) or any(
-        isinstance(m, int) and isinstance(n, int) and m != n for m, n in zip(a, b, strict=True)
-    )
-
-
-def _narrowed(match: Match) -> Match:
-    """Without casts to a wider type around the pooling: its operator computes in that type, and rounds once."""
-    casts = [producer(value, "Cast") for value in match.inputs]
-    narrow = [node.inputs[0] for node in casts if node is not None and node.inputs[0] is not None]
-    dtypes = {value.dtype for value in narrow}
-    output = match.node.outputs[0]
-    back = [attribute(user, "to", None) if user.op_type == "Cast" else None for user in output.consumers()]
-    narrowing = len(narrow) == len(casts) and len(dtypes) == 1 and dtypes <= {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
-    if not narrowing or output.is_graph_output() or {*back} != {int(dtype) for dtype in dtypes if dtype is not None}:
-        return match
-    return replace(match, inputs=tuple(narrow))
-
-
 def _newer(model: ir.Model) -> ir.Model:
     opset = model.opset_imports.get("", 0)
     try:
@@ -188,169 +120,3 @@ def _newer(model: ir.Model) -> ir.Model:
             "it again"
         ) from error
     return ir.from_proto(newer)
-
-
-# --- folding
-
-
-class _Maker:
-    """Makes nodes: ``make.Add(x, y)`` is the output of a new node, as in onnxscript."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.nodes: list[ir.Node] = []
-
-    def __getattr__(self, op_type: str) -> Callable[..., ir.Value]:
-        if op_type.startswith("_"):
-            raise AttributeError(op_type)
-        return partial(self.add, op_type)
-
-    def add(self, op_type: str, *inputs: ir.Value, domain: str = "", **attributes: Any) -> ir.Value:
-        """The output of a new node."""
-        node = ir.node(op_type, inputs, attributes, domain=domain, name=f"{self.name}/{op_type}_{len(self.nodes)}")
-        node.outputs[0].name = node.name
-        self.nodes.append(node)
-        return node.outputs[0]
-
-
-def _fold(matches: Sequence[tuple[ir.Graph, Match]]) -> tuple[Fold, ...]:
-    """Put nodes in place of the last node of each spelling; what nobody needs then goes later."""
-    folds = []
-    new: dict[ir.Value, ir.Value] = {}
-    for graph, match in matches:
-        inputs = [new.get(value, value) for value in match.inputs]
-        make = _Maker(_name(graph, match))
-        made = _power(make, match, inputs[0]) if match.op_type == "PowerAverage" else _pool(make, match, inputs)
-        if match.shape is not None:
-            made = make.Reshape(made, onnx_ops.ints(make, *match.shape))
-        old = match.node.outputs[0]
-        new[old] = made
-        made.name, made.shape = old.name, old.shape
-        ir.convenience.replace_nodes_and_values(graph, match.node, [match.node], make.nodes, [old], [made])
-        if inputs[0].dtype is not None:
-            made.dtype = inputs[0].dtype  # another one than before where casts went
-        window = "all" if match.window is None else str(match.window)
-        folds.append(Fold(make.name, match.op_type, window, tuple(str(value.name) for value in inputs), match.spelling))
-    return tuple(folds)
-
-
-def _pool(make: _Maker, match: Match, inputs: list[ir.Value]) -> ir.Value:
-    """The node itself."""
-    assert match.window is not None
-    if match.expand:
-        inputs = [inputs[0], make.Expand(inputs[1], make.Shape(inputs[0]))]
-    made = make.add(match.op_type, *inputs, domain=DOMAIN, **match.window.attributes())
-    node = make.nodes[-1]
-    node.name = make.name
-    node.metadata_props.update(match.node.metadata_props)
-    if inputs[0].dtype is not None:
-        made.dtype = inputs[0].dtype
-    return made
-
-
-def _power(make: _Maker, match: Match, x: ir.Value) -> ir.Value:
-    """``t mean((x/t)^p)^(1/p)`` with ``t`` the largest value of the window, as PowerAvgPool does it."""
-    wide = onnx_ops.wide(ir.DataType.FLOAT if x.dtype is None else x.dtype)
-
-    def number(value: float) -> Any:
-        return onnx_ops.number(make, value, wide)
-
-    def write(x: Any) -> Any:
-        size, axes = make.Abs(x), onnx_ops.ints(make, *match.spatial)
-        cells = [size] if match.window is None else list(onnx_ops.cells(make, size, match.window, 0, wide))
-        top = make.ReduceMax(size, axes, keepdims=1) if match.window is None else make.Max(*cells)
-        scale, powers = onnx_ops.relative_powers(make, cells, top, number(match.exponent), wide)
-        if match.window is None:
-            mean = make.ReduceMean(*powers, axes, keepdims=1)
-        else:
-            count = onnx_ops.count(make, x, match.window, wide, include_pad=match.padded)
-            mean = make.Div(make.Sum(*powers), count)
-        y = make.Mul(scale, make.Pow(mean, number(1 / match.exponent)))
-        return y if match.factor == 1 else make.Mul(y, number(match.factor))
-
-    return cast(ir.Value, onnx_ops.computed_in(make, x, wide, write))
-
-
-def _name(graph: ir.Graph, match: Match) -> str:
-    """The name of the node that goes, with its operator's name exchanged, and unlike any other."""
-    old = match.node
-    stem, slash, last = label(old).rpartition("/")
-    wanted = f"{stem}{slash}{match.op_type}" if last.startswith(old.op_type) else label(old)
-    taken = {node.name for node in graph.all_nodes() if node is not old}
-    return next(name for name in (wanted, *(f"{wanted}_{i}" for i in range(len(taken) + 1))) if name not in taken)
-
-
-# --- checking
-
-
-def _check(original: ir.Model, lifted: ir.Model) -> str:
-    """What the lifted model agrees with.
-
-    The float64 judge comes first; where it cannot judge, or differs (onnx's evaluator has errors of its own), the
-    original in ONNX Runtime decides.
-    """
-    from onnxpool.golden import from_model  # brings onnx's evaluator, which nothing else here needs
-
-    session = load(lifted, kernels="off")
-    faults = []
-    for referee in (from_model.record, _runtime):
-        try:
-            golden = referee(original)
-        except OnnxpoolError as error:
-            faults.append(str(error))
-            continue
-        differences = list(_differences(session, golden))
-        if not differences:
-            return f"equal to {golden.source} in {len(golden.cases)} cases, wherever that is finite"
-        faults.append(f"{golden.source}: {differences[0]}")
-    raise FormError(
-        f"the lifted model could not be shown to equal the original, so it is not given: {'; '.join(faults)}"
-    )
-
-
-_ORDINARY = ("ordinary", "image", "constant", "negative", "zeros", "batch", "sizes")
-"""Cases in which float32 and float16 neither overflow nor underflow in the original."""
-
-
-def _runtime(original: ir.Model) -> Golden:
-    """The original model's own answers to ordinary inputs, in ONNX Runtime."""
-    session = load(original, kernels="off")
-    names = [info.name for info in session.outputs]
-    dtypes = {info.name: info.dtype for info in session.inputs}
-
-    def answer(feeds: Feeds) -> dict[str, Any]:
-        own = {name: array.astype(dtypes[name]) for name, array in feeds.items()}
-        return dict(zip(names, attempt(session, own), strict=True))
-
-    golden = from_function.record(answer, original)
-    ordinary = tuple(case for case in golden.cases if case.name.startswith(_ORDINARY))
-    return replace(golden, source="the original in ONNX Runtime", cases=ordinary)
-
-
-def _differences(session: Session, golden: Golden) -> Iterator[str]:
-    """Where the lifted model is not what ``golden`` says, of the cells that are finite there.
-
-    Inputs with NaN or infinity are left out: runtimes drop these from AveragePool, or clip them, each in its way. So
-    are those too small for any window, of which a spelling may make nothing, where a pooling node refuses.
-    """
-    compared = 0
-    for case in golden.cases:
-        if not all(np.isfinite(array).all() for array in collect.widen(case.inputs).values()):
-            continue
-        if not any(answer.size for answer in case.answers.values()):
-            continue
-        outputs = session.run(case.inputs)
-        for name, answer in case.answers.items():
-            actual = outputs[name]
-            if actual.shape != answer.shape:
-                yield f"{name!r} has shape {actual.shape} in place of {answer.shape} in case {case.name!r}"
-                continue
-            finite = np.isfinite(answer) & np.isfinite(answer.astype(actual.dtype).astype(np.float64))
-            bound = bounds.network(answer[finite], actual.dtype, case.yardstick[name], golden.yardstick)
-            error = bounds.measure(actual[finite], answer[finite], bound.allowed)
-            compared += int(finite.sum())
-            if not error.within:
-                odd = f", not finite in {error.nan + error.infinite} cells" if error.nan + error.infinite else ""
-                yield f"{name!r} is off by {error.max_abs:.3g} of {bound.allowed:.3g}{odd}, in case {case.name!r}"
-    if not compared:
-        yield "it gives nothing finite to compare with"

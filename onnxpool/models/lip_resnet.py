@@ -52,19 +52,32 @@ def lip_resnet152(num_classes: int = 1000) -> ResNet:
 
 
 class SharedImportancePool(Module):
-    """LIP with logits from features that several pools share.
+    """LIP, 3x3 windows with stride 2, with logits that ``postprocessing`` makes of features that several pools share.
 
-    ``x (N, channels, H, W), shared (N, 128, H, W) -> (N, channels, ceil(H / 2), ceil(W / 2))``.
+    ``x (N, channels, H, W), shared (N, features, H, W) -> (N, channels, ceil(H / 2), ceil(W / 2))``.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, postprocessing: Module) -> None:
         super().__init__()
-        norm = torch.nn.InstanceNorm2d(channels, affine=True)
-        self.postprocessing: Chain = Chain(conv=convolution(_SHARED, channels), bn=norm, gate=SoftGate())
+        self.postprocessing: Module = postprocessing
+        self.window: Window = _WINDOW
 
     def forward(self, x: "Tensor", shared: "Tensor") -> "Tensor":
         """``sum x_i exp(l_i) / sum exp(l_i)`` over each window, with ``l`` made of ``shared``."""
-        return local_importance_pool(_WINDOW, x, self.postprocessing(shared))
+        return local_importance_pool(self.window, x, self.postprocessing(shared))
+
+    def forward_with_shared(self, x: "Tensor", shared: "Tensor") -> "Tensor":
+        """The same, as the official blocks call it."""
+        return self.forward(x, shared)
+
+    def extra_repr(self) -> str:
+        """The window."""
+        return str(self.window)
+
+
+def _shared_pool(channels: int) -> SharedImportancePool:
+    norm = torch.nn.InstanceNorm2d(channels, affine=True)
+    return SharedImportancePool(Chain(conv=convolution(_SHARED, channels), bn=norm, gate=SoftGate()))
 
 
 class DownsamplingBottleneck(Bottleneck):
@@ -75,8 +88,8 @@ class DownsamplingBottleneck(Bottleneck):
         super().__init__(
             channels,
             width,
-            conv2=Chain(**{"0": SharedImportancePool(width), "1": convolution(width, width)}),
-            downsample=Chain(lip=SharedImportancePool(channels), conv=convolution(channels, 4 * width), bn=norm),
+            conv2=Chain(**{"0": _shared_pool(width), "1": convolution(width, width)}),
+            downsample=Chain(lip=_shared_pool(channels), conv=convolution(channels, 4 * width), bn=norm),
         )
         self.bottleneck_shared: Chain = Chain(
             logit=Chain(

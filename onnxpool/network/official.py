@@ -21,7 +21,8 @@ from torch.nn import Module, Parameter
 
 from onnxpool import nn
 from onnxpool.errors import ArgumentError
-from onnxpool.network.replacement_layers import GeneralizedMeanPool, SharedImportancePool2d
+from onnxpool.models.lip_resnet import SharedImportancePool
+from onnxpool.network.replacement_layers import GeneralizedMeanPool
 from onnxpool.window import Window
 
 _RANKS = {"SoftPool1d": 1, "SoftPool2d": 2, "SoftPool3d": 3, "SimplifiedLIP": 2, "BottleneckLIP": 2, "ProjectionLIP": 2}
@@ -78,7 +79,7 @@ def _candidates(module: Any) -> Iterator[tuple[Module, tuple[Tensor, ...]]]:
             yield nn.LocalImportancePool2d(logit, kernel, stride, padding), (_ramp(_taken(logit), *size),)
     elif isinstance(shared := getattr(module, "postprocessing", None), Module):
         inputs = _ramp(_given(shared), *size), _ramp(_taken(shared), *size)
-        yield SharedImportancePool2d(shared), inputs
+        yield SharedImportancePool(shared), inputs
 
 
 def _difference(module: Module, candidate: Module, inputs: tuple[Tensor, ...]) -> str | None:

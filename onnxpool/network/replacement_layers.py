@@ -3,21 +3,18 @@
     FixedSizePool            for adaptive pooling: a pool, and a refusal of inputs of another size
     PooledConv1d, 2d, 3d     for a strided convolution: the convolution at stride 1, then a pool
     GeneralizedMeanPool      for GeM: ``y = (mean max(x, eps)^p)^(1/p)`` over all positions
-    SharedImportancePool2d   for the official BottleneckLIP: local importance pooling with logits from shared features
 
 They keep the parameters, and the parameters' names, of what they take the place of.
 """
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import Conv1d, Conv2d, Conv3d, Module, Parameter
 
 from onnxpool.errors import ArgumentError
 from onnxpool.pools._torch_ops import widen
-from onnxpool.pools.local_importance import local_importance_pool
-from onnxpool.window import Window
+from onnxpool.pools.power_average import relative_powers
 
 
 class FixedSizePool(Module):
@@ -95,33 +92,11 @@ class GeneralizedMeanPool(Module):
         wide = widen(x)
         p = widen(self.p).reshape(-1, 1, 1) if isinstance(self.p, Tensor) else self.p
         cells = wide.clamp(min=self.eps)
-        top = cells.amax((-2, -1), keepdim=True).clamp(torch.finfo(wide.dtype).tiny, torch.finfo(wide.dtype).max)
-        mean = (cells / top).pow(p).mean((-2, -1), keepdim=True)
-        y = (top * mean.pow(1 / p)).to(x.dtype)
+        scale, (powers,) = relative_powers([cells], cells.amax((-2, -1), keepdim=True), p)
+        y = (scale * powers.mean((-2, -1), keepdim=True).pow(1 / p)).to(x.dtype)
         return y.flatten(-3) if self.flat else y
 
     def extra_repr(self) -> str:
         """The numbers that it has."""
         p = self.p.tolist() if isinstance(self.p, Parameter) else self.p
         return f"p={p}, eps={self.eps}" + ", flat" * self.flat
-
-
-class SharedImportancePool2d(Module):
-    """Local importance pooling, 3x3 windows with stride 2, whose logits ``postprocessing`` makes of shared features."""
-
-    def __init__(self, postprocessing: Module) -> None:
-        super().__init__()
-        self.postprocessing = postprocessing
-        self.window = Window.of(2, 3, 2, 1)
-
-    def forward(self, x: Tensor, shared: Tensor) -> Tensor:
-        """Pool ``x``."""
-        return local_importance_pool(self.window, x, self.postprocessing(shared))
-
-    def forward_with_shared(self, x: Tensor, shared: Tensor) -> Tensor:
-        """The same, as the official blocks call it."""
-        return self.forward(x, shared)
-
-    def extra_repr(self) -> str:
-        """The window."""
-        return str(self.window)

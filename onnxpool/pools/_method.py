@@ -25,18 +25,18 @@ class Operator:
     definition of the method.
 
     ``function(opset, wide, dilated)`` is the model-local function, generic in rank, dtype and window: ``wide`` is the
-    type to compute in (``"float"`` or ``"double"``), ``dilated`` says whether a node of the model has a dilation. Every
+    type to compute in (float or double), ``dilated`` says whether a node of the model has a dilation. Every
     attribute is written on every node.
 
-    ``standard(window, opset, dtype)`` is the same function for one window and one ONNX element type (such as
-    ``"float16"``), without control flow, so that inlining it leaves only standard operators.
+    ``standard(op, window, wide, *inputs) -> y`` writes the same for one window, without control flow: ``op`` is a
+    :class:`onnxpool.pools._onnx_ops.Builder`, and all values are of the wide type.
     """
 
     op_type: str
     inputs: tuple[str, ...]
     reference: Callable[..., Array]
-    function: Callable[[int, str, bool], ir.Function]
-    standard: Callable[[Window, int, str], ir.Function]
+    function: Callable[[int, ir.DataType, bool], ir.Function]
+    standard: Callable[..., ir.Value]
 
 
 @dataclass(frozen=True)

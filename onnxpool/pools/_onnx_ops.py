@@ -1,18 +1,48 @@
-"""The ONNX side that methods without a node of their own share: windows, cells and numbers as standard operators.
+"""The ONNX side that methods share: windows, cells and numbers as standard operators.
 
-A method's ``translate(op, ...)`` runs inside of PyTorch's exporter: ``op`` is onnxscript's opset 18, and each call such
-as ``op.Add(x, y)`` writes a node. What is known then becomes constants; sizes that may change are read at run time.
+Each call such as ``op.Add(x, y)`` writes a node. ``op`` is onnxscript's opset 18 inside of PyTorch's exporter, where a
+method's ``translate(op, ...)`` runs, else a :class:`Builder`. What is known then becomes constants; sizes that may
+change are read at run time.
+
+>>> op = Builder("pool/")
+>>> op.Add(ir.Value(name="x"), ir.Value(name="y")).name
+'pool/Add_0'
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.tape import Tape
 
 from onnxpool.window import Window
+
+
+class Builder(Tape):
+    """Writes nodes of opset 18 or newer, and keeps them in ``nodes``; names begin with ``prefix``."""
+
+    def __init__(self, prefix: str = "") -> None:
+        super().__init__()
+        self.prefix = prefix
+
+    def __getattr__(self, op_type: str) -> Callable[..., Any]:
+        if not op_type[0].isupper():
+            raise AttributeError(op_type)
+        return lambda *inputs, **attributes: self.write(op_type, inputs, attributes)[0]
+
+    def write(
+        self, op_type: str, inputs: Sequence[Any], attributes: Mapping[str, Any], *, domain: str = "", outputs: int = 1
+    ) -> Sequence[ir.Value]:
+        """The outputs of a new node."""
+        name = f"{self.prefix}{op_type}_{len(self.nodes)}"
+        made = self.op_multi_out(op_type, inputs, attributes, num_outputs=outputs, domain=domain, name=name)
+        for i, value in enumerate(made):
+            value.name = f"{name}_{i}" if i else name
+        return made
 
 
 def ints(op: Any, *numbers: int) -> Any:
@@ -25,7 +55,7 @@ def number(op: Any, value: float | Sequence[float], dtype: ir.DataType) -> Any:
     return op.Constant(value=ir.tensor(np.array(value, dtype.numpy())))
 
 
-def wide(dtype: ir.DataType) -> ir.DataType:
+def wide_for(dtype: ir.DataType) -> ir.DataType:
     """The type to compute in: float32 for float16 and bfloat16, else the same."""
     return dtype if dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
 
@@ -66,6 +96,26 @@ def cells(op: Any, x: Any, window: Window, fill: float, dtype: ir.DataType) -> I
         yield op.Slice(x, ints(op, *offset), ints(op, *ends), axes, stride)
 
 
+class SlicedWindows:
+    """Windows of known sizes over inputs of type ``dtype``, each padded with its own number.
+
+    What is written has no control flow: one strided slice for each input and cell.
+    """
+
+    def __init__(self, op: Any, window: Window, dtype: ir.DataType, *inputs: tuple[Any, float]) -> None:
+        first, *others = (cells(op, x, window, fill, dtype) for x, fill in inputs)
+        self._op, self._first, self._others = op, list(first), others
+
+    def largest(self) -> Any:
+        """The maximum of the first input in each window."""
+        return self._op.Max(*self._first)
+
+    def sums(self, like: Any, cell: Callable[..., tuple[Any, Any]]) -> tuple[Any, Any]:  # noqa: ARG002 - a Loop needs it
+        """The sums over the cells of both values that ``cell(op, *inputs)`` gives."""
+        made = (cell(self._op, *inputs) for inputs in zip(self._first, *self._others, strict=True))
+        return reduce(lambda sums, terms: (self._op.Add(sums[0], terms[0]), self._op.Add(sums[1], terms[1])), made)
+
+
 def count(op: Any, x: Any, window: Window, dtype: ir.DataType, *, include_pad: bool = False) -> Any:
     """How many cells of each window lie inside of the input or, with ``include_pad``, of its ordinary padding.
 
@@ -89,13 +139,6 @@ def ones_like(op: Any, x: Any, dtype: ir.DataType) -> Any:
     """Ones of the spatial sizes of ``x``: ``(1, 1, *spatial)``."""
     sizes = op.Concat(ints(op, 1, 1), op.Shape(x, start=2), axis=0)
     return op.ConstantOfShape(sizes, value=ir.tensor(np.ones(1, dtype.numpy())))
-
-
-def relative_powers(op: Any, sizes: Sequence[Any], top: Any, p: Any, dtype: ir.DataType) -> tuple[Any, list[Any]]:
-    """``scale``, which is ``top`` where that is above 0 and finite, else 1; and ``(size / scale)^p`` for each size."""
-    usable = op.And(op.Greater(top, number(op, 0, dtype)), op.Less(top, number(op, math.inf, dtype)))
-    scale = op.Where(usable, top, number(op, 1, dtype))
-    return scale, [op.Pow(op.Div(size, scale), p) for size in sizes]
 
 
 def parts(op: Any, x: Any, axis: int, size: int, rank: int, fill: float, dtype: ir.DataType) -> tuple[Any, Any]:

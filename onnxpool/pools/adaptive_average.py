@@ -91,7 +91,7 @@ def adapted_shape(x: "Tensor", sizes: Sequence[int]) -> tuple[int, ...]:
 
 
 def _translate(op: Any, x: Any, sizes: Sequence[int]) -> Any:
-    spatial, wide = x.shape[2:], onnx_ops.wide(x.dtype)
+    spatial, wide = x.shape[2:], onnx_ops.wide_for(x.dtype)
 
     def along(x: Any, axis: int, size: int) -> Any:
         if size == 1:

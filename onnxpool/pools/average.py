@@ -125,7 +125,7 @@ def _translate(op: Any, window: Window, x: Any, count_include_pad: bool, divisor
             divisor = onnx_ops.number(op, divisor_override, wide)
         return op.Div(total, divisor)
 
-    wide, divisor = onnx_ops.wide(x.dtype), divisor_override or 1
+    wide, divisor = onnx_ops.wide_for(x.dtype), divisor_override or 1
     attributes = window.attributes()
     if set(attributes.pop("dilations")) != {1} or wide == ir.DataType.DOUBLE:  # type: ignore[arg-type]
         return onnx_ops.computed_in(op, x, wide, summed)

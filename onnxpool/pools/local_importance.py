@@ -8,7 +8,6 @@ gives NaN where a cell that takes part is NaN, where a logit is NaN or +inf, and
 infinite cell gives that infinity, however small its weight.
 
 >>> import numpy as np
-import onnx_ir as ir
 >>> x, logit = np.array([[[[1.0, 2.0], [5.0, 6.0]]]]), np.array([[[[0.0, 1.0], [1.0, 2.0]]]])
 >>> reference(Window.of(2, 2), x, logit).round(10).item()
 4.6552928932
@@ -18,16 +17,29 @@ import copy
 import math
 from collections.abc import Callable
 from functools import reduce
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxpool.dtypes import BY_ONNX, Array
+from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import _function_body as body
+from onnxpool.pools import _onnx_ops as onnx_ops
+from onnxpool.pools._logits import (
+    BottleneckLogit1d,
+    BottleneckLogit2d,
+    BottleneckLogit3d,
+    ProjectionLogit1d,
+    ProjectionLogit2d,
+    ProjectionLogit3d,
+    SimplifiedLogit1d,
+    SimplifiedLogit2d,
+    SimplifiedLogit3d,
+    SoftGate,
+)
 from onnxpool.pools._method import Method, Operator, over_windows
-from onnxpool.pools._torch_ops import Module, Sequential, WindowModule, cells, operator, spread, torch, widen
+from onnxpool.pools._torch_ops import Module, WindowModule, cells, operator, spread, torch, widen
 from onnxpool.window import Size, Window
 
 if TYPE_CHECKING:
@@ -76,94 +88,61 @@ _ORDINARY_LOGIT, _ORDINARY = 16, 1e17
 """Below these magnitudes weights scaled by 2^24 are 1 or more, so that no product falls below float32's range where its
 cell does not, and sums of 2^24 products stay inside it."""
 
-_FILLS = {"logit": -math.inf, "x": 0.0}
 
-_CELL = """
-    distance# = Sub (logit#, top)
-    weight# = Exp (distance#)
-    positive# = Max (weight#, least)
-    scaled# = Div (x#, spread)
-    share# = Mul (scaled#, positive#)
-    masked# = Less (logit#, lowest)
-    part# = Where (masked#, nothing, share#)"""
+def _exact(op: Any, windows: body.Windows, spread: Any, wide: ir.DataType) -> Any:
+    """The mean, of cells divided by ``spread``: twice their number or more, so that no sum leaves the type's range."""
+    greatest = float(np.finfo(wide.numpy()).max)
+    least, lowest, largest, nothing, margin = (
+        onnx_ops.number(op, value, wide) for value in (_LEAST, -greatest, greatest, 0, 1.5)
+    )
+    top = windows.largest()
 
-_RESULT = """
-    mean = Div (moment, total)
-    limit = Div (largest, spread)
-    least_mean = Neg (limit)
-    from_below = Max (mean, least_mean)
-    brought_back = Min (from_below, limit)
-    size = Abs (mean)
-    far = Mul (limit, margin)
-    near = Less (size, far)
-    representable = Where (near, brought_back, mean)
-    spread_back = Mul (representable, spread)
-    missing = Div (nothing, total)
-    exact = Add (spread_back, missing)"""
-"""Cells were divided by ``spread``, twice their number or more, so that no sum leaves the range of the type. What
-rounding took a little beyond its largest number is brought back, and where nothing took part there is NaN."""
+    def cell(op: Any, logit: Any, x: Any) -> tuple[Any, Any]:
+        weight = op.Exp(op.Sub(logit, top))
+        share = op.Mul(op.Div(x, spread), op.Max(weight, least))
+        return weight, op.Where(op.Less(logit, lowest), nothing, share)
+
+    total, moment = windows.sums(top, cell)
+    mean = op.Div(moment, total)
+    limit = op.Div(largest, spread)
+    brought_back = op.Min(op.Max(mean, op.Neg(limit)), limit)  # what rounding took a little beyond the largest number
+    near = op.Less(op.Abs(mean), op.Mul(limit, margin))
+    y = op.Mul(op.Where(near, brought_back, mean), spread)
+    return op.Add(y, op.Div(nothing, total))  # NaN where nothing took part
 
 
-def _numbers(wide: str) -> str:
-    largest = body.LARGEST[wide]
-    return body.constants(wide, least=_LEAST, lowest=-largest, largest=largest, nothing=0.0, margin=1.5)
-
-
-def function(opset: int, wide: str, dilated: bool) -> ir.Function:
-    """The generic body: a ratio of two average pools where no logit is large, else a loop over the window's cells.
+def function(opset: int, wide: ir.DataType, dilated: bool) -> ir.Function:
+    """The generic function: a ratio of two average pools where no logit is large, else a loop over the window's cells.
 
     For when the ratio is out, see :func:`onnxpool.pools.soft.function`.
     """
-    exact = f"""
-        {_numbers(wide)}
-        {body.geometry(wide, _FILLS, top="logit")}
-        {body.constants(wide, base=2.0, double=2.0)}
-        cell_count = Cast <to = {BY_ONNX[wide].code}> (count)
-        nats = Log (cell_count)
-        nat = Log (base)
-        bits = Div (nats, nat)
-        whole_bits = Ceil (bits)
-        power = Pow (base, whole_bits)
-        spread = Mul (power, double)
-        {body.loop(wide, [*_FILLS], _CELL)}
-        {_RESULT}"""
-    if dilated or wide == "double":
-        return body.function(opset, "LocalImportancePool", OPERATOR.inputs, wide, f"{exact} y = Identity (exact)")
-    ordinary = f"""
-        {body.constants(wide, limit_logit=_ORDINARY_LOGIT, limit_x=_ORDINARY)}
-        size_logit = Abs (logit)
-        size_x = Abs (x)
-        largest_logit = ReduceMax <keepdims = 0> (size_logit)
-        largest_x = ReduceMax <keepdims = 0> (size_x)
-        ordinary_logit = Less (largest_logit, limit_logit)
-        ordinary_x = Less (largest_x, limit_x)
-        is_ordinary = And (ordinary_logit, ordinary_x)"""
-    ratio = f"""
-        {body.constants(wide, scale=2.0**24)}
-        weight = Exp (logit)
-        scaled = Mul (weight, scale)
-        part = Mul (x, scaled)
-        mean_part = AveragePool <{body.AVERAGE}> (part)
-        mean_weight = AveragePool <{body.AVERAGE}> (scaled)
-        quotient = Div (mean_part, mean_weight)"""
-    return body.function(
-        opset, "LocalImportancePool", OPERATOR.inputs, wide, body.guarded(ordinary, ratio, exact, wide)
-    )
+
+    def write(op: Any, x: Any, logit: Any) -> Any:
+        def exact(op: Any) -> Any:
+            windows = body.LoopedWindows(op, wide, (logit, -math.inf), (x, 0.0))
+            two = onnx_ops.number(op, 2, wide)
+            bits = op.Ceil(op.Div(op.Log(op.Cast(windows.count, to=wide)), op.Log(two)))
+            return _exact(op, windows, op.Mul(op.Pow(two, bits), two), wide)
+
+        def ratio(op: Any) -> Any:
+            weight = op.Mul(op.Exp(logit), onnx_ops.number(op, 2.0**24, wide))
+            return op.Div(body.average(op, op.Mul(x, weight)), body.average(op, weight))
+
+        if dilated or wide == ir.DataType.DOUBLE:
+            return exact(op)
+        ordinary_logit, ordinary_x = (
+            op.Less(op.ReduceMax(op.Abs(value), keepdims=0), onnx_ops.number(op, limit, wide))
+            for value, limit in ((logit, _ORDINARY_LOGIT), (x, _ORDINARY))
+        )
+        return body.either(op, op.And(ordinary_logit, ordinary_x), ratio, exact, wide)
+
+    return body.function(opset, OPERATOR.op_type, OPERATOR.inputs, wide, write)
 
 
-def standard(window: Window, opset: int, dtype: str) -> ir.Function:
-    """The body for one window, without control flow: two strided slices per cell of the window."""
-    wide = body.wide_of(dtype)
-    power = 2.0 ** (1 + (math.prod(window.kernel) - 1).bit_length())
-    text = f"""
-        {_numbers(wide)}
-        {body.constants(wide, spread=power)}
-        {body.taps(window, wide, _FILLS)}
-        {body.largest(window, "logit")}
-        {body.across(window, _CELL)}
-        {_RESULT}
-        y = Identity (exact)"""
-    return body.standard(opset, "LocalImportancePool", OPERATOR.inputs, dtype, text)
+def standard(op: Any, window: Window, wide: ir.DataType, x: Any, logit: Any) -> Any:
+    """The same for one window, without control flow: two strided slices per cell of the window."""
+    spread = onnx_ops.number(op, 2.0 ** (1 + (math.prod(window.kernel) - 1).bit_length()), wide)
+    return _exact(op, onnx_ops.SlicedWindows(op, window, wide, (logit, -math.inf), (x, 0.0)), spread, wide)
 
 
 OPERATOR = Operator("LocalImportancePool", ("x", "logit"), reference, function, standard)
@@ -218,137 +197,6 @@ def _backward(window: Window, grad: "Tensor", x: "Tensor", logit: "Tensor") -> "
 
 
 local_importance_pool = operator(OPERATOR, "local_importance_pool", _forward, _backward)
-
-
-# --- the networks that give logits; child names are those of the authors' code, so that their checkpoints load
-
-
-class SoftGate(Module):
-    """``coefficient * sigmoid(z)``: keeps logits in ``[0, coefficient]``, so that no cell's weight is negligible.
-
-    The authors' coefficient is 12. Raises :class:`ArgumentError` for one that is not positive and finite.
-    """
-
-    def __init__(self, coefficient: float = 12.0) -> None:
-        super().__init__()
-        if not (isinstance(coefficient, int | float) and 0 < coefficient < math.inf):
-            raise ArgumentError(f"coefficient={coefficient!r} must be a positive number")
-        self.coefficient: float = float(coefficient)
-
-    if TYPE_CHECKING:
-
-        def __call__(self, z: Tensor) -> Tensor:
-            """As :meth:`forward`, which it calls."""
-
-    def forward(self, z: "Tensor") -> "Tensor":
-        """Logits of the shape of ``z``."""
-        return self.coefficient * torch.sigmoid(z)
-
-    def extra_repr(self) -> str:
-        """The coefficient."""
-        return f"{self.coefficient:g}"
-
-
-class _Logit(Sequential):
-    """Convolutions without bias, each with instance norm (affine, eps 1e-5, the input's own statistics always).
-
-    ``(N, C, *spatial)`` in and out. ``coefficient`` is that of the :class:`SoftGate` at the end, None for no gate.
-    ``zero`` starts the last convolution at 0, so that the untrained layer is average pooling; else it starts as
-    PyTorch's convolutions do.
-    """
-
-    rank: ClassVar[int]
-
-    if TYPE_CHECKING:
-
-        def __call__(self, x: Tensor) -> Tensor:
-            """As :meth:`forward`, which it calls."""
-
-    def __init__(self, sizes: "list[tuple[str, int, int, int]]", coefficient: float | None, zero: bool) -> None:
-        super().__init__()
-        convolution, norm = (getattr(torch.nn, f"{name}{self.rank}d") for name in ("Conv", "InstanceNorm"))
-        for number, taken, given, kernel in sizes:
-            if min(taken, given) < 1:
-                raise ArgumentError(f"channels or width is {min(taken, given)}; use 1 or more")
-            last = convolution(taken, given, kernel, padding=kernel // 2, bias=False)
-            self.add_module(f"conv{number}", last)
-            self.add_module(f"bn{number}", norm(given, affine=True))
-            if number != sizes[-1][0]:
-                self.add_module(f"relu{number}", torch.nn.ReLU())
-        if zero:
-            torch.nn.init.zeros_(last.weight)
-        if coefficient is not None:
-            self.add_module("gate", SoftGate(coefficient))
-
-
-class _ProjectionLogit(_Logit):
-    def __init__(self, channels: int, *, coefficient: float | None = 12.0, zero: bool = True) -> None:
-        super().__init__([("", channels, channels, 1)], coefficient, zero)
-
-
-class _SimplifiedLogit(_Logit):
-    def __init__(self, channels: int, *, coefficient: float | None = 12.0, zero: bool = True) -> None:
-        super().__init__([("", channels, channels, 3)], coefficient, zero)
-
-
-class _BottleneckLogit(_Logit):
-    def __init__(self, channels: int, width: int = 128, *, coefficient: float | None = 12.0, zero: bool = True) -> None:
-        sizes = [("1", channels, width, 1), ("2", width, width, 3), ("3", width, channels, 1)]
-        super().__init__(sizes, coefficient, zero)
-
-
-class ProjectionLogit1d(_ProjectionLogit):
-    """Logits over ``(N, C, L)``: as :class:`ProjectionLogit2d`."""
-
-    rank = 1
-
-
-class ProjectionLogit2d(_ProjectionLogit):
-    """Logits by a 1x1 convolution ``channels -> channels``, instance norm and gate; see :class:`SoftGate`."""
-
-    rank = 2
-
-
-class ProjectionLogit3d(_ProjectionLogit):
-    """Logits over ``(N, C, D, H, W)``: as :class:`ProjectionLogit2d`."""
-
-    rank = 3
-
-
-class SimplifiedLogit1d(_SimplifiedLogit):
-    """Logits over ``(N, C, L)``: as :class:`SimplifiedLogit2d`."""
-
-    rank = 1
-
-
-class SimplifiedLogit2d(_SimplifiedLogit):
-    """Logits by a 3x3 convolution ``channels -> channels``, instance norm and gate; for a stem."""
-
-    rank = 2
-
-
-class SimplifiedLogit3d(_SimplifiedLogit):
-    """Logits over ``(N, C, D, H, W)``: as :class:`SimplifiedLogit2d`."""
-
-    rank = 3
-
-
-class BottleneckLogit1d(_BottleneckLogit):
-    """Logits over ``(N, C, L)``: as :class:`BottleneckLogit2d`."""
-
-    rank = 1
-
-
-class BottleneckLogit2d(_BottleneckLogit):
-    """Logits by convolutions 1x1 to ``width``, 3x3, 1x1 back, each with instance norm, ReLU between, and gate."""
-
-    rank = 2
-
-
-class BottleneckLogit3d(_BottleneckLogit):
-    """Logits over ``(N, C, D, H, W)``: as :class:`BottleneckLogit2d`."""
-
-    rank = 3
 
 
 # --- the pools

@@ -93,7 +93,7 @@ def _translate(op: Any, window: Window, x: Any, learned: Any, fixed: float) -> A
     """ONNX has no ``expm1`` and no ``log1p``: what ``exp(x)`` has rounded away is ``x - log(exp(x))``, what ``1 + x``
     has is ``x - ((1 + x) - 1)``.
     """
-    wide = onnx_ops.wide(x.dtype)
+    wide = onnx_ops.wide_for(x.dtype)
     zero, one, half, floor, infinity = (onnx_ops.number(op, value, wide) for value in (0, 1, -0.5, _FLOOR, math.inf))
 
     def less_one(exponent: Any, power: Any) -> Any:

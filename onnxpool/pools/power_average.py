@@ -21,10 +21,12 @@ differs: it has no magnitude, and inflates the clipped windows of ``ceil_mode``.
 """
 
 import math
+from collections.abc import Sequence
 from functools import reduce
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+import onnx_ir as ir
 
 from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
@@ -77,12 +79,22 @@ METHOD = Method(
 # --- how it trains
 
 
+def relative_powers(sizes: "list[Tensor]", top: "Tensor", p: "Tensor | float") -> "tuple[Tensor, list[Tensor]]":
+    """``scale``, which is ``top`` where that is above 0 and finite, else 1; and ``(size / scale)^p`` for each size.
+
+    Without a gradient to ``scale``, on which no power mean depends.
+    """
+    top = top.detach()
+    scale = torch.where((top > 0) & (top < torch.inf), top, 1)
+    return scale, [(size / scale) ** p for size in sizes]
+
+
 def _forward(window: Window, x: "Tensor", learned: "Tensor | None", fixed: float, mean: bool) -> "Tensor":
     p = fixed if learned is None else widen(learned).reshape(-1, *[1] * window.rank)
     sizes = list(cells(widen(x).abs(), window, 0))
-    top = reduce(torch.maximum, sizes).detach()  # y does not depend on it
-    scale = torch.where((top > 0) & (top < torch.inf), top, 1)
-    total = reduce(torch.add, [(size / scale) ** p for size in sizes])
+    top = reduce(torch.maximum, sizes)
+    scale, powers = relative_powers(sizes, top, p)
+    total = reduce(torch.add, powers)
     if mean:
         total = total / reduce(torch.add, cells(top.new_ones((1, 1, *x.shape[2:])), window, 0))
     nothing = total == 0
@@ -93,8 +105,30 @@ def _forward(window: Window, x: "Tensor", learned: "Tensor | None", fixed: float
 # --- how it looks in ONNX
 
 
+def write_windows(op: Any, x: Any, window: Window, p: Any, inverse: Any, count: Any | None, dtype: ir.DataType) -> Any:
+    """``(sum |x_i|^p / count)^inverse`` of each window; no division where ``count`` is None."""
+    sizes = list(onnx_ops.cells(op, op.Abs(x), window, 0, dtype))
+    scale, powers = _written_powers(op, sizes, op.Max(*sizes), p, dtype)
+    total = op.Sum(*powers)
+    return op.Mul(scale, op.Pow(total if count is None else op.Div(total, count), inverse))
+
+
+def write_whole(op: Any, x: Any, axes: Sequence[int], p: Any, inverse: Any, dtype: ir.DataType) -> Any:
+    """``(mean |x_i|^p)^inverse`` over these axes, which stay with size 1."""
+    size, reduced = op.Abs(x), onnx_ops.ints(op, *axes)
+    scale, powers = _written_powers(op, [size], op.ReduceMax(size, reduced, keepdims=1), p, dtype)
+    return op.Mul(scale, op.Pow(op.ReduceMean(*powers, reduced, keepdims=1), inverse))
+
+
+def _written_powers(op: Any, sizes: Sequence[Any], top: Any, p: Any, dtype: ir.DataType) -> tuple[Any, list[Any]]:
+    """As :func:`relative_powers`."""
+    usable = op.And(op.Greater(top, onnx_ops.number(op, 0, dtype)), op.Less(top, onnx_ops.number(op, math.inf, dtype)))
+    scale = op.Where(usable, top, onnx_ops.number(op, 1, dtype))
+    return scale, [op.Pow(op.Div(size, scale), p) for size in sizes]
+
+
 def _translate(op: Any, window: Window, x: Any, learned: Any, fixed: float, mean: bool) -> Any:
-    wide = onnx_ops.wide(x.dtype)
+    wide = onnx_ops.wide_for(x.dtype)
 
     def number(value: float) -> Any:
         return onnx_ops.number(op, value, wide)
@@ -105,12 +139,8 @@ def _translate(op: Any, window: Window, x: Any, learned: Any, fixed: float, mean
         else:
             p = op.Reshape(op.Cast(learned, to=wide), onnx_ops.ints(op, -1, *[1] * window.rank))
             inverse = op.Reciprocal(p)
-        sizes = list(onnx_ops.cells(op, op.Abs(x), window, 0, wide))
-        scale, powers = onnx_ops.relative_powers(op, sizes, op.Max(*sizes), p, wide)
-        total = op.Sum(*powers)
-        if mean:
-            total = op.Div(total, onnx_ops.count(op, x, window, wide))
-        return op.Mul(scale, op.Pow(total, inverse))
+        count = onnx_ops.count(op, x, window, wide) if mean else None
+        return write_windows(op, x, window, p, inverse, count, wide)
 
     return onnx_ops.computed_in(op, x, wide, write)
 

@@ -8,20 +8,20 @@ with ``d_i = x_i - m`` and ``m`` the window's maximum, which cannot overflow. A 
 that holds NaN or +inf, or only -inf, gives NaN.
 
 >>> import numpy as np
-import onnx_ir as ir
 >>> reference(Window.of(2, 2), np.array([[[[1.0, 2.0], [3.0, 4.0]]]])).item()
 3.4926527345951543
 """
 
 import math
 from functools import reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxpool.dtypes import Array
 from onnxpool.pools import _function_body as body
+from onnxpool.pools import _onnx_ops as onnx_ops
 from onnxpool.pools._method import Method, Operator, over_windows
 from onnxpool.pools._torch_ops import WindowModule, cells, operator, spread, torch, widen
 from onnxpool.window import Window
@@ -56,52 +56,47 @@ _FLOOR = -1000
 _ORDINARY = 60
 """Below this magnitude exp(x), and sums of more products x exp(x) than a tensor has cells, are normal float32."""
 
-_CELL = """
-    distance# = Sub (x#, top)
-    weight# = Exp (distance#)
-    depth# = Max (distance#, floor)
-    part# = Mul (depth#, weight#)"""
+
+def _exact(op: Any, windows: body.Windows, wide: ir.DataType) -> Any:
+    floor, top = onnx_ops.number(op, _FLOOR, wide), windows.largest()
+
+    def cell(op: Any, x: Any) -> tuple[Any, Any]:
+        distance = op.Sub(x, top)
+        weight = op.Exp(distance)
+        return weight, op.Mul(op.Max(distance, floor), weight)
+
+    total, moment = windows.sums(top, cell)
+    return op.Add(top, op.Div(moment, total))
 
 
-def function(opset: int, wide: str, dilated: bool) -> ir.Function:
-    """The generic body: a ratio of two average pools where no value is large, else a loop over the window's cells.
+def function(opset: int, wide: ir.DataType, dilated: bool) -> ir.Function:
+    """The generic function: a ratio of two average pools where no value is large, else a loop over the window's cells.
 
     The ratio is out where a node is dilated (AveragePool learned that in opset 19, and ONNX Runtime wants its padding
     below the undilated kernel) and in float64 (ONNX Runtime's CPU provider has no AveragePool for it).
     """
-    exact = f"""
-        {body.constants(wide, floor=_FLOOR)}
-        {body.geometry(wide, {"x": -math.inf}, top="x")}
-        {body.loop(wide, ["x"], _CELL)}
-        below = Div (moment, total)
-        exact = Add (top, below)"""
-    if dilated or wide == "double":
-        return body.function(opset, "SoftPool", ["x"], wide, f"{exact} y = Identity (exact)")
-    ordinary = f"""
-        {body.constants(wide, limit=_ORDINARY)}
-        magnitude = Abs (x)
-        largest = ReduceMax <keepdims = 0> (magnitude)
-        is_ordinary = Less (largest, limit)"""
-    ratio = f"""
-        weight = Exp (x)
-        part = Mul (x, weight)
-        mean_part = AveragePool <{body.AVERAGE}> (part)
-        mean_weight = AveragePool <{body.AVERAGE}> (weight)
-        quotient = Div (mean_part, mean_weight)"""
-    return body.function(opset, "SoftPool", ["x"], wide, body.guarded(ordinary, ratio, exact, wide))
+
+    def write(op: Any, x: Any) -> Any:
+        def exact(op: Any) -> Any:
+            return _exact(op, body.LoopedWindows(op, wide, (x, -math.inf)), wide)
+
+        def ratio(op: Any) -> Any:
+            weight = op.Exp(x)
+            part = op.Mul(x, weight)
+            return op.Div(body.average(op, part), body.average(op, weight))
+
+        if dilated or wide == ir.DataType.DOUBLE:
+            return exact(op)
+        largest = op.ReduceMax(op.Abs(x), keepdims=0)
+        is_ordinary = op.Less(largest, onnx_ops.number(op, _ORDINARY, wide))
+        return body.either(op, is_ordinary, ratio, exact, wide)
+
+    return body.function(opset, OPERATOR.op_type, OPERATOR.inputs, wide, write)
 
 
-def standard(window: Window, opset: int, dtype: str) -> ir.Function:
-    """The body for one window, without control flow: one strided slice per cell of the window."""
-    wide = body.wide_of(dtype)
-    text = f"""
-        {body.constants(wide, floor=_FLOOR)}
-        {body.taps(window, wide, {"x": -math.inf})}
-        {body.largest(window, "x")}
-        {body.across(window, _CELL)}
-        below = Div (moment, total)
-        y = Add (top, below)"""
-    return body.standard(opset, "SoftPool", ["x"], dtype, text)
+def standard(op: Any, window: Window, wide: ir.DataType, x: Any) -> Any:
+    """The same for one window, without control flow: one strided slice per cell of the window."""
+    return _exact(op, onnx_ops.SlicedWindows(op, window, wide, (x, -math.inf)), wide)
 
 
 OPERATOR = Operator("SoftPool", ("x",), reference, function, standard)

@@ -9,13 +9,12 @@ takes its input from a rectifier. ``y = 0`` where no cell is above 0; ``y(c x) =
 of its type. A window that holds NaN or +inf gives NaN; -inf counts as 0.
 
 >>> import numpy as np
-import onnx_ir as ir
 >>> reference(Window.of(2, 2), np.array([[[[-1.0, 2.0], [3.0, -4.0]]]])).item()
 2.6
 """
 
 from functools import reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -23,6 +22,7 @@ import onnx_ir as ir
 from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import _function_body as body
+from onnxpool.pools import _onnx_ops as onnx_ops
 from onnxpool.pools._method import Method, Operator, over_windows
 from onnxpool.pools._torch_ops import WindowModule, cells, operator, spread, torch, widen
 from onnxpool.window import Size, Window
@@ -57,70 +57,61 @@ _ORDINARY = 2.0**50
 """Where no cell is above this, and each mean 0 or above 1 / this, sums of 2^24 squares are normal float32, but for
 squares that are nothing beside others of their window."""
 
-_CELL = """
-    weight# = Div (a#, above)
-    part# = Mul (weight#, weight#)"""
-
-_RESULT = """
-    least_total = Max (total, one_share)
-    mean = Div (moment, least_total)
-    exact = Mul (top, mean)"""
-"""The largest cell has the share 1: a sum of shares is 1 or more, or there was nothing above 0."""
+_SMALLEST = {ir.DataType.FLOAT: 2.0**-149, ir.DataType.DOUBLE: 5e-324}
+"""The smallest positive numbers of the types to compute in."""
 
 
-def function(opset: int, wide: str, dilated: bool) -> ir.Function:
-    """The generic body: a ratio of two average pools where no value is large or tiny, else a loop over the cells.
+def _exact(op: Any, windows: body.Windows, wide: ir.DataType) -> Any:
+    smallest, one = (onnx_ops.number(op, value, wide) for value in (_SMALLEST[wide], 1))
+    top = windows.largest()
+    above = op.Max(top, smallest)
+
+    def cell(op: Any, a: Any) -> tuple[Any, Any]:
+        share = op.Div(a, above)
+        return share, op.Mul(share, share)
+
+    total, moment = windows.sums(top, cell)
+    least_total = op.Max(total, one)  # the largest cell has the share 1, unless nothing is above 0
+    return op.Mul(top, op.Div(moment, least_total))
+
+
+def function(opset: int, wide: ir.DataType, dilated: bool) -> ir.Function:
+    """The generic function: a ratio of two average pools where no value is large or tiny, else a loop over the cells.
 
     For when the ratio is out, see :func:`onnxpool.pools.soft.function`.
     """
-    subnormal = {"smallest": body.SMALLEST[wide]}
-    rectified = f"{body.constants(wide, nothing=0.0)} a = Max (x, nothing)"
-    exact = f"""
-        {body.constants(wide, one_share=1.0)}
-        {body.geometry(wide, {"a": 0.0}, top="a")}
-        above = Max (top, smallest)
-        {body.loop(wide, ["a"], _CELL)}
-        {_RESULT}"""
-    if dilated or wide == "double":
-        text = f"{rectified} {exact} y = Identity (exact)"
-        return body.function(opset, "StochasticPool", OPERATOR.inputs, wide, text, subnormal)
-    ordinary = f"""
-        {rectified}
-        {body.constants(wide, limit=_ORDINARY, least=1 / _ORDINARY)}
-        mean_a = AveragePool <{body.AVERAGE}> (a)
-        largest = ReduceMax <keepdims = 0> (a)
-        is_positive = Greater (mean_a, nothing)
-        positive_mean = Where (is_positive, mean_a, limit)
-        smallest_mean = ReduceMin <keepdims = 0> (positive_mean)
-        is_small = Less (largest, limit)
-        is_large = Greater (smallest_mean, least)
-        is_ordinary = And (is_small, is_large)"""
-    ratio = f"""
-        square = Mul (a, a)
-        mean_square = AveragePool <{body.AVERAGE}> (square)
-        quotient = Div (mean_square, positive_mean)"""
-    text = body.guarded(ordinary, ratio, exact, wide)
-    return body.function(opset, "StochasticPool", OPERATOR.inputs, wide, text, subnormal)
+
+    def write(op: Any, x: Any) -> Any:
+        nothing = onnx_ops.number(op, 0, wide)
+        a = op.Max(x, nothing)
+
+        def exact(op: Any) -> Any:
+            return _exact(op, body.LoopedWindows(op, wide, (a, 0.0)), wide)
+
+        if dilated or wide == ir.DataType.DOUBLE:
+            return exact(op)
+        limit, least = (onnx_ops.number(op, value, wide) for value in (_ORDINARY, 1 / _ORDINARY))
+        mean = body.average(op, a)
+        positive_mean = op.Where(op.Greater(mean, nothing), mean, limit)
+        is_small = op.Less(op.ReduceMax(a, keepdims=0), limit)
+        is_large = op.Greater(op.ReduceMin(positive_mean, keepdims=0), least)
+
+        def ratio(op: Any) -> Any:
+            return op.Div(body.average(op, op.Mul(a, a)), positive_mean)
+
+        return body.either(op, op.And(is_small, is_large), ratio, exact, wide)
+
+    return body.function(opset, OPERATOR.op_type, OPERATOR.inputs, wide, write)
 
 
-def standard(window: Window, opset: int, dtype: str) -> ir.Function:
-    """The body for one window, without control flow: one strided slice per cell of the window.
+def standard(op: Any, window: Window, wide: ir.DataType, x: Any) -> Any:
+    """The same for one window, without control flow: one strided slice per cell of the window.
 
     Rectified by Where: 17 times slower than Max or Relu, which lose NaN in some runtimes.
     """
-    wide = body.wide_of(dtype)
-    text = f"""
-        {body.constants(wide, one_share=1.0)}
-        {body.constants(wide, nothing=0.0)}
-        never = Less (x, nothing)
-        a = Where (never, nothing, x)
-        {body.taps(window, wide, {"a": 0.0})}
-        {body.largest(window, "a")}
-        above = Max (top, smallest)
-        {body.across(window, _CELL)}
-        {_RESULT}
-        y = Identity (exact)"""
-    return body.standard(opset, "StochasticPool", OPERATOR.inputs, dtype, text, {"smallest": body.SMALLEST[wide]})
+    nothing = onnx_ops.number(op, 0, wide)
+    a = op.Where(op.Less(x, nothing), nothing, x)
+    return _exact(op, onnx_ops.SlicedWindows(op, window, wide, (a, 0.0)), wide)
 
 
 OPERATOR = Operator("StochasticPool", ("x",), reference, function, standard)

@@ -13,7 +13,7 @@ go on. A run that cannot be tried here is skipped, and shown. The worst verdict 
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
@@ -24,6 +24,7 @@ from onnxpool.golden import file as golden_file
 from onnxpool.golden import from_function, from_torch
 from onnxpool.golden.file import Golden
 from onnxpool.golden.inputs import Feeds
+from onnxpool.graph import shapes
 from onnxpool.graph.fingerprint import Change, changes
 from onnxpool.graph.forms import Model
 from onnxpool.run.native_library import why_missing
@@ -92,7 +93,7 @@ def validate(
         reference=golden.source,
         runs=runs,
         causes=(*(change.text for change in found), *unproven),
-        notes=(*wrong, *golden.notes, *_notes(runs, verdict, found, golden)),
+        notes=(*wrong, *golden.notes, *_unchecked(held, golden), *_notes(runs, verdict, found, golden)),
         environment=_environment(runs),
     )
 
@@ -138,6 +139,17 @@ def answers_for(held: HeldModel, reference: Reference = None, case: str | None =
 
 
 # --- what the report adds
+
+
+def _unchecked(held: HeldModel, golden: Golden) -> Iterator[str]:
+    """The declared sizes of outputs that no case gives a value to."""
+    graph = held.original.graph
+    every = (
+        shapes.sizes_of(graph.inputs, {name: array.shape for name, array in case.inputs.items()})
+        for case in golden.cases
+    )
+    if unchecked := shapes.unchecked(graph.outputs, every):
+        yield f"declared sizes were not checked, since they cannot be evaluated: {', '.join(unchecked)}"
 
 
 def _notes(runs: Sequence[Run], verdict: Verdict, found: Sequence[Change], golden: Golden) -> list[str]:
