@@ -143,11 +143,11 @@ def in_float64() -> Iterator[None]:
             return torch.float64 if value in narrow else value
         return value.double() if isinstance(value, torch.Tensor) and value.dtype in narrow else value
 
-    class Wide(TorchDispatchMode):
+    class Wide(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             return tree_map(widened, func(*tree_map(widened, args), **tree_map(widened, kwargs or {})))
 
-    with Wide():
+    with Wide():  # type: ignore[no-untyped-call]
         yield
 
 

@@ -66,7 +66,7 @@ def export(
     from onnxpool.network.passes import tidy
 
     chosen = arguments.opset_of(opset, opset_version)
-    call = arguments.arranged(module, args, kwargs, dynamic_shapes, dynamic_axes, input_names)
+    call = arguments.arranged(module, args, kwargs, dynamic_shapes, dynamic_axes, input_names, output_names)
     with settled(module, evaluate):
         arguments.tried(module, call, output_names)
     program = translated(
@@ -92,6 +92,7 @@ def export(
     except GoldenError as error:  # the model is written all the same
         refused = error
     if check:
+        assert program.exported_program is not None
         proof = prove.prove(model, program.exported_program, answering, answers)
         model.meta[prove.KEY] = proof
         if not proof.cases:

@@ -3,7 +3,7 @@
 That one takes numbers near 0 and 1 for 0 and 1: it deletes ``x + 1e-8`` and ``x * 1.000001``, so that
 ``a / (b + 1e-8)`` becomes 0/0. Here a graph gives the same numbers as before for every input:
 
-    evaluated   what is made of constants alone, where no floating point number is computed: those are moved or converted
+    evaluated   what is made of constants alone, but no arithmetic in floating point
     removed     identities, expansions to the same shape, copies, what nobody uses, the second of two equal nodes
     joined      reshapes, transposes and slices that follow each other; zeros padded in front of a convolution
 
@@ -108,18 +108,16 @@ def _never_negative(value: ir.Value | None) -> bool:
     if (constant := ir.convenience.get_const_tensor(value)) is not None:
         return constant.dtype in (ir.DataType.INT64, ir.DataType.INT32) and bool((constant.numpy() >= 0).all())
     node = value.producer()
-    if node is None:
-        return False
-    match node.op_type:
-        case "Shape" | "Size":
-            return True
-        case "Add" | "Mul" | "Div" | "Mod" | "Concat":
-            return all(map(_never_negative, node.inputs))
-        case "Max":
-            return any(map(_never_negative, node.inputs))
-        case "Gather" | "Squeeze" | "Unsqueeze" | "Reshape" | "Slice" | "Identity":
-            return _never_negative(node.inputs[0])
-    return False
+    op_type = None if node is None else node.op_type
+    inputs = () if node is None else node.inputs
+    if op_type in _MOVED:
+        return _never_negative(inputs[0])
+    return op_type in ("Shape", "Size") or (op_type in _SUMS and all(map(_never_negative, inputs)))
+
+
+_MOVED = ("Gather", "Squeeze", "Unsqueeze", "Reshape", "Slice", "Identity")
+_SUMS = ("Add", "Mul", "Div", "Mod", "Max", "Concat")
+"""What gives no negative number if it takes none."""
 
 
 # --- batch normalization
@@ -203,4 +201,4 @@ def _rounded(array: Array, like: ir.Value, name: str) -> ir.Value:
     with np.errstate(over="ignore"):
         rounded: NDArray[np.generic] = array.astype(like.dtype.numpy())
     tensor = ir.tensor(rounded, dtype=like.dtype, name=name)
-    return ir.Value(name=name, type=ir.TensorType(like.dtype), shape=ir.Shape(tensor.shape), const_value=tensor)
+    return ir.Value(name=name, type=ir.TensorType(like.dtype), shape=ir.Shape(rounded.shape), const_value=tensor)

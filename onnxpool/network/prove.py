@@ -5,6 +5,7 @@ right is the module's own answer in float64; how far off a model may be, the err
 decides (:mod:`onnxpool.golden.bounds`). Declared sizes of outputs that do not come out are corrected.
 """
 
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxpool.dtypes import from_bits, to_bits
-from onnxpool.errors import ExportError, GoldenError, OnnxpoolError
+from onnxpool.errors import ExportError
 from onnxpool.golden import bounds
 from onnxpool.golden.collect import own_error
 from onnxpool.golden.file import Case, Golden
@@ -153,8 +154,8 @@ def _sizes(inputs: Sequence[Input], limits: Mapping[str, tuple[int, int]]) -> It
         (1, lambda _, name: ordinary[name]),
     ]
     tried = [{name: ordinary[name] for name in names}]
-    for batch, size in plans:
-        plan = {name: batch for name in names if name in batches} | {n: size(i, n) for i, n in enumerate(others)}
+    for batch, at in plans:
+        plan = {name: batch for name in names if name in batches} | {n: at(i, n) for i, n in enumerate(others)}
         plan = {name: min(max(size, limits[name][0]), limits[name][1]) for name, size in plan.items()}
         if plan not in tried:
             tried.append(plan)
@@ -175,7 +176,7 @@ def _limits(model: ir.Model, program: "torch.export.ExportedProgram") -> dict[st
     for value, tensor in zip(model.graph.inputs, (one for one in tensors if hasattr(one, "shape")), strict=False):
         for dim, size in zip(value.shape or (), tensor.shape, strict=False):
             if not isinstance(dim, int) and dim.value:
-                span = program.range_constraints.get(getattr(getattr(size, "node", None), "expr", None))  # type: ignore[call-overload]
+                span = program.range_constraints.get(getattr(getattr(size, "node", None), "expr", None))
                 ends = (1, _ENDLESS) if span is None else (_number(span.lower, 1), _number(span.upper, _ENDLESS))
                 limits[dim.value] = (ends[0] if ends[0] > _SPECIAL else 1, ends[1])
     return limits
@@ -188,7 +189,7 @@ _SPECIAL = 2
 def _number(end: Any, otherwise: int) -> int:
     try:
         return min(int(end), _ENDLESS)
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError, AttributeError):  # what SymPy's infinities raise
         return otherwise
 
 
@@ -243,8 +244,13 @@ def _named(node: ir.Node) -> str:
     return f"{node.name!r} ({', '.join(filter(None, (node.op_type, file, code)))})"
 
 
+_RUNTIME_PREFIX = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?")
+"""What ONNX Runtime puts in front of what it says, with the name of a file that is gone by then."""
+
+
 def _line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    text = _RUNTIME_PREFIX.sub("", str(error)).strip()
+    return next(iter(text.splitlines()), type(error).__name__)
 
 
 # --- declared sizes
