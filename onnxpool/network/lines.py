@@ -1,5 +1,6 @@
 """Which line of somebody's own code a node, an error or a traceback comes from."""
 
+import ast
 import re
 from pathlib import Path
 from types import TracebackType
@@ -8,8 +9,9 @@ import onnx_ir as ir
 
 import onnxpool
 
+_SCOPES = "pkg.torch.onnx.name_scopes"
 _STACK = "pkg.torch.onnx.stack_trace"
-"""Where PyTorch's exporter notes the lines of code that a node came from."""
+"""Where PyTorch's exporter notes the layers, and the lines of code, that a node came from."""
 
 _FRAME = re.compile(
     r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)(?:\n\s*(?!File )(?P<code>\S.*))?'
@@ -19,6 +21,15 @@ _FRAME = re.compile(
 def line_of(node: ir.Node) -> tuple[str, str]:
     """The line of the network's own code that a node came from, ``file:line``, and the code; "" if not noted."""
     return line_in(node.metadata_props.get(_STACK, ""))
+
+
+def layer_of(node: ir.Node) -> str:
+    """The path of the layer that a node came from; "" for the network itself, or if not noted."""
+    try:
+        scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
+    except (ValueError, SyntaxError):
+        return ""
+    return str(scopes[-2]) if len(scopes) > 1 else ""
 
 
 def line_in(text: str) -> tuple[str, str]:

@@ -206,7 +206,7 @@ def _difference(result: NDArray[Any], answer: NDArray[Any], yardstick: float) ->
         return ""
     if error.nan or error.infinite:
         return f"has NaN or infinity in {error.nan + error.infinite} cells where they do not belong"
-    return f"errs by {error.max_abs:.3g}, {error.share:.3g} times what is allowed, {bound.origin}"
+    return f"errs by {error.max_abs:.3g}, {error.share:.3g} times what is allowed"
 
 
 def _first_wrong(model: ir.Model, program: "torch.export.ExportedProgram", case: Case) -> str:
@@ -227,7 +227,7 @@ def _first_wrong(model: ir.Model, program: "torch.export.ExportedProgram", case:
                 answer = np.asarray(right[name], np.float64)
                 yardstick = bounds.measure(own[name], answer, 0).max_abs if own[name].shape == answer.shape else 0.0
                 if told := _difference(found[name], answer, yardstick):
-                    return f"the first wrong node is {_named(node)}: it {told}"
+                    return f"the first wrong node is {_named(node)}, which {told}"
     return "no node differs from what PyTorch traced: the trace holds a size, or a branch, of the example alone"
 
 
@@ -240,8 +240,9 @@ def _refused(model: ir.Model, error: Exception, what: str) -> ExportError:
 
 
 def _named(node: ir.Node) -> str:
-    file, code = lines.line_of(node)
-    return f"{node.name!r} ({', '.join(filter(None, (node.op_type, file, code)))})"
+    layer = lines.layer_of(node)
+    places = (node.op_type, f"layer {layer!r}" if layer else "", *lines.line_of(node))
+    return f"{node.name!r} ({', '.join(filter(None, places))})"
 
 
 _RUNTIME_PREFIX = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?")

@@ -5,7 +5,7 @@ import logging
 import operator
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from onnxpool.domain import DOMAIN, OPSETS, VERSION
@@ -161,7 +161,8 @@ def _quiet() -> Iterator[None]:
     disabled = logging.root.manager.disable
     logging.disable(max(disabled, logging.WARNING))
     try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # it prints graphs that it fails on
+        said = io.StringIO()  # it prints graphs that it fails on
+        with warnings.catch_warnings(), redirect_stdout(said), redirect_stderr(said):
             warnings.simplefilter("ignore")
             yield
     finally:
