@@ -13,12 +13,11 @@ from onnx import helper
 import onnxpool
 from onnxpool import nn
 from onnxpool.diagnosis import runs as node_runs
-
 from onnxpool.diagnosis.per_node import compare_nodes
 from onnxpool.errors import ArgumentError
-from onnxpool.network.lines import line_of
 from onnxpool.golden import from_function, from_torch
 from onnxpool.graph import subgraph
+from onnxpool.network.lines import line_of
 from onnxpool.pools import OPERATORS
 from onnxpool.run import native_library
 from onnxpool.window import Window
