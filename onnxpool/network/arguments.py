@@ -12,7 +12,6 @@ the module's own code.
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,7 +19,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from onnxpool.domain import OPSETS
-from onnxpool.errors import ArgumentError, ExportError
+from onnxpool.errors import ArgumentError, ExportError, nearest
 from onnxpool.network import lines, official
 
 DynamicAxes: TypeAlias = Mapping[str, Mapping[int, str] | Sequence[int]]
@@ -94,16 +93,6 @@ def opset_of(opset: int | None, opset_version: int | None) -> int:
     return chosen
 
 
-def nearest(word: str, known: Sequence[str]) -> str:
-    """A question after the known word that ``word`` is most like, or nothing.
-
-    >>> nearest("SoftPol2d", ["SoftPool2d", "PowerAvgPool2d"])
-    " (did you mean 'SoftPool2d'?)"
-    """
-    close = get_close_matches(word, known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
 def _parameters(module: torch.nn.Module) -> list[str]:
     """The names by which ``forward`` can be given its arguments, in order."""
     try:
@@ -130,7 +119,7 @@ def _shapes(
             continue
         if name not in called:
             raise ArgumentError(
-                f"dynamic_axes={name!r} is no input{nearest(name, list(called))}; the inputs are {', '.join(called)}"
+                f"dynamic_axes={name!r} is no input{nearest(name, called)}; the inputs are {', '.join(called)}"
             )
         pairs = chosen.items() if isinstance(chosen, Mapping) else ((axis, f"{name}_{axis}") for axis in chosen)
         found[called[name]] = dict(pairs)
