@@ -86,7 +86,9 @@ def test_a_fault_at_other_sizes_alone_is_found(monkeypatch):
 
     def spoil(model):
         reshape = model.graph.outputs[0].producer()
-        model.graph.initializers[reshape.inputs[1].name].const_value = ir.tensor(np.array([2880]))
+        fixed = ir.Value(name="fixed", const_value=ir.tensor(np.array([2880]), name="fixed"))
+        model.graph.register_initializer(fixed)
+        reshape.replace_input_with(1, fixed)
 
     spoiled(monkeypatch, spoil)
     with pytest.raises(ExportError, match=r"cannot run, on sizes 3x3x23x31, the exported model .*Reshape"):
