@@ -167,6 +167,10 @@ def _built_in(source: str) -> Any:
     )
     makers = {name: getattr(nn, name) for name in nn.__all__} | models.NETWORKS
     try:
+        spelling = spelled_layers.read(source)
+    except ArgumentError as error:
+        raise ArgumentError(f"source={source!r} {error}: {expected}") from error
+    if spelling.name not in makers:
         close = nearest(spelling.name, makers)
         raise ArgumentError(f"source={source!r}{close} is neither a layer nor a network of onnxpool: {expected}")
     try:
