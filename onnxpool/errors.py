@@ -26,6 +26,10 @@ __all__ = [
 ]
 
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
 class OnnxpoolError(Exception):
     """Root of the tree; ``except OnnxpoolError`` catches everything above."""
 
@@ -63,3 +67,13 @@ class GoldenError(OnnxpoolError):
 
 class CertificateError(OnnxpoolError):
     """The certificate of a model is missing, damaged, or no longer true."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A question after the known word that ``word`` is most like, or nothing.
+
+    >>> nearest("SoftPol2d", ["SoftPool2d", "PowerAvgPool2d"])
+    " (did you mean 'SoftPool2d'?)"
+    """
+    close = get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

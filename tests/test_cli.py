@@ -324,6 +324,8 @@ LAYER = "SoftPool2d(2)"
         ("SoftPool2d", "missing 1 required positional argument: 'kernel_size'"),
         ("[SoftPool2d(3)]", "is no layer: write a layer ("),
         ("SoftPool4d(3)", "is neither a layer nor a network of onnxpool: write a layer ("),
+        ("SoftPol2d(3)", "(did you mean 'SoftPool2d'?) is neither a layer nor"),
+        ("softpool_resnet19", "(did you mean 'softpool_resnet18'?) is neither a layer nor"),
         ("SoftPool4d(3)", " SoftPool1d, SoftPool2d, SoftPool3d"),
         ("resnet18", "a network (lip_resnet50, lip_resnet101,"),
         ("LocalImportancePool2d(SoftGate(0))", "coefficient=0 must be a positive number"),
@@ -351,6 +353,11 @@ def test_wrong_sources(folder, source, told):
     [
         (["--input", "1x2x8xq"], "input='1x2x8xq' is no shape; write sizes with x between them, such as 1x3x224x224"),
         (["--input", "1x0x8x8"], "input='1x0x8x8' is no shape"),
+        (["--input", "1x2x8x8:int9"], "input='1x2x8x8:int9' is no shape"),
+        (["--input", "1x2x8x8:bool:int8"], "input='1x2x8x8:bool:int8' is no shape"),
+        (["--input", "y:1x2x8x8"], "input='y:1x2x8x8': forward has no argument 'y'; it takes x"),
+        (["--input", "x:1x2x8x8", "--input", "x:1x2x8x8"], "input='x:1x2x8x8': 'x' is given twice"),
+        (["--input", "1x2x8x8:int64"], "x has dtype torch.int64; pooling takes floating point"),
         ([*EXPORT, "--dynamic", "batch,depth"], "no input has an axis 'depth'; write axes as batch,channels,height"),
         ([*EXPORT, "--dynamic", "4=batch"], "no input has an axis '4=batch'"),
         ([*EXPORT, "--dynamic", "y:0=batch"], "there is no input 'y'; the inputs are x"),
@@ -399,6 +406,74 @@ def test_axes_by_name_go_to_every_input_that_has_them():
     assert spelling.axes(["series:length=time", "image:batch"], Two(), inputs) == ({0: "batch"}, {2: "time"})
     with pytest.raises(ArgumentError, match="no input has an axis '2'"):
         spelling.axes(["2"], Two(), inputs)
+
+
+def test_inputs_have_names_and_types():
+    class Words(torch.nn.Module):
+        def forward(self, ids, mask=None, table=None):
+            return (ids, mask, table)
+
+    texts = ["2x5:int64", "table:3x4", "mask:2x5:bool"]
+    inputs = spelling.inputs(texts, "float16")
+    assert [(one.dtype, tuple(one.shape)) for one in inputs] == [
+        (torch.int64, (2, 5)),
+        (torch.float16, (3, 4)),
+        (torch.bool, (2, 5)),
+    ]
+    assert inputs[0].unique().tolist() == [0, 1]
+    assert spelling.named(texts, Words()) == ["ids", "table", "mask"]
+    assert list(spelling.call(texts, Words(), inputs)) == ["ids", "table", "mask"]
+    assert spelling.call(texts[:1], Words(), inputs[:1]) == inputs[:1]
+    names = spelling.named(texts, Words())
+    assert spelling.axes(["mask:0=batch,1=time", "ids:0=batch"], Words(), inputs, names) == (
+        {0: "batch"},
+        {},
+        {0: "batch", 1: "time"},
+    )
+
+
+WORDS = """
+import torch
+
+class Network(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Embedding(2, 4)
+
+    def forward(self, ids, bias=None, mask=None):
+        words = self.table(ids) * mask[..., None]
+        if words.ndim == 2:
+            return words if words.sum() > 0 else ids
+        return words.mean(1)
+"""
+
+
+def test_export_of_named_inputs_says_what_it_did_not_check(tmp_path):
+    (tmp_path / "words.py").write_text(WORDS)
+    source, path = f"{tmp_path}/words.py:Network", tmp_path / "w.onnx"
+    arguments = [source, path, "--input", "ids:2x6:int64", "--input", "mask:2x6:bool", "--json"]
+    done = run("export", *arguments, "--dynamic", "ids:0=batch", "--dynamic", "mask:0=batch", "--no-check")
+    assert done.exit_code == 0, done.stderr
+    assert done.stderr == "onnxpool: nothing was checked: --no-check\n"
+    inputs = json.loads(done.stdout)["inputs"]
+    assert [(one["name"], one["dtype"], one["shape"]) for one in inputs] == [
+        ("ids", "int64", ["batch", 6]),
+        ("mask", "bool", ["batch", 6]),
+    ]
+    assert run("export", *arguments).stderr == "", "all was checked"
+
+
+def test_pytorch_s_own_text_comes_where_it_is_asked_for(tmp_path):
+    (tmp_path / "words.py").write_text(WORDS)
+    source, path = f"{tmp_path}/words.py:Network", tmp_path / "w.onnx"
+    arguments = [source, path, "--input", "ids:6:int64", "--input", "mask:6:bool"]
+    sentence = refused("export", *arguments)
+    assert "\n" not in sentence
+    assert f"({tmp_path}/words.py:12)" in sentence
+    text = run("export", *arguments, "--verbose").stderr
+    assert text.strip().endswith(sentence)
+    assert "Traceback" in text
+    assert not path.exists()
 
 
 def test_layers_within_layers_and_networks():

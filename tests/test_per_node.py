@@ -13,11 +13,11 @@ from onnx import helper
 import onnxpool
 from onnxpool import nn
 from onnxpool.diagnosis import runs as node_runs
-from onnxpool.diagnosis import traced
 from onnxpool.diagnosis.per_node import compare_nodes
 from onnxpool.errors import ArgumentError
 from onnxpool.golden import from_function, from_torch
 from onnxpool.graph import subgraph
+from onnxpool.network.lines import line_of
 from onnxpool.pools import OPERATORS
 from onnxpool.run import native_library
 from onnxpool.window import Window
@@ -85,7 +85,7 @@ def test_every_node_knows_its_line(network):
     assert lines["SoftPool"].code == "y = self.soft(y)"
     assert lines["AveragePool"].code == "y = self.average(y)"
     assert lines["Conv"].line.rpartition(":")[0].endswith("test_per_node.py")
-    assert traced.line_of(ir.node("Relu", [])) == ("", "")
+    assert line_of(ir.node("Relu", [])) == ("", "")
 
 
 def test_a_wrong_attribute_is_found_at_its_node_with_the_remedy(network):

@@ -52,7 +52,12 @@ Seed = Annotated[int, typer.Option(help="Seed of PyTorch's generator: weights ma
 ModelFile = Annotated[Path, typer.Argument(help="ONNX file, in any form.", show_default=False)]
 OutputFile = Annotated[Path, typer.Argument(help="ONNX file to write.", show_default=False)]
 SourceName = Annotated[str, typer.Argument(help=f"The network: {Source}.", show_default=False)]
-Shapes = Annotated[list[str], typer.Option(help="Shape of an example input, such as 1x3x224x224; once per input.")]
+Shapes = Annotated[
+    list[str],
+    typer.Option(
+        help="Shape of an example input, such as 1x3x224x224, or with name and type: mask:1x128:bool; once per input."
+    ),
+]
 DType = Annotated[
     Literal["float32", "float16", "bfloat16", "float64"],
     typer.Option(help="Element type of the network and its inputs."),
@@ -69,6 +74,12 @@ ReferenceName = Annotated[
 ]
 Case = Annotated[str | None, typer.Option(help="The only case to run, such as nan; see validate's report.")]
 Opset = Annotated[int, typer.Option(help=f"ONNX opset, {OPSETS[0]} to {OPSETS[-1]}.")]
+
+
+Check = Annotated[
+    bool, typer.Option("--check/--no-check", help="Run the model in ONNX Runtime beside the network before it is kept.")
+]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Where export fails, print PyTorch's own text too.")]
 
 
 def show(value: _Value, table: Callable[[_Value], RenderableType], as_json: bool) -> None:

@@ -1,13 +1,17 @@
 """Commands that make models and look into them: export, swap, form, lift, inspect."""
 
+import traceback
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import onnxpool
 from onnxpool.cli import tables
 from onnxpool.cli.application import (
+    Check,
     DType,
     Dynamic,
     FormWanted,
@@ -18,13 +22,17 @@ from onnxpool.cli.application import (
     Seed,
     Shapes,
     SourceName,
+    Verbose,
     app,
     show,
     working,
 )
 from onnxpool.domain import OPSETS, Form
-from onnxpool.errors import ArgumentError
+from onnxpool.errors import ArgumentError, ExportError
 from onnxpool.network import KINDS
+
+if TYPE_CHECKING:
+    import torch
 
 
 @app.command(rich_help_panel="Models")
@@ -39,6 +47,8 @@ def export(
     checkpoint: Annotated[
         Path | None, typer.Option(help="File of the network's parameters: its state_dict, as torch.save writes it.")
     ] = None,
+    check: Check = True,
+    verbose: Verbose = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -53,10 +63,8 @@ def export(
         module = spelling.module(source, seed)
         if checkpoint:
             onnxpool.models.load_checkpoint(module, checkpoint)
-        inputs = spelling.inputs(input, dtype, seed)
-        axes = spelling.axes(dynamic or [], module, inputs)
-        module.to(inputs[0].dtype)
-        onnxpool.export(module, inputs, output, dynamic_shapes=axes, form=form, opset=opset)
+        example = _example(module, input, dtype, dynamic, seed)
+        _export(module, example, output, form, opset, check, verbose)
         description = describe(output)
     show(description, tables.description, as_json)
 
@@ -78,6 +86,8 @@ def swap(
     form: FormWanted = "function",
     opset: Opset = OPSETS[0],
     strict: Annotated[bool, typer.Option(help="Refuse where a layer that a rule chooses cannot be replaced.")] = False,
+    check: Check = True,
+    verbose: Verbose = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -90,13 +100,12 @@ def swap(
     rules = _rules(rule)
     with working(f"Swapping layers of {source}"):
         module = spelling.module(source, seed)
-        inputs = spelling.inputs(input, dtype, seed)
-        axes = spelling.axes(dynamic or [], module, inputs)
-        swapped = onnxpool.swap(module.to(inputs[0].dtype), rules, example=inputs, strict=strict)
+        example = _example(module, input, dtype, dynamic, seed)
+        swapped = onnxpool.swap(module, rules, example=example.call, strict=strict)
         if not swapped.replaced:
             reasons = swapped.sentences() + [f"{one.layer} is kept: {one.reason}" for one in swapped.kept]
             raise ArgumentError("; ".join([f"nothing in {source} was replaced by {', '.join(rule)}", *reasons]))
-        onnxpool.export(swapped.network, inputs, output, dynamic_shapes=axes, form=form, opset=opset)
+        _export(swapped.network, example, output, form, opset, check, verbose)
     show(swapped, tables.swapped, as_json)
 
 
@@ -149,6 +158,56 @@ def inspect(model: ModelFile, as_json: Json = False) -> None:
     from onnxpool.about.model import describe
 
     show(describe(model), tables.description, as_json)
+
+
+@dataclass(frozen=True)
+class _Example:
+    """What a module is called with, by place or by name, and which axes of these may change."""
+
+    call: Any
+    axes: Any
+
+
+def _example(module: "torch.nn.Module", texts: list[str], dtype: str, dynamic: list[str] | None, seed: int) -> _Example:
+    """The inputs that are spelled, and the module in the type that the network is to have."""
+    import torch
+
+    from onnxpool.cli import spelling
+
+    inputs = spelling.inputs(texts, dtype, seed)
+    names = spelling.named(texts, module)
+    axes = spelling.axes(dynamic or [], module, inputs, names)
+    call = spelling.call(texts, module, inputs)
+    module.to(getattr(torch, dtype))
+    return _Example(call, dict(zip(names, axes, strict=True)) if isinstance(call, dict) else axes)
+
+
+def _export(
+    module: "torch.nn.Module", example: _Example, output: Path, form: Form, opset: int, check: bool, verbose: bool
+) -> None:
+    """Export, and say on standard error what was not checked, and PyTorch's own text where that is asked for."""
+    args, kwargs = ((), example.call) if isinstance(example.call, dict) else (example.call, {})
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the proof says it below
+            model = onnxpool.export(
+                module,
+                args,
+                output,
+                kwargs=kwargs,
+                dynamic_shapes=example.axes,
+                form=form,
+                opset=opset,
+                check=check,
+            )
+    except ExportError as error:
+        if verbose and error.__cause__ is not None:
+            typer.echo("".join(traceback.format_exception(error.__cause__)), err=True)
+        raise
+    proof = model.meta.get("onnxpool.proof")
+    told = ["nothing was checked: --no-check"] if proof is None else proof.notes if proof.cases else proof.sentences()
+    for sentence in told:
+        typer.echo(f"onnxpool: {sentence}", err=True)
 
 
 def _rules(texts: list[str]) -> dict[str, str]:

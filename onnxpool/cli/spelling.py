@@ -5,7 +5,9 @@
               lip_resnet50                         a network of onnxpool.models, or lip_resnet50(num_classes=10)
               package.module:network               a torch.nn.Module in a Python module, or what makes one when called
               folder/file.py:network               the same in a file, which may import others from its folder
-    inputs    1x3x224x224                          the shape of one input
+    inputs    1x3x224x224                          the shape of one input, in the order of forward
+              1x128:int64                          of another type than the network's; integers are 0 or 1
+              mask:1x128:bool                      of the argument of that name
     axes      batch,height,width                   axes of every input, by the names that poolings give them
               x:0=batch,2=time                     axes of the input x by number, with names of one's own
 
@@ -22,7 +24,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxpool.errors import ArgumentError, MissingExtra
+from onnxpool.dtypes import BY_NAME
+from onnxpool.errors import ArgumentError, MissingExtra, nearest
 from onnxpool.network import spelled_layers
 from onnxpool.network.spelled_layers import ARGUMENTS, Spelling
 
@@ -65,29 +68,74 @@ def reference(text: str | None, seed: int = 0) -> "torch.nn.Module | str | None"
     return text if text is None or text.endswith(".npz") else module(text, seed)
 
 
-def inputs(shapes: Sequence[str], dtype: str, seed: int = 0) -> "tuple[torch.Tensor, ...]":
-    """Standard normal tensors of these shapes.
+def inputs(texts: Sequence[str], dtype: str, seed: int = 0) -> "tuple[torch.Tensor, ...]":
+    """Standard normal tensors, integers of 0 and 1, or truth values, as the inputs are spelled, without their names.
 
-    Raises :class:`ArgumentError` for what is no shape, and :class:`MissingExtra` without PyTorch.
+    Raises :class:`ArgumentError` for what is not a shape or type, and :class:`MissingExtra` without PyTorch.
     """
-    torch = _torch()
-    generator = torch.Generator().manual_seed(seed)
-    return tuple(torch.randn(_shape(text), generator=generator).to(getattr(torch, dtype)) for text in shapes)
+    pytorch = _torch()
+    generator = pytorch.Generator().manual_seed(seed)
+
+    def tensor(text: str) -> "torch.Tensor":
+        _, shape, wanted = _input(text)
+        element = getattr(pytorch, wanted or dtype)
+        drawn: torch.Tensor = (
+            pytorch.randn(shape, generator=generator)
+            if element.is_floating_point
+            else pytorch.randint(0, 2, shape, generator=generator)
+        )
+        return drawn.to(element)
+
+    return tuple(map(tensor, texts))
+
+
+def named(texts: Sequence[str], module: "torch.nn.Module") -> list[str]:
+    """The argument of the module's forward that each input is for: the one that it names, or the next in order.
+
+    Raises :class:`ArgumentError` for a name that forward does not have, or that is given twice.
+    """
+    parameters = list(inspect.signature(module.forward).parameters)
+    chosen: list[str] = []
+    for place, text in enumerate(texts):
+        name, _, _ = _input(text)
+        known = parameters[place] if name is None and place < len(parameters) else name or f"args_{place}"
+        if name is not None and name not in parameters:
+            raise ArgumentError(
+                f"input={text!r}: forward has no argument {name!r}{nearest(name, parameters)}; it takes "
+                f"{', '.join(parameters)}"
+            )
+        if known in chosen:
+            raise ArgumentError(f"input={text!r}: {known!r} is given twice")
+        chosen.append(known)
+    return chosen
+
+
+def call(texts: Sequence[str], module: "torch.nn.Module", inputs: "Sequence[torch.Tensor]") -> Any:
+    """The example as ``onnxpool.swap`` takes it: a tuple, or a mapping where an input has a name. Errors as named."""
+    given = any(_input(text)[0] is not None for text in texts)
+    return dict(zip(named(texts, module), inputs, strict=True)) if given else tuple(inputs)
 
 
 def axes(
-    texts: Sequence[str], module: "torch.nn.Module", inputs: "Sequence[torch.Tensor]"
+    texts: Sequence[str],
+    module: "torch.nn.Module",
+    inputs: "Sequence[torch.Tensor]",
+    names: Sequence[str] | None = None,
 ) -> tuple[dict[int, str], ...]:
     """The name of each axis that may change, for each input: what ``onnxpool.export`` takes as ``dynamic_shapes``.
 
+    ``names`` are the inputs' if they are not forward's first arguments.
     Raises :class:`ArgumentError` for an input or axis that is not there.
     """
-    names = list(inspect.signature(module.forward).parameters)[: len(inputs)]
+    names = list(names or inspect.signature(module.forward).parameters)[: len(inputs)]
     chosen: tuple[dict[int, str], ...] = tuple({} for _ in inputs)
     for text in texts:
         target, colon, items = text.rpartition(":")
         if colon and target not in names:
-            raise ArgumentError(f"dynamic={text!r}: there is no input {target!r}; the inputs are {', '.join(names)}")
+            raise ArgumentError(
+                f"dynamic={text!r}: there is no input {target!r}{nearest(target, names)}; the inputs are "
+                f"{', '.join(names)}"
+            )
         places = [names.index(target)] if colon else range(len(inputs))
         for item in items.split(","):
             found = {place: axis for place in places if (axis := _axis(item, inputs[place].dim()))}
@@ -123,7 +171,8 @@ def _built_in(source: str) -> Any:
     except ArgumentError as error:
         raise ArgumentError(f"source={source!r} {error}: {expected}") from error
     if spelling.name not in makers:
-        raise ArgumentError(f"source={source!r} is neither a layer nor a network of onnxpool: {expected}")
+        close = nearest(spelling.name, makers)
+        raise ArgumentError(f"source={source!r}{close} is neither a layer nor a network of onnxpool: {expected}")
     try:
         return _make(spelling, makers)
     except ArgumentError as error:
@@ -163,11 +212,18 @@ def _run(file: Path) -> Any:
     return found
 
 
-def _shape(text: str) -> tuple[int, ...]:
-    sizes = text.split("x")
-    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
-        raise ArgumentError(f"input={text!r} is no shape; write sizes with x between them, such as 1x3x224x224")
-    return tuple(map(int, sizes))
+def _input(text: str) -> tuple[str | None, tuple[int, ...], str | None]:
+    """Name, shape and element type of an input; what it does not say is None."""
+    parts = text.split(":")
+    dtype = parts.pop() if len(parts) > 1 and parts[-1] in BY_NAME else None
+    name = parts.pop(0) if len(parts) > 1 else None
+    sizes = parts[0].split("x")
+    if len(parts) > 1 or not all(size.isdecimal() and int(size) > 0 for size in sizes):
+        raise ArgumentError(
+            f"input={text!r} is no shape; write sizes with x between them, such as 1x3x224x224, with a name and a type "
+            f"if need be, such as ids:1x128:int64; types are {', '.join(BY_NAME)}"
+        )
+    return name, tuple(map(int, sizes)), dtype
 
 
 def _axis(item: str, rank: int) -> tuple[int, str] | None:

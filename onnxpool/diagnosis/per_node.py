@@ -5,7 +5,7 @@
 "node 'pool' (AveragePool) introduces an error by the model itself: it is right with count_include_pad=1 (net.py:12)"
 
 Every value has a reference in float64: what PyTorch computes there where ``reference`` is the module and the model
-notes which value is which (:mod:`onnxpool.diagnosis.traced`), and what the model's own nodes make of these elsewhere.
+notes which value is which (:mod:`onnxpool.network.traced`), and what the model's own nodes make of these elsewhere.
 One run gives every value, with errors that have added up; a second run gives each node its reference inputs, so that
 what is wrong there is the node's own doing:
 
@@ -27,7 +27,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxpool.diagnosis import traced, usual_mistakes
+from onnxpool.diagnosis import usual_mistakes
 from onnxpool.diagnosis.reference_values import Known
 from onnxpool.diagnosis.results import Doer, NodeResult, Nodes, NodesOfReport, Part
 from onnxpool.diagnosis.runs import Runs, run_both, run_part
@@ -37,6 +37,7 @@ from onnxpool.golden import bounds
 from onnxpool.golden.collect import widen
 from onnxpool.graph import shapes, subgraph
 from onnxpool.graph.forms import Model
+from onnxpool.network import lines
 from onnxpool.run.session import Kernels
 from onnxpool.validation import patterns
 from onnxpool.validation.model import HeldModel
@@ -114,7 +115,7 @@ def _result(runs: Runs, node: ir.Node) -> NodeResult:
     total = max(runs.grown(name, runs.total.get(name)) for name in names)
     part: Part = "introduces" if faults else "propagates" if total > 1 else "agrees"
     by, reason = faults[0] if faults else ("", f"{total:.3g} times what is allowed" if total > 1 else "")
-    return NodeResult(str(node.name), node.op_type, part, by, share, total, reason, *traced.line_of(node))
+    return NodeResult(str(node.name), node.op_type, part, by, share, total, reason, *lines.line_of(node))
 
 
 def _faults(runs: Runs, node: ir.Node, name: str) -> Iterator[tuple[Doer, str]]:

@@ -13,7 +13,6 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxpool.diagnosis import traced
 from onnxpool.diagnosis.reference_values import Known, walk
 from onnxpool.domain import DOMAIN
 from onnxpool.dtypes import Array
@@ -23,6 +22,7 @@ from onnxpool.golden.file import Case, Golden
 from onnxpool.golden.inputs import Feeds
 from onnxpool.graph import subgraph
 from onnxpool.graph.subgraph import OWN
+from onnxpool.network import traced
 from onnxpool.run.session import Kernels, load
 from onnxpool.validation.model import HeldModel
 from onnxpool.validation.validate import Reference

@@ -4,17 +4,19 @@ The yardstick is the error of another copy, in the module's own type (float32 fo
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxpool.dtypes import BFLOAT16
 from onnxpool.errors import GoldenError, MissingExtra
 from onnxpool.golden.collect import collect, is_double, own_error
-from onnxpool.golden.file import Golden
+from onnxpool.golden.file import Answers, Golden
 from onnxpool.golden.inputs import Feeds
 from onnxpool.graph.fingerprint import fingerprints, of_parameters
 from onnxpool.graph.forms import Model, read
@@ -31,67 +33,123 @@ def record(
     *,
     evaluate: bool = True,
     only: str | None = None,
+    answering: "Answering | None" = None,
 ) -> Golden:
     """The answers of a PyTorch module to every case, for the ``model`` that was exported from it.
 
     ``args`` and ``kwargs`` are what the module was just exported with, so that ``model`` is right and is fingerprinted;
     without them its inputs are taken to be those of the model, in order, and only its parameters are. The module itself
     is left as it is: copies of it run on the CPU, in evaluation mode unless ``evaluate`` is False. ``only`` as in
-    :func:`collect`.
+    :func:`collect`; ``answering`` is what :func:`answers` gave, where that was asked already.
     Raises :class:`GoldenError` where the inputs or outputs of module and model differ in number, and where no
     case could be answered; :class:`MissingExtra` without PyTorch.
     """
     try:
         import torch
-        from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
     except ImportError as error:
         raise MissingExtra("torch", "export", "record") from error
     model = read(model)
+    answering = answering or answers(module, model, args, kwargs, evaluate=evaluate)
+    golden = collect(
+        model,
+        answering.double,
+        own_error(answering.own, model),
+        source=f"{type(module).__name__} in float64, PyTorch {torch.__version__}",
+        yardstick_source="PyTorch's own error",
+        example=answering.example,
+        only=only,
+    )
+    if args is not None:
+        return replace(golden, fingerprints=fingerprints(model))
+    parameters = {name: from_torch(tensor) for name, tensor in module.state_dict().items()}
+    return replace(golden, fingerprints=of_parameters(parameters, model))
+
+
+@dataclass(frozen=True)
+class Answering:
+    """What a module makes of a model's inputs, by the model's output names: in float64, and in the types it has.
+
+    ``example`` is what it was exported with, where that is known.
+    """
+
+    double: Callable[[Feeds], Answers]
+    own: Callable[[Feeds], dict[str, NDArray[Any]]]
+    example: Feeds | None
+
+
+def answers(
+    module: "torch.nn.Module",
+    model: ir.Model,
+    args: Sequence[Any] | None,
+    kwargs: Mapping[str, Any] | None,
+    *,
+    evaluate: bool = True,
+) -> Answering:
+    """Ways to ask copies of ``module`` on the CPU; arguments and errors as of :func:`record`."""
+    import torch
+    from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+
     names = [str(value.name) for value in model.graph.inputs]
     given = tuple(torch.empty(0) for _ in names) if args is None else tuple(args)
     leaves, structure = tree_flatten((given, dict(kwargs or {})))
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
     if len(places) != len(names):
         raise GoldenError(f"the module was called with {len(places)} tensors, the model has the inputs {names}")
+    wanted = [str(value.name) for value in model.graph.outputs]
 
-    def runner(network: torch.nn.Module) -> Callable[[Feeds], dict[str, NDArray[Any]]]:
-        def run(feeds: Feeds) -> dict[str, NDArray[Any]]:
-            filled = list(leaves)
-            for place, name in zip(places, names, strict=True):
-                filled[place] = to_torch(feeds[name])
-            positional, named = tree_unflatten(filled, structure)
-            with torch.no_grad():
-                outputs = tree_leaves(network(*positional, **named))
-            tensors = [from_torch(leaf) for leaf in outputs if isinstance(leaf, torch.Tensor)]
-            wanted = [str(value.name) for value in model.graph.outputs]
-            if len(tensors) != len(wanted):
-                raise GoldenError(f"the module gives {len(tensors)} tensors, the model has the outputs {wanted}")
-            return dict(zip(wanted, tensors, strict=True))
-
-        return run
+    def call(network: torch.nn.Module, feeds: Feeds) -> dict[str, NDArray[Any]]:
+        filled = list(leaves)
+        for place, name in zip(places, names, strict=True):
+            filled[place] = to_torch(feeds[name])
+        positional, named = tree_unflatten(filled, structure)
+        with torch.no_grad():
+            outputs = tree_leaves(network(*positional, **named))
+        tensors = [from_torch(leaf) for leaf in outputs if isinstance(leaf, torch.Tensor)]
+        if len(tensors) != len(wanted):
+            raise GoldenError(f"the module gives {len(tensors)} tensors, the model has the outputs {wanted}")
+        return dict(zip(wanted, tensors, strict=True))
 
     own = copy.deepcopy(module).cpu()
     if evaluate:
         own.eval()
-    double = runner(copy.deepcopy(own).double())
+    wide = copy.deepcopy(own).double()
     if is_double(model):
         own = own.float()
+
+    def double(feeds: Feeds) -> Answers:
+        with in_float64():
+            found = call(wide, feeds)
+        return {name: array.astype(np.float64) for name, array in found.items()}
+
     example = None
     if args is not None:
         example = {name: from_torch(leaves[place]) for place, name in zip(places, names, strict=True)}
-    golden = collect(
-        model,
-        lambda feeds: {name: array.astype(np.float64) for name, array in double(feeds).items()},
-        own_error(runner(own), model),
-        source=f"{type(module).__name__} in float64, PyTorch {torch.__version__}",
-        yardstick_source="PyTorch's own error",
-        example=example,
-        only=only,
-    )
-    if args is not None:
-        return replace(golden, fingerprints=fingerprints(model))
-    parameters = {name: from_torch(tensor) for name, tensor in own.state_dict().items()}
-    return replace(golden, fingerprints=of_parameters(parameters, model))
+    return Answering(double, lambda feeds: call(own, feeds), example)
+
+
+@contextmanager
+def in_float64() -> Iterator[None]:
+    """Every floating point tensor that PyTorch makes is made in float64, whatever type the code asks for.
+
+    So a module in float64 stays there where its forward says ``x.float()`` or ``torch.eye(3)``.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_map
+
+    narrow = (torch.float32, torch.float16, torch.bfloat16)
+
+    def widened(value: Any) -> Any:
+        if isinstance(value, torch.dtype):
+            return torch.float64 if value in narrow else value
+        return value.double() if isinstance(value, torch.Tensor) and value.dtype in narrow else value
+
+    class Wide(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return tree_map(widened, func(*tree_map(widened, args), **tree_map(widened, kwargs or {})))
+
+    with Wide():  # type: ignore[no-untyped-call]
+        yield
 
 
 def to_torch(array: NDArray[Any]) -> "torch.Tensor":

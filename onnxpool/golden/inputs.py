@@ -79,14 +79,21 @@ def generate(inputs: Sequence[Input], example: Mapping[str, NDArray[Any]] | None
     for name, fill in _FILLS.items():
         yield name, _feeds(name, inputs, fill, example)
     for sizes in _sizes(inputs):
-        resized = [replace(entry, shape=_resize(entry, sizes)) for entry in inputs]
-        name = "sizes " + ", ".join("x".join(map(str, entry.shape)) for entry in resized)
-        yield name, _feeds(name, resized, _FILLS["ordinary"], example)
+        yield at_sizes(inputs, sizes, example)
+
+
+def at_sizes(
+    inputs: Sequence[Input], sizes: Mapping[str, int], example: Mapping[str, NDArray[Any]] | None = None
+) -> tuple[str, Feeds]:
+    """The case of ordinary values at other ``sizes``, by the names of axes; others keep theirs."""
+    resized = [replace(entry, shape=_resize(entry, sizes)) for entry in inputs]
+    name = "sizes " + ", ".join("x".join(map(str, entry.shape)) for entry in resized)
+    return name, _feeds(name, resized, _FILLS["ordinary"], example)
 
 
 def modest(inputs: Sequence[Input]) -> list[Input]:
     """The same inputs, smaller where axes may change; the first axis is taken for the batch and becomes 2."""
-    sizes = {name: min(size, 2 if name in _batches(inputs) else MODEST) for name, size in _changeable(inputs).items()}
+    sizes = {name: min(size, 2 if name in batch_axes(inputs) else MODEST) for name, size in changeable(inputs).items()}
     return [replace(entry, shape=_resize(entry, sizes)) for entry in inputs]
 
 
@@ -151,14 +158,15 @@ def _odd_place(shape: tuple[int, ...]) -> int:
 # --- sizes
 
 
-def _changeable(inputs: Sequence[Input]) -> dict[str, int]:
+def changeable(inputs: Sequence[Input]) -> dict[str, int]:
     """The name of every axis that may change, with its ordinary size."""
     return {
         name: size for entry in inputs for name, size in zip(entry.axes, entry.shape, strict=True) if name is not None
     }
 
 
-def _batches(inputs: Sequence[Input]) -> set[str]:
+def batch_axes(inputs: Sequence[Input]) -> set[str]:
+    """The names of first axes that may change."""
     return {entry.axes[0] for entry in inputs if entry.axes and entry.axes[0] is not None}
 
 
@@ -177,24 +185,24 @@ _CHANGES: tuple[Callable[[int, int], int], ...] = (
     lambda size, i: size - 1 - i,
     lambda size, i: size + 1 + i,
     lambda size, i: size // 2 + i,
-    lambda size, i: _prime(size + 2 + 4 * i),
+    lambda size, i: prime_above(size + 2 + 4 * i),
     _large,
     lambda _size, _i: 1,
 )
 """New sizes of axis number ``i`` that may change."""
 
 
-def _prime(size: int) -> int:
+def prime_above(size: int) -> int:
     """The next prime above."""
     return next(n for n in range(size + 1, 2 * size + 2) if all(n % divisor for divisor in range(2, math.isqrt(n) + 1)))
 
 
 def _sizes(inputs: Sequence[Input]) -> Iterator[dict[str, int]]:
     """Other sizes by axis name; none where an axis depends on others in a way that is not known here."""
-    ordinary = _changeable(inputs)
+    ordinary = changeable(inputs)
     if not all(name.isidentifier() for name in ordinary):
         return
-    batches = _batches(inputs)
+    batches = batch_axes(inputs)
     usual = {ordinary[name] for name in batches}
     yield from (dict.fromkeys(batches, size) for size in (0, 1, 3, 7) if batches and {size} != usual)
     others = {name: size for name, size in ordinary.items() if name not in batches}

@@ -18,7 +18,7 @@ from typing import Any
 from torch.nn import Module
 
 from onnxpool import nn
-from onnxpool.errors import ArgumentError
+from onnxpool.errors import ArgumentError, nearest
 from onnxpool.network import layers, official, spelled_layers
 from onnxpool.network.layers import Layer
 from onnxpool.network.replacement_layers import POOLED_CONV, FixedSizePool
@@ -35,7 +35,9 @@ def check(target: Any) -> None:
             name = _read(target).name
             if not any(f"{name}{rank}d" in nn.__all__ for rank in (1, 2, 3)):
                 known = sorted({re.sub(r"[123]d$", "", known) for known in nn.__all__})
-                raise ArgumentError(f"target {target!r}: use one of {', '.join(known)}, keep, or same")
+                raise ArgumentError(
+                    f"target {target!r}{nearest(name, known)}: use one of {', '.join(known)}, keep, or same"
+                )
     elif not callable(target):
         raise ArgumentError(
             f"target {target!r:.80} is no spelling such as 'SoftPool' and no function that makes a layer"

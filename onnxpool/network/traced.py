@@ -1,20 +1,18 @@
 """What a PyTorch module computes on its way, by the names that these values have in the model exported from it.
 
 PyTorch's exporter names values after the nodes of its traced program and notes that node, the modules around it and
-the lines of code that it came from beside each ONNX node. So the module is traced again and run node by node, and a
-value counts as known where name and operator are those noted in the model.
+the lines of code that it came from beside each ONNX node. So the program is run node by node, and a value counts as
+known where name and operator are those noted in the model.
 """
 
 import copy
 import re
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 
-import onnxpool
 from onnxpool.dtypes import Array
 from onnxpool.errors import ExportError
 from onnxpool.golden.collect import widen
@@ -24,10 +22,7 @@ from onnxpool.golden.inputs import Feeds
 if TYPE_CHECKING:
     import torch
 
-_NODE, _STACK = "pkg.torch.onnx.fx_node", "pkg.torch.onnx.stack_trace"
-_FRAME = re.compile(
-    r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)(?:\n\s*(?!File )(?P<code>\S.*))?'
-)
+_NODE = "pkg.torch.onnx.fx_node"
 _CALL = re.compile(r"%(?P<name>\w+) : .*?\[target=(?P<target>[^\]]+)\]")
 
 
@@ -37,11 +32,19 @@ def values(module: "torch.nn.Module", model: ir.Model, feeds: Feeds) -> dict[str
     The module itself is left as it is; it takes ``feeds`` in the order of the model's inputs.
     Raises :class:`ExportError` where PyTorch cannot trace the module.
     """
-    import torch
-
     double = copy.deepcopy(module).cpu().double().eval()
     args = [to_torch(widen(feeds)[str(value.name)]) for value in model.graph.inputs]
     program = _trace(double, args, model)
+    found = tensors(program, args, model)
+    return {name: np.asarray(from_torch(tensor), np.float64) for name, tensor in found.items()}
+
+
+def tensors(
+    program: "torch.export.ExportedProgram", args: "Sequence[torch.Tensor]", model: ir.Model
+) -> "dict[str, torch.Tensor]":
+    """The values of ``model`` that the ``program`` it was made of computes for ``args``, by name."""
+    import torch
+
     known: dict[str, Any] = {}
 
     class Recorder(torch.fx.Interpreter):
@@ -52,24 +55,15 @@ def values(module: "torch.nn.Module", model: ir.Model, feeds: Feeds) -> dict[str
     with torch.no_grad():
         Recorder(program.graph_module).run(*_arguments(program, args))
     calls = {node.name: node for node in program.graph.nodes}
-    found = {name: known[name] for name in _same(model, calls) if isinstance(known[name], torch.Tensor)}
-    return {name: np.asarray(from_torch(tensor), np.float64) for name, tensor in found.items()}
+    return {name: known[name] for name in _same(model, calls) if isinstance(known[name], torch.Tensor)}
 
 
-def line_of(node: ir.Node) -> tuple[str, str]:
-    """The line of the network's own code that a node came from, ``file:line``, and the code; "" if not noted."""
-    frames = [frame for frame in _FRAME.finditer(node.metadata_props.get(_STACK, "")) if not _library(frame["file"])]
-    return (f"{frames[-1]['file']}:{frames[-1]['line']}", frames[-1]["code"] or "") if frames else ("", "")
-
-
-def _library(file: str) -> bool:
-    folders = {"site-packages/torch", "site-packages\\torch", str(Path(onnxpool.__file__).parent)}
-    return any(folder in file for folder in folders) or file.startswith("torch/")
+# --- the traced program
 
 
 def _trace(module: "torch.nn.Module", args: list[Any], model: ir.Model) -> Any:
     """The program that the exporter sees; with axes that may change as in the model, where PyTorch lets it."""
-    from onnxpool.network.export import translated
+    from onnxpool.network.translate import translated
 
     dynamic = tuple(
         {axis: dim.value for axis, dim in enumerate(value.shape or ()) if not isinstance(dim, int) and dim.value}
@@ -81,7 +75,7 @@ def _trace(module: "torch.nn.Module", args: list[Any], model: ir.Model) -> Any:
         return translated(module, args).exported_program
 
 
-def _arguments(program: Any, args: list[Any]) -> Iterator[Any]:
+def _arguments(program: "torch.export.ExportedProgram", args: "Sequence[torch.Tensor]") -> Iterator[Any]:
     """What the traced graph takes: parameters, buffers and constants, and the inputs."""
     given, held = iter(args), {**program.constants, **program.state_dict}
     for entry in program.graph_signature.input_specs:

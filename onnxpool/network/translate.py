@@ -1,0 +1,169 @@
+"""PyTorch's own exporter, with pooling kept as nodes of our own domain, and ``a // b`` of sizes rounded down."""
+
+import io
+import logging
+import operator
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from typing import TYPE_CHECKING, Any
+
+from onnxpool.domain import DOMAIN, OPSETS, VERSION
+from onnxpool.dtypes import POOLED
+from onnxpool.errors import ArgumentError, ExportError, MissingExtra, OnnxpoolError
+from onnxpool.pools._method import Operator
+from onnxpool.window import Window
+
+if TYPE_CHECKING:
+    import torch
+
+
+def translated(
+    module: "torch.nn.Module",
+    args: Sequence[Any],
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    opset: int = OPSETS[0],
+    evaluate: bool = True,
+) -> "torch.onnx.ONNXProgram":
+    """What PyTorch's exporter makes of ``module``, pooling nodes bare and nothing optimized: program and model.
+
+    Arguments as of :func:`onnxpool.export`. Raises :class:`ArgumentError` for what is not a module,
+    :class:`MissingExtra` without PyTorch or onnxscript, and :class:`ExportError` where PyTorch fails.
+    """
+    translations = translations_for(module)
+    import torch
+
+    from onnxpool.network.arguments import untranslated
+
+    with settled(module, evaluate), _quiet():
+        try:
+            program = torch.onnx.export(
+                module,
+                tuple(args),
+                kwargs=dict(kwargs or {}),
+                dynamo=True,
+                custom_translation_table=translations,
+                dynamic_shapes=dynamic_shapes,
+                input_names=input_names,
+                output_names=output_names,
+                opset_version=opset,
+                optimize=False,
+                verbose=False,
+            )
+        except OnnxpoolError:
+            raise
+        except Exception as error:
+            raise untranslated(module, error) from error
+    assert program is not None
+    return program
+
+
+def translations_for(module: "torch.nn.Module") -> dict[Callable[..., Any], Callable[..., Any]]:
+    """How PyTorch's exporter writes operators that it does not know, or not right; errors as of :func:`translated`."""
+    try:
+        import torch
+
+        translations = _translations()
+    except ImportError as error:
+        raise MissingExtra(error.name or "torch", "export", "export") from error
+    if not isinstance(module, torch.nn.Module):
+        raise ArgumentError(f"module={module!r:.80} is no torch.nn.Module; wrap a function in one")
+    return translations
+
+
+def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """How PyTorch's exporter writes each of our operators: as standard ones, or as one bare node.
+
+    (The node's function comes later: the exporter inlines every function that it knows of.)
+    """
+    from onnxscript import opset18
+
+    import onnxpool.pools  # noqa: F401 - registers the operators
+    from onnxpool.pools._torch_ops import EXPORTED_AS, TRANSLATIONS
+
+    def standard(translate: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args: translate(opset18, *args)
+
+    def floor_division(a: Any, b: Any) -> Any:
+        """PyTorch's own translation truncates: ``-(-h // 2)`` would be ``h // 2``."""
+        return opset18.Div(opset18.Sub(a, opset18.Mod(a, b)), b)
+
+    return {
+        operator.floordiv: floor_division,
+        **{overload: _translation(ours) for overload, ours in EXPORTED_AS.items()},
+        **{overload: standard(translate) for overload, translate in TRANSLATIONS.items()},
+    }
+
+
+def _translation(ours: Operator) -> Callable[..., Any]:
+    from onnx.defs import OpSchema
+    from onnxscript.values import Op, Opset
+
+    from onnxpool.pools._torch_ops import window_from
+
+    types = [f"tensor({element.onnx})" for element in POOLED]
+    attributes = Window.of(1, 1).attributes()
+    schema = OpSchema(
+        ours.op_type,
+        DOMAIN,
+        VERSION,
+        inputs=[OpSchema.FormalParameter(name, "T") for name in ours.inputs],
+        outputs=[OpSchema.FormalParameter("y", "T")],
+        type_constraints=[("T", types, "")],
+        attributes=[
+            OpSchema.Attribute(
+                name, OpSchema.AttrType.INTS if isinstance(value, list) else OpSchema.AttrType.INT, required=True
+            )
+            for name, value in attributes.items()
+        ],
+    )
+    op = Op(Opset(DOMAIN, VERSION), ours.op_type, schema)
+
+    def translate(*args: Any) -> Any:
+        tensors, fields = args[: len(ours.inputs)], args[len(ours.inputs) :]
+        return op(*tensors, **window_from(fields).attributes())
+
+    return translate
+
+
+@contextmanager
+def settled(module: "torch.nn.Module", evaluate: bool) -> Iterator[None]:
+    """Evaluation mode if asked for, each layer's choices made, and everything as it was afterwards."""
+    from onnxpool.pools._torch_ops import PoolModule
+
+    modes = [(part, part.training) for part in module.modules()]
+    if evaluate:
+        module.eval()
+    try:
+        with ExitStack() as choices:
+            for name, part in module.named_modules():
+                if not isinstance(part, PoolModule):
+                    continue
+                if part.draws:
+                    raise ExportError(
+                        f"layer {name!r} ({part}) draws at random in this mode, so that no two runs agree; export "
+                        "in evaluation mode (evaluate=True), and make the layer without sample_in_eval"
+                    )
+                choices.enter_context(part.settled())
+            yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on itself (torchvision not installed, its own deprecations)."""
+    disabled = logging.root.manager.disable
+    logging.disable(max(disabled, logging.WARNING))
+    try:
+        said = io.StringIO()  # it prints graphs that it fails on
+        with warnings.catch_warnings(), redirect_stdout(said), redirect_stderr(said):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
