@@ -10,7 +10,7 @@
     ├── GoldenError      the stored inputs and answers of a model are missing or unusable
     └── CertificateError the certificate of a model is missing, damaged, or no longer true
 
-A comparison that fails is no error: :class:`onnxpool.validation.validate.Report` holds it as a value.
+A comparison that fails is not an error: :class:`onnxpool.validation.validate.Report` holds it as a value.
 """
 
 __all__ = [

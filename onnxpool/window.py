@@ -33,7 +33,7 @@ Size: TypeAlias = int | Sequence[int]
 class Window:
     """One pooling window, checked: each field holds one number per spatial axis (1 to 3 of them).
 
-    Raises :class:`ArgumentError` for sizes that are no positive integers, fields of different lengths, and padding
+    Raises :class:`ArgumentError` for sizes that are not positive integers, fields of different lengths, and padding
     that exceeds half the extent of the window (such a window could lie wholly in the padding).
     """
 

@@ -72,7 +72,7 @@ def test_the_older_words():
     [
         ({"opset": 18, "opset_version": 18}, "opset and opset_version say the same; give opset"),
         ({"opset_version": 30}, "opset_version=30 is out of range; use 18 to 26"),
-        ({"dynamic_axes": {"lefd": [0]}}, "dynamic_axes='lefd' is no input (did you mean 'left'?); the inputs are"),
+        ({"dynamic_axes": {"lefd": [0]}}, "dynamic_axes='lefd' is not an input (did you mean 'left'?); the inputs are"),
         ({"dynamic_axes": {"left": [0]}, "dynamic_shapes": ({}, {})}, "say the same in two ways; give dynamic_shapes"),
         ({"input_names": ["a"]}, "input_names=['a'] names 1 inputs; the example has 2"),
         ({"output_names": ["a", "b"]}, "output_names=['a', 'b'] names 2 outputs; Add gives 1"),

@@ -115,7 +115,7 @@ def test_a_folder_is_never_overwritten(network, tmp_path):
     (tmp_path / "mine" / "file").write_text("precious")
     with pytest.raises(ArgumentError, match="holds something already"):
         bundle.write_bundle(network[1], tmp_path / "mine", network[2])
-    with pytest.raises(ArgumentError, match="case='none' is none of example, ordinary"):
+    with pytest.raises(ArgumentError, match="case='none' is not one of example, ordinary"):
         bundle.write_bundle(network[1], tmp_path / "new", network[2], "none")
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 

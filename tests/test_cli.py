@@ -202,7 +202,7 @@ def test_validate_on_other_runtimes_and_with_requirements(folder, tmp_path):
         "validate", folder / "layer.onnx", "--on", "tensorflow"
     )
     told = refused("validate", folder / "layer.onnx", "--python", tmp_path / "python")
-    assert "is no Python with onnxruntime" in told
+    assert "is not a Python with onnxruntime" in told
     assert "timeout_s=0" in refused("validate", folder / "layer.onnx", "--timeout", "0")
 
 
@@ -322,7 +322,7 @@ LAYER = "SoftPool2d(2)"
         ("SoftPool2d(**size)", "**size cannot be an argument"),
         ("SoftPool2d(3, stride=1, stride=2)", "stride is given twice in SoftPool2d(3, stride=1, stride=2)"),
         ("SoftPool2d", "missing 1 required positional argument: 'kernel_size'"),
-        ("[SoftPool2d(3)]", "is no layer: write a layer ("),
+        ("[SoftPool2d(3)]", "is not a layer: write a layer ("),
         ("SoftPool4d(3)", "is neither a layer nor a network of onnxpool: write a layer ("),
         ("SoftPol2d(3)", "(did you mean 'SoftPool2d'?) is neither a layer nor"),
         ("softpool_resnet19", "(did you mean 'softpool_resnet18'?) is neither a layer nor"),
@@ -330,7 +330,7 @@ LAYER = "SoftPool2d(2)"
         ("resnet18", "a network (lip_resnet50, lip_resnet101,"),
         ("LocalImportancePool2d(SoftGate(0))", "coefficient=0 must be a positive number"),
         ("LocalImportancePool2d(Gate(3))", "Gate(3) cannot be an argument"),
-        ("LocalImportancePool2d(3)", "logit=3 is no torch.nn.Module"),
+        ("LocalImportancePool2d(3)", "logit=3 is not a torch.nn.Module"),
         ("softpool_resnet18(num_classes=0)", "num_classes=0 must be a positive integer"),
         ("softpool_resnet18(10, True)", "takes from 0 to 1 positional arguments but 2 were given"),
         ("SoftPool2d(3", "cannot be read"),
@@ -351,10 +351,13 @@ def test_wrong_sources(folder, source, told):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--input", "1x2x8xq"], "input='1x2x8xq' is no shape; write sizes with x between them, such as 1x3x224x224"),
-        (["--input", "1x0x8x8"], "input='1x0x8x8' is no shape"),
-        (["--input", "1x2x8x8:int9"], "input='1x2x8x8:int9' is no shape"),
-        (["--input", "1x2x8x8:bool:int8"], "input='1x2x8x8:bool:int8' is no shape"),
+        (
+            ["--input", "1x2x8xq"],
+            "input='1x2x8xq' is not a shape; write sizes with x between them, such as 1x3x224x224",
+        ),
+        (["--input", "1x0x8x8"], "input='1x0x8x8' is not a shape"),
+        (["--input", "1x2x8x8:int9"], "input='1x2x8x8:int9' is not a shape"),
+        (["--input", "1x2x8x8:bool:int8"], "input='1x2x8x8:bool:int8' is not a shape"),
         (["--input", "y:1x2x8x8"], "input='y:1x2x8x8': forward has no argument 'y'; it takes x"),
         (["--input", "x:1x2x8x8", "--input", "x:1x2x8x8"], "input='x:1x2x8x8': 'x' is given twice"),
         (["--input", "1x2x8x8:int64"], "x has dtype torch.int64; pooling takes floating point"),

@@ -164,7 +164,7 @@ def test_one_case_alone(exported, recorded):
     assert np.array_equal(alone.answers["conv2d_1"], recorded.case("huge").answers["conv2d_1"])
     assert [case.name for case in from_model.record(pooled(WINDOW), only="nan").cases] == ["nan"]
     assert [case.name for case in from_function.record(soft, pooled(WINDOW), only="inf").cases] == ["inf"]
-    with pytest.raises(ArgumentError, match="case='none' is none of example, ordinary"):
+    with pytest.raises(ArgumentError, match="case='none' is not one of example, ordinary"):
         from_torch.record(module, model, args, only="none")
 
 

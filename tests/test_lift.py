@@ -383,7 +383,7 @@ def test_own_models_are_left_and_untagged_slices_found():
     assert found(lift(standard)) == [("SoftPool", "3x3 s2 p1")]
 
 
-# --- what is no pooling of ours
+# --- what is not a pooling of ours
 
 CLIPPED = "l = Constant <value = float {1e-6}> () c = Clip (x, l) k = Constant <value = float {3}> () p = Pow (c, k)"
 ROOT = "r = Constant <value = float {0.33333333}> () y = Pow (m, r)"
@@ -408,7 +408,7 @@ ROOT = "r = Constant <value = float {0.33333333}> () y = Pow (m, r)"
                      "s = Add (b, k) y = Div (a, s)"), "1e-08 is added to the denominator",
         ),
         (quotient(POOL.format("")).replace("Exp", "Sigmoid"), "the weights are 'e' (made by Sigmoid), not the exp"),
-        (quotient(POOL.format("")).replace("p = Mul (x, e)", "f = Exp (e) p = Mul (x, f)"), "is no product with 'e'"),
+        (quotient(POOL.format("")).replace("p = Mul (x, e)", "f = Exp (e) p = Mul (x, f)"), "not a product with 'e'"),
         (f"p = Mul (x, x) a = {POOL.format('')} (p) b = {POOL.format('')} (x) y = Div (a, b)", "'x' may be negative"),
         (f"{CLIPPED} m = {POOL.format('')} (p) {ROOT.replace('0.33333333', '0.5')}", "3 and 0.5 are not"),
         (f"{CLIPPED.replace('(c, k)', '(x, k)')} m = {POOL.format('')} (p) {ROOT}", "'x' may be negative"),

@@ -175,7 +175,7 @@ def test_compiled():
 
 def test_refusals():
     x = torch.ones(1, 3, 6, 6)
-    with pytest.raises(ArgumentError, match=r"logit=3 is no torch\.nn\.Module"):
+    with pytest.raises(ArgumentError, match=r"logit=3 is not a torch\.nn\.Module"):
         nn.LocalImportancePool2d(3)
     with pytest.raises(ArgumentError, match=r"logit gives the shape \(1, 2, 6, 6\) for x of shape \(1, 3, 6, 6\)"):
         nn.LocalImportancePool2d(torch.nn.Conv2d(3, 2, 1))(x)

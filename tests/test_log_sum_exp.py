@@ -117,7 +117,7 @@ def test_many_cells_far_below_the_largest():
     ],
 )
 def test_special_values(cells, answer):
-    """And finite gradients wherever the cells themselves are no NaN."""
+    """And finite gradients wherever the cells themselves are not NaN."""
     x = torch.tensor([[cells]], requires_grad=True)
     pool = nn.LogSumExpPool1d(2, learn_r=True)
     y = pool(x)

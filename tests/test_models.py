@@ -380,8 +380,8 @@ def test_values_come_in_the_type_of_the_network_and_counters_may_be_missing():
         (lambda s: s.update({"0.bias": s["0.bias"][:3]}), "1 of another shape: 0.bias (3,), not (4,);"),
         (lambda s: s.update({f"a{i}": s["0.bias"] for i in range(7)}), "7 unexpected: a0, a1, a2, a3, a4 and 2 more;"),
         (lambda s: s.update({"module.x": s["0.bias"]}), "1 unexpected: module.x;"),
-        (lambda s: s.update(epoch=3), "is no mapping from names to tensors; save network.state_dict()"),
-        (lambda s: s.clear(), "is no mapping from names to tensors"),
+        (lambda s: s.update(epoch=3), "is not a mapping from names to tensors; save network.state_dict()"),
+        (lambda s: s.clear(), "is not a mapping from names to tensors"),
     ],
 )
 def test_checkpoints_that_do_not_fit_change_nothing(change, told):
@@ -412,9 +412,9 @@ def test_files_that_are_no_checkpoints(tmp_path):
         with pytest.raises(ArgumentError, match="there is no such file"):
             models.load_checkpoint(small(), path)
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
-    with pytest.raises(ArgumentError, match=r"list\.pth' is no mapping"):
+    with pytest.raises(ArgumentError, match=r"list\.pth' is not a mapping"):
         models.load_checkpoint(small(), tmp_path / "list.pth")
-    with pytest.raises(ArgumentError, match="checkpoint=int is no mapping"):
+    with pytest.raises(ArgumentError, match="checkpoint=int is not a mapping"):
         models.load_checkpoint(small(), 3)
 
 

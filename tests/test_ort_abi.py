@@ -27,7 +27,7 @@ PROGRAM = r"""
 #include "onnxruntime_c_api.h"
 #include "ort_abi.h"
 
-// Enumerations are int on our side; `noexcept` is no part of the ABI.
+// Enumerations are int on our side; `noexcept` is not part of the ABI.
 template <class T> struct Plain { using type = std::conditional_t<std::is_enum_v<T>, int, T>; };
 template <class T> struct Plain<T*> { using type = typename Plain<T>::type*; };
 template <class T> struct Plain<const T*> { using type = const typename Plain<T>::type*; };

@@ -275,7 +275,7 @@ def test_dropped_files_in_a_browser(server, chromium, tmp_path, steps):
         failed, told = drop(b"no picture", "image/png")
         assert (failed, "the picture cannot be read" in told) == ("failed", True)
         assert run("document.getElementById('result').hidden") is True
-        assert drop(b"text", "text/plain") == ("failed", "that is no picture")
+        assert drop(b"text", "text/plain") == ("failed", "that is not a picture")
         assert drop(steps.read_bytes(), "image/png") == ("done", "")
         hosts = run("[...new Set(performance.getEntriesByType('resource').map(one => new URL(one.name).host))].join()")
         assert {*hosts.split(",")} <= {server.removeprefix("http://"), ""}  # data: and blob: have none

@@ -243,7 +243,7 @@ def test_other_types(dtype):
 
 
 def test_a_case_that_there_is_none_of(network):
-    with pytest.raises(ArgumentError, match="case='none' is none of ordinary, "):
+    with pytest.raises(ArgumentError, match="case='none' is not one of ordinary, "):
         compare_nodes(network[1], network[0], "none")
 
 

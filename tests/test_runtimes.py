@@ -412,9 +412,9 @@ def test_another_environment_runs_without_onnxpool(pooling, tmp_path):
 
 
 def test_an_environment_without_onnxruntime_is_a_wrong_question(pooling, tmp_path):
-    with pytest.raises(ArgumentError, match="is no Python with onnxruntime"):
+    with pytest.raises(ArgumentError, match="is not a Python with onnxruntime"):
         validate(*pooling, pythons=[tmp_path / "python"])
-    with pytest.raises(ArgumentError, match="is no Python with onnxruntime"):
+    with pytest.raises(ArgumentError, match="is not a Python with onnxruntime"):
         validate(*pooling, pythons=["false"])
 
 

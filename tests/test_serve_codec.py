@@ -209,9 +209,9 @@ def binary(size, raw, shape=(1, 2), header=None, **others):
         (-1, b"", {}, 400, "binary_data_size=-1"),
         (8, b"12345678", {"data": [1, 2]}, 400, "has data too"),
         (8, b"12345678", {"shape": [2**20, 2]}, 413, "the limit"),
-        (8, b"12345678", {"header": "-1"}, 400, "-1 is no length"),
-        (8, b"12345678", {"header": "9999"}, 400, "9999 is no length"),
-        (8, b"12345678", {"header": "1e3"}, 400, "1e3 is no length"),
+        (8, b"12345678", {"header": "-1"}, 400, "-1 is not a length"),
+        (8, b"12345678", {"header": "9999"}, 400, "9999 is not a length"),
+        (8, b"12345678", {"header": "1e3"}, 400, "1e3 is not a length"),
         (8, b"12345678", {"header": "0"}, 400, "no JSON"),
     ],
 )

@@ -361,7 +361,7 @@ def test_a_layer_called_with_several_sizes():
 
 
 class Same(torch.nn.MaxPool2d):
-    """A subclass that is no max-pooling any more."""
+    """A subclass that is not a max-pooling any more."""
 
     def forward(self, x):
         return super().forward(functional.pad(x, (0, 1, 0, 1)))
@@ -430,10 +430,10 @@ def test_a_convolution_whose_weight_is_computed_is_kept():
         ({"max": "Softpool"}, "target 'Softpool': use one of "),
         ({"max": "SoftPool2d"}, "target 'SoftPool2d': use one of "),
         ({"max": "SoftPool("}, "target 'SoftPool(' cannot be read"),
-        ({"max": "nn.SoftPool"}, "target 'nn.SoftPool' is no layer"),
-        ({"max": 3}, "target 3 is no spelling"),
-        ({"maxpool": "SoftPool"}, "rule 'maxpool' is no kind"),
-        ({torch.nn.MaxPool3d: "SoftPool"}, "rule 'MaxPool3d' is no kind"),
+        ({"max": "nn.SoftPool"}, "target 'nn.SoftPool' is not a layer"),
+        ({"max": 3}, "target 3 is not a spelling"),
+        ({"maxpool": "SoftPool"}, "rule 'maxpool' is not a kind"),
+        ({torch.nn.MaxPool3d: "SoftPool"}, "rule 'MaxPool3d' is not a kind"),
         ({"max": "PowerAvgPool(p=3, p=2)"}, "p is given twice in PowerAvgPool(p=3, p=2)"),
         ({"max": "PowerAvgPool(p=small)"}, "small cannot be an argument; these are channels, numbers,"),
         ({"max": "PowerAvgPool(p=math.pi)"}, "math.pi cannot be an argument"),
@@ -449,7 +449,7 @@ def test_wrong_rules(rules, message):
 
 
 def test_wrong_modules_and_examples():
-    with pytest.raises(ArgumentError, match=r"is no torch\.nn\.Module"):
+    with pytest.raises(ArgumentError, match=r"is not a torch\.nn\.Module"):
         swap(torch.relu, {"max": "SoftPool"})
     with pytest.raises(ArgumentError, match="the network cannot run on example: "):
         swap(small(), {"max": "SoftPool"}, example=torch.randn(1, 3, 16, 16))

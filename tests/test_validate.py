@@ -309,7 +309,7 @@ def test_nan_lost_in_max_pool_is_noted(exported):
     assert "dropped on the way through MaxPool" in report.runs[0].results[0].reason
     assert any("known deviation" in note for note in report.notes)
 
-    wrong = {"y": np.nan_to_num(case.answers["y"])}  # NaN where there should be none is no such loss
+    wrong = {"y": np.nan_to_num(case.answers["y"])}  # NaN where there should be none is not such a loss
     answered = replace(answered, cases=(replace(case, answers=wrong),))
     assert not validate(with_max_pool(WINDOW), answered, forms=["standard"]).passed
 
@@ -336,7 +336,7 @@ app(["validate", sys.argv[1], "--json", "--html", sys.argv[1] + ".html", "--juni
     assert (tmp_path / "net.onnx.xml").read_text().startswith("<?xml")
 
 
-# --- asked wrongly
+# --- usage errors
 
 
 def test_wrong_questions(tmp_path, exported):

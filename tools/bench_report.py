@@ -130,7 +130,7 @@ def _ratio(ratio: float) -> str:
 
 
 def to_json(groups: Sequence[Group], machine: dict[str, Any]) -> dict[str, Any]:
-    """Everything measured; what is no number (a median without times) is null."""
+    """Everything measured; what is not a number (a median without times) is null."""
     return {"machine": machine, "groups": [_group(group) for group in groups]}
 
 

@@ -1,5 +1,5 @@
 // The body of the CUDA kernels on the host, thread by thread: for tests/test_cuda.py, which compiles this file, on
-// machines without a GPU. It is no part of the library.
+// machines without a GPU. It is not part of the library.
 //
 // A grid runs one block after the other, and in it one warp after the other. The lanes of a warp are 32 contexts that
 // take turns: each runs until it exchanges a number, and goes on when all lanes have come to the same exchange. A lane

@@ -91,7 +91,7 @@ bool read_window(const Attributes& attributes, Window* window, Message* why) {
     size_t count = 0;
     // An attribute of another type looks like an empty list.
     if (!attributes.ints(name, out, kRoom, &count) || count == 0) {
-      why->add("attribute %s is missing or is no list of 1 to %d integers; write all of kernel_shape, strides, "
+      why->add("attribute %s is missing or is not a list of 1 to %d integers; write all of kernel_shape, strides, "
                "pads, dilations (lists) and ceil_mode (0 or 1) on the node", name, static_cast<int>(kRoom));
       return false;
     }

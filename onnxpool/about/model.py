@@ -82,7 +82,7 @@ class Description:
 def describe(path: str | os.PathLike[str]) -> Description:
     """Read the model file and load it, to see where its pooling nodes run.
 
-    Raises :class:`onnxpool.errors.FormError` for a missing file, and for one that is no ONNX model.
+    Raises :class:`onnxpool.errors.FormError` for a missing file, and for one that is not an ONNX model.
     """
     model = read(path)
     answers = golden_file.path_for(path)

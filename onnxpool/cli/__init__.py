@@ -5,7 +5,7 @@
     tables.py         what a person reads of each value
 
 With ``--json`` that value goes to standard output as JSON and nothing else does. Exit status 0: done; 1: the check that
-was asked for failed (``validate`` says more: :data:`onnxpool.validation.report.EXIT_STATUS`); 2: asked wrongly, with
+was asked for failed (``validate`` says more: :data:`onnxpool.validation.report.EXIT_STATUS`); 2: usage error, with
 one sentence on standard error. typer and rich, rather than argparse: the help, the types and the tables come from the
 signatures and values that exist anyway. Nothing outside of this folder needs them, so a serving machine can go without.
 """

@@ -26,7 +26,7 @@ _Value = TypeVar("_Value", bound=Printable)
 
 
 class _Commands(TyperGroup):
-    """Commands that end with status 2 and one sentence where they were asked wrongly."""
+    """Commands that end with status 2 and one sentence after a usage error."""
 
     def invoke(self, ctx: Any) -> Any:
         try:

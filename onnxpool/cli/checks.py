@@ -59,7 +59,7 @@ def validate(
 ) -> None:
     """Run a model in every form, with and without native kernels, against answers in float64.
 
-    Exit status 0: right; 1: numbers are off; 2: asked wrongly; 3: an operator or kernel is missing, or loading failed;
+    Exit status 0: right; 1: numbers are off; 2: usage error; 3: an operator or kernel is missing, or loading failed;
     4: a shape, type or name is wrong; 5: the runtime crashed. The worst decides.
 
     Example: onnxpool validate resnet.onnx --on all --html report.html

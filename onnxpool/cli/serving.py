@@ -39,7 +39,7 @@ def predict(
     std: PictureStd = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a model says about pictures: the best classes, or figures of outputs that are no scores.
+    """Show what a model says about pictures: the best classes, or figures of outputs that are not scores.
 
     Example: onnxpool predict resnet.onnx photo.jpg --labels labels.txt
     """

@@ -220,8 +220,8 @@ def _input(text: str) -> tuple[str | None, tuple[int, ...], str | None]:
     sizes = parts[0].split("x")
     if len(parts) > 1 or not all(size.isdecimal() and int(size) > 0 for size in sizes):
         raise ArgumentError(
-            f"input={text!r} is no shape; write sizes with x between them, such as 1x3x224x224, with a name and a type "
-            f"if need be, such as ids:1x128:int64; types are {', '.join(BY_NAME)}"
+            f"input={text!r} is not a shape; write sizes with x between them, such as 1x3x224x224, with a name and a "
+            f"type if need be, such as ids:1x128:int64; types are {', '.join(BY_NAME)}"
         )
     return name, tuple(map(int, sizes)), dtype
 

@@ -153,7 +153,7 @@ def pooling(window: Window, x: Array, answer: Array, dtype: DTypeLike, *, native
 def network(answer: Array, dtype: DTypeLike, yardstick: float, source: str) -> Bound:
     """The bound for one output of a network: ``yardstick`` is the largest error that ``source`` had at these answers.
 
-    Outputs that are no floating point numbers must be equal, unless ``source`` was wrong too.
+    Outputs that are not floating point numbers must be equal, unless ``source`` was wrong too.
     """
     allowed = YARDSTICK_FACTOR * yardstick
     origin = f"{YARDSTICK_FACTOR:g} x {source} ({yardstick:.2g})"

@@ -55,7 +55,7 @@ def collect(
     size_bytes = 0
     chosen = dict(generate(inputs, example))
     if only is not None and only not in chosen:
-        raise ArgumentError(f"case={only!r} is none of {', '.join(chosen)}")
+        raise ArgumentError(f"case={only!r} is not one of {', '.join(chosen)}")
     for name, feeds in chosen.items():
         if only not in (None, name):
             continue

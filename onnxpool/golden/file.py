@@ -58,7 +58,7 @@ class Golden:
         for case in self.cases:
             if name in (None, case.name):
                 return case
-        raise ArgumentError(f"case={name!r} is none of {', '.join(case.name for case in self.cases)}")
+        raise ArgumentError(f"case={name!r} is not one of {', '.join(case.name for case in self.cases)}")
 
     def only(self, name: str | None) -> "Golden":
         """The same with the case of that name alone; with all, for None."""

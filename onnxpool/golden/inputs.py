@@ -9,7 +9,7 @@
     sizes ...       of the first axis, if it may change: 0, 1, 3, 7; of the others that may change, all at once and
                     unlike each other: one less, one more, half, prime, large, 1; and one of them at a time: 1, large
 
-All are drawn from fixed seeds, and each is independent of the others. Inputs that are no floating point numbers keep
+All are drawn from fixed seeds, and each is independent of the others. Inputs that are not floating point numbers keep
 the values of the example.
 """
 
@@ -42,7 +42,7 @@ _SMALL = (2, 3, 32)
 class Input:
     """One input: its ordinary ``shape``, and of each axis the name if its size may change, else None.
 
-    Axes of one name have one size. A name that is no identifier is an expression of others, such as ``2*height``.
+    Axes of one name have one size. A name that is not an identifier is an expression of others, such as ``2*height``.
     """
 
     name: str

@@ -56,7 +56,7 @@ class PoolNode:
 def read(model: Model) -> ir.Model:
     """The model in memory, external weights left on disk; an :class:`onnx_ir.Model` is returned as it is.
 
-    Raises :class:`FormError` for a missing file and for bytes that are no ONNX model.
+    Raises :class:`FormError` for a missing file and for bytes that are not an ONNX model.
     """
     if isinstance(model, ir.Model):
         return model

@@ -56,8 +56,8 @@ def lift(model: Model) -> Lifted:
     become 18. The lifted model is compared with the original wherever that is finite: in float64 where the model is
     small, else in ONNX Runtime.
 
-    Raises :class:`FormError` for what is no model, where an old opset cannot be converted, and where the lifted model
-    disagrees with the original; :class:`MissingExtra` without ONNX Runtime.
+    Raises :class:`FormError` for what is not a model, where an old opset cannot be converted, and where the lifted
+    model disagrees with the original; :class:`MissingExtra` without ONNX Runtime.
     """
     original = read(model)
     bare = to_form(original, "custom")

@@ -116,7 +116,7 @@ def quotient(node: ir.Node) -> Match | None:
     x = [_other_factor(product, weight) for product, weight in zip(above.terms, below.terms, strict=True)]
     exponents = [_exponent(weight) for weight in below.terms]
     if any(value is None for value in x):
-        reason = f"the numerator pools {made(above.terms[0])}, which is no product with {made(below.terms[0])} below"
+        reason = f"the numerator pools {made(above.terms[0])}, which is not a product with {made(below.terms[0])} below"
         return _refuse(above, reason)
     if any(value is None for value in exponents):
         return _refuse(above, f"the weights are {made(below.terms[0])}, not the exponential of anything")

@@ -21,7 +21,7 @@ from onnxpool.window import Window
 
 
 class Mismatch(Exception):  # noqa: N818 - no error: the reason why a candidate is another function
-    """Why what looks like a pooling is none of ours."""
+    """Why what looks like a pooling is not one of ours."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Total:
 
 
 def total(value: ir.Value | None) -> Total | None:
-    """What is summed here, or None where this is no sum over windows."""
+    """What is summed here, or None where this is not a sum over windows."""
     node = producer(value, *_TOTALS)
     return None if node is None or node.inputs[0] is None else _TOTALS[node.op_type](node)
 
@@ -164,7 +164,7 @@ def _leaves(value: ir.Value) -> Iterator[ir.Value]:
 
 
 def window_of(how: Total) -> Window:
-    """The window of an AveragePool; :class:`Mismatch` where it is none of ours."""
+    """The window of an AveragePool; :class:`Mismatch` where it is not one of ours."""
     attributes = {name: value for name, value in how.how if name not in ("count_include_pad", "cast")}
     try:
         return Window.from_attributes(attributes)

@@ -53,7 +53,7 @@ class _Trace:
 def view(model: ir.Model, cells: Cells) -> View:
     """The window over which ``cells`` were taken.
 
-    Raises :class:`Mismatch` where they are no windows, take padding as values, or depend on sizes that may change.
+    Raises :class:`Mismatch` where they are not windows, take padding as values, or depend on sizes that may change.
     """
     groups = [group for group in (cells.x, cells.logit) if group]
     bases = tuple(dict.fromkeys(base(group[0]) for group in groups))
@@ -214,7 +214,7 @@ def _fills(value: ir.Value) -> Iterator[float]:
         given_fill = node.inputs[2] if len(node.inputs) > 2 else None
         fill = attribute(node, "value", 0.0) if given_fill is None else scalar(given_fill)
         if mode != "constant" or fill is None:
-            raise Mismatch(f"its padding (mode {mode!r}) is no number of the model")
+            raise Mismatch(f"its padding (mode {mode!r}) is not a number of the model")
         yield fill
 
 

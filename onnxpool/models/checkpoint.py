@@ -31,7 +31,7 @@ def load_checkpoint(network: "torch.nn.Module", checkpoint: "str | os.PathLike[s
     Values are converted to the network's dtype and device. The counters of batch norms may be missing: PyTorch has
     them since 0.4.1, and they change no answer.
 
-    Raises :class:`ArgumentError` for what is no checkpoint, and where names or shapes differ, all of which it then
+    Raises :class:`ArgumentError` for what is not a checkpoint, and where names or shapes differ, all of which it then
     tells; the network is unchanged then.
     """
     given = _state(checkpoint)
@@ -66,7 +66,7 @@ def _state(checkpoint: "str | os.PathLike[str] | Mapping[str, Any]") -> "dict[st
         or not all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in found.items())
     ):
         raise ArgumentError(
-            f"checkpoint={_name(checkpoint)} is no mapping from names to tensors; save network.state_dict(), or "
+            f"checkpoint={_name(checkpoint)} is not a mapping from names to tensors; save network.state_dict(), or "
             "{'state_dict': network.state_dict()}"
         )
     prefix = _PREFIX if all(name.startswith(_PREFIX) for name in found) else ""

@@ -119,7 +119,7 @@ def _shapes(
             continue
         if name not in called:
             raise ArgumentError(
-                f"dynamic_axes={name!r} is no input{nearest(name, called)}; the inputs are {', '.join(called)}"
+                f"dynamic_axes={name!r} is not an input{nearest(name, called)}; the inputs are {', '.join(called)}"
             )
         pairs = chosen.items() if isinstance(chosen, Mapping) else ((axis, f"{name}_{axis}") for axis in chosen)
         found[called[name]] = dict(pairs)

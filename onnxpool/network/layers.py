@@ -185,7 +185,7 @@ def check(layer: Layer) -> None:
     if getattr(layer.module, "return_indices", False):
         raise ArgumentError("return_indices=True: another layer uses the indices")
     if (divisor := getattr(layer.module, "divisor_override", None)) is not None:
-        raise ArgumentError(f"divisor_override={divisor}: what it gives are no means")
+        raise ArgumentError(f"divisor_override={divisor}: what it gives are not means")
     if layer.kind == "strided-convolution" and type(layer.module) not in _CLASSES:
         raise ArgumentError(f"{layer.name} may be more than a convolution")
     if layer.module._forward_hooks or layer.module._forward_pre_hooks:

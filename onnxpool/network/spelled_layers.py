@@ -59,7 +59,7 @@ def read(text: str) -> Spelling:
         raise ArgumentError("cannot be read") from error
     spelling = _spelling(ast.Call(spelled, [], []) if isinstance(spelled, ast.Name) else spelled)
     if spelling is None:
-        raise ArgumentError("is no layer")
+        raise ArgumentError("is not a layer")
     return spelling
 
 

@@ -154,7 +154,9 @@ def _choose(plan: Sequence[_Rule], network: "torch.nn.Module") -> "list[tuple[La
     for rule in plan:
         if rule.by not in KINDS and not any(rule.chooses(layer) for layer in found):
             there = ", ".join(f"{layer.paths[0]} ({layer.kind})" for layer in found) or "none"
-            raise ArgumentError(f"rule {str(rule)!r} is no kind ({', '.join(KINDS)}) and chooses no layer of {there}")
+            raise ArgumentError(
+                f"rule {str(rule)!r} is not a kind ({', '.join(KINDS)}) and chooses no layer of {there}"
+            )
     first = ((layer, next((rule for rule in plan if rule.chooses(layer)), None)) for layer in found)
     return [(layer, rule) for layer, rule in first if rule]
 
@@ -183,7 +185,7 @@ def swap(module: "torch.nn.Module", rules: "Rules", *, example: Any = None, stri
     from onnxpool.network import calls, layers
 
     if not isinstance(module, torch.nn.Module):
-        raise ArgumentError(f"module={module!r:.80} is no torch.nn.Module; wrap a function in one")
+        raise ArgumentError(f"module={module!r:.80} is not a torch.nn.Module; wrap a function in one")
     plan = _read(rules)
     network = deepcopy(module)
     chosen = _choose(plan, network)

@@ -40,7 +40,7 @@ def check(target: Any) -> None:
                 )
     elif not callable(target):
         raise ArgumentError(
-            f"target {target!r:.80} is no spelling such as 'SoftPool' and no function that makes a layer"
+            f"target {target!r:.80} is neither a spelling such as 'SoftPool' nor a function that makes a layer"
         )
 
 

@@ -71,7 +71,7 @@ def translations_for(module: "torch.nn.Module") -> dict[Callable[..., Any], Call
     except ImportError as error:
         raise MissingExtra(error.name or "torch", "export", "export") from error
     if not isinstance(module, torch.nn.Module):
-        raise ArgumentError(f"module={module!r:.80} is no torch.nn.Module; wrap a function in one")
+        raise ArgumentError(f"module={module!r:.80} is not a torch.nn.Module; wrap a function in one")
     return translations
 
 

@@ -133,7 +133,7 @@ adaptive_average_pool = standard_operator(
 class AdaptiveModule(PoolModule):
     """Base of the adaptive poolings: one argument, the output size, an int or None, or one of these per axis.
 
-    Raises :class:`ArgumentError` for sizes that are no positive ints, and in ``forward`` for a wrong rank, an integer
+    Raises :class:`ArgumentError` for sizes that are not positive ints, and in ``forward`` for a wrong rank, an integer
     dtype, and an input with an axis of length 0.
     """
 

@@ -10,7 +10,7 @@ with a large lambda the cell that is furthest from the guide, or the largest whe
 Source: Saeedan, Weber, Goesele, Roth, "Detail-preserving pooling in deep networks", CVPR 2018; the gaussian guide is
 that of Weber et al., "Rapid, detail-preserving image downscaling", SIGGRAPH Asia 2016.
 ``min <= y <= max``; equal cells give their value. NaN in the window or under the 3x3 filter gives NaN, and so does an
-infinity (it is no distance from its own guide). Nothing overflows before the result does.
+infinity (it is not a distance from its own guide). Nothing overflows before the result does.
 
 >>> import numpy as np
 >>> round(reference(Window.of(2, 2), np.array([[[[1.0, 2.0], [3.0, 9.0]]]]), np.zeros(1), np.zeros(1)).item(), 10)
@@ -149,7 +149,7 @@ class DetailPreservingPool2d(WindowModule):
     mean or sum over the window first, as the authors' two implementations do. ``init``: ``"ones"`` starts alpha and
     lambda at 1, ``"uniform"`` draws their logarithms ``a`` and ``l`` within ``1 / sqrt(C)`` of 0.
 
-    float16 and bfloat16 are computed in float32. Raises :class:`ArgumentError` for arguments that are none of these,
+    float16 and bfloat16 are computed in float32. Raises :class:`ArgumentError` for arguments that are not among these,
     and in ``forward`` for a wrong rank, dtype or number of channels, and an input smaller than the window.
 
     >>> import torch

@@ -215,7 +215,7 @@ class _LocalImportancePool(WindowModule):
         super().__init__(kernel_size, stride, padding, dilation, ceil_mode)
         if not isinstance(logit, Module):
             raise ArgumentError(
-                f"logit={logit!r:.80} is no torch.nn.Module; use one such as SimplifiedLogit2d(channels)"
+                f"logit={logit!r:.80} is not a torch.nn.Module; use one such as SimplifiedLogit2d(channels)"
             )
         self.logit: Module = logit
 

@@ -72,7 +72,7 @@ class CudaLibrary(ctypes.Structure):
 def cuda_library(path: str | Path) -> CudaLibrary:
     """The table of a built ``libonnxpool_cuda.so``.
 
-    Raises OSError where the file cannot be loaded, and AttributeError where it is no such library.
+    Raises OSError where the file cannot be loaded, and AttributeError where it is not such a library.
     """
     get = ctypes.CDLL(str(path)).OnnxpoolCuda
     get.restype = ctypes.POINTER(CudaLibrary)

@@ -1,4 +1,4 @@
-"""What a model says about pictures: the best classes with their scores, or figures of outputs that are no scores.
+"""What a model says about pictures: the best classes with their scores, or figures of outputs that are not scores.
 
     scores    (1, classes), also with further axes of size 1: the ``top`` largest, after softmax where they are logits
     others    shape, least, largest, mean and number of NaN

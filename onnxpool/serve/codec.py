@@ -89,7 +89,7 @@ def _length(header: str | None, most: int) -> int:
     if header is None:
         return most
     if not re.fullmatch("[0-9]{1,18}", header) or int(header) > most:
-        raise Refusal(400, f"{HEADER}: {header:.40} is no length within a body of {most} bytes")
+        raise Refusal(400, f"{HEADER}: {header:.40} is not a length within a body of {most} bytes")
     return int(header)
 
 
@@ -99,9 +99,9 @@ def _object(text: memoryview) -> dict[str, Any]:
     try:
         message = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise Refusal(400, f"the request is no JSON: {error}") from error
+        raise Refusal(400, f"the request is not JSON: {error}") from error
     if type(message) is not dict:
-        raise Refusal(400, "the request is no JSON object")
+        raise Refusal(400, "the request is not a JSON object")
     return message
 
 

@@ -63,7 +63,7 @@ def from_bytes(info: TensorInfo, shape: tuple[int, ...], raw: bytes | memoryview
     if len(raw) != expected:
         raise Refusal(400, f"input {info.name!r} came as {len(raw)} bytes; {list(shape)} of this type is {expected}")
     if info.dtype == np.bool_ and (np.frombuffer(raw, np.uint8) > 1).any():
-        raise Refusal(400, f"input {info.name!r} holds bytes other than 0 and 1, which are no BOOL")
+        raise Refusal(400, f"input {info.name!r} holds bytes other than 0 and 1, which are not BOOL")
     return np.require(np.frombuffer(raw, info.dtype).reshape(shape), requirements="A")
 
 

@@ -1,8 +1,8 @@
 """What is tried before a model serves: its golden inputs on this machine, and whether its requests may be joined.
 
 The golden answers are the float64 ones that were stored at export; the allowed error is
-:func:`onnxpool.golden.bounds.network`. A NaN that ONNX Runtime's max-pools drop is no mismatch. Without a golden file
-the model runs once on made inputs, and its answers are unknown.
+:func:`onnxpool.golden.bounds.network`. A NaN that ONNX Runtime's max-pools drop is not a mismatch. Without a golden
+file the model runs once on made inputs, and its answers are unknown.
 
 Requests may be joined where the first axis of every input and output has one name, and joined rows come out as they do
 alone: *exactly*, or within 16 ULP of the largest, since a matrix product of one row takes another path than that of

@@ -98,5 +98,5 @@ def _release(python: str) -> str:
     except (OSError, subprocess.SubprocessError) as error:
         told = getattr(error, "stderr", None) or str(error)
         raise ArgumentError(
-            f"python={python!r} is no Python with onnxruntime and numpy: {told.strip().splitlines()[-1]}"
+            f"python={python!r} is not a Python with onnxruntime and numpy: {told.strip().splitlines()[-1]}"
         ) from error

@@ -29,7 +29,7 @@ EXIT_STATUS: dict[Verdict, int] = {
     "structure": 4,
     "crashed": 5,
 }
-"""Exit status of the command line by verdict, from best to worst; 2 says that it was asked wrongly."""
+"""Exit status of the command line by verdict, from best to worst; 2 is a usage error."""
 
 SCHEMA = 2
 """Version of what :meth:`Report.to_json` returns."""

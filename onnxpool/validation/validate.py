@@ -70,7 +70,7 @@ def validate(
     natively. One answer of a runtime may take ``timeout_s`` seconds. ``progress`` is called before each run with how
     many are done, of how many, and the name of the next.
 
-    Raises :class:`ArgumentError` for an argument that names nothing, :class:`FormError` for what is no model, and
+    Raises :class:`ArgumentError` for an argument that names nothing, :class:`FormError` for what is not a model, and
     :class:`GoldenError` where no answers can be had. Whatever goes wrong while the model runs is in the report.
     """
     names = _checked(on, forms, require, threads, timeout_s)
