@@ -3,8 +3,18 @@
 import itertools
 
 import numpy as np
+import onnxruntime
+import pytest
 
 from onnxpool.window import Window
+
+OPSET_26 = pytest.param(
+    26,
+    marks=pytest.mark.skipif(
+        onnxruntime.__version__.startswith("1.24."), reason="ONNX Runtime 1.24 does not load models of opset 26"
+    ),
+)
+"""The newest opset, for tests that load the model."""
 
 WINDOWS = [
     Window.of(1, 2),

@@ -4,7 +4,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from cases import WINDOWS, inputs
+from cases import OPSET_26, WINDOWS, inputs
 from models import pooled
 
 import onnxpool
@@ -42,7 +42,7 @@ def test_everything_is_within_its_bound(node, window, dtype, form, kernels):
         assert error.within, f"{name}: {error}, allowed by {bound.origin}"
 
 
-@pytest.mark.parametrize("opset", [18, 19, 22, 26])
+@pytest.mark.parametrize("opset", [18, 19, 22, OPSET_26])
 @pytest.mark.parametrize("dilation", [1, 2])
 def test_every_opset_gives_the_same_bits(opset, dilation):
     window = onnxpool.Window.of(2, 3, 2, 1, dilation)

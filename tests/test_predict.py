@@ -82,7 +82,7 @@ def test_one_channel_takes_the_grey_of_a_picture(tmp_path):
     preparation = Preparation.of(info((1, 1, None, None)), mean=[0], std=[1])
     array = preparation.array(picture(tmp_path / "p.png", RED))
     assert array.shape == (1, 1, 6, 8)
-    assert array[0, 0, 0, 0] == np.float32(76) / 255  # 0.299 of 255, as Pillow rounds it
+    assert array[0, 0, 0, 0] == np.float32(76 / 255)  # 0.299 of 255, as Pillow rounds it
     array = Preparation.of(info((1, 1, None, None))).array(tmp_path / "p.png")
     assert array[0, 0, 0, 0] == pytest.approx((76 / 255 - np.mean(MEAN)) / np.mean(STD), rel=1e-6)
 

@@ -240,6 +240,14 @@ def test_a_cluster_that_would_leave_loopback_is_not_started():
     assert "ArgumentError: address=None: Ray was imported before" in done.stderr
 
 
+def test_a_release_of_ray_whose_replicas_would_leave_loopback(ray, tmp_path, monkeypatch):
+    monkeypatch.delattr("ray.serve._private.replica.add_port_to_grpc_server")
+    path = network(tmp_path / "m.onnx", "Flatten")
+    told = f"address=None: replicas of Ray {ray.__version__} would listen on every interface"
+    with pytest.raises(ArgumentError, match=re.escape(told)), ray_app.running(path):
+        pass
+
+
 def test_the_command_writes_the_same_file(tmp_path):
     options = Options(threads=2)
     ray_app.write("models", tmp_path / "a.yaml", ray_app.Scale(max_replicas=3), options, Listen(port=9000))

@@ -309,8 +309,8 @@ def test_a_compressed_bomb(server):
 @pytest.mark.parametrize(
     ("body", "encoding", "status"),
     [
-        (gzip.compress(BODY)[:-9], "gzip", 400),
-        (gzip.compress(BODY) + b"more", "gzip", 400),
+        (gzip.compress(BODY, mtime=0)[:-9], "gzip", 400),
+        (gzip.compress(BODY, mtime=0) + b"more", "gzip", 400),
         (BODY, "gzip", 400),
         (BODY, "br", 415),
         (BODY, "identity", 200),

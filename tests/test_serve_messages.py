@@ -26,7 +26,8 @@ def theirs():
 def kind(field):
     """All that decides how a field looks on the wire."""
     map_entry = bool(field.message_type and field.message_type.GetOptions().map_entry)
-    return field.number, field.type, field.is_repeated, map_entry
+    repeated = field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED
+    return field.number, field.type, repeated, map_entry  # protobuf below 6.31 has the label only
 
 
 def test_numbers_and_types_are_those_of_the_protocol():

@@ -31,8 +31,9 @@ onnxpool_install() {
   # PyTorch first and by an exact version: for repeatable results, and because a range takes the newest build, on Linux
   # several GB of CUDA packages, even where a CPU build of this version is at hand.
   echo "Installing PyTorch, onnxpool and its tools into .venv, some minutes the first time"
-  .venv/bin/pip install --quiet torch==2.13.0 &&
-    .venv/bin/pip install --quiet --editable '.[dev]' ||
+  .venv/bin/pip install --quiet --upgrade 'pip>=25.1' &&
+    .venv/bin/pip install --quiet torch==2.13.0 &&
+    .venv/bin/pip install --quiet --editable '.[export,cpu,serve,grpc,ray,openvino]' --group dev ||
     onnxpool_fail "pip could not install onnxpool, for the reason above: see that a package index can be reached, or, if it was the native build, go without it: ONNXPOOL_PURE=1 $0"
 }
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,8 @@ def running(
     ``options.threads`` is 1 where not given: a replica counts as so many processors. ``address`` is that of a cluster
     that runs already, whose machines all see ``models``; by default one is started here, on loopback.
 
-    Raises :class:`ArgumentError` for what Ray Serve cannot do, and what :class:`Repository` raises.
+    Raises :class:`ArgumentError` for what Ray Serve cannot do, and for a release of Ray whose replicas would leave
+    loopback where one is started here, and what :class:`Repository` raises.
     """
     scale, listen = scale or Scale(), listen or Listen()
     if listen.grpc_port is not None:
@@ -79,6 +81,8 @@ def running(
     options = _options(options or Options(), listen)
     listening = describe(Repository(models, options), listen, port := listen.port or _free_port(listen.host), None)
     with cluster(address, processors=scale.max_replicas * options.session_threads):
+        if address is None:
+            _replica_module()
         serve = import_module("ray.serve")
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         serve.start(proxy_location="HeadOnly", http_options=_http(listen, port), logging_config=_QUIET)
@@ -163,9 +167,23 @@ def _bound(models: str, options: Options, scale: Scale, *, loopback: bool) -> An
     return deployment.bind()
 
 
+def _replica_module() -> Any:
+    """Ray's module in which a replica opens its port, by a function of Ray's own that another release may not have.
+
+    Raises :class:`ArgumentError` where it does not.
+    """
+    replica = import_module("ray.serve._private.replica")
+    if not hasattr(replica, "add_port_to_grpc_server"):
+        raise ArgumentError(
+            f"address=None: replicas of Ray {version('ray')} would listen on every interface, and onnxpool cannot keep "
+            "them on loopback; install 'ray[serve]>=2.58', or give the address of a cluster"
+        )
+    return replica
+
+
 def _keep_to_loopback() -> None:
     """A replica listens to others of its kind on every interface, whatever Ray is told; this is where it does."""
-    replica: Any = import_module("ray.serve._private.replica")
+    replica = _replica_module()
     add_port = replica.add_port_to_grpc_server
     replica.add_port_to_grpc_server = lambda server, address: add_port(server, address.replace("[::]", LOOPBACK))
 

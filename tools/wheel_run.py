@@ -1,0 +1,55 @@
+"""What tools/wheel runs a wheel with: `make FILE` exports a small network, `run FILE` runs it by the installed wheel.
+
+`run` fails unless the pooling node runs natively, the numbers are those of float64, and nothing but the wheel with its
+extra `cpu` is installed: neither PyTorch nor what the command line needs.
+"""
+
+import importlib.util
+import sys
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+
+import onnxpool
+
+ABSENT = ("torch", "onnxscript", "typer", "rich", "starlette")
+RELATIVE, ABSOLUTE = 1e-5, 1e-6  # float32, three layers of small numbers
+
+
+def make(path: Path) -> None:
+    """Export the network; its answers are written beside it."""
+    import torch
+
+    from onnxpool import nn
+
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), nn.SoftPool2d(3, stride=2, padding=1))
+    dynamic = ({0: "batch", 2: "height", 3: "width"},)
+    onnxpool.export(network, (torch.randn(1, 3, 16, 16),), path, dynamic_shapes=dynamic)
+
+
+def run(path: Path) -> None:
+    """Run every case of it."""
+    from onnxpool.golden.file import load
+
+    home = Path(onnxpool.__file__)
+    if not home.is_relative_to(sysconfig.get_path("purelib")) and not home.is_relative_to(
+        sysconfig.get_path("platlib")
+    ):
+        sys.exit(f"this runs {home}, and not an installed wheel")
+    if present := [name for name in ABSENT if importlib.util.find_spec(name)]:
+        sys.exit(f"this environment is not empty: it has {', '.join(present)}")
+    session = onnxpool.load(path, kernels="require")
+    print(*session.placements, sep="\n")
+    if [(placed.op_type, placed.native) for placed in session.placements] != [("SoftPool", True)]:
+        sys.exit("SoftPool does not run natively")
+    cases = load(path.with_suffix(".golden.npz")).cases
+    for case in cases:
+        for name, answer in session.run(case.inputs).items():
+            np.testing.assert_allclose(answer, case.answers[name], RELATIVE, ABSOLUTE, err_msg=f"{case.name}: {name}")
+    print(f"{len(cases)} cases are right: onnxpool {onnxpool.__version__}, Python {sys.version.split()[0]}")
+
+
+if __name__ == "__main__":
+    {"make": make, "run": run}[sys.argv[1]](Path(sys.argv[2]))
