@@ -21,6 +21,7 @@ from torch import nn
 import onnxpool
 from onnxpool.errors import ExportError
 from onnxpool.graph.shapes import size_of
+from onnxpool.network.capture import captured
 from onnxpool.pools import adaptive_average, adaptive_max, average
 from onnxpool.pools import max as maximum
 from onnxpool.pools._method import over_windows
@@ -525,8 +526,10 @@ def test_large_and_small_magnitudes_in_lp():
 def test_what_pytorch_refuses_is_refused(pool, words):
     with pytest.raises(Exception):  # noqa: B017, PT011 - PyTorch raises all kinds
         pool(torch.zeros(TRACED[2]))
-    with pytest.raises(ExportError, match=re.escape(words)):
+    with pytest.raises(ExportError, match="does not run on the example"):
         exported(2, pool)
+    with pytest.raises(ExportError, match=re.escape(words)):  # where nothing has run it before
+        captured(Calls(pool), (torch.zeros(TRACED[2]),), None, None)
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,7 @@ def batch(rng: np.random.Generator, count: int, tally: Tally) -> Iterator[str]:
 def check(rng: np.random.Generator, cases: list[Case], dtype: str, batched: bool, tally: Tally) -> Iterator[str]:
     """Export these cases and run them at other sizes; gives what is wrong."""
     traced = inputs(rng, 9, 12, batched)
-    fits = [runs(case.module(), traced[case.rank - 1]) is not None for case in cases]
+    fits = [runs(case.module(), traced[case.rank - 1].to(getattr(torch, dtype))) is not None for case in cases]
     tally.not_in_pytorch += fits.count(False)
     cases, model = exported([case for case, fit in zip(cases, fits, strict=True) if fit], dtype, traced, batched, tally)
     if not cases:
