@@ -1,8 +1,7 @@
-"""PyTorch's own exporter, with pooling kept as nodes of our own domain, and ``a // b`` of sizes rounded down."""
+"""PyTorch's own exporter, with pooling kept as nodes of our own domain, and sizes computed as Python does."""
 
 import io
 import logging
-import operator
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from onnxpool.domain import DOMAIN, OPSETS, VERSION
 from onnxpool.dtypes import POOLED
 from onnxpool.errors import ArgumentError, ExportError, MissingExtra, OnnxpoolError
+from onnxpool.network import arithmetic
 from onnxpool.pools._method import Operator
 from onnxpool.window import Window
 
@@ -38,13 +38,12 @@ def translated(
     import torch
 
     from onnxpool.network.arguments import untranslated
+    from onnxpool.network.capture import captured
 
     with settled(module, evaluate), _quiet():
         try:
             program = torch.onnx.export(
-                module,
-                tuple(args),
-                kwargs=dict(kwargs or {}),
+                captured(module, args, kwargs, dynamic_shapes),
                 dynamo=True,
                 custom_translation_table=translations,
                 dynamic_shapes=dynamic_shapes,
@@ -82,18 +81,15 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """
     from onnxscript import opset18
 
-    import onnxpool.pools  # noqa: F401 - registers the operators
+    import onnxpool.pools
+    import onnxpool.pools._as_torch  # noqa: F401 - both register operators
     from onnxpool.pools._torch_ops import EXPORTED_AS, TRANSLATIONS
 
     def standard(translate: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *args: translate(opset18, *args)
 
-    def floor_division(a: Any, b: Any) -> Any:
-        """PyTorch's own translation truncates: ``-(-h // 2)`` would be ``h // 2``."""
-        return opset18.Div(opset18.Sub(a, opset18.Mod(a, b)), b)
-
     return {
-        operator.floordiv: floor_division,
+        **arithmetic.translations(),
         **{overload: _translation(ours) for overload, ours in EXPORTED_AS.items()},
         **{overload: standard(translate) for overload, translate in TRANSLATIONS.items()},
     }
