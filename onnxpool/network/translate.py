@@ -36,10 +36,12 @@ def translated(
     """
     translations = translations_for(module)
     import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
 
     from onnxpool.network.arguments import untranslated
 
-    with settled(module, evaluate), _quiet():
+    # attention by plain formula: as the fast one it is traced with another order in memory than it is decomposed to
+    with settled(module, evaluate), _quiet(), sdpa_kernel(SDPBackend.MATH):
         try:
             program = torch.onnx.export(
                 module,
