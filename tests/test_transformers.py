@@ -14,6 +14,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 IMAGE = ({0: "batch", 2: "height", 3: "width"},)
 BATCH = ({0: "batch"},)
+WINDOWS = ({0: "batch", 2: 32 * torch.export.Dim("rows"), 3: 32 * torch.export.Dim("columns")},)
 TEXT = ({0: "batch", 1: "sequence"}, {0: "batch", 1: "sequence"})
 
 
@@ -95,7 +96,7 @@ def exported(make, args, shapes, **more):
         (mobilenet, image(64, 96), IMAGE),
         (bert, words(), TEXT),
         (vit, image(32, 32), BATCH),
-        (swin, image(64, 64), BATCH),
+        (swin, image(64, 96), WINDOWS),
     ],
     ids=["ResNet", "ConvNeXt", "RegNet", "SegFormer", "MobileNetV2", "BERT", "ViT", "Swin"],
 )
