@@ -114,6 +114,7 @@ def test_export_describes_what_it_wrote(folder):
 def test_seed_and_dtype_reach_the_model(folder):
     for seed in (1, 1, 2):
         arguments = ["--input", "1x3x9x9", "--input", "1x2", "--dtype", "float64", "--seed", seed, "--form", "standard"]
+        arguments.append("--no-check")  # ONNX Runtime has no float64 convolution on the CPU
         output = folder / f"seed-{seed}.onnx"
         before = output.read_bytes() if output.exists() else None
         assert run("export", f"{folder}/nets.py:network", output, *arguments).exit_code == 0

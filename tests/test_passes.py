@@ -111,6 +111,15 @@ def test_a_batch_normalization_becomes_part_of_the_layer_in_front(layer, x, bias
     np.testing.assert_allclose(run(model, x), exact, rtol=0, atol=3e-6)
 
 
+def test_a_convolution_in_three_dimensions_without_bias():
+    """PyTorch's exporter gives it a bias of two axes, which ONNX Runtime refuses."""
+    torch.manual_seed(2)
+    network = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 2, bias=False), torch.nn.ReLU())
+    x = torch.randn(1, 1, 3, 3, 3)
+    model = onnxpool.export(network, (x,), output_names=["y"])
+    np.testing.assert_allclose(run(model, x), network(x).detach(), atol=1e-6)
+
+
 def test_a_batch_normalization_stays_where_the_value_before_it_is_used_too():
     torch.manual_seed(2)
     network = Formula(

@@ -226,3 +226,5 @@ def test_sizes_that_are_tried():
     pair.append(Input("y", np.dtype(np.float32), (8, 12), ("batch", "2*h")))
     plans = prove._sizes(pair, dict.fromkeys(("batch", "h"), (1, 99)))
     assert next(plans) == {"batch": 3, "h": 11, "2*h": 22}
+    only = [Input("x", np.dtype(np.float32), (8, 64), ("batch", "16*h"))]
+    assert [plan["16*h"] for plan in prove._sizes(only, {"batch": (1, 99)})] == [112, 32, 80, 576, 128, 64, 64]

@@ -4,7 +4,8 @@ That one takes numbers near 0 and 1 for 0 and 1: it deletes ``x + 1e-8`` and ``x
 ``a / (b + 1e-8)`` becomes 0/0. Here a graph gives the same numbers as before for every input:
 
     evaluated   what is made of constants alone, but no arithmetic in floating point
-    removed     identities, expansions to the same shape, copies, what nobody uses, the second of two equal nodes
+    removed     identities, expansions to the same shape, copies, biases that are all 0, what nobody uses, the second
+                of two equal nodes
     joined      reshapes, transposes and slices that follow each other; zeros padded in front of a convolution
 
 One rewriting rounds: a batch normalization becomes part of the convolution in front of it, as every runtime would do,
@@ -52,6 +53,9 @@ def tidy(model: ir.Model) -> None:
             rules.collapse_slice2_rule,
             rules.normalize_pad_format_conv_rule,
             rules.fuse_pad_into_conv_rule,
+            rules.remove_optional_bias_from_conv_rule,
+            rules.remove_optional_bias_from_conv_transpose_rule,
+            rules.remove_optional_bias_from_gemm_rule,
         )
     )
     common.InlinePass()(model)

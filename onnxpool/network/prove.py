@@ -140,9 +140,10 @@ def _cases(
 
 def _sizes(inputs: Sequence[Input], limits: Mapping[str, tuple[int, int]]) -> Iterator[dict[str, int]]:
     """Other sizes of the axes that may change, the likeliest to show a fault first, within ``limits``."""
-    ordinary, small = changeable(inputs), changeable(modest(inputs))
-    batches = batch_axes(inputs)
-    names = [name for name in ordinary if name.isidentifier()]
+    axes, batches = changeable(inputs), batch_axes(inputs)
+    ordinary = _independent(axes)
+    small = ordinary | {name: size for name, size in changeable(modest(inputs)).items() if name in ordinary}
+    names = list(ordinary)
     others = [name for name in names if name not in batches]
     plans: list[tuple[int, Callable[[int, str], int]]] = [
         (3, lambda i, name: prime_above(small[name] + 2 + 4 * i)),
@@ -156,12 +157,31 @@ def _sizes(inputs: Sequence[Input], limits: Mapping[str, tuple[int, int]]) -> It
     tried = [{name: ordinary[name] for name in names}]
     for batch, at in plans:
         plan = {name: batch for name in names if name in batches} | {n: at(i, n) for i, n in enumerate(others)}
-        plan = {name: min(max(size, limits[name][0]), limits[name][1]) for name, size in plan.items()}
-        if plan not in tried:
+        plan = {name: _within(size, limits.get(name)) for name, size in plan.items()}
+        sizes = {axis: size for axis in axes if (size := shapes.size_of(axis, plan)) is not None}
+        if plan not in tried and len(sizes) == len(axes):
             tried.append(plan)
-            yield plan | {
-                name: size for name in ordinary if name not in plan and (size := shapes.size_of(name, plan)) is not None
-            }
+            yield sizes
+
+
+def _independent(axes: Mapping[str, int]) -> dict[str, int]:
+    """The sizes of the names that axes are made of: of ``16*h``, which has 64 cells, ``h`` is 4."""
+    sizes = {axis: size for axis, size in axes.items() if axis.isidentifier()}
+    for axis, size in axes.items():
+        unknown = set(_NAME.findall(axis)) - set(sizes)
+        if len(unknown) == 1:
+            name = unknown.pop()
+            found = (n for n in range(1, size + 1) if shapes.size_of(axis, {**sizes, name: n}) == size)
+            if (first := next(found, None)) is not None:
+                sizes[name] = first
+    return sizes
+
+
+_NAME = re.compile(r"[A-Za-z_]\w*")
+
+
+def _within(size: int, limits: tuple[int, int] | None) -> int:
+    return size if limits is None else min(max(size, limits[0]), limits[1])
 
 
 _ENDLESS = 2**31

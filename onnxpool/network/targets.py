@@ -36,7 +36,7 @@ def check(target: Any) -> None:
             if not any(f"{name}{rank}d" in nn.__all__ for rank in (1, 2, 3)):
                 known = sorted({re.sub(r"[123]d$", "", known) for known in nn.__all__})
                 raise ArgumentError(
-                    f"target {target!r}{nearest(name, known)}: use one of {', '.join(known)}, keep, or same"
+                    f"target {target!r}: use one of {', '.join(known)}, keep, or same{nearest(name, known)}"
                 )
     elif not callable(target):
         raise ArgumentError(

@@ -36,11 +36,13 @@ def translated(
     """
     translations = translations_for(module)
     import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
 
     from onnxpool.network.arguments import untranslated
     from onnxpool.network.capture import captured
 
-    with settled(module, evaluate), _quiet():
+    # attention by plain formula: as the fast one it is traced with another order in memory than it is decomposed to
+    with settled(module, evaluate), _quiet(), sdpa_kernel(SDPBackend.MATH):
         try:
             program = torch.onnx.export(
                 captured(module, args, kwargs, dynamic_shapes),

@@ -1,0 +1,127 @@
+"""transformers' networks, made from small configurations without any download: exported for sizes that may change.
+
+Export checks each in ONNX Runtime on the example and on two other sizes.
+"""
+
+import pytest
+import torch
+
+import onnxpool
+from onnxpool.errors import ExportError
+
+transformers = pytest.importorskip("transformers")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+IMAGE = ({0: "batch", 2: "height", 3: "width"},)
+BATCH = ({0: "batch"},)
+WINDOWS = ({0: "batch", 2: 32 * torch.export.Dim("rows"), 3: 32 * torch.export.Dim("columns")},)
+TEXT = ({0: "batch", 1: "sequence"}, {0: "batch", 1: "sequence"})
+
+
+def resnet():
+    return transformers.ResNetModel(transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1]))
+
+
+def convnext_config(**more):
+    return transformers.ConvNextConfig(hidden_sizes=[8, 16, 16, 16], depths=[1, 1, 1, 1], **more)
+
+
+def convnext():
+    return transformers.ConvNextModel(convnext_config())
+
+
+def regnet():
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "groups_width": 8}
+    return transformers.RegNetModel(transformers.RegNetConfig(**sizes))
+
+
+def segformer():
+    config = transformers.SegformerConfig(
+        num_encoder_blocks=2, depths=[1, 1], sr_ratios=[4, 2], hidden_sizes=[8, 16], patch_sizes=[7, 3], strides=[4, 2],
+        num_attention_heads=[1, 2], mlp_ratios=[2, 2], decoder_hidden_size=16,
+    )  # fmt: skip
+    return transformers.SegformerForSemanticSegmentation(config)
+
+
+def mobilenet():
+    return transformers.MobileNetV2Model(transformers.MobileNetV2Config(depth_multiplier=0.25))
+
+
+def upernet():
+    backbone = convnext_config(out_features=["stage1", "stage2", "stage3", "stage4"])
+    config = transformers.UperNetConfig(backbone_config=backbone, hidden_size=16, use_auxiliary_head=False)
+    return transformers.UperNetForSemanticSegmentation(config)
+
+
+def bert():
+    config = transformers.BertConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=64,
+    )  # fmt: skip
+    return transformers.BertModel(config)
+
+
+def vit():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    return transformers.ViTModel(transformers.ViTConfig(image_size=32, patch_size=8, **sizes))
+
+
+def swin():
+    config = transformers.SwinConfig(
+        image_size=64, patch_size=4, embed_dim=8, depths=[2, 1], num_heads=[1, 2], window_size=4
+    )
+    return transformers.SwinModel(config)
+
+
+def image(height, width):
+    return (torch.randn(2, 3, height, width, generator=torch.manual_seed(1)),)
+
+
+def words():
+    return torch.randint(0, 50, (2, 12), generator=torch.manual_seed(1)), torch.ones(2, 12, dtype=torch.int64)
+
+
+def exported(make, args, shapes, **more):
+    torch.manual_seed(0)
+    return onnxpool.export(make().eval(), args, dynamic_shapes=shapes, **more)
+
+
+@pytest.mark.parametrize(
+    ("make", "args", "shapes"),
+    [
+        (resnet, image(64, 96), IMAGE),
+        (convnext, image(64, 96), IMAGE),
+        (regnet, image(64, 96), IMAGE),
+        (segformer, image(64, 96), IMAGE),
+        (mobilenet, image(64, 96), IMAGE),
+        (bert, words(), TEXT),
+        (vit, image(32, 32), BATCH),
+        (swin, image(64, 96), WINDOWS),
+    ],
+    ids=["ResNet", "ConvNeXt", "RegNet", "SegFormer", "MobileNetV2", "BERT", "ViT", "Swin"],
+)
+def test_sizes_that_may_change(make, args, shapes):
+    proof = exported(make, args, shapes).meta["onnxpool.proof"]
+    assert len(proof.cases) == 3
+    assert proof.notes == ()
+
+
+@pytest.mark.parametrize("form", ["function", "standard", "custom"])
+def test_every_form_of_a_resnet_with_soft_pooling(form):
+    torch.manual_seed(0)
+    swapped = onnxpool.swap(resnet().eval(), {"max": "SoftPool"})
+    model = onnxpool.export(swapped.network, image(64, 96), dynamic_shapes=IMAGE, form=form)
+    assert onnxpool.form_of(model) == form
+    assert [node.op_type for node in onnxpool.pool_nodes(model)] == ["SoftPool"]
+    assert len(model.meta["onnxpool.proof"].cases) == 3
+
+
+def test_a_pyramid_is_right_at_other_sizes_or_refused():
+    """UperNet pools to 1x1, 2x2, 3x3 and 6x6 of what is there: sizes of the example stand in PyTorch's own export."""
+    try:
+        proof = exported(upernet, image(64, 96), IMAGE).meta["onnxpool.proof"]
+    except ExportError as error:
+        assert "cannot run, on sizes " in str(error)  # noqa: PT017
+        assert "decode_head.psp_modules" in str(error)  # noqa: PT017
+    else:
+        assert len(proof.cases) == 3
