@@ -186,7 +186,8 @@ class _PowerAvgPool(WindowModule):
         """The exponent in use: a number or, where it is learned, a tensor, of one for each channel or of none."""
         if self.exponent is None:
             return self.fixed
-        return torch.where(self.exponent >= 1, self.exponent, 2 - self.exponent)
+        exponent = widen(self.exponent)  # ONNX Runtime's CPU provider cannot subtract in bfloat16
+        return torch.where(exponent >= 1, exponent, 2 - exponent)
 
     def pool(self, x: "Tensor") -> "Tensor":
         if self.channels and x.shape[1] != self.channels:
