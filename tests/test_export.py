@@ -151,7 +151,7 @@ def test_refusals(network, tmp_path):
     x = torch.randn(1, 3, 12, 12)
     with pytest.raises(ArgumentError, match="opset=17 is out of range; use 18 to 26"):
         onnxpool.export(network, (x,), opset=17)
-    with pytest.raises(ArgumentError, match=r"no torch\.nn\.Module"):
+    with pytest.raises(ArgumentError, match=r"not a torch\.nn\.Module"):
         onnxpool.export(lambda x: x, (x,))
     with pytest.raises(ArgumentError, match="form='onnx' is unknown"):
         onnxpool.export(network, (x,), tmp_path / "m.onnx", form="onnx")

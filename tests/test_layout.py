@@ -63,6 +63,12 @@ def test_imports_go_down():
             assert other == room or level[other] < level[room], f"{name} imports {module}"
 
 
+def test_the_package_itself_is_imported_on_the_top_floor_alone():
+    for name, path in modules().items():
+        plain = re.search(r"^\s*import onnxpool$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        assert name.startswith("cli.") or not plain or name == "_lazy", name
+
+
 def test_no_module_imports_itself_by_way_of_others():
     known = modules()
     imports = {name: imported(path, set(known)) - {name} for name, path in known.items()}

@@ -7,7 +7,8 @@ from types import TracebackType
 
 import onnx_ir as ir
 
-import onnxpool
+PACKAGE = Path(__file__).resolve().parents[1]
+"""The folder of onnxpool, whose code is not the user's."""
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _STACK = "pkg.torch.onnx.stack_trace"
@@ -51,5 +52,5 @@ def line_where(traceback: TracebackType | None, entry: str) -> str:
 
 
 def _library(file: str) -> bool:
-    folders = {"site-packages/torch", "site-packages\\torch", str(Path(onnxpool.__file__).parent)}
+    folders = {"site-packages/torch", "site-packages\\torch", str(PACKAGE)}
     return any(folder in file for folder in folders) or file.startswith(("torch/", "<"))

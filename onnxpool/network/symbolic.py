@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-import onnxpool
+from onnxpool.network.lines import PACKAGE
 
-LIBRARIES = tuple(f"{Path(str(package.__file__)).parent}" for package in (torch, onnxpool))
+LIBRARIES = (str(Path(torch.__file__).parent), str(PACKAGE))
 """The folders of code that is not the user's."""
 
 
