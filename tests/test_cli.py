@@ -475,7 +475,7 @@ def test_pytorch_s_own_text_comes_where_it_is_asked_for(tmp_path):
     assert "\n" not in sentence
     assert f"({tmp_path}/words.py:12)" in sentence
     text = run("export", *arguments, "--verbose").stderr
-    assert text.strip().endswith(sentence)
+    assert text.splitlines()[-1].startswith("onnxpool: PyTorch could not export Network: Could not guard")
     assert "Traceback" in text
     assert not path.exists()
 

@@ -254,7 +254,7 @@ def test_small_enough_to_travel(monkeypatch, exported):
 
 def test_float64_networks_have_a_yardstick():
     module, args = Small().double(), (torch.randn(2, 2, 12, 12, dtype=torch.float64),)
-    found = from_torch.record(module, onnxpool.export(module, args), args)
+    found = from_torch.record(module, onnxpool.export(module, args, check=False), args)  # no float64 Conv
     example = next(case for case in found.cases if case.name == "example")
     assert all(1e-18 < error < 1e-14 for error in example.yardstick.values())
 

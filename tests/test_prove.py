@@ -112,15 +112,23 @@ def test_small_errors_are_within_the_bound_and_larger_ones_are_not(monkeypatch):
 @pytest.mark.parametrize(
     ("network", "x", "node"),
     [
-        (torch.nn.MaxPool2d(2), X.bfloat16(), "MaxPool"),
+        (Formula(lambda x, conv: conv(x), torch.nn.Conv1d(3, 2, 3).bfloat16()), X[..., 0].bfloat16(), "Conv"),
         (Formula(lambda x, conv: conv(x), torch.nn.Conv2d(3, 2, 3).bfloat16()), X.bfloat16(), "Conv"),
     ],
-    ids=["bfloat16 pooling", "bfloat16 convolution"],
+    ids=["bfloat16 convolution in 1d", "bfloat16 convolution"],
 )
 def test_what_the_runtime_cannot_load_is_refused(network, x, node):
     """PyTorch's exporter writes these files without a word."""
     with pytest.raises(ExportError, match=rf"ONNX Runtime cannot load the exported model .* '\w+' \({node}"):
         onnxpool.export(network, (x,))
+
+
+@pytest.mark.parametrize("x", [X.bfloat16(), (X * 100).long()], ids=["bfloat16", "int64"])
+def test_pooling_of_types_that_the_runtime_does_not_pool_is_checked(x):
+    """PyTorch's exporter writes a MaxPool that ONNX Runtime refuses."""
+    model = onnxpool.export(torch.nn.MaxPool2d(2), (x,), input_names=["x"], output_names=["y"])
+    assert model.meta["onnxpool.proof"].cases == ("example",)
+    assert {node.op_type for node in model.graph} >= ({"Cast"} if x.is_floating_point() else {"ReduceMax"})
 
 
 def test_autocast_inside_is_refused_where_the_runtime_refuses_it():

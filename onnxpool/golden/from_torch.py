@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnxpool.dtypes import BFLOAT16
 from onnxpool.errors import GoldenError, MissingExtra
-from onnxpool.golden.collect import collect, is_double, own_error
+from onnxpool.golden.collect import collect, is_double, own_error, widen
 from onnxpool.golden.file import Answers, Golden
 from onnxpool.golden.inputs import Feeds
 from onnxpool.graph.fingerprint import fingerprints, of_parameters
@@ -118,7 +118,7 @@ def answers(
 
     def double(feeds: Feeds) -> Answers:
         with in_float64():
-            found = call(wide, feeds)
+            found = call(wide, widen(feeds))
         return {name: array.astype(np.float64) for name, array in found.items()}
 
     example = None

@@ -41,20 +41,29 @@ def translated(
     from onnxpool.network.arguments import untranslated
     from onnxpool.network.capture import captured
 
-    # attention by plain formula: as the fast one it is traced with another order in memory than it is decomposed to
-    with settled(module, evaluate), _quiet(), sdpa_kernel(SDPBackend.MATH):
+    def attempt() -> "torch.onnx.ONNXProgram | None":
+        return torch.onnx.export(
+            captured(module, args, kwargs, dynamic_shapes),
+            dynamo=True,
+            custom_translation_table=translations,
+            dynamic_shapes=dynamic_shapes,
+            input_names=input_names,
+            output_names=output_names,
+            opset_version=opset,
+            optimize=False,
+            verbose=False,
+        )
+
+    with settled(module, evaluate), _quiet():
         try:
-            program = torch.onnx.export(
-                captured(module, args, kwargs, dynamic_shapes),
-                dynamo=True,
-                custom_translation_table=translations,
-                dynamic_shapes=dynamic_shapes,
-                input_names=input_names,
-                output_names=output_names,
-                opset_version=opset,
-                optimize=False,
-                verbose=False,
-            )
+            try:
+                program = attempt()
+            except Exception as error:
+                if "Cannot view a tensor" not in str(error):
+                    raise
+                # PyTorch traces its fast attention with another order in memory than it then decomposes it to
+                with sdpa_kernel(SDPBackend.MATH):
+                    program = attempt()
         except OnnxpoolError:
             raise
         except Exception as error:
