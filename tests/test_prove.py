@@ -131,6 +131,12 @@ def test_pooling_of_types_that_the_runtime_does_not_pool_is_checked(x):
     assert {node.op_type for node in model.graph} >= ({"Cast"} if x.is_floating_point() else {"ReduceMax"})
 
 
+def test_poolings_in_bfloat16_are_checked_too():
+    """Ours compare in float32, which the runtime has; stock PyTorch's MaxPool it cannot load."""
+    model = onnxpool.export(torch.nn.MaxPool2d(2), (X.bfloat16(),), dynamic_shapes=SIZES)
+    assert len(model.meta["onnxpool.proof"].cases) == 3
+
+
 def test_autocast_inside_is_refused_where_the_runtime_refuses_it():
     def forward(x, conv):
         with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -483,7 +483,14 @@ def test_other_types(dtype):
         "AvgPool2d(3, 2, 1, True, False)",
         "AvgPool2d(2, None, 1, False, True, 3)",
     ]
-    texts += ["LPPool2d(2, 3, 2, True)", "LPPool2d(3, 2)", "AdaptiveAvgPool2d((3, 4))", "AdaptiveMaxPool2d(3, True)"]
+    texts += [
+        "LPPool2d(2, 3, 2, True)",
+        "LPPool2d(3, 2)",
+        "LPPool2d(inf, 2)",
+        "LPPool2d(-inf, 2)",
+        "AdaptiveAvgPool2d((3, 4))",
+        "AdaptiveMaxPool2d(3, True)",
+    ]
     cases = [fuzz_export.Case(2, f"nn.{text}") for text in texts]
     cases += [fuzz_export.Case(2, "Unpooled(2, True, 2)"), fuzz_export.Case(2, "Sized('avg_pool', [2, 3])")]
     tally = fuzz_export.Tally()

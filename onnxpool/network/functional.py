@@ -175,8 +175,9 @@ def _lp(
 ) -> Any:
     p = float(norm_type)
     if p in {float("inf"), -float("inf")}:
-        largest = _max(rank, input.abs().mul(1 if p > 0 else -1), kernel_size, stride, 0, 1, ceil_mode)
-        return largest if p > 0 else -largest
+        size = (input if input.dtype in FLOATING[:2] else input.float()).abs()  # ONNX Runtime has no Abs in bfloat16
+        largest = _max(rank, size if p > 0 else -size, kernel_size, stride, 0, 1, ceil_mode)
+        return (largest if p > 0 else -largest).to(input.dtype)
     kernel, stride, pad, dilation = _window(rank, kernel_size, stride, 0, 1)
 
     def pool(x: Tensor) -> Any:
