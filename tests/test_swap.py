@@ -643,6 +643,35 @@ def test_official_gem(flat, count):
     assert torch.autograd.gradcheck(new.double(), (wide,))
 
 
+class GeneralizedMeanPooling(torch.nn.Module):
+    """Of person re-identification: p is a number, or a buffer."""
+
+    def __init__(self, p, output_size=(1, 1), eps=1e-6, buffer=False):
+        super().__init__()
+        self.output_size, self.eps = output_size, eps
+        if buffer:
+            self.register_buffer("p", torch.tensor([p]))
+        else:
+            self.p = p
+
+    def forward(self, x):
+        return functional.adaptive_avg_pool2d(x.clamp(min=self.eps).pow(self.p), self.output_size).pow(1.0 / self.p)
+
+
+@pytest.mark.parametrize("buffer", [False, True])
+def test_official_gem_with_a_p_that_is_not_learned(buffer):
+    old = GeneralizedMeanPooling(2.5, buffer=buffer)
+    swapped = swap(torch.nn.Sequential(old), {"official": "same"}, strict=True)
+    new = swapped.network[0]
+    assert type(new) is nn.GeM2d
+    assert list(new.state_dict()) == ["p"] * buffer
+    assert not list(new.parameters())
+    x = torch.randn(2, 5, 7, 6, generator=torch.manual_seed(0))
+    torch.testing.assert_close(new(x), old(x))
+    kept = reasons(swap(torch.nn.Sequential(GeneralizedMeanPooling(2.5, (2, 2))), {"official": "same"}))
+    assert kept["0"].startswith("it is not the official GeneralizedMeanPooling: of (1, 1, 9, 9) it makes (1, 1, 2, 2)")
+
+
 def test_gem_by_hand_and_far_out():
     pool = official.same(GeM(3.0))
     assert pool(SQUARE).item() == pytest.approx(25 ** (1 / 3))  # (1 + 8 + 27 + 64) / 4

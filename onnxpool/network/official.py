@@ -3,7 +3,8 @@
     SoftPool1d, 2d, 3d                            of Stergiou's SoftPool: attributes kernel_size and stride
     SimplifiedLIP, BottleneckLIP, ProjectionLIP   of Gao's LIP: a child ``logit``; or, in LIP-ResNet, a child
                                                   ``postprocessing`` and the method ``forward_with_shared``
-    GeM, GeMmp                                    of image retrieval (Radenovic et al.): attributes p and eps
+    GeM, GeMmp, GeneralizedMeanPooling, GeneralizedMeanPoolingP
+                                                  of image retrieval (Radenovic et al.): attributes p and eps
 
 None of the packages is imported. Many networks have copies of these classes with changes, under the same names, so
 that no name is believed: a layer runs once beside ours, in float64 on the CPU, and must give the same. (The official
@@ -22,11 +23,11 @@ from torch.nn import Module, Parameter
 from onnxpool import nn
 from onnxpool.errors import ArgumentError
 from onnxpool.models.lip_resnet import SharedImportancePool
-from onnxpool.network.replacement_layers import GeneralizedMeanPool
 from onnxpool.window import Window
 
 _RANKS = {"SoftPool1d": 1, "SoftPool2d": 2, "SoftPool3d": 3, "SimplifiedLIP": 2, "BottleneckLIP": 2, "ProjectionLIP": 2}
-_RANKS |= {"GeM": 2, "GeMmp": 2}
+_GEM = ("GeM", "GeMmp", "GeneralizedMeanPooling", "GeneralizedMeanPoolingP")
+_RANKS |= dict.fromkeys(_GEM, 2)
 
 _SIDE = 9
 """Length of each spatial axis of what a layer is tried on: windows 3x3 s2 p1 and 2x2 s2 give different sizes."""
@@ -68,11 +69,11 @@ def _candidates(module: Any) -> Iterator[tuple[Module, tuple[Tensor, ...]]]:
                 word: getattr(module, word) for word in ("padding", "dilation", "ceil_mode") if hasattr(module, word)
             }
             yield getattr(nn, name)(module.kernel_size, module.stride, **more), (_ramp(1, *size),)
-    elif name.startswith("GeM"):
+    elif name in _GEM:
         if hasattr(module, "p") and hasattr(module, "eps"):
             channels = module.p.numel() if isinstance(module.p, Tensor) else 1
             for flat in (False, True):
-                yield GeneralizedMeanPool(module.p, module.eps, flat), (_ramp(channels, *size) - 1,)
+                yield _gem(module, flat), (_ramp(channels, *size) - 1,)
     elif isinstance(logit := getattr(module, "logit", None), Module):
         windows = ((2, 2, 0), (3, 2, 1)) if name == "BottleneckLIP" else ((3, 2, 1), (2, 2, 0))
         for kernel, stride, padding in windows:
@@ -80,6 +81,20 @@ def _candidates(module: Any) -> Iterator[tuple[Module, tuple[Tensor, ...]]]:
     elif isinstance(shared := getattr(module, "postprocessing", None), Module):
         inputs = _ramp(_given(shared), *size), _ramp(_taken(shared), *size)
         yield SharedImportancePool(shared), inputs
+
+
+def _gem(module: Any, flat: bool) -> Module:
+    """GeM with the very ``p`` of the module: its parameter, buffer or number."""
+    p = module.p
+    if not isinstance(p, Tensor):
+        return nn.GeM2d(float(p), float(module.eps), flatten=flat, learn_p=False)
+    pool = nn.GeM2d(eps=float(module.eps), flatten=flat)
+    del pool.p
+    if isinstance(p, Parameter):
+        pool.p = p
+    else:
+        pool.register_buffer("p", p)
+    return pool
 
 
 def _difference(module: Module, candidate: Module, inputs: tuple[Tensor, ...]) -> str | None:
