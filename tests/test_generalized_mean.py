@@ -1,4 +1,4 @@
-"""Generalised mean pooling in PyTorch, by its reference and in ONNX Runtime: numbers, gradients, checkpoints, export."""
+"""Generalised mean pooling in PyTorch, by its reference and in ONNX Runtime: numbers, gradients, export."""
 
 import math
 

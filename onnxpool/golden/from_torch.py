@@ -157,7 +157,7 @@ def to_torch(array: NDArray[Any]) -> "torch.Tensor":
     import torch
 
     if array.dtype == BFLOAT16:
-        return torch.tensor(array.view(np.int16)).view(torch.bfloat16)
+        return torch.tensor(array.astype(np.float32)).to(torch.bfloat16)  # by no view, which float64 has no bits for
     return torch.tensor(array)
 
 
