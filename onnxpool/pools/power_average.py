@@ -1,7 +1,7 @@
 """Power average pooling, or Lp pooling: from the sum of magnitudes, at p = 1, to the largest of them, at p = infinity.
 
     y = (sum_i |x_i|^p)^(1/p)         norm "sum"
-    y = (mean_i |x_i|^p)^(1/p)        norm "mean": generalised mean, GeM
+    y = (mean_i |x_i|^p)^(1/p)        norm "mean": generalised mean; GeM is in generalized_mean.py
 
 over the in-bounds cells of the window; p >= 1 may be learned, one for all channels or one for each.
 
