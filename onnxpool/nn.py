@@ -10,6 +10,7 @@ from onnxpool.pools.adaptive_average import AdaptiveAvgPool1d, AdaptiveAvgPool2d
 from onnxpool.pools.adaptive_max import AdaptiveMaxPool1d, AdaptiveMaxPool2d, AdaptiveMaxPool3d
 from onnxpool.pools.average import AvgPool1d, AvgPool2d, AvgPool3d
 from onnxpool.pools.detail_preserving import DetailPreservingPool2d
+from onnxpool.pools.generalized_mean import GeM, GeM1d, GeM2d, GeM3d
 from onnxpool.pools.global_average import GlobalAvgPool1d, GlobalAvgPool2d, GlobalAvgPool3d
 from onnxpool.pools.local_importance import (
     BottleneckLogit1d,
@@ -47,6 +48,10 @@ __all__ = [
     "BottleneckLogit2d",
     "BottleneckLogit3d",
     "DetailPreservingPool2d",
+    "GeM",
+    "GeM1d",
+    "GeM2d",
+    "GeM3d",
     "GlobalAvgPool1d",
     "GlobalAvgPool2d",
     "GlobalAvgPool3d",

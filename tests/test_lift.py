@@ -137,6 +137,17 @@ def soft_sliced(x):
     return sum(cell * weight for cell, weight in zip(cells, weights, strict=True)) / sum(weights)
 
 
+def soft_convolved(x):
+    weight, ones = torch.exp(x), torch.ones(x.shape[1], 1, 3, 3)
+    above, below = (F.conv2d(value, ones, stride=2, padding=1, groups=x.shape[1]) for value in (x * weight, weight))
+    return above / below
+
+
+def gem_convolved(x):
+    kernel = torch.full((x.shape[1], 1, 2, 2), 0.25)
+    return F.conv2d(x.clamp(min=1e-6).pow(3.0), kernel, stride=2, groups=x.shape[1]).pow(1 / 3)
+
+
 def soft_everywhere(x):
     weight = x.exp()
     return (x * weight).mean((2, 3)) / weight.mean((2, 3))
@@ -176,6 +187,8 @@ SPELLED = [
     (soft_reshaped, "SoftPool", "2x2", False),
     (soft_stacked, "SoftPool", "2x2", True),
     (soft_sliced, "SoftPool", "2x2", False),
+    (soft_convolved, "SoftPool", "3x3 s2 p1", False),
+    (gem_convolved, "PowerAverage", "2x2", True),
     (soft_everywhere, "SoftPool", "8x6", False),
     (soft_flattened, "SoftPool", "8x6", False),
     (rectified, "StochasticPool", "3x3 s2 p1", False),
@@ -198,6 +211,7 @@ def test_spellings_of_pytorch(function, op_type, window, dynamic):
     assert lifted.checked.startswith("equal to the model itself in float64")
     gone = {"Pow"} if function is guarded else {"Exp", "Softmax", "Relu", "AveragePool"}
     gone -= {"Pow"} if op_type == "PowerAverage" else set()
+    gone |= {"Conv"} if function in (soft_convolved, gem_convolved) else set()
     assert not gone & set(operators(lifted.model))
     assert onnxpool.form_of(lifted.model) == ("standard" if op_type == "PowerAverage" else "function")
     y, right = run(lifted.model, x.numpy()), function(x).numpy()
@@ -464,6 +478,30 @@ def other_cells(x):
 def test_near_misses_among_views(function, reason):
     (told,) = refusals(exported(function, torch.randn(2, 3, 8, 6)))
     assert reason in told
+
+
+def log_sum_exp(x):
+    return torch.log(F.avg_pool2d(x.exp(), 2))
+
+
+@pytest.mark.parametrize("function", [log_sum_exp, lambda x: 2 * (x / 2).exp().mean((2, 3)).log()])
+def test_log_sum_exp_is_told(function):
+    (told,) = refusals(exported(function, torch.randn(2, 3, 8, 6)))
+    assert "log-sum-exp pooling is standard operators in every form" in told
+    assert "onnxpool.nn.LogSumExpPool" in told
+    below = Function(lambda x: (F.avg_pool2d((x - 3).exp(), 2) + 1).log())
+    assert not refusals(exported(below, torch.randn(2, 3, 8, 6)))
+
+
+@pytest.mark.parametrize(
+    "kernel", [torch.ones(6, 1, 2, 2), torch.ones(1, 3, 2, 2), torch.arange(12.0).reshape(3, 1, 2, 2) + 1], ids=str
+)
+def test_other_convolutions_are_no_sums(kernel):
+    def convolved(x):
+        above, below = (F.conv2d(value, kernel, groups=3 // kernel.shape[1]) for value in (x * x.exp(), x.exp()))
+        return above / below
+
+    assert not lift(exported(convolved, torch.randn(2, 3, 8, 6))).folds
 
 
 def test_an_input_that_callers_may_give_is_no_constant():

@@ -378,7 +378,13 @@ class Renamed(torch.nn.MaxPool2d):
         (torch.nn.AvgPool2d(2, divisor_override=3), {"average": "SoftPool"}, "divisor_override=3: "),
         (torch.nn.MaxPool2d(3, padding=2), {"max": "SoftPool"}, "padding=(2, 2) is more than half"),
         (torch.nn.MaxPool1d(3), {"max": "DetailPreservingPool"}, "onnxpool.nn has no DetailPreservingPool1d"),
-        (torch.nn.MaxPool2d(2), {"max": "same"}, "only layers of official packages have the same"),
+        (torch.nn.Conv2d(1, 1, 2, 2), {"strided-convolution": "same"}, "only poolings of torch.nn and of official"),
+        (nn.SoftPool2d(2), {"onnxpool": "same"}, "it is a layer of onnxpool.nn already"),
+        (nn.AdaptiveAvgPool2d(2), {"all": "same"}, "it is a layer of onnxpool.nn already"),
+        (torch.nn.MaxPool2d(2, return_indices=True), {"all": "same"}, "return_indices=True: another layer uses"),
+        (torch.nn.LPPool2d(3, 2), {"power": "same"}, "norm_type=3: torch.nn adds up signed powers"),
+        (torch.nn.LPPool2d(2, 2, ceil_mode=True), {"power": "same"}, "ceil_mode=True: torch.nn scales the sums"),
+        (torch.nn.AvgPool2d(2, divisor_override=-3), {"all": "same"}, "divisor_override=-3 must be a positive int"),
         (torch.nn.MaxPool2d(2), {"max": "SoftPool(size=3)"}, "got an unexpected keyword argument 'size'"),
         (torch.nn.MaxPool2d(2), {"max": "SoftPool(kernel_size=0)"}, "kernel_size=(0, 0): each number must be at least"),
         (torch.nn.MaxPool2d(2), {"max": "SoftPool(stride=1)"}, "a window 2x2 s1 gives other sizes than 2x2"),
@@ -431,7 +437,7 @@ def test_a_convolution_whose_weight_is_computed_is_kept():
         ({"max": "SoftPool2d"}, "target 'SoftPool2d': use one of "),
         ({"max": "SoftPool("}, "target 'SoftPool(' cannot be read"),
         ({"max": "nn.SoftPool"}, "target 'nn.SoftPool' is not a layer"),
-        ({"max": 3}, "target 3 is not a spelling"),
+        ({"max": 3}, "target 3 is neither a spelling"),
         ({"maxpool": "SoftPool"}, "rule 'maxpool' is not a kind"),
         ({torch.nn.MaxPool3d: "SoftPool"}, "rule 'MaxPool3d' is not a kind"),
         ({"max": "PowerAvgPool(p=3, p=2)"}, "p is given twice in PowerAvgPool(p=3, p=2)"),
@@ -466,6 +472,50 @@ def test_wrong_modules_and_examples():
         swap(Asks(), {"max": "SoftPool"}, example=torch.randn(1, 3, 16, 16))
 
 
+# --- the same by onnxpool.nn
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (torch.nn.MaxPool1d(3, 2, 1, 2, ceil_mode=True), "MaxPool1d(3 s2 p1 d2 ceil)"),
+        (torch.nn.MaxPool2d((3, 2), (1, 2), (1, 0), (1, 2)), "MaxPool2d(3x2 s1x2 p1x0 d1x2)"),
+        (torch.nn.AvgPool1d(3, 2, 1, ceil_mode=True, count_include_pad=False), None),
+        (torch.nn.AvgPool2d(3, 2, 1, count_include_pad=False), "AvgPool2d(3x3 s2 p1, count_include_pad=False)"),
+        (torch.nn.AvgPool2d(3, 2, 1, divisor_override=2), "AvgPool2d(3x3 s2 p1, divisor_override=2)"),
+        (torch.nn.AvgPool3d(2, ceil_mode=True, divisor_override=5), None),
+        (torch.nn.LPPool2d(4, 3, 2), "PowerAvgPool2d(3x3 s2, p=4, norm='sum')"),
+        (torch.nn.AdaptiveAvgPool1d(3), "AdaptiveAvgPool1d(3)"),
+        (torch.nn.AdaptiveAvgPool2d((None, 2)), "AdaptiveAvgPool2d(samex2)"),
+        (torch.nn.AdaptiveMaxPool2d(5), "AdaptiveMaxPool2d(5x5)"),
+        (torch.nn.AdaptiveMaxPool3d((2, None, 1)), "AdaptiveMaxPool3d(2xsamex1)"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("by", ["all", "kind"])
+def test_the_same_by_onnxpool(old, new, by):
+    kind, rank = layers.kind(old)
+    swapped = swap(torch.nn.Sequential(torch.nn.ReLU(), old), {"all" if by == "all" else kind: "same"}, strict=True)
+    pool = swapped.network[1]
+    assert type(pool).__module__.startswith("onnxpool.pools.")
+    assert new is None or swapped.replaced[0].new == new
+    for size in ((9, 8, 7), (12, 13, 11)):
+        x = torch.randn(2, 3, *size[:rank], generator=torch.manual_seed(7), dtype=torch.float64)
+        torch.testing.assert_close(pool(x), old(x))
+    assert swapped.sentences() == []
+
+
+def test_all_chooses_poolings_and_no_convolutions():
+    network = small()
+    network.add_module("own", nn.SoftPool2d(1))
+    network.add_module("gem", GeM(3.0))
+    swapped = swap(network, {"all": "same"}, strict=True)
+    assert paths(swapped.replaced) == ["first", "block.1", "last", "gem"]
+    x = torch.randn(2, 2, 16, 16, generator=torch.manual_seed(1))
+    torch.testing.assert_close(swapped.network.eval()(x), network.eval()(x))
+    assert paths(swap(network, {"stem": "keep", "all": "keep"}).kept) == ["stem", "first", "block.1", "last", "gem"]
+
+
 # --- functional poolings
 
 
@@ -492,6 +542,9 @@ def test_functional_poolings_are_reported(example):
         ("1", "Functional", "adaptive_max_pool2d", 1),
     ]
     assert "not swapped: forward of Functional (1) calls avg_pool2d 2 times" in swapped.sentences()
+    told = "onnxpool.export translates the functions of torch.nn.functional itself: they need no swap"
+    assert swapped.sentences()[-1] == told
+    assert swap(torch.nn.MaxPool2d(2), {"max": "SoftPool"}).sentences() == []
 
 
 def test_functional_poolings_of_what_cannot_be_traced():
@@ -575,6 +628,62 @@ def test_official_softpool():
     assert swap(SoftPool2d(3, 2), {"official": "MaxPool"}).replaced[0].new == "MaxPool2d(3x3 s2)"
 
 
+class RunningSoftPool2d(torch.nn.Module):
+    """The formula of the published package, in the ways that its code for the CPU and copies of it have it."""
+
+    def __init__(self, together=False, limited=False, scaled=1.0):
+        super().__init__()
+        self.kernel_size, self.stride = 2, None
+        self.together, self.limited, self.scaled = together, limited, scaled
+
+    def forward(self, x):
+        e = x.exp().sum(1, keepdim=True) if self.together else x.exp()
+        y = functional.avg_pool2d(x * e, 2) / functional.avg_pool2d(e, 2)
+        y = torch.where(y < 0, y * self.scaled, y)
+        return y.clamp(min=0) if self.limited else y
+
+
+RunningSoftPool2d.__name__ = "SoftPool2d"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, "its own code gives the same on 3 channels of values from -4.0 to 4.0"),
+        ({"together": True}, "its own code sums exponentials over channels, and differs by up to "),
+        ({"limited": True}, "its own code lets no result fall below 0, and differs by up to "),
+        (
+            {"together": True, "limited": True},
+            "its own code sums exponentials over channels, and lets no result fall below 0, and differs by up to ",
+        ),
+    ],
+)
+def test_which_softpool_it_was_taken_for(options, told):
+    old = RunningSoftPool2d(**options)
+    swapped = swap(torch.nn.Sequential(old), {"official": "same"}, strict=True)
+    (sentence,) = swapped.sentences()
+    taken = "taken for SoftPool of each channel by itself, which its CUDA code computes since 2022"
+    assert sentence.startswith(f"SoftPool2d() (0): {taken}; {told}")
+    assert swapped.to_json()["replaced"][0]["remark"] in sentence
+    if options:
+        x = official._signed(2)
+        off = (swapped.network(x) - old(x)).abs().max().item()
+        assert f"differs by up to {off:.2g} on 3 channels of values from -4.0 to 4.0" in sentence
+        assert off > 0.1
+
+
+def test_a_softpool_that_cannot_run_is_taken_unseen():
+    (sentence,) = swap(torch.nn.Sequential(SoftPool2d(2)), {"official": "same"}).sentences()
+    assert "nothing was compared, since its own code does not run here" in sentence
+    assert swap(torch.nn.Sequential(SoftPool2d(2)), {"official": "MaxPool"}).sentences() == []
+
+
+def test_a_softpool_that_differs_below_0_alone():
+    kept = reasons(swap(torch.nn.Sequential(RunningSoftPool2d(scaled=0.5)), {"official": "same"}))
+    told = "its results on several channels of both signs are those of no published code"
+    assert kept == {"0": f"it is not the official SoftPool2d: {told}"}
+
+
 def test_a_softpool_that_is_none():
     class Learned(torch.nn.Module):
         def __init__(self):
@@ -641,6 +750,35 @@ def test_official_gem(flat, count):
     torch.testing.assert_close(new(x), old(x))
     wide = x[:1].double().requires_grad_()
     assert torch.autograd.gradcheck(new.double(), (wide,))
+
+
+class GeneralizedMeanPooling(torch.nn.Module):
+    """Of person re-identification: p is a number, or a buffer."""
+
+    def __init__(self, p, output_size=(1, 1), eps=1e-6, buffer=False):
+        super().__init__()
+        self.output_size, self.eps = output_size, eps
+        if buffer:
+            self.register_buffer("p", torch.tensor([p]))
+        else:
+            self.p = p
+
+    def forward(self, x):
+        return functional.adaptive_avg_pool2d(x.clamp(min=self.eps).pow(self.p), self.output_size).pow(1.0 / self.p)
+
+
+@pytest.mark.parametrize("buffer", [False, True])
+def test_official_gem_with_a_p_that_is_not_learned(buffer):
+    old = GeneralizedMeanPooling(2.5, buffer=buffer)
+    swapped = swap(torch.nn.Sequential(old), {"official": "same"}, strict=True)
+    new = swapped.network[0]
+    assert type(new) is nn.GeM2d
+    assert list(new.state_dict()) == ["p"] * buffer
+    assert not list(new.parameters())
+    x = torch.randn(2, 5, 7, 6, generator=torch.manual_seed(0))
+    torch.testing.assert_close(new(x), old(x))
+    kept = reasons(swap(torch.nn.Sequential(GeneralizedMeanPooling(2.5, (2, 2))), {"official": "same"}))
+    assert kept["0"].startswith("it is not the official GeneralizedMeanPooling: of (1, 1, 9, 9) it makes (1, 1, 2, 2)")
 
 
 def test_gem_by_hand_and_far_out():
@@ -733,6 +871,7 @@ def test_the_report_is_plain_values():
                 "new": "SoftPool2d(3x3 s2 p1 ceil)",
                 "rule": "max",
                 "parameters": 0,
+                "remark": "",
             }
         ],
         "kept": [{"paths": ["block.1"], "layer": "AvgPool2d(2x2)", "rule": "average", "reason": "the rule says so"}],
@@ -769,6 +908,39 @@ def test_the_command_swaps_exports_and_tells(tmp_path):
     text = run(*arguments[:-2], "--rule", "max=SoftPool").stdout
     assert "MaxPool2d(3x3 s2 p1)" in text
     assert "SoftPool2d(3x3 s2 p1)" in text
+
+
+def test_commands_take_a_checkpoint(tmp_path):
+    (tmp_path / "nets.py").write_text(NETS)
+    torch.manual_seed(11)
+    trained = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.MaxPool2d(3, 2, 1), torch.nn.AvgPool2d(2, 1))
+    torch.save({"state_dict": trained.state_dict()}, tmp_path / "trained.pth")
+    network, model, file = f"{tmp_path}/nets.py:network", tmp_path / "m.onnx", tmp_path / "trained.pth"
+    made = run("swap", network, model, "--input", "1x3x16x16", "--rule", "all=same", "--checkpoint", file)
+    assert made.exit_code == 0, made.output
+    x = torch.randn(1, 3, 16, 16, generator=torch.manual_seed(2))
+    (y,) = onnxpool.load(model, kernels="off").run({"input": x.numpy()}).values()
+    np.testing.assert_allclose(y, trained(x).detach(), rtol=1e-4, atol=1e-5)
+    assert run("validate", model, "--reference", network, "--checkpoint", file).exit_code == 0
+    assert run("validate", model, "--reference", network).exit_code == 1, "the weights of nets.py are others"
+    refused = run("validate", model, "--checkpoint", file)
+    assert refused.exit_code == 2
+    assert "is for a network: name it by --reference" in " ".join(refused.stderr.split())
+    (tmp_path / "other.pth").write_bytes(b"")
+    assert (
+        run(
+            "swap",
+            network,
+            model,
+            "--input",
+            "1x3x16x16",
+            "--rule",
+            "all=same",
+            "--checkpoint",
+            file.with_name("other.pth"),
+        ).exit_code
+        == 2
+    )
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,9 @@ ReferenceName = Annotated[
     str | None,
     typer.Option(help=f"What is right: a golden file (.npz), or the network: {Source}. Default: the golden file."),
 ]
+Checkpoint = Annotated[
+    Path | None, typer.Option(help="File of the network's parameters: its state_dict, as torch.save writes it.")
+]
 Case = Annotated[str | None, typer.Option(help="The only case to run, such as nan; see validate's report.")]
 Opset = Annotated[int, typer.Option(help=f"ONNX opset, {OPSETS[0]} to {OPSETS[-1]}.")]
 

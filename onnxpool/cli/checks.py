@@ -9,6 +9,7 @@ import onnxpool
 from onnxpool.cli import tables
 from onnxpool.cli.application import (
     Case,
+    Checkpoint,
     Json,
     ModelFile,
     OutputFolder,
@@ -27,6 +28,7 @@ from onnxpool.errors import ArgumentError
 def validate(
     model: ModelFile,
     reference: ReferenceName = None,
+    checkpoint: Checkpoint = None,
     on: Annotated[
         list[str] | None,
         typer.Option(
@@ -70,6 +72,10 @@ def validate(
     if certificate and case:
         raise ArgumentError(f"case={case!r} is one of many, and a certificate is for all: leave one of both out")
     given = spelling.reference(reference, seed)
+    if checkpoint:
+        if given is None or isinstance(given, str):
+            raise ArgumentError(f"checkpoint={str(checkpoint)!r} is for a network: name it by --reference")
+        onnxpool.models.load_checkpoint(given, checkpoint)
     with progress_bar(f"Validating {model}") as progress:
         report = onnxpool.validate(
             model,

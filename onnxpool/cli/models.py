@@ -12,6 +12,7 @@ import onnxpool
 from onnxpool.cli import tables
 from onnxpool.cli.application import (
     Check,
+    Checkpoint,
     DType,
     Dynamic,
     FormWanted,
@@ -44,9 +45,7 @@ def export(
     dynamic: Dynamic = None,
     form: FormWanted = "function",
     opset: Opset = OPSETS[0],
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="File of the network's parameters: its state_dict, as torch.save writes it.")
-    ] = None,
+    checkpoint: Checkpoint = None,
     check: Check = True,
     verbose: Verbose = False,
     seed: Seed = 0,
@@ -77,14 +76,15 @@ def swap(
     rule: Annotated[
         list[str],
         typer.Option(
-            help=f"LAYERS=POOLING. LAYERS: {', '.join(KINDS)}, or a path such as layer1.*. POOLING: SoftPool, "
-            "PowerAvgPool(p=3), ..., same (for official), keep. The first that fits a layer counts."
+            help=f"LAYERS=POOLING. LAYERS: {', '.join(KINDS)}, all (poolings), or a path such as layer1.*. POOLING: "
+            "SoftPool, PowerAvgPool(p=3), ..., same (what it is, by onnxpool.nn), keep. The first that fits counts."
         ),
     ],
     dtype: DType = "float32",
     dynamic: Dynamic = None,
     form: FormWanted = "function",
     opset: Opset = OPSETS[0],
+    checkpoint: Checkpoint = None,
     strict: Annotated[bool, typer.Option(help="Refuse where a layer that a rule chooses cannot be replaced.")] = False,
     check: Check = True,
     verbose: Verbose = False,
@@ -100,6 +100,8 @@ def swap(
     rules = _rules(rule)
     with working(f"Swapping layers of {source}"):
         module = spelling.module(source, seed)
+        if checkpoint:
+            onnxpool.models.load_checkpoint(module, checkpoint)
         example = _example(module, input, dtype, dynamic, seed)
         swapped = onnxpool.swap(module, rules, example=example.call, strict=strict)
         if not swapped.replaced:

@@ -6,6 +6,9 @@ Each row of :data:`SPELLINGS` reads one spelling, from its last node backwards:
     attention  sum(x softmax(l))      ReduceSum over an unfolded, sliced or reshaped input, or over all of it
     power      mean(x^p)^(1/p)        AveragePool, GlobalAveragePool or ReduceMean between two Pow
 
+An AveragePool may be written as a convolution of each channel with ones. Log-sum-exp, ``log(mean(exp(x)))``, is told
+apart and left: it has no operator.
+
 A weight ``w = exp(l - c)``, with ``c`` any value that is constant over a window, makes SoftPool where ``l`` is ``x``,
 and LocalImportancePool elsewhere; a weight that is ``x`` itself and cannot be negative makes StochasticPool. What looks
 like a pooling and is another function raises :class:`Mismatch` with the reason.
@@ -327,6 +330,19 @@ def power(node: ir.Node) -> Match | None:
     return match if mean.keep else replace(match, shape=(0, 0))
 
 
+# --- log-sum-exp
+
+
+def log_sum_exp(node: ir.Node) -> None:
+    """``log(sum(exp(x)))`` over windows."""
+    how = total(node.inputs[0])
+    if how is not None and how.kind != "taps" and _exponent(how.terms[0]) is not None and over_cells(how):
+        raise Mismatch(
+            "log-sum-exp pooling is standard operators in every form, and no node; it overflows as it is written here: "
+            "use onnxpool.nn.LogSumExpPool where the model is made"
+        )
+
+
 def _precision(value: ir.Value | None) -> float:
     """How closely a number of this type can be meant."""
     narrow = value is not None and value.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
@@ -337,5 +353,6 @@ SPELLINGS: dict[str, tuple[str, Callable[[ir.Node], Match | None]]] = {
     "Div": ("weighted mean", quotient),
     "ReduceSum": ("weighted mean", attention),
     "Pow": ("power mean", power),
+    "Log": ("log-sum-exp", log_sum_exp),
 }
 """By the operator that ends the spelling: what it looks like, and who reads it."""

@@ -1,4 +1,4 @@
-"""Sums over windows, as models write them: pooled, reduced, or added up cell by cell, times a number, cast.
+"""Sums over windows, as models write them: pooled, convolved, reduced, or added up cell by cell, times a number, cast.
 
 >>> import onnx_ir as ir
 >>> pool = ir.node("AveragePool", [ir.Value(name="x")], {"kernel_shape": [2, 2]})
@@ -16,7 +16,18 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxpool.errors import ArgumentError
-from onnxpool.lifting.values import attribute, base, present, producer, rank_of, reduced_axes, same, scalar, sizes_of
+from onnxpool.lifting.values import (
+    attribute,
+    base,
+    constant,
+    present,
+    producer,
+    rank_of,
+    reduced_axes,
+    same,
+    scalar,
+    sizes_of,
+)
 from onnxpool.window import Window
 
 
@@ -44,9 +55,22 @@ def total(value: ir.Value | None) -> Total | None:
     return None if node is None or node.inputs[0] is None else _TOTALS[node.op_type](node)
 
 
-def _averaged(node: ir.Node) -> Total:
+def _convolved(node: ir.Node) -> Total | None:
+    """A convolution of each channel with one number in all cells, as the AveragePool that it is a multiple of."""
+    weight = constant(node.inputs[1])
+    groups = attribute(node, "group", 1)
+    if weight is None or len(present(node.inputs)) > 2 or tuple(weight.shape[:2]) != (groups, 1):  # not one by one
+        return None
+    numbers = weight.numpy()
+    number, kernel = float(numbers.reshape(-1)[0]), tuple(numbers.shape[2:])
+    if not number or (numbers != number).any():
+        return None
+    return replace(_averaged(node, kernel, include_pad=1), factor=number * math.prod(kernel))
+
+
+def _averaged(node: ir.Node, kernel: tuple[int, ...] = (), include_pad: int = 0) -> Total:
     """An AveragePool, defaults filled in; padding that is never there is not told apart."""
-    kernel = tuple(attribute(node, "kernel_shape", ()))
+    kernel = kernel or tuple(attribute(node, "kernel_shape", ()))
     strides = tuple(attribute(node, "strides", (1,) * len(kernel)))
     dilations = tuple(attribute(node, "dilations", (1,) * len(kernel)))
     pads = _pads(node, kernel, strides, dilations)
@@ -57,7 +81,7 @@ def _averaged(node: ir.Node) -> Total:
         "pads": pads,
         "dilations": dilations,
         "ceil_mode": ceil,
-        "count_include_pad": attribute(node, "count_include_pad", 0) if any(pads) else 0,
+        "count_include_pad": attribute(node, "count_include_pad", include_pad) if any(pads) else 0,
     }
     return Total("AveragePool", present(node.inputs[:1]), tuple(how.items()))
 
@@ -135,6 +159,7 @@ def _addends(node: ir.Node) -> Iterator[ir.Value]:
 
 _TOTALS: dict[str, Callable[[ir.Node], Total | None]] = {
     "AveragePool": _averaged,
+    "Conv": _convolved,
     "GlobalAveragePool": _reduced,
     "ReduceMean": _reduced,
     "ReduceSum": _reduced,

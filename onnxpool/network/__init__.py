@@ -14,3 +14,6 @@ export.py and swap.py import PyTorch, and the others, when they run; spelled_lay
 
 KINDS = ("max", "average", "power", "adaptive", "strided-convolution", "official", "onnxpool")
 """The kinds of layers; :mod:`onnxpool.network.layers` says which layers they are."""
+
+POOLINGS = ("max", "average", "power", "adaptive", "official")
+"""The kinds that a rule for ``all`` chooses: poolings of torch.nn and of published packages."""

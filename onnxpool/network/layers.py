@@ -76,6 +76,11 @@ class Layer:
         return type(self.module).__name__
 
     @property
+    def base(self) -> str:
+        """Name of the class of torch.nn that it is, or is made from."""
+        return next(base.__name__ for base in type(self.module).__mro__ if base in _CLASSES)
+
+    @property
     def spatial(self) -> tuple[int, ...]:
         """Spatial size of its inputs; errors as :meth:`_one`."""
         return self._one("spatial size", lambda seen: seen.shape[-self.rank :])
@@ -180,12 +185,12 @@ def window(layer: Layer) -> Window | None:
     return None
 
 
-def check(layer: Layer) -> None:
-    """Raise :class:`ArgumentError` for a layer that does more than pool."""
+def check(layer: Layer, divisor: bool = True) -> None:
+    """Raise :class:`ArgumentError` for a layer that does more than pool, and with ``divisor`` for sums not means."""
     if getattr(layer.module, "return_indices", False):
         raise ArgumentError("return_indices=True: another layer uses the indices")
-    if (divisor := getattr(layer.module, "divisor_override", None)) is not None:
-        raise ArgumentError(f"divisor_override={divisor}: what it gives are not means")
+    if divisor and (number := getattr(layer.module, "divisor_override", None)) is not None:
+        raise ArgumentError(f"divisor_override={number}: what it gives are not means")
     if layer.kind == "strided-convolution" and type(layer.module) not in _CLASSES:
         raise ArgumentError(f"{layer.name} may be more than a convolution")
     if layer.module._forward_hooks or layer.module._forward_pre_hooks:

@@ -3,12 +3,17 @@
     SoftPool1d, 2d, 3d                            of Stergiou's SoftPool: attributes kernel_size and stride
     SimplifiedLIP, BottleneckLIP, ProjectionLIP   of Gao's LIP: a child ``logit``; or, in LIP-ResNet, a child
                                                   ``postprocessing`` and the method ``forward_with_shared``
-    GeM, GeMmp                                    of image retrieval (Radenovic et al.): attributes p and eps
+    GeM, GeMmp, GeneralizedMeanPooling, GeneralizedMeanPoolingP
+                                                  of image retrieval (Radenovic et al.): attributes p and eps
 
 None of the packages is imported. Many networks have copies of these classes with changes, under the same names, so
-that no name is believed: a layer runs once beside ours, in float64 on the CPU, and must give the same. (The official
-SoftPool is its formula there for one channel of positive values.) Only where it cannot run, as without its CUDA
-extension, name and attributes suffice.
+that no name is believed: a layer runs beside ours, in float64 on the CPU, and must give the same. Only where it cannot
+run, as without its CUDA extension, name and attributes suffice.
+
+The published SoftPool has had several meanings, which agree for one channel of positive values: its first code on the
+CPU, and its CUDA code today, weigh each channel by its own exponentials; its code on the CPU today sums exponentials
+over all channels; copies let no result fall below 0; its CUDA code of 2021 moved windows by half a kernel. It is taken
+for the first, SoftPool as its authors describe it, and :func:`remark` tells how far from that its own code is.
 """
 
 import copy
@@ -22,14 +27,19 @@ from torch.nn import Module, Parameter
 from onnxpool import nn
 from onnxpool.errors import ArgumentError
 from onnxpool.models.lip_resnet import SharedImportancePool
-from onnxpool.network.replacement_layers import GeneralizedMeanPool
+from onnxpool.pools.local_importance import local_importance_pool
 from onnxpool.window import Window
 
 _RANKS = {"SoftPool1d": 1, "SoftPool2d": 2, "SoftPool3d": 3, "SimplifiedLIP": 2, "BottleneckLIP": 2, "ProjectionLIP": 2}
-_RANKS |= {"GeM": 2, "GeMmp": 2}
+_GEM = ("GeM", "GeMmp", "GeneralizedMeanPooling", "GeneralizedMeanPoolingP")
+_RANKS |= dict.fromkeys(_GEM, 2)
 
 _SIDE = 9
 """Length of each spatial axis of what a layer is tried on: windows 3x3 s2 p1 and 2x2 s2 give different sizes."""
+
+
+_SAME = 1e-9
+"""Largest difference of results that are the same, in parts of the largest of them."""
 
 
 def rank(module: Module) -> int:
@@ -52,11 +62,44 @@ def same(module: Any) -> Module:
     reasons = []
     for candidate, inputs in _candidates(module):
         reason = _difference(module, candidate, inputs)
+        if reason is None and type(module).__name__.startswith("SoftPool"):
+            reason = _signed_difference(module, candidate)
         if reason is None:
             return candidate
         reasons.append(reason)
     name = type(module).__name__
     raise ArgumentError(f"it is not the official {name}: " + ("; ".join(reasons) or "its attributes are others"))
+
+
+def remark(module: Any, candidate: Module) -> str:
+    """Which meaning of the published SoftPool was taken, and what its own code gives; nothing for other layers."""
+    if not type(module).__name__.startswith("SoftPool"):
+        return ""
+    taken = "taken for SoftPool of each channel by itself, which its CUDA code computes since 2022"
+    x = _signed(rank(module))
+    expected, y = _result(module, x), _result(candidate, x)
+    if expected is None or y is None:
+        return (
+            f"{taken}; nothing was compared, since its own code does not run here: that of 2021 for CUDA moves windows "
+            "by half a kernel, and that for the CPU sums exponentials over channels"
+        )
+    off = _off(expected, y)
+    where = f"on {x.shape[1]} channels of values from {x.min().item():.1f} to {x.max().item():.1f}"
+    if off < _SAME:
+        return f"{taken}; its own code gives the same {where}"
+    told = ", and ".join(_told(candidate, x, expected))
+    return f"{taken}; its own code {told}, and differs by up to {(expected - y).abs().max().item():.2g} {where}"
+
+
+def _told(candidate: Any, x: Tensor, expected: Tensor) -> list[str]:
+    """What the published code does that SoftPool does not, told by its results; nothing where none of it fits."""
+    together = x.logsumexp(1, keepdim=True).expand_as(x)
+    for summed, logit in ((False, x), (True, together)):
+        y = local_importance_pool(candidate.window, x, logit.contiguous())
+        for limited, result in ((False, y), (True, y.clamp(min=0))):
+            if _off(expected, result) < _SAME:
+                return ["sums exponentials over channels"] * summed + ["lets no result fall below 0"] * limited
+    return []
 
 
 def _candidates(module: Any) -> Iterator[tuple[Module, tuple[Tensor, ...]]]:
@@ -68,11 +111,11 @@ def _candidates(module: Any) -> Iterator[tuple[Module, tuple[Tensor, ...]]]:
                 word: getattr(module, word) for word in ("padding", "dilation", "ceil_mode") if hasattr(module, word)
             }
             yield getattr(nn, name)(module.kernel_size, module.stride, **more), (_ramp(1, *size),)
-    elif name.startswith("GeM"):
+    elif name in _GEM:
         if hasattr(module, "p") and hasattr(module, "eps"):
             channels = module.p.numel() if isinstance(module.p, Tensor) else 1
             for flat in (False, True):
-                yield GeneralizedMeanPool(module.p, module.eps, flat), (_ramp(channels, *size) - 1,)
+                yield _gem(module, flat), (_ramp(channels, *size) - 1,)
     elif isinstance(logit := getattr(module, "logit", None), Module):
         windows = ((2, 2, 0), (3, 2, 1)) if name == "BottleneckLIP" else ((3, 2, 1), (2, 2, 0))
         for kernel, stride, padding in windows:
@@ -80,6 +123,20 @@ def _candidates(module: Any) -> Iterator[tuple[Module, tuple[Tensor, ...]]]:
     elif isinstance(shared := getattr(module, "postprocessing", None), Module):
         inputs = _ramp(_given(shared), *size), _ramp(_taken(shared), *size)
         yield SharedImportancePool(shared), inputs
+
+
+def _gem(module: Any, flat: bool) -> Module:
+    """GeM with the very ``p`` of the module: its parameter, buffer or number."""
+    p = module.p
+    if not isinstance(p, Tensor):
+        return nn.GeM2d(float(p), float(module.eps), flatten=flat, learn_p=False)
+    pool = nn.GeM2d(eps=float(module.eps), flatten=flat)
+    del pool.p
+    if isinstance(p, Parameter):
+        pool.p = p
+    else:
+        pool.register_buffer("p", p)
+    return pool
 
 
 def _difference(module: Module, candidate: Module, inputs: tuple[Tensor, ...]) -> str | None:
@@ -97,8 +154,41 @@ def _difference(module: Module, candidate: Module, inputs: tuple[Tensor, ...]) -
             return str(error)
     if not isinstance(expected, Tensor) or expected.shape != y.shape:
         return f"of {tuple(inputs[0].shape)} it makes {tuple(getattr(expected, 'shape', ()))}, ours {tuple(y.shape)}"
-    off = (expected - y).abs().max().item()
-    return None if off < 1e-9 * y.abs().max().item() else f"its results differ from ours by {off:.1e}"
+    if _off(expected, y) >= _SAME:
+        return f"its results differ from ours by {(expected - y).abs().max().item():.1e}"
+    return None
+
+
+def _signed_difference(module: Module, candidate: Module) -> str | None:
+    """As :func:`_difference`, for SoftPool alone, on several channels of both signs: but for published meanings."""
+    x = _signed(rank(module))
+    expected, y = _result(module, x), _result(candidate, x)
+    if expected is None or y is None:
+        return None
+    if expected.shape == y.shape and (_off(expected, y) < _SAME or _told(candidate, x, expected)):
+        return None
+    return "its results on several channels of both signs are those of no published code"
+
+
+def _result(module: Module, *inputs: Tensor) -> Tensor | None:
+    """What the module gives in float64 on the CPU; None where it cannot run."""
+    with torch.no_grad():
+        try:
+            y = copy.deepcopy(module).cpu().double().eval()(*inputs)
+        except Exception:  # whatever a layer raises without its extension
+            return None
+    return y if isinstance(y, Tensor) else None
+
+
+def _off(expected: Tensor, y: Tensor) -> float:
+    """The largest difference, in parts of the largest result."""
+    return (expected - y).abs().max().item() / max(y.abs().max().item(), 1e-300)
+
+
+def _signed(rank: int) -> Tensor:
+    """Three channels of values from -4 to 4: most of the first are negative, most of the last positive."""
+    shift = torch.tensor([-2.0, 0, 2], dtype=torch.float64).reshape(1, 3, *[1] * rank)
+    return 2 * (_ramp(3, *(_SIDE,) * rank) - 1.5) + shift
 
 
 def _ramp(channels: int, *spatial: int) -> Tensor:

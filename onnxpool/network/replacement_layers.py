@@ -2,7 +2,6 @@
 
     FixedSizePool            for adaptive pooling: a pool, and a refusal of inputs of another size
     PooledConv1d, 2d, 3d     for a strided convolution: the convolution at stride 1, then a pool
-    GeneralizedMeanPool      for GeM: ``y = (mean max(x, eps)^p)^(1/p)`` over all positions
 
 They keep the parameters, and the parameters' names, of what they take the place of.
 """
@@ -10,11 +9,9 @@ They keep the parameters, and the parameters' names, of what they take the place
 from typing import Any
 
 from torch import Tensor
-from torch.nn import Conv1d, Conv2d, Conv3d, Module, Parameter
+from torch.nn import Conv1d, Conv2d, Conv3d, Module
 
 from onnxpool.errors import ArgumentError
-from onnxpool.pools._torch_ops import widen
-from onnxpool.pools.power_average import relative_powers
 
 
 class FixedSizePool(Module):
@@ -73,30 +70,3 @@ class PooledConv3d(_PooledConv, Conv3d):
 
 
 POOLED_CONV = {1: PooledConv1d, 2: PooledConv2d, 3: PooledConv3d}
-
-
-class GeneralizedMeanPool(Module):
-    """``y = (mean max(x, eps)^p)^(1/p)`` over all positions of each channel of ``(N, C, H, W)``.
-
-    ``p`` is a number, or a parameter of one number or one per channel; ``flat`` gives ``(N, C)``, else
-    ``(N, C, 1, 1)``. Source: Radenovic, Tolias, Chum, "Fine-tuning CNN image retrieval with no human annotation", 2018.
-    The largest position is taken out of the power, which therefore does not overflow, in any dtype.
-    """
-
-    def __init__(self, p: Tensor | float, eps: float, flat: bool = False) -> None:
-        super().__init__()
-        self.p, self.eps, self.flat = p, eps, flat
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Pool ``x``."""
-        wide = widen(x)
-        p = widen(self.p).reshape(-1, 1, 1) if isinstance(self.p, Tensor) else self.p
-        cells = wide.clamp(min=self.eps)
-        scale, (powers,) = relative_powers([cells], cells.amax((-2, -1), keepdim=True), p)
-        y = (scale * powers.mean((-2, -1), keepdim=True).pow(1 / p)).to(x.dtype)
-        return y.flatten(-3) if self.flat else y
-
-    def extra_repr(self) -> str:
-        """The numbers that it has."""
-        p = self.p.tolist() if isinstance(self.p, Parameter) else self.p
-        return f"p={p}, eps={self.eps}" + ", flat" * self.flat

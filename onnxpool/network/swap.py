@@ -3,6 +3,8 @@
 A rule says what takes the place of which layers. What it chooses by is
 
     "max" "average" "power" "adaptive" "strided-convolution" "official" "onnxpool"    a kind of layer
+    "all"                                                                             all of these but convolutions and
+                                                                                      layers that are onnxpool's
     "layer1.*"                                                                        paths, as a shell pattern
     torch.nn.MaxPool2d                                                                a class
 
@@ -11,7 +13,8 @@ and what it puts there is
     "SoftPool"                                    a layer of onnxpool.nn, without its rank
     "PowerAvgPool(p=3)"                           the same with arguments
     "LocalImportancePool(BottleneckLogit(channels, width=64))"
-    "same"                                        for official layers: what they compute, by onnxpool.nn
+    "same"                                        what the layer computes, by onnxpool.nn: for official layers, and
+                                                  for torch.nn's max, average, adaptive and even Lp pooling
     "keep"                                        what is there
     make(layer, channels, window) -> Module       whatever you make
 
@@ -38,7 +41,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from onnxpool.errors import ArgumentError, MissingExtra
-from onnxpool.network import KINDS
+from onnxpool.network import KINDS, POOLINGS
 from onnxpool.window import Window
 
 if TYPE_CHECKING:
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
     from onnxpool.network.layers import Layer
 
 Target: TypeAlias = "str | Callable[[torch.nn.Module, int | None, Window | None], torch.nn.Module]"
+_NAMED = (*KINDS, "all")
 Rules: TypeAlias = "Mapping[str, Target] | Mapping[type[torch.nn.Module], Target] | Mapping[Any, Target]"
 
 
@@ -56,13 +60,18 @@ Rules: TypeAlias = "Mapping[str, Target] | Mapping[type[torch.nn.Module], Target
 
 @dataclass(frozen=True)
 class Replaced:
-    """One layer that was replaced, at every path where it stands. ``parameters`` counts the new, untrained numbers."""
+    """One layer that was replaced, at every path where it stands.
+
+    ``parameters`` counts the new, untrained numbers. ``remark`` tells what "the same" was taken for, where the old
+    layer's code has had several meanings; else it is empty.
+    """
 
     paths: tuple[str, ...]
     old: str
     new: str
     rule: str
     parameters: int
+    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,14 +106,19 @@ class Swapped:
         }
 
     def sentences(self) -> list[str]:
-        """What rules cannot reach."""
+        """What layers were taken for, and what rules cannot reach."""
+        told = [f"{one.old} ({', '.join(one.paths)}): {one.remark}" for one in self.replaced if one.remark]
         if self.functional is None:
-            return [f"{type(self.network).__name__} cannot be traced: give an example to find the poolings it calls"]
-        return [
+            network = type(self.network).__name__
+            return [*told, f"{network} cannot be traced: give an example to find the poolings it calls"]
+        told += [
             f"not swapped: forward of {call.layer} ({call.path or 'the network'}) calls {call.function}"
             + (f" {call.calls} times" if call.calls > 1 else "")
             for call in self.functional
         ]
+        if self.functional:
+            told.append("onnxpool.export translates the functions of torch.nn.functional itself: they need no swap")
+        return told
 
 
 # --- rules
@@ -116,15 +130,15 @@ class _Rule:
     target: Any
 
     def chooses(self, layer: "Layer") -> bool:
-        if self.by in KINDS:
-            return bool(layer.kind == self.by)
+        if self.by in _NAMED:
+            return layer.kind in POOLINGS if self.by == "all" else bool(layer.kind == self.by)
         return any(self.names(layer.module, path) or fnmatchcase(path, str(self.by)) for path in layer.paths)
 
     def names(self, module: "torch.nn.Module", path: str) -> bool:
         """Whether the rule chooses this layer even if it is of no kind."""
         if isinstance(self.by, type):
             return isinstance(module, self.by)
-        return self.by not in KINDS and bool(self.by == path)
+        return self.by not in _NAMED and bool(self.by == path)
 
     def __str__(self) -> str:
         return self.by.__name__ if isinstance(self.by, type) else str(self.by)
@@ -141,7 +155,7 @@ def _read(rules: Any) -> list[_Rule]:
         )
     for by, target in rules.items():
         if not isinstance(by, str) and not (isinstance(by, type) and issubclass(by, torch.nn.Module)):
-            raise ArgumentError(f"rule {by!r:.80}: choose layers by a kind ({', '.join(KINDS)}), a path, or a class")
+            raise ArgumentError(f"rule {by!r:.80}: choose layers by a kind ({', '.join(_NAMED)}), a path, or a class")
         targets.check(target)
     return [_Rule(by, target) for by, target in rules.items()]
 
@@ -152,10 +166,10 @@ def _choose(plan: Sequence[_Rule], network: "torch.nn.Module") -> "list[tuple[La
 
     found = layers.find(network, lambda module, path: any(rule.names(module, path) for rule in plan))
     for rule in plan:
-        if rule.by not in KINDS and not any(rule.chooses(layer) for layer in found):
+        if rule.by not in _NAMED and not any(rule.chooses(layer) for layer in found):
             there = ", ".join(f"{layer.paths[0]} ({layer.kind})" for layer in found) or "none"
             raise ArgumentError(
-                f"rule {str(rule)!r} is not a kind ({', '.join(KINDS)}) and chooses no layer of {there}"
+                f"rule {str(rule)!r} is not a kind ({', '.join(_NAMED)}) and chooses no layer of {there}"
             )
     first = ((layer, next((rule for rule in plan if rule.chooses(layer)), None)) for layer in found)
     return [(layer, rule) for layer, rule in first if rule]
@@ -207,7 +221,7 @@ def _make(
     chosen: "Sequence[tuple[Layer, _Rule]]", strict: bool
 ) -> "tuple[list[tuple[Layer, Layer]], tuple[Replaced, ...], tuple[Kept, ...]]":
     """Old and new layers in pairs, and the report on them."""
-    from onnxpool.network import layers, targets
+    from onnxpool.network import layers, official, targets
 
     new, replaced, kept = [], [], []
     for layer, rule in chosen:
@@ -226,7 +240,8 @@ def _make(
         else:
             owned = set(layer.module.parameters())
             count = sum(parameter.numel() for parameter in module.parameters() if parameter not in owned)
-            replaced.append(Replaced(layer.paths, old, layers.summary(module), str(rule), count))
+            remark = official.remark(layer.module, module) if (rule.target, layer.kind) == ("same", "official") else ""
+            replaced.append(Replaced(layer.paths, old, layers.summary(module), str(rule), count, remark))
             new.append((layer, replace(layer, module=module)))
     return new, tuple(replaced), tuple(kept)
 

@@ -23,6 +23,7 @@ from onnxpool.network import layers, official, spelled_layers
 from onnxpool.network.layers import Layer
 from onnxpool.network.replacement_layers import POOLED_CONV, FixedSizePool
 from onnxpool.network.spelled_layers import Spelling
+from onnxpool.pools._torch_ops import PoolModule
 from onnxpool.window import Window
 
 _WINDOW = {"kernel_size": "kernel", "stride": "stride", "padding": "pad", "dilation": "dilation", "ceil_mode": "ceil"}
@@ -51,16 +52,54 @@ def make(target: Any, layer: Layer) -> Module:
     example is missing.
     """
     module: Any = layer.module
-    layers.check(layer)
-    if target == "same" and layer.kind != "official":
-        raise ArgumentError("only layers of official packages have the same in onnxpool.nn")
-    pool = official.same(module) if target == "same" else _pool(target, layer)
+    layers.check(layer, divisor=target != "same")
+    pool = _same(layer) if target == "same" else _pool(target, layer)
     pool.train(module.training)
     if layer.kind == "strided-convolution":
         return POOLED_CONV[layer.rank](module, pool.to(module.weight))
     if layer.seen and target != "same":
         pool.to(layer.seen[0].device, layer.seen[0].dtype)
     return FixedSizePool(pool, layer.spatial) if layer.kind == "adaptive" and hasattr(pool, "window") else pool
+
+
+def _same(layer: Layer) -> Module:
+    """What computes the same: for an official layer, and for a pooling of torch.nn."""
+    module: Any = layer.module
+    if layer.kind == "official":
+        return official.same(module)
+    if isinstance(module, PoolModule):
+        raise ArgumentError("it is a layer of onnxpool.nn already")
+    if layer.kind not in ("max", "average", "power", "adaptive"):
+        raise ArgumentError("only poolings of torch.nn and of official packages have the same in onnxpool.nn")
+
+    def made(name: str, *args: Any, **words: Any) -> Module:
+        pool: Module = _class(name, layer.rank)(*args, **words)
+        return pool
+
+    if layer.kind == "adaptive":
+        name = "AdaptiveMaxPool" if "Max" in layer.base else "AdaptiveAvgPool"
+        return made(name, layers.output_size(layer))
+    window = layers.window(layer)
+    assert window is not None
+    words: dict[str, Any] = {word: getattr(window, name) for word, name in _WINDOW.items()}
+    if layer.kind == "average":
+        words |= {word: getattr(module, word) for word in _AVERAGE if hasattr(module, word)}
+    elif layer.kind == "power":
+        words["p"] = _power(module.norm_type, window)
+    name = {"max": "MaxPool", "average": "AvgPool", "power": "PowerAvgPool"}[layer.kind]
+    return made(name, **words)
+
+
+_AVERAGE = ("count_include_pad", "divisor_override")
+
+
+def _power(p: float, window: Window) -> float:
+    """The exponent of an Lp pooling of torch.nn, where PowerAvgPool is the same."""
+    if not (p > 0 and p % 2 == 0):
+        raise ArgumentError(f"norm_type={p:g}: torch.nn adds up signed powers, PowerAvgPool those of magnitudes")
+    if window.ceil:
+        raise ArgumentError("ceil_mode=True: torch.nn scales the sums of clipped windows up, PowerAvgPool does not")
+    return float(p)
 
 
 def _pool(target: Any, layer: Layer) -> Module:

@@ -1,7 +1,7 @@
 """Power average pooling, or Lp pooling: from the sum of magnitudes, at p = 1, to the largest of them, at p = infinity.
 
     y = (sum_i |x_i|^p)^(1/p)         norm "sum"
-    y = (mean_i |x_i|^p)^(1/p)        norm "mean": generalised mean, GeM
+    y = (mean_i |x_i|^p)^(1/p)        norm "mean": generalised mean; GeM is in generalized_mean.py
 
 over the in-bounds cells of the window; p >= 1 may be learned, one for all channels or one for each.
 
@@ -115,7 +115,12 @@ def write_windows(op: Any, x: Any, window: Window, p: Any, inverse: Any, count: 
 
 def write_whole(op: Any, x: Any, axes: Sequence[int], p: Any, inverse: Any, dtype: ir.DataType) -> Any:
     """``(mean |x_i|^p)^inverse`` over these axes, which stay with size 1."""
-    size, reduced = op.Abs(x), onnx_ops.ints(op, *axes)
+    return write_means(op, op.Abs(x), axes, p, inverse, dtype)
+
+
+def write_means(op: Any, size: Any, axes: Sequence[int], p: Any, inverse: Any, dtype: ir.DataType) -> Any:
+    """``(mean size_i^p)^inverse`` over these axes, which stay with size 1, for sizes that are 0 or more."""
+    reduced = onnx_ops.ints(op, *axes)
     scale, powers = _written_powers(op, [size], op.ReduceMax(size, reduced, keepdims=1), p, dtype)
     return op.Mul(scale, op.Pow(op.ReduceMean(*powers, reduced, keepdims=1), inverse))
 
