@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from typing import ClassVar
 
 import ml_dtypes
 import numpy as np
@@ -254,7 +255,7 @@ def test_small_enough_to_travel(monkeypatch, exported):
 
 def test_float64_networks_have_a_yardstick():
     module, args = Small().double(), (torch.randn(2, 2, 12, 12, dtype=torch.float64),)
-    found = from_torch.record(module, onnxpool.export(module, args), args)
+    found = from_torch.record(module, onnxpool.export(module, args, check=False), args)
     example = next(case for case in found.cases if case.name == "example")
     assert all(1e-18 < error < 1e-14 for error in example.yardstick.values())
 
@@ -284,6 +285,118 @@ def test_the_float64_reference_refuses_what_would_take_minutes(monkeypatch, expo
     monkeypatch.setattr("onnxpool.golden.from_model.MOST_WEIGHTS", 50)
     with pytest.raises(GoldenError, match="give reference="):
         from_model.record(exported[2])
+
+
+# --- modules that ask for float32, are hard to copy, or take dicts
+
+
+def cast(x):
+    with torch.autocast("cpu", torch.bfloat16):
+        return torch.nn.functional.linear(x / 3, torch.eye(3))
+
+
+class Asks(torch.nn.Module):
+    """Asks for float32 in the ways that networks do, with what it gives for 1, 2, 3."""
+
+    ways: ClassVar = {
+        "float": (lambda x: x.float() / 3, [1 / 3, 2 / 3, 1]),
+        "to": (lambda x: x.to(torch.float32) / 3, [1 / 3, 2 / 3, 1]),
+        "half": (lambda x: x.half() / 3, [1 / 3, 2 / 3, 1]),
+        "type_as": (lambda x: (x.double() / 3).type_as(x), [1 / 3, 2 / 3, 1]),
+        "norm": (
+            lambda x: torch.nn.functional.layer_norm(x.float(), (3,), eps=0).type_as(x),
+            [-(1.5**0.5), 0, 1.5**0.5],
+        ),
+        "eye": (lambda x: x / 3 @ torch.eye(3), [1 / 3, 2 / 3, 1]),
+        "zeros": (lambda x: x / 3 + torch.zeros(3), [1 / 3, 2 / 3, 1]),
+        "ones": (lambda x: torch.ones(3, dtype=torch.float32) / 3 * x, [1 / 3, 2 / 3, 1]),
+        "counted": (lambda x: x * (torch.arange(1, 4) / 3), [1 / 3, 4 / 3, 3]),
+        "root": (lambda x: x * torch.sqrt(torch.tensor(2)), [2**0.5, 2 * 2**0.5, 3 * 2**0.5]),
+        "spaced": (lambda x: x * torch.linspace(0, 1, 4)[1:], [1 / 3, 4 / 3, 3]),
+        "complex": (lambda x: (x.to(torch.complex64) / 3).real, [1 / 3, 2 / 3, 1]),
+        "autocast": (cast, [1 / 3, 2 / 3, 1]),
+    }
+
+    def __init__(self, way):
+        super().__init__()
+        self.way = way
+
+    def forward(self, x):
+        return self.ways[self.way][0](x)
+
+
+def graph_of(*shapes, outputs=1, dtype=ir.DataType.FLOAT):
+    """A model with inputs of these shapes; what it computes does not matter."""
+    inputs = [ir.val(f"x{i}", dtype=dtype, shape=shape) for i, shape in enumerate(shapes)]
+    nodes = [ir.node("Identity", [inputs[0]]) for _ in range(outputs)]
+    for i, node in enumerate(nodes):
+        node.outputs[0].name, node.outputs[0].type = f"y{i}", ir.TensorType(dtype)
+    graph = ir.Graph(inputs, [node.outputs[0] for node in nodes], nodes=nodes, opset_imports={"": 18})
+    return ir.Model(graph, ir_version=10)
+
+
+@pytest.mark.parametrize("way", Asks.ways)
+def test_answers_are_float64_whatever_the_module_asks_for(way):
+    x = torch.tensor([[1.0, 2.0, 3.0]])
+    example = from_torch.record(Asks(way), graph_of((1, 3)), (x,)).cases[0]
+    np.testing.assert_allclose(example.answers["y0"][0], Asks.ways[way][1], rtol=1e-15, atol=1e-15)
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_numbers_in_the_code_are_those_that_the_model_holds():
+    class Scaled(torch.nn.Module):
+        def forward(self, x):
+            return x * torch.tensor([0.1, 0.5, 1.0])
+
+    example = from_torch.record(Scaled(), graph_of((1, 3)), (torch.ones(1, 3),)).cases[0]
+    assert example.answers["y0"][0].tolist() == [np.float32(0.1), 0.5, 1.0]
+    assert example.yardstick == {"y0": 0.0}
+
+
+def test_a_float64_module_that_asks_for_float64_has_a_yardstick():
+    class Doubles(torch.nn.Module):
+        def forward(self, x):
+            return (x.double() / 3) @ torch.eye(3, dtype=torch.float64)
+
+    x = torch.tensor([[1.0, 2.0, 4.0]], dtype=torch.float64)
+    example = from_torch.record(Doubles(), graph_of((1, 3), dtype=ir.DataType.DOUBLE), (x,)).cases[0]
+    error = max(abs(float(np.float32(n / 3)) - n / 3) for n in (1, 2, 4))
+    assert example.yardstick == {"y0": pytest.approx(error * 2.0**-29, rel=1e-12, abs=0)}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
+@pytest.mark.parametrize("norm", ["weight_norm", "spectral_norm"])
+def test_a_weight_that_a_hook_computes(norm):
+    layer = torch.nn.Linear(2, 1, bias=False)
+    layer.weight.data = torch.tensor([[3.0, 4.0]])
+    layer = getattr(torch.nn.utils, norm)(layer)
+    layer(torch.ones(1, 2))  # leaves a weight that was computed with a gradient
+    if norm == "weight_norm":
+        layer.weight_g.data = torch.tensor([[10.0]])
+    found = from_torch.record(layer, graph_of((1, 2)), (torch.tensor([[1.0, 2.0]]),))
+    expected = (1 * 3 + 2 * 4) / 5 * (10 if norm == "weight_norm" else 1)
+    np.testing.assert_allclose(
+        found.cases[0].answers["y0"], [[expected]], rtol=1e-6 if norm == "spectral_norm" else 1e-14
+    )
+
+
+class OfDicts(torch.nn.Module):
+    def forward(self, a, b, scale=1.0):
+        return {"sum": a["p"]["q"] * 2 - a["r"][0], "scaled": b * scale}
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_arguments_in_dicts(by_name):
+    one, two, three = (torch.full((2,), value) for value in (1.0, 2.0, 3.0))
+    a = {"r": [one], "p": {"q": two}}
+    args, kwargs = ((), {"scale": 5.0, "b": three, "a": a}) if by_name else ((a, three), {"scale": 5.0})
+    example = from_torch.record(OfDicts(), graph_of((2,), (2,), (2,), outputs=2), args, kwargs).cases[0]
+    assert {name: array.tolist() for name, array in example.inputs.items()} == {
+        "x0": [1, 1],
+        "x1": [2, 2],
+        "x2": [3, 3],
+    }
+    assert {name: array.tolist() for name, array in example.answers.items()} == {"y0": [3, 3], "y1": [15, 15]}
 
 
 # --- fingerprints

@@ -5,8 +5,9 @@ The yardstick is the error of another copy, in the module's own type (float32 fo
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,7 +92,7 @@ def answers(
 
     names = [str(value.name) for value in model.graph.inputs]
     given = tuple(torch.empty(0) for _ in names) if args is None else tuple(args)
-    leaves, structure = tree_flatten((given, dict(kwargs or {})))
+    leaves, structure = tree_flatten((given, _in_order(module, kwargs or {})))
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
     if len(places) != len(names):
         raise GoldenError(f"the module was called with {len(places)} tensors, the model has the inputs {names}")
@@ -109,11 +110,12 @@ def answers(
             raise GoldenError(f"the module gives {len(tensors)} tensors, the model has the outputs {wanted}")
         return dict(zip(wanted, tensors, strict=True))
 
-    own = copy.deepcopy(module).cpu()
+    own = copied(module).cpu()
     if evaluate:
         own.eval()
-    wide = copy.deepcopy(own).double()
-    if is_double(model):
+    wide = copied(own).double()
+    narrowed = is_double(model)
+    if narrowed:
         own = own.float()
 
     def double(feeds: Feeds) -> Answers:
@@ -121,34 +123,83 @@ def answers(
             found = call(wide, feeds)
         return {name: array.astype(np.float64) for name, array in found.items()}
 
+    def in_own_type(feeds: Feeds) -> dict[str, NDArray[Any]]:
+        with _in_float32() if narrowed else nullcontext():
+            return call(own, feeds)
+
     example = None
     if args is not None:
         example = {name: from_torch(leaves[place]) for place, name in zip(places, names, strict=True)}
-    return Answering(double, lambda feeds: call(own, feeds), example)
+    return Answering(double, in_own_type, example)
+
+
+def _in_order(module: "torch.nn.Module", kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by name in the order that ``forward`` names them, which is that of an exported model's inputs."""
+    words = [word for word in signature(module.forward).parameters if word in kwargs]
+    return {word: kwargs[word] for word in dict.fromkeys([*words, *kwargs])}
+
+
+def copied(module: "torch.nn.Module") -> "torch.nn.Module":
+    """A copy of ``module`` with weights of its own, also where ``copy.deepcopy`` alone refuses.
+
+    It refuses tensors that were computed with a gradient, as the weight that ``torch.nn.utils.weight_norm`` leaves in a
+    layer; its hook computes that anew in every call.
+    """
+    import torch
+
+    held = (value for layer in module.modules() for value in vars(layer).values())
+    computed = [value for value in held if isinstance(value, torch.Tensor) and not value.is_leaf]
+    return copy.deepcopy(module, {id(tensor): tensor.detach().clone() for tensor in computed})
 
 
 @contextmanager
 def in_float64() -> Iterator[None]:
     """Every floating point tensor that PyTorch makes is made in float64, whatever type the code asks for.
 
-    So a module in float64 stays there where its forward says ``x.float()`` or ``torch.eye(3)``.
+    So a module in float64 stays there where its forward says ``x.float()`` or ``torch.eye(3)``. Numbers that become a
+    tensor, as in ``torch.tensor([0.1])``, are those of the type that the code asks for, as weights are.
+    """
+    import torch
+
+    narrow = (torch.float32, torch.float16, torch.bfloat16)
+    with _retyped(dict.fromkeys(narrow, torch.float64) | {torch.complex64: torch.complex128}, torch.float64):
+        yield
+
+
+@contextmanager
+def _in_float32() -> Iterator[None]:
+    """As :func:`in_float64`, for float64 that is to become float32."""
+    import torch
+
+    with _retyped({torch.float64: torch.float32, torch.complex128: torch.complex64}, torch.float32):
+        yield
+
+
+@contextmanager
+def _retyped(types: "Mapping[torch.dtype, torch.dtype]", default: "torch.dtype") -> Iterator[None]:
+    """Every operator that PyTorch runs takes and gives tensors of other types than the code says.
+
+    ``default`` is the type for what has none, such as the quotient of two integers.
     """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_map
 
-    narrow = (torch.float32, torch.float16, torch.bfloat16)
-
-    def widened(value: Any) -> Any:
+    def retyped(value: Any) -> Any:
         if isinstance(value, torch.dtype):
-            return torch.float64 if value in narrow else value
-        return value.double() if isinstance(value, torch.Tensor) and value.dtype in narrow else value
+            return types.get(value, value)
+        return value.to(types[value.dtype]) if isinstance(value, torch.Tensor) and value.dtype in types else value
 
-    class Wide(TorchDispatchMode):  # type: ignore[no-untyped-call]
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            return tree_map(widened, func(*tree_map(widened, args), **tree_map(widened, kwargs or {})))
+    class Retyped(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+            usual = torch.get_default_dtype()
+            torch.set_default_dtype(default)
+            try:
+                return tree_map(retyped, func(*tree_map(retyped, args), **tree_map(retyped, kwargs or {})))
+            finally:
+                torch.set_default_dtype(usual)
 
-    with Wide():  # type: ignore[no-untyped-call]
+    with Retyped():  # type: ignore[no-untyped-call]
         yield
 
 
