@@ -31,6 +31,21 @@ def soft(feeds):
     return {"y": OPERATORS["SoftPool"].reference(WINDOW, feeds["x"])}
 
 
+def graph_of(*shapes, outputs=1, dtype=ir.DataType.FLOAT):
+    """A model with inputs of these shapes; what it computes does not matter."""
+    inputs = [ir.val(f"x{i}", dtype=dtype, shape=shape) for i, shape in enumerate(shapes)]
+    nodes = [ir.node("Identity", [inputs[0]]) for _ in range(outputs)]
+    for i, node in enumerate(nodes):
+        node.outputs[0].name, node.outputs[0].type = f"y{i}", ir.TensorType(dtype)
+    graph = ir.Graph(inputs, [node.outputs[0] for node in nodes], nodes=nodes, opset_imports={"": 18})
+    return ir.Model(graph, ir_version=10)
+
+
+def wide_open():
+    """A model with one input, both axes of which may change."""
+    return graph_of(("n", "k"))
+
+
 class Small(torch.nn.Module):
     """Two poolings, weights, and an output of its own beside the image."""
 
@@ -221,7 +236,8 @@ def test_cases_that_fail_are_noted():
     module, args = Small(), (torch.randn(2, 2, 12, 12),)
     model = onnxpool.export(module, args, dynamic_shapes=({2: "height"},))
     found = from_torch.record(Even(), model, args)
-    assert "case 'nan' left out: no odd heights" in found.notes
+    odd = "; ".join(f"2x2x{height}x12" for height in (11, 13, 17, 25, 1))
+    assert found.notes == (f"case 'nan' and sizes {odd} left out: no odd heights",)
     assert {case.inputs["x"].shape[2] for case in found.cases} == {12, 6}
 
     class Never(Small):
@@ -251,6 +267,49 @@ def test_small_enough_to_travel(monkeypatch, exported):
     assert sum(sizes) <= 6000
     assert found.cases[0].name == "example"
     assert any("would exceed 0.006 MB" in note for note in found.notes)
+
+
+def test_a_reason_is_said_once():
+    class Picky(torch.nn.Module):
+        def forward(self, x):
+            if not torch.isfinite(x).all():
+                raise ValueError(f"{int((~torch.isfinite(x)).sum()) + len(x)} cells")
+            if x.shape[1] < 6:
+                raise ValueError(f"{x.shape[1]} is small")
+            return x.sum(1, keepdim=True)
+
+    found = from_torch.record(Picky(), wide_open(), (torch.ones(2, 8),))
+    told = ("cases 'nan', 'inf', '-inf' left out: 3 cells", "sizes 2x4; 2x1 left out: 4 is small")
+    assert found.notes == told
+
+
+def test_a_large_example_leaves_room_for_the_others(monkeypatch):
+    class Doubled(torch.nn.Module):
+        def forward(self, x):
+            return x * 2
+
+    monkeypatch.setattr(collect, "MOST_BYTES", 400)
+    found = from_torch.record(Doubled(), wide_open(), (torch.ones(1, 100),))
+    assert found.cases[0].inputs["x0"].nbytes == 400
+    assert {case.inputs["x0"].shape for case in found.cases} == {(1, 100), (1, 32), (0, 32), (1, 1)}
+    assert [case.name for case in found.cases if case.inputs["x0"].shape == (1, 32)] == ["ordinary"]
+
+
+def test_sizes_are_small_where_the_network_takes_half_of_that():
+    class Needs(torch.nn.Module):
+        def __init__(self, least):
+            super().__init__()
+            self.least = least
+
+        def forward(self, x):
+            assert x.shape[1] >= self.least
+            return x * 2
+
+    sizes = {}
+    for least in (16, 17, 64, 65):
+        found = from_torch.record(Needs(least), wide_open(), (torch.ones(1, 100),))
+        sizes[least] = found.case("ordinary").inputs["x0"].shape
+    assert sizes == {16: (1, 32), 17: (1, 64), 64: (1, 64), 65: (1, 100)}
 
 
 def test_float64_networks_have_a_yardstick():
@@ -325,16 +384,6 @@ class Asks(torch.nn.Module):
         return self.ways[self.way][0](x)
 
 
-def graph_of(*shapes, outputs=1, dtype=ir.DataType.FLOAT):
-    """A model with inputs of these shapes; what it computes does not matter."""
-    inputs = [ir.val(f"x{i}", dtype=dtype, shape=shape) for i, shape in enumerate(shapes)]
-    nodes = [ir.node("Identity", [inputs[0]]) for _ in range(outputs)]
-    for i, node in enumerate(nodes):
-        node.outputs[0].name, node.outputs[0].type = f"y{i}", ir.TensorType(dtype)
-    graph = ir.Graph(inputs, [node.outputs[0] for node in nodes], nodes=nodes, opset_imports={"": 18})
-    return ir.Model(graph, ir_version=10)
-
-
 @pytest.mark.parametrize("way", Asks.ways)
 def test_answers_are_float64_whatever_the_module_asks_for(way):
     x = torch.tensor([[1.0, 2.0, 3.0]])
@@ -378,6 +427,32 @@ def test_a_weight_that_a_hook_computes(norm):
     np.testing.assert_allclose(
         found.cases[0].answers["y0"], [[expected]], rtol=1e-6 if norm == "spectral_norm" else 1e-14
     )
+
+
+class OnlyFloat32(torch.nn.Module):
+    """``y = w x``, and no float64."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([[1.0], [3.0]]))
+
+    def forward(self, x):
+        if x.dtype != torch.float32:
+            raise TypeError("float32 only")
+        return x @ self.weight
+
+
+def test_a_module_that_takes_float32_alone_answers_in_that():
+    module = OnlyFloat32()
+    found = from_torch.record(module, graph_of((1, 2)), (torch.tensor([[5.0, 7.0]]),))
+    example = found.cases[0]
+    assert example.answers["y0"].tolist() == [[26]]
+    assert example.answers["y0"].dtype == np.float64
+    assert found.notes == ("the answers are in the network's own type, since it does not run in float64: float32 only",)
+    assert found.source.startswith("OnlyFloat32 in its own type")
+    # 5 and 7 move by 2^-21 each, 1 by 2^-23, 3 by 2^-22: at most 5 2^-23 + 2^-21 + 7 2^-22 + 3 2^-21, and its rounding
+    assert 0 < example.yardstick["y0"] <= (5 / 4 + 1 + 7 / 2 + 3 + 4) * 2.0**-21
+    assert module.weight.tolist() == [[1], [3]]
 
 
 class OfDicts(torch.nn.Module):

@@ -5,8 +5,9 @@ The yardstick is the error of another copy, in the module's own type (float32 fo
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,10 @@ from numpy.typing import NDArray
 
 from onnxpool.dtypes import BFLOAT16
 from onnxpool.errors import GoldenError, MissingExtra
-from onnxpool.golden.collect import collect, is_double, own_error
+from onnxpool.golden import bounds
+from onnxpool.golden.collect import Yardstick, collect, first_line, is_double, moved, own_error, widen
 from onnxpool.golden.file import Answers, Golden
-from onnxpool.golden.inputs import Feeds
+from onnxpool.golden.inputs import Feeds, generate, inputs_of
 from onnxpool.graph.fingerprint import fingerprints, of_parameters
 from onnxpool.graph.forms import Model, read
 
@@ -42,6 +44,7 @@ def record(
     without them its inputs are taken to be those of the model, in order, and only its parameters are. The module itself
     is left as it is: copies of it run on the CPU, in evaluation mode unless ``evaluate`` is False. ``only`` as in
     :func:`collect`; ``answering`` is what :func:`answers` gave, where that was asked already.
+    A module that runs in its own type alone answers in that, with a note, and is allowed more error.
     Raises :class:`GoldenError` where the inputs or outputs of module and model differ in number, and where no
     case could be answered; :class:`MissingExtra` without PyTorch.
     """
@@ -51,15 +54,31 @@ def record(
         raise MissingExtra("torch", "export", "record") from error
     model = read(model)
     answering = answering or answers(module, model, args, kwargs, evaluate=evaluate)
-    golden = collect(
-        model,
-        answering.double,
-        own_error(answering.own, model),
-        source=f"{type(module).__name__} in float64, PyTorch {torch.__version__}",
-        yardstick_source="PyTorch's own error",
-        example=answering.example,
-        only=only,
-    )
+    name, version = type(module).__name__, f"PyTorch {torch.__version__}"
+    try:
+        golden = collect(
+            model,
+            answering.double,
+            own_error(answering.own, model),
+            source=f"{name} in float64, {version}",
+            yardstick_source="PyTorch's own error",
+            example=answering.example,
+            only=only,
+        )
+    except GoldenError:
+        if (reason := _why_not_double(answering, model)) is None:
+            raise
+        golden = collect(
+            model,
+            answering.narrow,
+            _moving(answering, len(model.graph)),
+            source=f"{name} in its own type, {version}",
+            yardstick_source="a rounding of each input and weight, per node",
+            example=answering.example,
+            only=only,
+        )
+        note = f"the answers are in the network's own type, since it does not run in float64: {reason}"
+        golden = replace(golden, notes=(note, *golden.notes))
     if args is not None:
         return replace(golden, fingerprints=fingerprints(model))
     parameters = {name: from_torch(tensor) for name, tensor in module.state_dict().items()}
@@ -70,11 +89,14 @@ def record(
 class Answering:
     """What a module makes of a model's inputs, by the model's output names: in float64, and in the types it has.
 
-    ``example`` is what it was exported with, where that is known.
+    ``narrow`` takes float64 as ``double`` does, and answers in the types the module has; ``near`` is that of a copy
+    whose weights are moved by one ULP. ``example`` is what it was exported with, where that is known.
     """
 
     double: Callable[[Feeds], Answers]
     own: Callable[[Feeds], dict[str, NDArray[Any]]]
+    narrow: Callable[[Feeds], Answers]
+    near: Callable[[Feeds], Answers]
     example: Feeds | None
 
 
@@ -127,10 +149,60 @@ def answers(
         with _in_float32() if narrowed else nullcontext():
             return call(own, feeds)
 
+    types = {entry.name: entry.dtype for entry in inputs_of(model)}
+
+    def narrow(network: torch.nn.Module, feeds: Feeds) -> Answers:
+        found = call(network, {name: array.astype(types[name]) for name, array in feeds.items()})
+        return {name: array.astype(np.float64) for name, array in found.items()}
+
+    near = cache(lambda: _near(own))
     example = None
     if args is not None:
         example = {name: from_torch(leaves[place]) for place, name in zip(places, names, strict=True)}
-    return Answering(double, in_own_type, example)
+    return Answering(
+        double,
+        in_own_type,
+        lambda feeds: narrow(own, feeds),
+        lambda feeds: narrow(near(), feeds),
+        example,
+    )
+
+
+def _why_not_double(answering: Answering, model: ir.Model) -> str | None:
+    """Why the module gives no answer in float64 where it gives one in its own type; None where it does, or neither."""
+    if is_double(model):
+        return None
+    feeds = answering.example or next(feeds for name, feeds in generate(inputs_of(model)) if name == "ordinary")
+    try:
+        answering.double(widen(feeds))
+    except Exception as error:  # whatever a module raises
+        with suppress(Exception):
+            answering.own(feeds)
+            return first_line(error)
+    return None
+
+
+def _moving(answering: Answering, nodes: int) -> Yardstick:
+    """How far the answers move when every input and weight moves by one ULP, once for each of the ``nodes``."""
+
+    def measured(feeds: Feeds, answers: Answers) -> dict[str, float]:
+        changed = answering.near(moved(feeds, np.random.default_rng(0)))
+        return {name: nodes * bounds.measure(changed[name], answers[name], 0).max_abs for name in answers}
+
+    return measured
+
+
+def _near(module: "torch.nn.Module") -> "torch.nn.Module":
+    """A copy whose weights are moved up or down by one ULP."""
+    import torch
+
+    near, rng = copied(module), np.random.default_rng(1)
+    with torch.no_grad():
+        for name, tensor in near.state_dict().items():
+            if tensor.is_floating_point():
+                weight = from_torch(tensor)
+                tensor.copy_(to_torch(moved({name: weight}, rng)[name].astype(weight.dtype)))
+    return near
 
 
 def _in_order(module: "torch.nn.Module", kwargs: Mapping[str, Any]) -> dict[str, Any]:
