@@ -142,7 +142,7 @@ def answers(
 
     def double(feeds: Feeds) -> Answers:
         with in_float64():
-            found = call(wide, feeds)
+            found = call(wide, widen(feeds))
         return {name: array.astype(np.float64) for name, array in found.items()}
 
     def in_own_type(feeds: Feeds) -> dict[str, NDArray[Any]]:
