@@ -455,6 +455,12 @@ def test_a_module_that_takes_float32_alone_answers_in_that():
     assert module.weight.tolist() == [[1], [3]]
 
 
+def test_bfloat16_is_widened():
+    x = torch.tensor([[1.0, 2.0, 4.0]], dtype=torch.bfloat16)
+    answering = from_torch.answers(Asks("float"), graph_of((1, 3), dtype=ir.DataType.BFLOAT16), (x,), None)
+    assert answering.double(answering.example)["y0"].tolist() == [[1 / 3, 2 / 3, 4 / 3]]
+
+
 class OfDicts(torch.nn.Module):
     def forward(self, a, b, scale=1.0):
         return {"sum": a["p"]["q"] * 2 - a["r"][0], "scaled": b * scale}
