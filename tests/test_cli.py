@@ -125,6 +125,16 @@ def test_seed_and_dtype_reach_the_model(folder):
     assert {tensor.raw_data for tensor in first} != {tensor.raw_data for tensor in second}
 
 
+def test_export_without_answers(folder):
+    output = folder / "bare.onnx"
+    arguments = [f"{folder}/nets.py:network", output, "--input", "1x3x9x9", "--input", "1x2", "--no-check"]
+    assert run("export", *arguments).exit_code == 0
+    assert describe(output).golden == str(folder / "bare.golden.npz")
+    assert run("export", *arguments, "--no-golden").exit_code == 0
+    assert describe(output).golden is None
+    assert not (folder / "bare.golden.npz").exists()  # nor that of the export before
+
+
 def test_form_moves_there_and_back(folder):
     for source, target, form in (("layer", "standard", "standard"), ("standard", "back", "function")):
         result = run("form", folder / f"{source}.onnx", folder / f"{target}.onnx", "--to", form, "--json")

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from typing import ClassVar
 
 import ml_dtypes
 import numpy as np
@@ -28,6 +29,21 @@ WINDOW = Window.of(2, 2)
 
 def soft(feeds):
     return {"y": OPERATORS["SoftPool"].reference(WINDOW, feeds["x"])}
+
+
+def graph_of(*shapes, outputs=1, dtype=ir.DataType.FLOAT):
+    """A model with inputs of these shapes; what it computes does not matter."""
+    inputs = [ir.val(f"x{i}", dtype=dtype, shape=shape) for i, shape in enumerate(shapes)]
+    nodes = [ir.node("Identity", [inputs[0]]) for _ in range(outputs)]
+    for i, node in enumerate(nodes):
+        node.outputs[0].name, node.outputs[0].type = f"y{i}", ir.TensorType(dtype)
+    graph = ir.Graph(inputs, [node.outputs[0] for node in nodes], nodes=nodes, opset_imports={"": 18})
+    return ir.Model(graph, ir_version=10)
+
+
+def wide_open():
+    """A model with one input, both axes of which may change."""
+    return graph_of(("n", "k"))
 
 
 class Small(torch.nn.Module):
@@ -220,7 +236,8 @@ def test_cases_that_fail_are_noted():
     module, args = Small(), (torch.randn(2, 2, 12, 12),)
     model = onnxpool.export(module, args, dynamic_shapes=({2: "height"},))
     found = from_torch.record(Even(), model, args)
-    assert "case 'nan' left out: no odd heights" in found.notes
+    odd = "; ".join(f"2x2x{height}x12" for height in (11, 13, 17, 25, 1))
+    assert found.notes == (f"case 'nan' and sizes {odd} left out: no odd heights",)
     assert {case.inputs["x"].shape[2] for case in found.cases} == {12, 6}
 
     class Never(Small):
@@ -250,6 +267,49 @@ def test_small_enough_to_travel(monkeypatch, exported):
     assert sum(sizes) <= 6000
     assert found.cases[0].name == "example"
     assert any("would exceed 0.006 MB" in note for note in found.notes)
+
+
+def test_a_reason_is_said_once():
+    class Picky(torch.nn.Module):
+        def forward(self, x):
+            if not torch.isfinite(x).all():
+                raise ValueError(f"{int((~torch.isfinite(x)).sum()) + len(x)} cells")
+            if x.shape[1] < 6:
+                raise ValueError(f"{x.shape[1]} is small")
+            return x.sum(1, keepdim=True)
+
+    found = from_torch.record(Picky(), wide_open(), (torch.ones(2, 8),))
+    told = ("cases 'nan', 'inf', '-inf' left out: 3 cells", "sizes 2x4; 2x1 left out: 4 is small")
+    assert found.notes == told
+
+
+def test_a_large_example_leaves_room_for_the_others(monkeypatch):
+    class Doubled(torch.nn.Module):
+        def forward(self, x):
+            return x * 2
+
+    monkeypatch.setattr(collect, "MOST_BYTES", 400)
+    found = from_torch.record(Doubled(), wide_open(), (torch.ones(1, 100),))
+    assert found.cases[0].inputs["x0"].nbytes == 400
+    assert {case.inputs["x0"].shape for case in found.cases} == {(1, 100), (1, 32), (0, 32), (1, 1)}
+    assert [case.name for case in found.cases if case.inputs["x0"].shape == (1, 32)] == ["ordinary"]
+
+
+def test_sizes_are_small_where_the_network_takes_half_of_that():
+    class Needs(torch.nn.Module):
+        def __init__(self, least):
+            super().__init__()
+            self.least = least
+
+        def forward(self, x):
+            assert x.shape[1] >= self.least
+            return x * 2
+
+    sizes = {}
+    for least in (16, 17, 64, 65):
+        found = from_torch.record(Needs(least), wide_open(), (torch.ones(1, 100),))
+        sizes[least] = found.case("ordinary").inputs["x0"].shape
+    assert sizes == {16: (1, 32), 17: (1, 64), 64: (1, 64), 65: (1, 100)}
 
 
 def test_float64_networks_have_a_yardstick():
@@ -284,6 +344,140 @@ def test_the_float64_reference_refuses_what_would_take_minutes(monkeypatch, expo
     monkeypatch.setattr("onnxpool.golden.from_model.MOST_WEIGHTS", 50)
     with pytest.raises(GoldenError, match="give reference="):
         from_model.record(exported[2])
+
+
+# --- modules that ask for float32, are hard to copy, or take dicts
+
+
+def cast(x):
+    with torch.autocast("cpu", torch.bfloat16):
+        return torch.nn.functional.linear(x / 3, torch.eye(3))
+
+
+class Asks(torch.nn.Module):
+    """Asks for float32 in the ways that networks do, with what it gives for 1, 2, 3."""
+
+    ways: ClassVar = {
+        "float": (lambda x: x.float() / 3, [1 / 3, 2 / 3, 1]),
+        "to": (lambda x: x.to(torch.float32) / 3, [1 / 3, 2 / 3, 1]),
+        "half": (lambda x: x.half() / 3, [1 / 3, 2 / 3, 1]),
+        "type_as": (lambda x: (x.double() / 3).type_as(x), [1 / 3, 2 / 3, 1]),
+        "norm": (
+            lambda x: torch.nn.functional.layer_norm(x.float(), (3,), eps=0).type_as(x),
+            [-(1.5**0.5), 0, 1.5**0.5],
+        ),
+        "eye": (lambda x: x / 3 @ torch.eye(3), [1 / 3, 2 / 3, 1]),
+        "zeros": (lambda x: x / 3 + torch.zeros(3), [1 / 3, 2 / 3, 1]),
+        "ones": (lambda x: torch.ones(3, dtype=torch.float32) / 3 * x, [1 / 3, 2 / 3, 1]),
+        "counted": (lambda x: x * (torch.arange(1, 4) / 3), [1 / 3, 4 / 3, 3]),
+        "root": (lambda x: x * torch.sqrt(torch.tensor(2)), [2**0.5, 2 * 2**0.5, 3 * 2**0.5]),
+        "spaced": (lambda x: x * torch.linspace(0, 1, 4)[1:], [1 / 3, 4 / 3, 3]),
+        "complex": (lambda x: (x.to(torch.complex64) / 3).real, [1 / 3, 2 / 3, 1]),
+        "autocast": (cast, [1 / 3, 2 / 3, 1]),
+    }
+
+    def __init__(self, way):
+        super().__init__()
+        self.way = way
+
+    def forward(self, x):
+        return self.ways[self.way][0](x)
+
+
+@pytest.mark.parametrize("way", Asks.ways)
+def test_answers_are_float64_whatever_the_module_asks_for(way):
+    x = torch.tensor([[1.0, 2.0, 3.0]])
+    example = from_torch.record(Asks(way), graph_of((1, 3)), (x,)).cases[0]
+    np.testing.assert_allclose(example.answers["y0"][0], Asks.ways[way][1], rtol=1e-15, atol=1e-15)
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_numbers_in_the_code_are_those_that_the_model_holds():
+    class Scaled(torch.nn.Module):
+        def forward(self, x):
+            return x * torch.tensor([0.1, 0.5, 1.0])
+
+    example = from_torch.record(Scaled(), graph_of((1, 3)), (torch.ones(1, 3),)).cases[0]
+    assert example.answers["y0"][0].tolist() == [np.float32(0.1), 0.5, 1.0]
+    assert example.yardstick == {"y0": 0.0}
+
+
+def test_a_float64_module_that_asks_for_float64_has_a_yardstick():
+    class Doubles(torch.nn.Module):
+        def forward(self, x):
+            return (x.double() / 3) @ torch.eye(3, dtype=torch.float64)
+
+    x = torch.tensor([[1.0, 2.0, 4.0]], dtype=torch.float64)
+    example = from_torch.record(Doubles(), graph_of((1, 3), dtype=ir.DataType.DOUBLE), (x,)).cases[0]
+    error = max(abs(float(np.float32(n / 3)) - n / 3) for n in (1, 2, 4))
+    assert example.yardstick == {"y0": pytest.approx(error * 2.0**-29, rel=1e-12, abs=0)}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
+@pytest.mark.parametrize("norm", ["weight_norm", "spectral_norm"])
+def test_a_weight_that_a_hook_computes(norm):
+    layer = torch.nn.Linear(2, 1, bias=False)
+    layer.weight.data = torch.tensor([[3.0, 4.0]])
+    layer = getattr(torch.nn.utils, norm)(layer)
+    layer(torch.ones(1, 2))  # leaves a weight that was computed with a gradient
+    if norm == "weight_norm":
+        layer.weight_g.data = torch.tensor([[10.0]])
+    found = from_torch.record(layer, graph_of((1, 2)), (torch.tensor([[1.0, 2.0]]),))
+    expected = (1 * 3 + 2 * 4) / 5 * (10 if norm == "weight_norm" else 1)
+    np.testing.assert_allclose(
+        found.cases[0].answers["y0"], [[expected]], rtol=1e-6 if norm == "spectral_norm" else 1e-14
+    )
+
+
+class OnlyFloat32(torch.nn.Module):
+    """``y = w x``, and no float64."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([[1.0], [3.0]]))
+
+    def forward(self, x):
+        if x.dtype != torch.float32:
+            raise TypeError("float32 only")
+        return x @ self.weight
+
+
+def test_a_module_that_takes_float32_alone_answers_in_that():
+    module = OnlyFloat32()
+    found = from_torch.record(module, graph_of((1, 2)), (torch.tensor([[5.0, 7.0]]),))
+    example = found.cases[0]
+    assert example.answers["y0"].tolist() == [[26]]
+    assert example.answers["y0"].dtype == np.float64
+    assert found.notes == ("the answers are in the network's own type, since it does not run in float64: float32 only",)
+    assert found.source.startswith("OnlyFloat32 in its own type")
+    # 5 and 7 move by 2^-21 each, 1 by 2^-23, 3 by 2^-22: at most 5 2^-23 + 2^-21 + 7 2^-22 + 3 2^-21, and its rounding
+    assert 0 < example.yardstick["y0"] <= (5 / 4 + 1 + 7 / 2 + 3 + 4) * 2.0**-21
+    assert module.weight.tolist() == [[1], [3]]
+
+
+def test_bfloat16_is_widened():
+    x = torch.tensor([[1.0, 2.0, 4.0]], dtype=torch.bfloat16)
+    answering = from_torch.answers(Asks("float"), graph_of((1, 3), dtype=ir.DataType.BFLOAT16), (x,), None)
+    assert answering.double(answering.example)["y0"].tolist() == [[1 / 3, 2 / 3, 4 / 3]]
+
+
+class OfDicts(torch.nn.Module):
+    def forward(self, a, b, scale=1.0):
+        return {"sum": a["p"]["q"] * 2 - a["r"][0], "scaled": b * scale}
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_arguments_in_dicts(by_name):
+    one, two, three = (torch.full((2,), value) for value in (1.0, 2.0, 3.0))
+    a = {"r": [one], "p": {"q": two}}
+    args, kwargs = ((), {"scale": 5.0, "b": three, "a": a}) if by_name else ((a, three), {"scale": 5.0})
+    example = from_torch.record(OfDicts(), graph_of((2,), (2,), (2,), outputs=2), args, kwargs).cases[0]
+    assert {name: array.tolist() for name, array in example.inputs.items()} == {
+        "x0": [1, 1],
+        "x1": [2, 2],
+        "x2": [3, 3],
+    }
+    assert {name: array.tolist() for name, array in example.answers.items()} == {"y0": [3, 3], "y1": [15, 15]}
 
 
 # --- fingerprints

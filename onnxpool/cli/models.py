@@ -35,6 +35,10 @@ from onnxpool.network import KINDS
 if TYPE_CHECKING:
     import torch
 
+Golden = Annotated[
+    bool, typer.Option("--golden/--no-golden", help="Write float64 answers beside the model, to validate it by.")
+]
+
 
 @app.command(rich_help_panel="Models")
 def export(
@@ -47,6 +51,7 @@ def export(
     opset: Opset = OPSETS[0],
     checkpoint: Checkpoint = None,
     check: Check = True,
+    golden: Golden = True,
     verbose: Verbose = False,
     seed: Seed = 0,
     as_json: Json = False,
@@ -63,7 +68,7 @@ def export(
         if checkpoint:
             onnxpool.models.load_checkpoint(module, checkpoint)
         example = _example(module, input, dtype, dynamic, seed)
-        _export(module, example, output, form, opset, check, verbose)
+        _export(module, example, output, form, opset, check, golden, verbose)
         description = describe(output)
     show(description, tables.description, as_json)
 
@@ -87,6 +92,7 @@ def swap(
     checkpoint: Checkpoint = None,
     strict: Annotated[bool, typer.Option(help="Refuse where a layer that a rule chooses cannot be replaced.")] = False,
     check: Check = True,
+    golden: Golden = True,
     verbose: Verbose = False,
     seed: Seed = 0,
     as_json: Json = False,
@@ -107,7 +113,7 @@ def swap(
         if not swapped.replaced:
             reasons = swapped.sentences() + [f"{one.layer} is kept: {one.reason}" for one in swapped.kept]
             raise ArgumentError("; ".join([f"nothing in {source} was replaced by {', '.join(rule)}", *reasons]))
-        _export(swapped.network, example, output, form, opset, check, verbose)
+        _export(swapped.network, example, output, form, opset, check, golden, verbose)
     show(swapped, tables.swapped, as_json)
 
 
@@ -185,7 +191,14 @@ def _example(module: "torch.nn.Module", texts: list[str], dtype: str, dynamic: l
 
 
 def _export(
-    module: "torch.nn.Module", example: _Example, output: Path, form: Form, opset: int, check: bool, verbose: bool
+    module: "torch.nn.Module",
+    example: _Example,
+    output: Path,
+    form: Form,
+    opset: int,
+    check: bool,
+    golden: bool,
+    verbose: bool,
 ) -> None:
     """Export, and say on standard error what was not checked, and PyTorch's own text where that is asked for."""
     args, kwargs = ((), example.call) if isinstance(example.call, dict) else (example.call, {})
@@ -201,6 +214,7 @@ def _export(
                 form=form,
                 opset=opset,
                 check=check,
+                golden=golden,
             )
     except ExportError as error:
         if verbose and error.__cause__ is not None:

@@ -4,6 +4,7 @@
 who answers, and a yardstick: how far a run in the model's own type is from these answers.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, TypeAlias
@@ -15,10 +16,14 @@ from numpy.typing import DTypeLike, NDArray
 from onnxpool.errors import ArgumentError, GoldenError
 from onnxpool.golden import bounds
 from onnxpool.golden.file import Answers, Case, Golden
-from onnxpool.golden.inputs import Feeds, generate, inputs_of, modest
+from onnxpool.golden.inputs import MODEST, Feeds, Input, generate, inputs_of, modest
 
 MOST_BYTES = 20_000_000
-"""Cases are added while inputs and answers are smaller than this; the export's own example is always there."""
+"""Cases are added while inputs and answers are smaller than this; the export's own example is always there.
+One that is larger by itself does not count."""
+
+_SIZES = ((MODEST // 2, MODEST // 4), (MODEST, MODEST))
+"""Sizes of axes that may change, at most, and the size that a network must take for that: half of it is tried too."""
 
 Yardstick: TypeAlias = Callable[[Feeds, Answers], dict[str, float]]
 """How far the network's own run in the model's type is from the answers, by output; :class:`GoldenError` if it has
@@ -42,15 +47,8 @@ def collect(
     A case that ``answer`` or ``yardstick`` fails on (an image too small for the network, say) is left out, with a note.
     Raises :class:`GoldenError` where none is left.
     """
-    inputs = inputs_of(model, example)
-    smaller = modest(inputs)
-    trial = next(feeds for name, feeds in generate(smaller) if name == "ordinary")
-    with suppress(Exception):  # too small for this network
-        answer(widen(trial))
-        inputs = smaller
-
+    inputs = _smallest(inputs_of(model, example), answer)
     found: list[Case] = []
-    notes: list[str] = []
     refused: dict[str, str] = {}
     size_bytes = 0
     chosen = dict(generate(inputs, example))
@@ -63,15 +61,15 @@ def collect(
             answers = answer(widen(feeds))
             case = Case(name, feeds, answers, yardstick(feeds, answers))
         except Exception as error:  # whatever a network raises
-            refused[name] = _first_line(error)
+            refused[name] = first_line(error)
             continue
         more = sum(array.nbytes for array in (*feeds.values(), *answers.values()))
         if found and size_bytes + more > MOST_BYTES:
-            notes.append(f"case {name!r} left out: the golden file would exceed {MOST_BYTES / 1e6:g} MB")
+            refused[name] = f"the golden file would exceed {MOST_BYTES / 1e6:g} MB"
             continue
-        size_bytes += more
+        size_bytes += more if more <= MOST_BYTES else 0  # an example of more leaves room for the others
         found.append(case)
-    notes += _left_out(refused)
+    notes = _left_out(refused)
     if not found:
         raise GoldenError(f"{source} could answer no case: {'; '.join(notes)}")
     dtypes = {
@@ -108,6 +106,16 @@ def own_error(run: Callable[[Feeds], dict[str, NDArray[Any]]], model: ir.Model) 
     return measured
 
 
+def moved(feeds: Mapping[str, NDArray[Any]], rng: np.random.Generator) -> Feeds:
+    """The floating point arrays in float64, with every element moved up or down by one ULP of the type they had."""
+    found = widen(feeds)
+    for name, array in feeds.items():
+        if bounds.is_floating(array.dtype):
+            step = np.nan_to_num(bounds.ulp(found[name], array.dtype))
+            found[name] = found[name] + rng.choice([-1, 1], array.shape) * step
+    return found
+
+
 def widen(feeds: Mapping[str, NDArray[Any]], dtype: DTypeLike = np.float64) -> Feeds:
     """The floating point arrays in float64, or another type; others as they are."""
     return {name: array.astype(dtype) if bounds.is_floating(array.dtype) else array for name, array in feeds.items()}
@@ -118,15 +126,33 @@ def is_double(model: ir.Model) -> bool:
     return any(value.dtype == ir.DataType.DOUBLE for value in model.graph.inputs)
 
 
+def _smallest(inputs: list[Input], answer: Callable[[Feeds], Answers]) -> list[Input]:
+    """The same inputs, as small as the network takes them where axes may change."""
+    for most, tried in _SIZES:
+        smaller = modest(inputs, most)
+        trial = next(feeds for name, feeds in generate(modest(inputs, tried)) if name == "ordinary")
+        with suppress(Exception):  # too small for this network
+            if smaller != inputs:
+                answer(widen(trial))
+            return smaller
+    return inputs
+
+
 def _left_out(refused: Mapping[str, str]) -> list[str]:
-    """A sentence on each case that was refused, sizes together."""
-    sizes = [name for name in refused if name.startswith("sizes ")]
-    told = [f"case {name!r} left out: {reason}" for name, reason in refused.items() if name not in sizes]
-    if sizes:
-        every = "; ".join(name.removeprefix("sizes ") for name in sizes)
-        told.append(f"sizes left out, since the network itself refuses them: {every} ({refused[sizes[0]]})")
+    """A sentence on the cases that were refused for one reason; reasons that differ in numbers alone are one."""
+    groups: dict[str, list[str]] = {}
+    for name, reason in refused.items():
+        groups.setdefault(re.sub(r"\d+", "0", reason), []).append(name)
+    told = []
+    for names in groups.values():
+        sizes = [name.removeprefix("sizes ") for name in names if name.startswith("sizes ")]
+        others = [repr(name) for name in names if not name.startswith("sizes ")]
+        parts = [f"case{'s' * (len(others) > 1)} {', '.join(others)}"] if others else []
+        parts += [f"sizes {'; '.join(sizes)}"] if sizes else []
+        told.append(f"{' and '.join(parts)} left out: {refused[names[0]]}")
     return told
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, or its name."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

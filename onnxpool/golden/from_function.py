@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxpool.errors import GoldenError
 from onnxpool.golden import bounds
-from onnxpool.golden.collect import collect, widen
+from onnxpool.golden.collect import collect, moved
 from onnxpool.golden.file import Answers, Golden
 from onnxpool.golden.inputs import Feeds
 from onnxpool.graph.forms import Model, read
@@ -35,13 +35,7 @@ def record(function: Callable[[Feeds], Mapping[str, Any]], model: Model, *, only
         return {name: np.asarray(array, np.float64) for name, array in answers.items()}
 
     def yardstick(feeds: Feeds, answers: Answers) -> dict[str, float]:
-        rng = np.random.default_rng(0)
-        moved = widen(feeds)
-        for name, array in feeds.items():
-            if bounds.is_floating(array.dtype):
-                step = np.nan_to_num(bounds.ulp(moved[name], array.dtype))
-                moved[name] = moved[name] + rng.choice([-1, 1], array.shape) * step
-        changed = answer(moved)
+        changed = answer(moved(feeds, np.random.default_rng(0)))
         return {name: nodes * bounds.measure(changed[name], answers[name], 0).max_abs for name in answers}
 
     golden = collect(

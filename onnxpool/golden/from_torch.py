@@ -5,8 +5,10 @@ The yardstick is the error of another copy, in the module's own type (float32 fo
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import cache
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +17,10 @@ from numpy.typing import NDArray
 
 from onnxpool.dtypes import BFLOAT16
 from onnxpool.errors import GoldenError, MissingExtra
-from onnxpool.golden.collect import collect, is_double, own_error, widen
+from onnxpool.golden import bounds
+from onnxpool.golden.collect import Yardstick, collect, first_line, is_double, moved, own_error, widen
 from onnxpool.golden.file import Answers, Golden
-from onnxpool.golden.inputs import Feeds
+from onnxpool.golden.inputs import Feeds, generate, inputs_of
 from onnxpool.graph.fingerprint import fingerprints, of_parameters
 from onnxpool.graph.forms import Model, read
 
@@ -41,6 +44,7 @@ def record(
     without them its inputs are taken to be those of the model, in order, and only its parameters are. The module itself
     is left as it is: copies of it run on the CPU, in evaluation mode unless ``evaluate`` is False. ``only`` as in
     :func:`collect`; ``answering`` is what :func:`answers` gave, where that was asked already.
+    A module that runs in its own type alone answers in that, with a note, and is allowed more error.
     Raises :class:`GoldenError` where the inputs or outputs of module and model differ in number, and where no
     case could be answered; :class:`MissingExtra` without PyTorch.
     """
@@ -50,15 +54,31 @@ def record(
         raise MissingExtra("torch", "export", "record") from error
     model = read(model)
     answering = answering or answers(module, model, args, kwargs, evaluate=evaluate)
-    golden = collect(
-        model,
-        answering.double,
-        own_error(answering.own, model),
-        source=f"{type(module).__name__} in float64, PyTorch {torch.__version__}",
-        yardstick_source="PyTorch's own error",
-        example=answering.example,
-        only=only,
-    )
+    name, version = type(module).__name__, f"PyTorch {torch.__version__}"
+    try:
+        golden = collect(
+            model,
+            answering.double,
+            own_error(answering.own, model),
+            source=f"{name} in float64, {version}",
+            yardstick_source="PyTorch's own error",
+            example=answering.example,
+            only=only,
+        )
+    except GoldenError:
+        if (reason := _why_not_double(answering, model)) is None:
+            raise
+        golden = collect(
+            model,
+            answering.narrow,
+            _moving(answering, len(model.graph)),
+            source=f"{name} in its own type, {version}",
+            yardstick_source="a rounding of each input and weight, per node",
+            example=answering.example,
+            only=only,
+        )
+        note = f"the answers are in the network's own type, since it does not run in float64: {reason}"
+        golden = replace(golden, notes=(note, *golden.notes))
     if args is not None:
         return replace(golden, fingerprints=fingerprints(model))
     parameters = {name: from_torch(tensor) for name, tensor in module.state_dict().items()}
@@ -69,11 +89,14 @@ def record(
 class Answering:
     """What a module makes of a model's inputs, by the model's output names: in float64, and in the types it has.
 
-    ``example`` is what it was exported with, where that is known.
+    ``narrow`` takes float64 as ``double`` does, and answers in the types the module has; ``near`` is that of a copy
+    whose weights are moved by one ULP. ``example`` is what it was exported with, where that is known.
     """
 
     double: Callable[[Feeds], Answers]
     own: Callable[[Feeds], dict[str, NDArray[Any]]]
+    narrow: Callable[[Feeds], Answers]
+    near: Callable[[Feeds], Answers]
     example: Feeds | None
 
 
@@ -91,7 +114,7 @@ def answers(
 
     names = [str(value.name) for value in model.graph.inputs]
     given = tuple(torch.empty(0) for _ in names) if args is None else tuple(args)
-    leaves, structure = tree_flatten((given, dict(kwargs or {})))
+    leaves, structure = tree_flatten((given, _in_order(module, kwargs or {})))
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
     if len(places) != len(names):
         raise GoldenError(f"the module was called with {len(places)} tensors, the model has the inputs {names}")
@@ -109,11 +132,12 @@ def answers(
             raise GoldenError(f"the module gives {len(tensors)} tensors, the model has the outputs {wanted}")
         return dict(zip(wanted, tensors, strict=True))
 
-    own = copy.deepcopy(module).cpu()
+    own = copied(module).cpu()
     if evaluate:
         own.eval()
-    wide = copy.deepcopy(own).double()
-    if is_double(model):
+    wide = copied(own).double()
+    narrowed = is_double(model)
+    if narrowed:
         own = own.float()
 
     def double(feeds: Feeds) -> Answers:
@@ -121,34 +145,133 @@ def answers(
             found = call(wide, widen(feeds))
         return {name: array.astype(np.float64) for name, array in found.items()}
 
+    def in_own_type(feeds: Feeds) -> dict[str, NDArray[Any]]:
+        with _in_float32() if narrowed else nullcontext():
+            return call(own, feeds)
+
+    types = {entry.name: entry.dtype for entry in inputs_of(model)}
+
+    def narrow(network: torch.nn.Module, feeds: Feeds) -> Answers:
+        found = call(network, {name: array.astype(types[name]) for name, array in feeds.items()})
+        return {name: array.astype(np.float64) for name, array in found.items()}
+
+    near = cache(lambda: _near(own))
     example = None
     if args is not None:
         example = {name: from_torch(leaves[place]) for place, name in zip(places, names, strict=True)}
-    return Answering(double, lambda feeds: call(own, feeds), example)
+    return Answering(
+        double,
+        in_own_type,
+        lambda feeds: narrow(own, feeds),
+        lambda feeds: narrow(near(), feeds),
+        example,
+    )
+
+
+def _why_not_double(answering: Answering, model: ir.Model) -> str | None:
+    """Why the module gives no answer in float64 where it gives one in its own type; None where it does, or neither."""
+    if is_double(model):
+        return None
+    feeds = answering.example or next(feeds for name, feeds in generate(inputs_of(model)) if name == "ordinary")
+    try:
+        answering.double(widen(feeds))
+    except Exception as error:  # whatever a module raises
+        with suppress(Exception):
+            answering.own(feeds)
+            return first_line(error)
+    return None
+
+
+def _moving(answering: Answering, nodes: int) -> Yardstick:
+    """How far the answers move when every input and weight moves by one ULP, once for each of the ``nodes``."""
+
+    def measured(feeds: Feeds, answers: Answers) -> dict[str, float]:
+        changed = answering.near(moved(feeds, np.random.default_rng(0)))
+        return {name: nodes * bounds.measure(changed[name], answers[name], 0).max_abs for name in answers}
+
+    return measured
+
+
+def _near(module: "torch.nn.Module") -> "torch.nn.Module":
+    """A copy whose weights are moved up or down by one ULP."""
+    import torch
+
+    near, rng = copied(module), np.random.default_rng(1)
+    with torch.no_grad():
+        for name, tensor in near.state_dict().items():
+            if tensor.is_floating_point():
+                weight = from_torch(tensor)
+                tensor.copy_(to_torch(moved({name: weight}, rng)[name].astype(weight.dtype)))
+    return near
+
+
+def _in_order(module: "torch.nn.Module", kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by name in the order that ``forward`` names them, which is that of an exported model's inputs."""
+    words = [word for word in signature(module.forward).parameters if word in kwargs]
+    return {word: kwargs[word] for word in dict.fromkeys([*words, *kwargs])}
+
+
+def copied(module: "torch.nn.Module") -> "torch.nn.Module":
+    """A copy of ``module`` with weights of its own, also where ``copy.deepcopy`` alone refuses.
+
+    It refuses tensors that were computed with a gradient, as the weight that ``torch.nn.utils.weight_norm`` leaves in a
+    layer; its hook computes that anew in every call.
+    """
+    import torch
+
+    held = (value for layer in module.modules() for value in vars(layer).values())
+    computed = [value for value in held if isinstance(value, torch.Tensor) and not value.is_leaf]
+    return copy.deepcopy(module, {id(tensor): tensor.detach().clone() for tensor in computed})
 
 
 @contextmanager
 def in_float64() -> Iterator[None]:
     """Every floating point tensor that PyTorch makes is made in float64, whatever type the code asks for.
 
-    So a module in float64 stays there where its forward says ``x.float()`` or ``torch.eye(3)``.
+    So a module in float64 stays there where its forward says ``x.float()`` or ``torch.eye(3)``. Numbers that become a
+    tensor, as in ``torch.tensor([0.1])``, are those of the type that the code asks for, as weights are.
+    """
+    import torch
+
+    narrow = (torch.float32, torch.float16, torch.bfloat16)
+    with _retyped(dict.fromkeys(narrow, torch.float64) | {torch.complex64: torch.complex128}, torch.float64):
+        yield
+
+
+@contextmanager
+def _in_float32() -> Iterator[None]:
+    """As :func:`in_float64`, for float64 that is to become float32."""
+    import torch
+
+    with _retyped({torch.float64: torch.float32, torch.complex128: torch.complex64}, torch.float32):
+        yield
+
+
+@contextmanager
+def _retyped(types: "Mapping[torch.dtype, torch.dtype]", default: "torch.dtype") -> Iterator[None]:
+    """Every operator that PyTorch runs takes and gives tensors of other types than the code says.
+
+    ``default`` is the type for what has none, such as the quotient of two integers.
     """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_map
 
-    narrow = (torch.float32, torch.float16, torch.bfloat16)
-
-    def widened(value: Any) -> Any:
+    def retyped(value: Any) -> Any:
         if isinstance(value, torch.dtype):
-            return torch.float64 if value in narrow else value
-        return value.double() if isinstance(value, torch.Tensor) and value.dtype in narrow else value
+            return types.get(value, value)
+        return value.to(types[value.dtype]) if isinstance(value, torch.Tensor) and value.dtype in types else value
 
-    class Wide(TorchDispatchMode):  # type: ignore[no-untyped-call]
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            return tree_map(widened, func(*tree_map(widened, args), **tree_map(widened, kwargs or {})))
+    class Retyped(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+            usual = torch.get_default_dtype()
+            torch.set_default_dtype(default)
+            try:
+                return tree_map(retyped, func(*tree_map(retyped, args), **tree_map(retyped, kwargs or {})))
+            finally:
+                torch.set_default_dtype(usual)
 
-    with Wide():  # type: ignore[no-untyped-call]
+    with Retyped():  # type: ignore[no-untyped-call]
         yield
 
 

@@ -91,9 +91,9 @@ def at_sizes(
     return name, _feeds(name, resized, _FILLS["ordinary"], example)
 
 
-def modest(inputs: Sequence[Input]) -> list[Input]:
-    """The same inputs, smaller where axes may change; the first axis is taken for the batch and becomes 2."""
-    sizes = {name: min(size, 2 if name in batch_axes(inputs) else MODEST) for name, size in changeable(inputs).items()}
+def modest(inputs: Sequence[Input], most: int = MODEST) -> list[Input]:
+    """The same inputs, at most ``most`` where axes may change; the first axis is taken for the batch and becomes 2."""
+    sizes = {name: min(size, 2 if name in batch_axes(inputs) else most) for name, size in changeable(inputs).items()}
     return [replace(entry, shape=_resize(entry, sizes)) for entry in inputs]
 
 
