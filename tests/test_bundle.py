@@ -125,7 +125,7 @@ def test_a_folder_is_never_overwritten(network, tmp_path):
 
 def test_bisection_keeps_the_one_wrong_node(network, tmp_path):
     found = bisect_model(changed(network[1], count_include_pad=0), tmp_path / "small", network[0])
-    assert found.nodes == ("node_avg_pool2d",)
+    assert found.nodes == ("node_average_pool",)
     assert "right with count_include_pad=1" in found.reason
     graph = onnx.load(tmp_path / "small" / "model.onnx").graph
     assert [node.op_type for node in graph.node] == ["AveragePool"]
@@ -135,7 +135,7 @@ def test_bisection_keeps_the_one_wrong_node(network, tmp_path):
 
 def test_without_the_module_it_keeps_what_nobody_knows(network, tmp_path):
     found = bisect_model(changed(network[1], count_include_pad=0), tmp_path / "known", network[2], "image")
-    assert set(found.nodes) == {"node_conv2d", "node_relu", "node_soft_pool", "node_avg_pool2d"}
+    assert set(found.nodes) == {"node_conv2d", "node_relu", "node_soft_pool", "node_average_pool"}
     assert reproduced(tmp_path / "known")[0] == 1
 
 

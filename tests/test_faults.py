@@ -103,7 +103,7 @@ PLANTED = {
     "wrong count_include_pad": (
         attribute("AveragePool", "count_include_pad", 0),
         1,
-        "attributes of node 'node_avg_pool2d' (AveragePool) changed since export: count_include_pad was 1, is 0",
+        "attributes of node 'node_average_pool' (AveragePool) changed since export: count_include_pad was 1, is 0",
     ),
     "ceil_mode dropped": (
         attribute("MaxPool", "ceil_mode", 0),

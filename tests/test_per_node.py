@@ -166,7 +166,7 @@ def test_without_pytorch_the_answers_at_the_end_are_what_is_known(network):
     nodes = compare_nodes(changed(made, "AveragePool", setting("count_include_pad", 0)), golden)
     assert nodes.first.op_type == "Gemm"
     assert "or one of" in nodes.first.reason
-    assert "node_avg_pool2d" in nodes.first.reason
+    assert "node_average_pool" in nodes.first.reason
 
 
 def test_overflow_is_found_where_it_starts():
