@@ -618,7 +618,7 @@ HUGE = 2**62
         ({"kernel_shape": [3.0, 3.0]}, "kernel_shape is missing or is not a list"),
         ({"strides": "22"}, "strides is missing or is not a list"),
         ({"kernel_shape": [3, 3, 3, 3]}, "expected 1, 2 or 3 numbers"),
-        ({"kernel_shape": [3] * 7}, "no list of 1 to 6 integers"),
+        ({"kernel_shape": [3] * 7}, "not a list of 1 to 6 integers"),
         ({"strides": [2]}, r"strides is \[2\], 1 numbers, but kernel_shape has 2 axes: expected 2"),
         ({"pads": [1, 1]}, r"pads is \[1, 1\], 2 numbers, but kernel_shape has 2 axes: expected 4"),
         ({"dilations": [1, 1, 1]}, r"dilations is \[1, 1, 1\], 3 numbers"),
