@@ -119,12 +119,12 @@ def test_large_whole_numbers_are_exact():
 # --- refused
 
 WRONG = {
-    "no JSON": (b"{", 400, "no JSON"),
-    "a list": (b"[]", 400, "no JSON object"),
-    "nothing": (b"", 400, "no JSON"),
-    "NaN": (b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,1],"data":[NaN]}]}', 400, "no JSON"),
-    "Infinity": (b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,1],"data":[1e999]}]}', 400, "no JSON"),
-    "too deep": (b'{"inputs":' + b"[" * 3000 + b"]" * 3000 + b"}", 400, "no JSON"),
+    "no JSON": (b"{", 400, "not JSON"),
+    "a list": (b"[]", 400, "not a JSON object"),
+    "nothing": (b"", 400, "not JSON"),
+    "NaN": (b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,1],"data":[NaN]}]}', 400, "not JSON"),
+    "Infinity": (b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,1],"data":[1e999]}]}', 400, "not JSON"),
+    "too deep": (b'{"inputs":' + b"[" * 3000 + b"]" * 3000 + b"}", 400, "not JSON"),
     "unknown field": ({"inputs": [tensor()], "extra": 1}, 400, "'extra'"),
     "unknown parameter": ({"inputs": [tensor()], "parameters": {"sequence_id": 1}}, 400, "'sequence_id'"),
     "inputs no list": ({"inputs": {}}, 400, "'inputs' of request must be a list"),
@@ -212,7 +212,7 @@ def binary(size, raw, shape=(1, 2), header=None, **others):
         (8, b"12345678", {"header": "-1"}, 400, "-1 is not a length"),
         (8, b"12345678", {"header": "9999"}, 400, "9999 is not a length"),
         (8, b"12345678", {"header": "1e3"}, 400, "1e3 is not a length"),
-        (8, b"12345678", {"header": "0"}, 400, "no JSON"),
+        (8, b"12345678", {"header": "0"}, 400, "not JSON"),
     ],
 )
 def test_binary_refusals(size, raw, others, status, message):
