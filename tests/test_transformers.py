@@ -109,7 +109,7 @@ def test_sizes_that_may_change(make, args, shapes):
 @pytest.mark.parametrize("make", [mobilenet, swin])
 def test_a_padding_that_depends_on_the_rest_of_a_division_is_refused(make):
     """Both pad where a size is no multiple of a stride: the trace has the example's branch alone."""
-    with pytest.raises(ExportError, match="(is wrong: on|cannot run, on) sizes "):
+    with pytest.raises(ExportError, match=r"(is wrong: on|cannot run, on) sizes "):
         exported(make, image(64, 96), IMAGE)
 
 

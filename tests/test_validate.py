@@ -224,8 +224,8 @@ def test_perturbed_weights_fail_and_are_named(exported):
     ("old", "new"),
     [
         ("softpool_x", "Neg"),  # another operator in front
-        ("count", "ReduceMax"),  # the number of cells
-        ("limit", "value"),  # the guard
+        ("ReduceProd", "ReduceMax"),  # the number of cells
+        ("Less", "value"),  # the guard
     ],
 )
 def test_a_tampered_body_fails_and_is_named(exported, old, new):
@@ -239,10 +239,10 @@ def test_a_tampered_body_fails_and_is_named(exported, old, new):
         cast.replace_input_with(0, negated.outputs[0])
         body.insert_before(cast, negated)
     elif new == "ReduceMax":
-        exact = next(node for node in every if node.outputs[0].name == old)
+        exact = next(node for node in every if node.op_type == old)
         exact.op_type = new
     else:
-        limit = next(node for node in every if node.outputs[0].name == old)
+        limit = next(node for node in every if node.op_type == old).inputs[1].producer()
         limit.attributes.add(ir.AttrTensor("value", ir.tensor(np.float32(1e30))))
     report = validate(copy, answered, forms=["function", "standard"])
     assert not report.passed
