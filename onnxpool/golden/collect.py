@@ -153,6 +153,6 @@ def _left_out(refused: Mapping[str, str]) -> list[str]:
     return told
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of what an error says, or its name."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from onnxpool.domain import OPSETS
 from onnxpool.errors import ArgumentError, ExportError, nearest
+from onnxpool.golden.collect import first_line
 from onnxpool.network import lines, official
 
 DynamicAxes: TypeAlias = Mapping[str, Mapping[int, str] | Sequence[int]]
@@ -187,11 +188,6 @@ def _hint(module: torch.nn.Module) -> str:
         if names
         else ""
     )
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its name."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _times(shape: Sequence[int]) -> str:
