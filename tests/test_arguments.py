@@ -79,11 +79,28 @@ def test_the_older_words():
         ({"args": {"left": X}}, "args is a dict; give a tuple of what the module is called with"),
         ({"args": (X.numpy(), X)}, "args[0] is a NumPy array; a module takes torch.from_numpy(array)"),
         ({"kwargs": {"right": X.numpy()}, "args": (X,)}, "kwargs['right'] is a NumPy array"),
+        ({"args": (X, X.cfloat())}, "tensor 1 of args is complex, which ONNX Runtime does not have; use real and"),
+        ({"args": (X.to_sparse(), X)}, "tensor 0 of args is sparse, which ONNX models do not take; use .to_dense()"),
     ],
 )  # fmt: skip
 def test_arguments_that_cannot_be_meant(given, told):
     with pytest.raises(ArgumentError, match=re.escape(told)):
-        onnxpool.export(Add(), **{"args": (X, X), **given})
+        onnxpool.export(**{"module": Add(), "args": (X, X), **given})
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_torch_script_is_refused():
+    with pytest.raises(ArgumentError, match=r"module is TorchScript; export the Python module that torch\.jit made it"):
+        onnxpool.export(torch.jit.trace(Add(), (X, X)), (X, X))
+
+
+def test_a_complex_output_is_refused():
+    class Spectrum(torch.nn.Module):
+        def forward(self, x):
+            return x, torch.fft.rfft2(x)
+
+    with pytest.raises(ExportError, match="output 1 of Spectrum is complex"):
+        onnxpool.export(Spectrum(), (X,))
 
 
 def test_an_example_that_the_module_refuses_is_told_with_its_line():

@@ -433,6 +433,48 @@ def test_names_lent_to_the_code_are_taken_back():
     assert "LIBRARIES" not in torch.SymInt.__int__.__code__.co_names
 
 
+# --- functions that pool inside
+
+
+def of_local_response_norm(size: int, alpha: float, beta: float, k: float) -> Callable[[Array], Array]:
+    def formula(x: Array) -> Array:
+        total = np.zeros_like(x)
+        for c in range(x.shape[1]):
+            total[:, c] = (x[:, max(c - size // 2, 0) : c + (size - 1) // 2 + 1] ** 2).sum(1)
+        return x / (k + alpha * total / size) ** beta
+
+    return formula
+
+
+def of_area(*sizes: Callable[[int], int]) -> Callable[[Array], Array]:
+    return lambda x: adaptive_average.reference(x, [size(n) for size, n in zip(sizes, x.shape[2:], strict=True)])
+
+
+AREA = nn.Upsample(size=(5, 30), mode="area")
+INSIDE: list[tuple[int, Callable[..., Any], Callable[[Array], Array]]] = [
+    (1, nn.LocalResponseNorm(2, 2.0, 0.5, 0.1), of_local_response_norm(2, 2.0, 0.5, 0.1)),
+    (2, nn.LocalResponseNorm(3), of_local_response_norm(3, 1e-4, 0.75, 1.0)),
+    (2, nn.LocalResponseNorm(2, 2.0, 0.5, 0.1), of_local_response_norm(2, 2.0, 0.5, 0.1)),
+    (3, nn.LocalResponseNorm(5, 2.0, 0.5, 0.1), of_local_response_norm(5, 2.0, 0.5, 0.1)),
+    (2, AREA, of_area(lambda _: 5, lambda _: 30)),
+    (2, lambda x: F.interpolate(x, scale_factor=(0.5, 2.0), mode="area"), of_area(lambda n: n // 2, lambda n: 2 * n)),
+    (1, lambda x: F.interpolate(x, [x.shape[2] // 3], mode="area"), of_area(lambda n: n // 3)),
+    (3, lambda x: F.interpolate(x, 4, mode="area"), of_area(*[lambda _: 4] * 3)),
+]
+
+
+@pytest.mark.parametrize(("rank", "pool", "formula"), INSIDE)
+def test_functions_that_pool_inside(rank, pool, formula):
+    model = exported(rank, pool)
+    for seed, shape in enumerate(OTHERS[rank]):
+        x = values(shape, seed)
+        np.testing.assert_allclose(run(model, x)[0], formula(x.double().numpy()), rtol=3e-6, atol=3e-6)
+
+
+def test_other_interpolation_stays_pytorch_s():
+    assert operators(exported(2, nn.Upsample(scale_factor=2, mode="nearest"))) == ["Resize"]
+
+
 # --- what stock PyTorch does silently
 
 

@@ -77,6 +77,9 @@ def arranged(
         named[words[len(args) - 1]] = args[-1]
         args = args[:-1]
     call = Call(tuple(args), named, dynamic_shapes)
+    for index, tensor in enumerate(call.tensors()):
+        if kind := _unfit(tensor):
+            raise ArgumentError(f"tensor {index} of args is {kind}")
     if input_names is not None and len(input_names) != (count := len(call.tensors())):
         raise ArgumentError(f"input_names={list(input_names)} names {len(input_names)} inputs; the example has {count}")
     return call
@@ -127,6 +130,17 @@ def _shapes(
     return found
 
 
+def _unfit(tensor: torch.Tensor) -> str:
+    """What makes ``tensor`` nothing that an ONNX model takes or gives, and what to do; empty where it is fit."""
+    if tensor.is_complex():
+        return "complex, which ONNX Runtime does not have; use real and imaginary parts (torch.view_as_real)"
+    if tensor.is_quantized:
+        return "quantized, which ONNX models do not take; use .dequantize()"
+    if tensor.layout is not torch.strided:
+        return "sparse, which ONNX models do not take; use .to_dense()"
+    return ""
+
+
 # --- before and after PyTorch's exporter
 
 
@@ -148,6 +162,9 @@ def tried(module: torch.nn.Module, call: Call, output_names: Sequence[str] | Non
             f"{first_line(error)}{f' ({place})' if place else ''}; give args as forward takes them{_hint(module)}"
         ) from error
     found = [leaf for leaf in outputs if isinstance(leaf, torch.Tensor)]
+    for index, tensor in enumerate(found):
+        if kind := _unfit(tensor):
+            raise ExportError(f"output {index} of {type(module).__name__} is {kind}")
     if output_names is not None and len(output_names) != len(found):
         raise ArgumentError(
             f"output_names={list(output_names)} names {len(output_names)} outputs; {type(module).__name__} gives "

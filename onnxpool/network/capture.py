@@ -38,9 +38,10 @@ class Poolings(TorchFunctionMode):
         if "self" in named:
             named["input"] = named.pop("self")
         try:
-            return pool(rank, *args, **named)
+            y = pool(rank, *args, **named)
         except OnnxpoolError as error:
             raise ExportError(f"{getattr(func, '__name__', func)}{self._place()}: {error}") from error
+        return func(*args, **named) if y is NotImplemented else y
 
     def _place(self) -> str:
         """The layer and the line of the module's own code that is calling."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - as everybody writes it
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
@@ -270,9 +271,49 @@ def _fractional(rank: int, *_: Any, **__: Any) -> Any:
     )
 
 
+# --- functions that pool inside, where a call of a pooling is out of sight
+
+
+def _interpolate(
+    _rank: int,
+    input: Tensor,  # noqa: A002
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """``mode="area"`` is adaptive average pooling; the other modes, and what PyTorch refuses, are PyTorch's."""
+    factors = scale_factor if isinstance(scale_factor, Sequence) else [scale_factor] * (input.dim() - 2)
+    chosen = (size is None) != (scale_factor is None) and len(factors) == input.dim() - 2
+    if mode != "area" or not chosen or any(args) or any(kwargs.values()):
+        return NotImplemented
+    if size is None:
+        size = [torch.sym_int(n * factor) for n, factor in zip(input.shape[2:], factors, strict=True)]  # type: ignore[no-untyped-call]
+    return _adaptive_average(input.dim() - 2, input, size)
+
+
+def _local_response_norm(
+    _rank: int,
+    input: Tensor,  # noqa: A002
+    size: int,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    k: float = 1.0,
+) -> Any:
+    """``x / (k + alpha · mean of x² over ``size`` channels around)^beta`` (Krizhevsky et al., 2012), as PyTorch counts."""
+    if input.dim() < 3:
+        return NotImplemented
+    rank = min(input.dim() - 1, 3)  # the channels are the first spatial axis
+    squares = (input if input.dim() == rank + 1 else input.flatten(rank)).square().unsqueeze(1)
+    padded = F.pad(squares, (*[0, 0] * (rank - 1), size // 2, (size - 1) // 2))
+    mean = _average(rank, padded, (size, *[1] * (rank - 1)), 1).squeeze(1).reshape(input.shape)
+    return input / mean.mul(alpha).add(k).pow(beta)
+
+
 def _table() -> dict[Any, tuple[Callable[..., Any], int]]:
-    """The pooling of each of PyTorch's functions, and its number of spatial axes."""
-    functions, native, operators = torch.nn.functional, torch._C._nn, torch.ops.aten
+    """The pooling of each of PyTorch's functions, and its number of spatial axes (0 where its input tells)."""
+    functions, native, operators = F, torch._C._nn, torch.ops.aten
     spellings: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
         "max_pool": (_max, (functions, torch, operators)),
         "max_pool{}_with_indices": (_max_with_indices, (functions, torch, native, operators)),
@@ -288,7 +329,10 @@ def _table() -> dict[Any, tuple[Callable[..., Any], int]]:
         "fractional_max_pool": (_fractional, (functions, native, operators)),
         "fractional_max_pool{}_with_indices": (_fractional, (functions,)),
     }
-    table: dict[Any, tuple[Callable[..., Any], int]] = {}
+    table: dict[Any, tuple[Callable[..., Any], int]] = {
+        F.interpolate: (_interpolate, 0),
+        F.local_response_norm: (_local_response_norm, 0),
+    }
     for spelling, (pool, homes) in spellings.items():
         for rank in (1, 2, 3):
             name = (spelling if "{}" in spelling else spelling.strip() + "{}").format(f"{rank}d")

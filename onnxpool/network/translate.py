@@ -82,6 +82,8 @@ def translations_for(module: "torch.nn.Module") -> dict[Callable[..., Any], Call
         raise MissingExtra(error.name or "torch", "export", "export") from error
     if not isinstance(module, torch.nn.Module):
         raise ArgumentError(f"module={module!r:.80} is not a torch.nn.Module; wrap a function in one")
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ArgumentError("module is TorchScript; export the Python module that torch.jit made it from")
     return translations
 
 
