@@ -77,9 +77,6 @@ def arranged(
         named[words[len(args) - 1]] = args[-1]
         args = args[:-1]
     call = Call(tuple(args), named, dynamic_shapes)
-    for index, tensor in enumerate(call.tensors()):
-        if kind := _unfit(tensor):
-            raise ArgumentError(f"tensor {index} of args is {kind}")
     if input_names is not None and len(input_names) != (count := len(call.tensors())):
         raise ArgumentError(f"input_names={list(input_names)} names {len(input_names)} inputs; the example has {count}")
     return call
@@ -147,9 +144,12 @@ def _unfit(tensor: torch.Tensor) -> str:
 def tried(module: torch.nn.Module, call: Call, output_names: Sequence[str] | None) -> None:
     """Run the module on the example, as it is.
 
-    Raises :class:`ExportError` where it cannot, and :class:`ArgumentError` for ``output_names`` of another number than
-    it gives.
+    Raises :class:`ExportError` where it cannot or gives tensors that ONNX does not have, and :class:`ArgumentError` for
+    such arguments and for ``output_names`` of another number than it gives.
     """
+    for index, tensor in enumerate(call.tensors()):
+        if kind := _unfit(tensor):
+            raise ArgumentError(f"tensor {index} of args is {kind}")
     devices = range(torch.cuda.device_count())
     try:
         with torch.no_grad(), torch.random.fork_rng(devices):

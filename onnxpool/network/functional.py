@@ -301,7 +301,7 @@ def _local_response_norm(
     beta: float = 0.75,
     k: float = 1.0,
 ) -> Any:
-    """``x / (k + alpha · mean of x² over ``size`` channels around)^beta`` (Krizhevsky et al., 2012), as PyTorch counts."""
+    """``x / (k + alpha · mean of x²)^beta``, the mean over ``size`` channels around (Krizhevsky et al., 2012)."""
     if input.dim() < 3:
         return NotImplemented
     rank = min(input.dim() - 1, 3)  # the channels are the first spatial axis
