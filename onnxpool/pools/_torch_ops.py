@@ -4,14 +4,12 @@ PyTorch is optional. Without it this file and the method files still import, ``t
 module raises :class:`MissingExtra`. Method files take ``torch`` from here.
 """
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from onnxpool.domain import DOMAIN
 from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError, MissingExtra
 from onnxpool.pools._method import Operator
@@ -25,6 +23,8 @@ __all__ = [
     "Sequential",
     "WindowModule",
     "cells",
+    "has_known_sizes",
+    "is_jit_tracing",
     "operator",
     "padded",
     "pooled_shape",
@@ -41,6 +41,8 @@ if TYPE_CHECKING or HAVE_TORCH:
     import torch
     from torch import Tensor
     from torch.nn import Module, Sequential
+
+    from onnxpool.pools._composite import called, composite, differentiable
 else:
     torch = None
 
@@ -56,9 +58,6 @@ else:
 
 Forward = Callable[..., "Tensor"]
 Backward = Callable[..., "tuple[Tensor, ...]"]
-
-LIBRARY = torch.library.Library(DOMAIN, "FRAGMENT") if HAVE_TORCH else None
-"""Holds our operators; they are gone when it is."""
 
 EXPORTED_AS: dict[Any, Operator] = {}
 """The ONNX operator of each PyTorch operator (``torch.ops.onnxpool.*.default``); filled by :func:`operator`."""
@@ -79,7 +78,7 @@ def operator(exported_as: Operator, name: str, forward: Forward, backward: Backw
     if not HAVE_TORCH:
         return _missing(name)
 
-    differentiable = _differentiable(forward, backward)
+    pool = differentiable(forward, backward)
 
     def shape(window: Window, *tensors: "Tensor") -> tuple[int, ...]:
         output = pooled_shape(window, tensors[0])
@@ -93,22 +92,22 @@ def operator(exported_as: Operator, name: str, forward: Forward, backward: Backw
 
     def run(window: Window, *tensors: "Tensor") -> "Tensor":
         slopes = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-        return differentiable(window, *tensors) if slopes and not torch.jit.is_tracing() else forward(window, *tensors)
+        return pool(window, *tensors) if slopes and not is_jit_tracing() else forward(window, *tensors)
 
     def gather(flat: Sequence[Any]) -> tuple[Any, ...]:
         return (window_from(flat[len(inputs) :]), *flat[: len(inputs)])
 
     tensors = ", ".join(f"Tensor {argument}" for argument in inputs)
-    overload = _composite(name, f"({tensors}, {', '.join(_FIELDS)}) -> Tensor", run, shape, gather, 1)
+    overload = composite(name, f"({tensors}, {', '.join(_FIELDS)}) -> Tensor", run, shape, gather, 1)
     EXPORTED_AS[overload] = exported_as
 
     def call(window: Window, *tensors: "Tensor") -> "Tensor":
         for argument, tensor in zip(inputs, tensors, strict=True):
             if not tensor.is_floating_point():
                 raise ArgumentError(f"{argument} has dtype {tensor.dtype}; pooling takes floating point, use .float()")
-        if torch.jit.is_tracing():  # TorchScript's programs hold PyTorch's own operators, and run without this package
+        if is_jit_tracing():  # TorchScript's programs hold PyTorch's own operators, and run without this package
             return run(window, *tensors)
-        return _called(overload, *tensors, *_fields(window))
+        return called(overload, *tensors, *_fields(window))
 
     return call
 
@@ -140,84 +139,17 @@ def standard_operator(
         return (window_from(flat[: len(_FIELDS)]), *flat[len(_FIELDS) :]) if windowed else tuple(flat)
 
     schema = f"({arguments.replace(_WINDOW, ', '.join(_FIELDS))}) -> Tensor"
-    overload = _composite(name, schema, forward, shape, gather, names.index("x"))
+    overload = composite(name, schema, forward, shape, gather, names.index("x"))
     if translate is not None:
         TRANSLATIONS[overload] = lambda op, *flat: translate(op, *gather(flat))
 
     def call(*args: Any) -> "Tensor":
         if torch.compiler.is_exporting():
-            return _called(overload, *(_fields(args[0]) if windowed else ()), *args[windowed:])
+            return called(overload, *(_fields(args[0]) if windowed else ()), *args[windowed:])
         shape(*args)
         return forward(*args)
 
     return call
-
-
-def _composite(
-    name: str,
-    schema: str,
-    run: Forward,
-    shape: Callable[..., Sequence[int]],
-    gather: Callable[[Sequence[Any]], tuple[Any, ...]],
-    place: int,
-) -> Any:
-    """Register an operator that PyTorch takes apart into what ``run`` calls, where nobody keeps it; returns it.
-
-    ``gather`` makes the arguments of ``run`` and ``shape`` of those in ``schema``, ``x`` at ``place``. Composite
-    operators (``CompositeImplicitAutograd``) are what exporters, functorch and quantisers expect of a layer.
-
-    A native kernel for eager mode belongs into ``run``, above this: for plain CPU tensors, while PyTorch neither traces
-    nor compiles, ``differentiable`` would call the kernels in place of ``forward`` and ``backward``. What is traced
-    keeps to these, since a kernel is opaque to whoever takes the operator apart.
-    """
-    from torch._subclasses.fake_tensor import is_fake
-    from torch.fx.experimental.proxy_tensor import get_proxy_mode
-
-    def kernel(*flat: Any) -> "Tensor":
-        args = gather(flat)
-        x: Tensor = args[place]
-        output = shape(*args)
-        if is_fake(x) and get_proxy_mode() is None:  # only the shape is asked for; ``run`` could make conditions on it
-            return x.new_empty(output) + 0 * x.sum()
-        return run(*args)
-
-    LIBRARY.define(f"{name}{schema}", tags=(torch.Tag.pt2_compliant_tag,))
-    LIBRARY.impl(name, kernel, "CompositeImplicitAutograd")
-    return getattr(getattr(torch.ops, DOMAIN), name).default
-
-
-def _differentiable(forward: Forward, backward: Backward) -> Forward:
-    """``forward`` whose gradient is ``backward``, which takes its window, the gradient and its inputs."""
-
-    class Pooling(torch.autograd.Function):
-        generate_vmap_rule = True
-
-        @staticmethod
-        def forward(window: Window, *tensors: "Tensor") -> "Tensor":
-            return forward(window, *tensors)
-
-        @staticmethod
-        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: "Tensor") -> None:  # noqa: ARG004
-            ctx.window = inputs[0]
-            ctx.save_for_backward(*inputs[1:])
-
-        @staticmethod
-        def backward(ctx: Any, grad: "Tensor") -> tuple[Any, ...]:
-            return None, *backward(ctx.window, grad, *ctx.saved_tensors)
-
-    call: Forward = Pooling.apply
-    return call
-
-
-def _called(overload: Any, *args: Any) -> "Tensor":
-    """The operator's output, without PyTorch's remark that it keeps a composite operator in an exported program."""
-    if torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling():
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", _REMARK)
-            output: Tensor = overload(*args)
-            return output
-    called: Tensor = overload(*args)
-    return called
 
 
 def pooled_shape(window: Window, x: "Tensor") -> tuple[int, ...]:
@@ -230,6 +162,16 @@ def pooled_shape(window: Window, x: "Tensor") -> tuple[int, ...]:
 def has_known_sizes(x: "Tensor") -> bool:
     """Whether a condition may be made on the sizes of ``x``: they are numbers, and not those of an example."""
     return not torch.compiler.is_compiling() and all(type(n) is int for n in x.shape)
+
+
+def is_jit_tracing() -> bool:
+    """Whether ``torch.jit.trace`` runs: then a size that is compared would be fixed, with a warning."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
+def _is_symbol(x: Any) -> bool:
+    """Whether it stands for a value while ``torch.fx`` traces."""
+    return isinstance(x, torch.fx.Proxy)
 
 
 def window_from(fields: Sequence[Any]) -> Window:
@@ -245,7 +187,6 @@ def _fields(window: Window) -> tuple[Any, ...]:
 
 _FIELDS = ("int[] kernel", "int[] stride", "int[] pad", "int[] dilation", "bool ceil")
 _WINDOW = "Window window"
-_REMARK = "At pre-dispatch tracing, we assume that any custom op marked with CompositeImplicitAutograd"
 
 
 def _missing(name: str) -> Forward:
@@ -297,7 +238,8 @@ def _views(window: Window) -> Iterator[tuple[Any, ...]]:
 class PoolModule(Module):
     """Base of every module: ``(N, C, *spatial)`` in and out, or ``(C, *spatial)`` without a batch.
 
-    Raises :class:`ArgumentError` in ``forward`` for a wrong rank and an integer dtype.
+    Raises :class:`ArgumentError` in ``forward`` for a wrong rank and an integer dtype, and in ``torch.jit.script``.
+    ``torch.fx.symbolic_trace`` takes every such module of a network as one call, a leaf, like the layers of torch.nn.
     """
 
     rank: ClassVar[int]
@@ -324,8 +266,25 @@ class PoolModule(Module):
         """The float64 answer for a float64 batch ``(N, C, *spatial)``, by the plain formula."""
         raise NotImplementedError
 
+    def _leaf(self, x: Any) -> "Tensor":
+        if x.tracer.root is self:
+            raise ArgumentError(
+                f"torch.fx takes {type(self).__name__} as one call, a leaf; trace a network that holds it, such as "
+                "torch.nn.Sequential(pool)"
+            )
+        leaf: Tensor = x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x,), {})
+        return leaf
+
+    def __prepare_scriptable__(self) -> "Module":
+        """Refuse ``torch.jit.script``, which calls this and would fail in words of its own."""
+        raise ArgumentError(
+            f"torch.jit.script cannot compile {type(self).__name__}; use torch.export.export, or torch.jit.trace"
+        )
+
     def forward(self, x: "Tensor") -> "Tensor":
         """Pool ``x``."""
+        if _is_symbol(x):
+            return self._leaf(x)
         if x.dim() not in (self.rank + 1, self.rank + 2):
             raise ArgumentError(
                 f"x has shape {tuple(x.shape)}; {type(self).__name__} takes {self.rank + 2} axes, (N, C, *spatial), "

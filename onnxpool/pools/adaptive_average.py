@@ -28,7 +28,7 @@ from onnxpool.errors import ArgumentError
 from onnxpool.pools import _onnx_ops as onnx_ops
 from onnxpool.pools import global_average
 from onnxpool.pools._method import Method
-from onnxpool.pools._torch_ops import PoolModule, standard_operator, torch, widen
+from onnxpool.pools._torch_ops import PoolModule, has_known_sizes, standard_operator, torch, widen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,7 +82,7 @@ def _forward(x: "Tensor", sizes: Sequence[int]) -> "Tensor":
 
 def adapted_shape(x: "Tensor", sizes: Sequence[int]) -> tuple[int, ...]:
     """The output shape; while PyTorch traces it makes no condition on the sizes of ``x``, else it refuses bad ones."""
-    if not torch.compiler.is_compiling() and 0 in x.shape[2:]:
+    if has_known_sizes(x) and 0 in x.shape[2:]:
         raise ArgumentError(f"x has shape {tuple(x.shape)}, which has an axis without positions; use at least one")
     return (*x.shape[:2], *(size or n for size, n in zip(sizes, x.shape[2:], strict=True)))
 
