@@ -84,6 +84,11 @@ def differentiable(
     return call
 
 
+def is_functorch_active() -> bool:
+    """Whether ``torch.func`` (grad, vmap, jvp) is transforming a function, in eager mode."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
 def called(overload: Any, *args: Any) -> Tensor:
     """The operator's output, without the warning even where a program has set filters of its own."""
     if torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling():

@@ -42,7 +42,7 @@ if TYPE_CHECKING or HAVE_TORCH:
     from torch import Tensor
     from torch.nn import Module, Sequential
 
-    from onnxpool.pools._composite import called, composite, differentiable
+    from onnxpool.pools._composite import called, composite, differentiable, is_functorch_active
 else:
     torch = None
 
@@ -90,9 +90,13 @@ def operator(exported_as: Operator, name: str, forward: Forward, backward: Backw
                 )
         return output
 
-    def run(window: Window, *tensors: "Tensor") -> "Tensor":
+    def with_slopes(window: Window, *tensors: "Tensor") -> "Tensor":
         slopes = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-        return pool(window, *tensors) if slopes and not is_jit_tracing() else forward(window, *tensors)
+        return pool(window, *tensors) if slopes else forward(window, *tensors)
+
+    def run(window: Window, *tensors: "Tensor") -> "Tensor":
+        """Inside of the operator, where functorch takes no function with a gradient of its own."""
+        return (forward if is_functorch_active() else with_slopes)(window, *tensors)
 
     def gather(flat: Sequence[Any]) -> tuple[Any, ...]:
         return (window_from(flat[len(inputs) :]), *flat[: len(inputs)])
@@ -106,7 +110,10 @@ def operator(exported_as: Operator, name: str, forward: Forward, backward: Backw
             if not tensor.is_floating_point():
                 raise ArgumentError(f"{argument} has dtype {tensor.dtype}; pooling takes floating point, use .float()")
         if is_jit_tracing():  # TorchScript's programs hold PyTorch's own operators, and run without this package
-            return run(window, *tensors)
+            return forward(window, *tensors)
+        if is_functorch_active():  # which does not take operators apart
+            shape(window, *tensors)
+            return with_slopes(window, *tensors)
         return called(overload, *tensors, *_fields(window))
 
     return call

@@ -116,6 +116,9 @@ _EXACT = 1e15
 
 def _cells(window: Window, x: "Tensor") -> "list[Tensor]":
     """Each cell of all windows at once: views ``(N, C, H // kh, W // kw)`` in row-major order."""
+    if not is_jit_tracing():
+        for size, least in zip(x.shape[2:], window.kernel, strict=True):
+            torch._check(size >= least)  # type: ignore[no-untyped-call]  # so that sizes of slices are plain quotients
     return list(cells(x, window, 0))
 
 
