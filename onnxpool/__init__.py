@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from onnxpool.lifting.lift import lift
     from onnxpool.network.export import export
     from onnxpool.network.swap import swap
+    from onnxpool.network.translate import finish, translations
     from onnxpool.run.native_library import library_path
     from onnxpool.run.predict import predict
     from onnxpool.run.session import Session, load
@@ -34,6 +35,7 @@ __all__ = [
     "diagnosis",
     "errors",
     "export",
+    "finish",
     "form_of",
     "library_path",
     "lift",
@@ -45,6 +47,7 @@ __all__ = [
     "serve",
     "swap",
     "to_form",
+    "translations",
     "validate",
     "validation",
 ]
@@ -53,6 +56,7 @@ _HOMES = {
     "Session": "run.session",
     "Window": "window",
     "export": "network.export",
+    "finish": "network.translate",
     "form_of": "graph.forms",
     "library_path": "run.native_library",
     "lift": "lifting.lift",
@@ -61,6 +65,7 @@ _HOMES = {
     "predict": "run.predict",
     "swap": "network.swap",
     "to_form": "graph.forms",
+    "translations": "network.translate",
     "validate": "validation.validate",
 }
 """The module that each public name is in; the others are modules themselves."""

@@ -115,7 +115,7 @@ def test_non_contiguous_and_channels_last():
     x = torch.randn(2, 6, 9, 8).transpose(2, 3)[:, ::2]
     torch.testing.assert_close(soft_pool(WINDOWS[5], x), soft_pool(WINDOWS[5], x.contiguous()), rtol=0, atol=0)
     last = x.contiguous(memory_format=torch.channels_last)
-    assert soft_pool(WINDOWS[5], last).is_contiguous()
+    assert soft_pool(WINDOWS[5], last).is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(soft_pool(WINDOWS[5], last), soft_pool(WINDOWS[5], x), rtol=0, atol=0)
 
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
-from onnxpool.domain import DOMAIN, OPSETS, VERSION
+from onnxpool.domain import DOMAIN, IR_VERSION, OPSETS, VERSION
 from onnxpool.dtypes import POOLED
 from onnxpool.errors import ArgumentError, ExportError, MissingExtra, OnnxpoolError
+from onnxpool.graph.forms import to_form
 from onnxpool.network import arithmetic
 from onnxpool.pools._method import Operator
 from onnxpool.window import Window
@@ -72,6 +73,51 @@ def translated(
     return program
 
 
+def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """How poolings are written in ONNX, for your own call of ``torch.onnx.export``; :func:`finish` makes it complete.
+
+        program = torch.onnx.export(
+            network, (x,), dynamo=True, custom_translation_table=onnxpool.translations()
+        )
+        onnxpool.finish(program).save("network.onnx")
+
+    With it SoftPool ``sum x exp(x) / sum exp(x)``, local importance pooling ``sum x exp(l) / sum exp(l)`` and
+    stochastic pooling ``sum a^2 / sum a``, ``a = max(x, 0)``, are one node each, which the native library runs, and
+    every other pooling of :mod:`onnxpool.nn` is what :func:`onnxpool.export` writes, for free sizes too. Without it
+    PyTorch takes them apart: the file is right as well, longer, and without nodes to run natively.
+
+    Returns a new mapping from PyTorch's operator to a function that writes it, which may be merged with your own.
+    Raises :class:`MissingExtra` without PyTorch or onnxscript.
+    """
+    try:
+        return _ours()
+    except ImportError as error:
+        raise MissingExtra(error.name or "torch", "export", "translations") from error
+
+
+def finish(program: "torch.onnx.ONNXProgram") -> "torch.onnx.ONNXProgram":
+    """Give a program that was exported with :func:`translations` the function of each pooling node in it.
+
+    Then the file that it saves is complete: ONNX Runtime loads it without this package. The program is changed, and
+    returned; once more changes nothing. What ``torch.onnx.export`` has written to a file itself lacks the functions:
+    save again, or use ``onnxpool.to_form``.
+
+    Raises :class:`ArgumentError` for what is not an ``ONNXProgram``, and :class:`FormError` for a pooling node that is
+    malformed, and for an opset that pooling nodes do not have (:data:`onnxpool.domain.OPSETS`).
+    """
+    try:
+        from torch.onnx import ONNXProgram
+    except ImportError as error:
+        raise MissingExtra(error.name or "torch", "export", "finish") from error
+    if not isinstance(program, ONNXProgram):
+        raise ArgumentError(
+            f"program={program!r:.80} is not a torch.onnx.ONNXProgram; use what torch.onnx.export gives"
+        )
+    program.model = to_form(program.model, "function")
+    program.model.ir_version = min(program.model.ir_version, IR_VERSION)
+    return program
+
+
 def translations_for(module: "torch.nn.Module") -> dict[Callable[..., Any], Callable[..., Any]]:
     """How PyTorch's exporter writes operators that it does not know, or not right; errors as of :func:`translated`."""
     try:
@@ -88,6 +134,10 @@ def translations_for(module: "torch.nn.Module") -> dict[Callable[..., Any], Call
 
 
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    return {**arithmetic.translations(), **_ours()}
+
+
+def _ours() -> dict[Callable[..., Any], Callable[..., Any]]:
     """How PyTorch's exporter writes each of our operators: as standard ones, or as one bare node.
 
     (The node's function comes later: the exporter inlines every function that it knows of.)
@@ -102,7 +152,6 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         return lambda *args: translate(opset18, *args)
 
     return {
-        **arithmetic.translations(),
         **{overload: _translation(ours) for overload, ours in EXPORTED_AS.items()},
         **{overload: standard(translate) for overload, translate in TRANSLATIONS.items()},
     }

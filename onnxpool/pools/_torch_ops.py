@@ -10,7 +10,6 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from onnxpool.domain import DOMAIN
 from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError, MissingExtra
 from onnxpool.pools._method import Operator
@@ -24,6 +23,8 @@ __all__ = [
     "Sequential",
     "WindowModule",
     "cells",
+    "has_known_sizes",
+    "is_jit_tracing",
     "operator",
     "padded",
     "pooled_shape",
@@ -40,6 +41,8 @@ if TYPE_CHECKING or HAVE_TORCH:
     import torch
     from torch import Tensor
     from torch.nn import Module, Sequential
+
+    from onnxpool.pools._composite import called, composite, differentiable, is_functorch_active
 else:
     torch = None
 
@@ -67,50 +70,51 @@ def operator(exported_as: Operator, name: str, forward: Forward, backward: Backw
     """Register ``torch.ops.onnxpool.<name>`` for PyTorch; returns a function ``(window, *inputs) -> output``.
 
     ``forward(window, *inputs) -> output`` and ``backward(window, grad, *inputs) -> gradients`` get plain tensors
-    ``(N, C, *spatial)``. The operator is opaque to ``torch.compile`` and ``torch.export``, which know its output shape;
-    the backward pass is ordinary traceable code, so that it compiles and can be differentiated again.
-    Without PyTorch the function raises :class:`MissingExtra`.
+    ``(N, C, *spatial)``; both are traceable code, so that they compile and can be differentiated again. To
+    ``torch.export`` it is one call, which is one node in ONNX with our translation (:data:`EXPORTED_AS`); whoever does
+    not know the operator takes ``forward`` in its place. Without PyTorch the function raises :class:`MissingExtra`.
     """
     inputs = exported_as.inputs
     if not HAVE_TORCH:
         return _missing(name)
 
-    def kernel(*args: Any) -> "Tensor":
-        tensors, window = args[: len(inputs)], window_from(args[len(inputs) :])
-        window.check(tensors[0].shape)
+    pool = differentiable(forward, backward)
+
+    def shape(window: Window, *tensors: "Tensor") -> tuple[int, ...]:
+        output = pooled_shape(window, tensors[0])
         for argument, tensor in zip(inputs, tensors, strict=True):
             if tensor.shape != tensors[0].shape:
                 raise ArgumentError(
                     f"{argument} has shape {tuple(tensor.shape)}, {inputs[0]} has {tuple(tensors[0].shape)}; they must "
                     "be equal: use .expand_as"
                 )
-        return forward(window, *tensors).contiguous()
+        return output
 
-    def fake(*args: Any) -> "Tensor":
-        x: Tensor = args[0]
-        return x.new_empty((*x.shape[:2], *window_from(args[len(inputs) :]).output(x.shape[2:])))
+    def with_slopes(window: Window, *tensors: "Tensor") -> "Tensor":
+        slopes = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+        return pool(window, *tensors) if slopes else forward(window, *tensors)
 
-    def save(ctx: Any, inputs: tuple[Any, ...], output: "Tensor") -> None:  # noqa: ARG001 - PyTorch passes it by name
-        ctx.save_for_backward(*inputs[: -len(_FIELDS)])
-        ctx.window = window_from(inputs[-len(_FIELDS) :])
+    def run(window: Window, *tensors: "Tensor") -> "Tensor":
+        """Inside of the operator, where functorch takes no function with a gradient of its own."""
+        return (forward if is_functorch_active() else with_slopes)(window, *tensors)
 
-    def differentiate(ctx: Any, grad: "Tensor") -> tuple[Any, ...]:
-        return *backward(ctx.window, grad, *ctx.saved_tensors), *[None] * len(_FIELDS)
+    def gather(flat: Sequence[Any]) -> tuple[Any, ...]:
+        return (window_from(flat[len(inputs) :]), *flat[: len(inputs)])
 
     tensors = ", ".join(f"Tensor {argument}" for argument in inputs)
-    schema = f"({tensors}, {', '.join(_FIELDS)}) -> Tensor"
-    op = torch.library.custom_op(f"{DOMAIN}::{name}", kernel, mutates_args=(), schema=schema)
-    op.register_fake(fake)
-    op.register_autograd(differentiate, setup_context=save)
-    overload = getattr(getattr(torch.ops, DOMAIN), name).default
+    overload = composite(name, f"({tensors}, {', '.join(_FIELDS)}) -> Tensor", run, shape, gather, 1)
     EXPORTED_AS[overload] = exported_as
 
     def call(window: Window, *tensors: "Tensor") -> "Tensor":
         for argument, tensor in zip(inputs, tensors, strict=True):
             if not tensor.is_floating_point():
                 raise ArgumentError(f"{argument} has dtype {tensor.dtype}; pooling takes floating point, use .float()")
-        output: Tensor = overload(*tensors, *_fields(window))
-        return output
+        if is_jit_tracing():  # TorchScript's programs hold PyTorch's own operators, and run without this package
+            return forward(window, *tensors)
+        if is_functorch_active():  # which does not take operators apart
+            shape(window, *tensors)
+            return with_slopes(window, *tensors)
+        return called(overload, *tensors, *_fields(window))
 
     return call
 
@@ -120,17 +124,17 @@ def standard_operator(
     arguments: str,
     forward: Forward,
     shape: Callable[..., Sequence[int]],
-    translate: Callable[..., Any],
+    translate: Callable[..., Any] | None,
 ) -> Forward:
     """Register ``torch.ops.onnxpool.<name>``, exported as standard ONNX operators; returns a function like ``forward``.
 
     ``arguments`` is PyTorch's schema with a ``Tensor x`` in it; ``Window window`` may stand first. ``forward`` is plain
     differentiable PyTorch code, which runs as it is, compiled too. Only ``torch.export`` sees the operator in its
-    place: one opaque call, whose output shape is ``shape(*arguments)`` for symbolic sizes too, where PyTorch's own
-    operators would fix sizes or fall apart into arithmetic. For plain sizes ``shape`` refuses, with
-    :class:`ArgumentError`, what ``forward`` cannot pool. ``translate(op, *arguments)`` writes the ONNX operators with
-    onnxscript: ``op`` is its opset 18, tensors are values of the graph.
-    Without PyTorch the function raises :class:`MissingExtra`.
+    place: one call, whose output shape is ``shape(*arguments)`` for symbolic sizes too, where PyTorch's own
+    operators would fix sizes or fall apart into arithmetic; whoever does not know the operator takes ``forward`` in its
+    place. For plain sizes ``shape`` refuses, with :class:`ArgumentError`, what ``forward`` cannot pool.
+    ``translate(op, *arguments)`` writes the ONNX operators with onnxscript: ``op`` is its opset 18, tensors are values
+    of the graph; without it they are those of ``forward``. Without PyTorch the function raises :class:`MissingExtra`.
     """
     if not HAVE_TORCH:
         return _missing(name)
@@ -141,41 +145,14 @@ def standard_operator(
     def gather(flat: Sequence[Any]) -> tuple[Any, ...]:
         return (window_from(flat[: len(_FIELDS)]), *flat[len(_FIELDS) :]) if windowed else tuple(flat)
 
-    def kernel(*flat: Any) -> "Tensor":
-        args = gather(flat)
-        shape(*args)
-        return forward(*args).clone(memory_format=torch.contiguous_format)
-
-    def fake(*flat: Any) -> "Tensor":
-        args = gather(flat)
-        x: Tensor = args[names.index("x")]
-        return x.new_empty(shape(*args))
-
-    def save(ctx: Any, inputs: tuple[Any, ...], output: "Tensor") -> None:  # noqa: ARG001 - PyTorch passes it by name
-        ctx.places = [i for i, value in enumerate(inputs) if isinstance(value, torch.Tensor)]
-        ctx.save_for_backward(*(inputs[i] for i in ctx.places))
-        ctx.rest = [None if i in ctx.places else value for i, value in enumerate(inputs)]
-
-    def differentiate(ctx: Any, grad: "Tensor") -> tuple[Any, ...]:
-        def of_tensors(*tensors: "Tensor") -> "Tensor":
-            given = dict(zip(ctx.places, tensors, strict=True))
-            return forward(*gather([given.get(i, value) for i, value in enumerate(ctx.rest)]))
-
-        pull_back = torch.func.vjp(of_tensors, *ctx.saved_tensors)[1]
-        slopes = dict(zip(ctx.places, pull_back(grad), strict=True))
-        return tuple(slopes.get(i) for i in range(len(ctx.rest)))
-
     schema = f"({arguments.replace(_WINDOW, ', '.join(_FIELDS))}) -> Tensor"
-    op = torch.library.custom_op(f"{DOMAIN}::{name}", kernel, mutates_args=(), schema=schema)
-    op.register_fake(fake)
-    op.register_autograd(differentiate, setup_context=save)
-    overload = getattr(getattr(torch.ops, DOMAIN), name).default
-    TRANSLATIONS[overload] = lambda op, *flat: translate(op, *gather(flat))
+    overload = composite(name, schema, forward, shape, gather, names.index("x"))
+    if translate is not None:
+        TRANSLATIONS[overload] = lambda op, *flat: translate(op, *gather(flat))
 
     def call(*args: Any) -> "Tensor":
         if torch.compiler.is_exporting():
-            output: Tensor = overload(*(_fields(args[0]) if windowed else ()), *args[windowed:])
-            return output
+            return called(overload, *(_fields(args[0]) if windowed else ()), *args[windowed:])
         shape(*args)
         return forward(*args)
 
@@ -184,9 +161,24 @@ def standard_operator(
 
 def pooled_shape(window: Window, x: "Tensor") -> tuple[int, ...]:
     """The output shape; while PyTorch traces it makes no condition on the sizes of ``x``, else it refuses bad ones."""
-    if torch.compiler.is_compiling():
-        return (*x.shape[:2], *window.output(x.shape[2:]))
-    return window.check(x.shape)
+    if has_known_sizes(x):
+        return window.check(x.shape)
+    return (*x.shape[:2], *window.output(x.shape[2:]))
+
+
+def has_known_sizes(x: "Tensor") -> bool:
+    """Whether a condition may be made on the sizes of ``x``: they are numbers, and not those of an example."""
+    return not torch.compiler.is_compiling() and all(type(n) is int for n in x.shape)
+
+
+def is_jit_tracing() -> bool:
+    """Whether ``torch.jit.trace`` runs: then a size that is compared would be fixed, with a warning."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
+def _is_symbol(x: Any) -> bool:
+    """Whether it stands for a value while ``torch.fx`` traces."""
+    return isinstance(x, torch.fx.Proxy)
 
 
 def window_from(fields: Sequence[Any]) -> Window:
@@ -226,14 +218,14 @@ def padded(x: "Tensor", window: Window, fill: float) -> "tuple[Tensor, Window]":
 def cells(x: "Tensor", window: Window, fill: float) -> "Iterator[Tensor]":
     """Each cell of all windows at once: views ``(N, C, *output)``, one per offset, ``fill`` where there is padding."""
     x, _ = padded(x, window, fill)
-    for view in _views(x.shape[2:], window):
+    for view in _views(window):
         yield x[view]
 
 
 def spread(values: "Iterable[Tensor]", x: "Tensor", window: Window) -> "Tensor":
     """The transpose of :func:`cells`: add up what each cell of each window sends to its place in ``x``."""
     total = torch.nn.functional.pad(torch.zeros_like(x), _amounts(window))
-    for view, value in zip(_views(total.shape[2:], window), values, strict=True):
+    for view, value in zip(_views(window), values, strict=True):
         total[view] += value
     return torch.nn.functional.pad(total, [-amount for amount in _amounts(window)])
 
@@ -243,16 +235,18 @@ def _amounts(window: Window) -> list[int]:
     return [amount for axis in axes for amount in axis]
 
 
-def _views(padded: Sequence[int], window: Window) -> Iterator[tuple[Any, ...]]:
+def _views(window: Window) -> Iterator[tuple[Any, ...]]:
+    """Slices of the padded input; they end at numbers counted from its end, so that no symbolic size is computed."""
     for offset in window.offsets():
-        axes = zip(offset, padded, window.extent, window.stride, strict=True)
-        yield (..., *(slice(start, start + length - extent + 1, stride) for start, length, extent, stride in axes))
+        axes = zip(offset, window.extent, window.stride, strict=True)
+        yield (..., *(slice(start, start - extent + 1 or None, stride) for start, extent, stride in axes))
 
 
 class PoolModule(Module):
     """Base of every module: ``(N, C, *spatial)`` in and out, or ``(C, *spatial)`` without a batch.
 
-    Raises :class:`ArgumentError` in ``forward`` for a wrong rank and an integer dtype.
+    Raises :class:`ArgumentError` in ``forward`` for a wrong rank and an integer dtype, and in ``torch.jit.script``.
+    ``torch.fx.symbolic_trace`` takes every such module of a network as one call, a leaf, like the layers of torch.nn.
     """
 
     rank: ClassVar[int]
@@ -279,8 +273,25 @@ class PoolModule(Module):
         """The float64 answer for a float64 batch ``(N, C, *spatial)``, by the plain formula."""
         raise NotImplementedError
 
+    def _leaf(self, x: Any) -> "Tensor":
+        if x.tracer.root is self:
+            raise ArgumentError(
+                f"torch.fx takes {type(self).__name__} as one call, a leaf; trace a network that holds it, such as "
+                "torch.nn.Sequential(pool)"
+            )
+        leaf: Tensor = x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x,), {})
+        return leaf
+
+    def __prepare_scriptable__(self) -> "Module":
+        """Refuse ``torch.jit.script``, which calls this and would fail in words of its own."""
+        raise ArgumentError(
+            f"torch.jit.script cannot compile {type(self).__name__}; use torch.export.export, or torch.jit.trace"
+        )
+
     def forward(self, x: "Tensor") -> "Tensor":
         """Pool ``x``."""
+        if _is_symbol(x):
+            return self._leaf(x)
         if x.dim() not in (self.rank + 1, self.rank + 2):
             raise ArgumentError(
                 f"x has shape {tuple(x.shape)}; {type(self).__name__} takes {self.rank + 2} axes, (N, C, *spatial), "

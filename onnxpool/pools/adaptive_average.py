@@ -28,7 +28,7 @@ from onnxpool.errors import ArgumentError
 from onnxpool.pools import _onnx_ops as onnx_ops
 from onnxpool.pools import global_average
 from onnxpool.pools._method import Method
-from onnxpool.pools._torch_ops import PoolModule, standard_operator, torch, widen
+from onnxpool.pools._torch_ops import PoolModule, has_known_sizes, standard_operator, torch, widen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,6 +70,9 @@ METHOD = Method(
 
 
 def _forward(x: "Tensor", sizes: Sequence[int]) -> "Tensor":
+    if has_free_sizes(x):
+        means: Tensor = axis_by_axis(_mean_along, widen(x), sizes).to(x.dtype)
+        return means
     functions = torch.nn.functional
     pools: tuple[Any, ...] = (
         functions.adaptive_avg_pool1d,
@@ -80,9 +83,38 @@ def _forward(x: "Tensor", sizes: Sequence[int]) -> "Tensor":
     return y.to(x.dtype)
 
 
+def has_free_sizes(x: "Tensor") -> bool:
+    """Whether sizes are symbolic in a program: exporters write PyTorch's own operator for the example's, silently."""
+    return not torch.compiler.is_dynamo_compiling() and any(isinstance(n, torch.SymInt) for n in x.shape[2:])
+
+
+def _mean_along(x: "Tensor", axis: int, size: int) -> "Tensor":
+    if size == 1:
+        return x.mean(axis, keepdim=True)
+    cells, inside, counts = free_parts(x, axis, size)
+    return torch.where(inside, cells, 0).sum(axis + 1) / counts
+
+
+def free_parts(x: "Tensor", axis: int, size: int) -> "tuple[Tensor, Tensor, Tensor]":
+    """Each window's cells along an axis of any length, in an axis after it; whether they count; and how many do.
+
+    A window with fewer cells than others has its last one several times.
+    """
+    n, after = x.shape[axis], [1] * (x.dim() - 1 - axis)
+    i = torch.arange(size, device=x.device)
+    first = i * n // size
+    counts = ((i + 1) * n + (size - 1)) // size - first
+    place = torch.arange((n + size - 1) // size + 1, device=x.device)
+    last = (counts - 1)[:, None]
+    index = first[:, None] + torch.minimum(place, last)
+    cells = x.index_select(axis, index.flatten()).unflatten(axis, (size, -1))  # type: ignore[no-untyped-call]
+    inside = place <= last
+    return cells, inside.reshape(*inside.shape, *after), counts.reshape(-1, *after)
+
+
 def adapted_shape(x: "Tensor", sizes: Sequence[int]) -> tuple[int, ...]:
     """The output shape; while PyTorch traces it makes no condition on the sizes of ``x``, else it refuses bad ones."""
-    if not torch.compiler.is_compiling() and 0 in x.shape[2:]:
+    if has_known_sizes(x) and 0 in x.shape[2:]:
         raise ArgumentError(f"x has shape {tuple(x.shape)}, which has an axis without positions; use at least one")
     return (*x.shape[:2], *(size or n for size, n in zip(sizes, x.shape[2:], strict=True)))
 

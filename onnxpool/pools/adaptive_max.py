@@ -24,7 +24,15 @@ from onnxpool.dtypes import Array
 from onnxpool.pools import _onnx_ops as onnx_ops
 from onnxpool.pools._method import Method
 from onnxpool.pools._torch_ops import standard_operator, torch
-from onnxpool.pools.adaptive_average import AdaptiveModule, adapted_shape, axis_by_axis, divides, over_parts
+from onnxpool.pools.adaptive_average import (
+    AdaptiveModule,
+    adapted_shape,
+    axis_by_axis,
+    divides,
+    free_parts,
+    has_free_sizes,
+    over_parts,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,6 +55,9 @@ METHOD = Method(
 
 
 def _forward(x: "Tensor", sizes: Sequence[int]) -> "Tensor":
+    if has_free_sizes(x):
+        largest: Tensor = axis_by_axis(_largest_along, x, sizes)
+        return largest
     functions = torch.nn.functional
     pools: tuple[Any, ...] = (
         functions.adaptive_max_pool1d,
@@ -55,6 +66,13 @@ def _forward(x: "Tensor", sizes: Sequence[int]) -> "Tensor":
     )
     y: Tensor = pools[len(sizes) - 1](x, adapted_shape(x, sizes)[2:])
     return y
+
+
+def _largest_along(x: "Tensor", axis: int, size: int) -> "Tensor":
+    if size == 1:
+        return x.amax(axis, keepdim=True)
+    cells, _, _ = free_parts(x, axis, size)
+    return cells.amax(axis + 1)
 
 
 def _translate(op: Any, x: Any, sizes: Sequence[int]) -> Any:

@@ -26,7 +26,7 @@ import numpy as np
 from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
 from onnxpool.pools._method import Method
-from onnxpool.pools._torch_ops import WindowModule, pooled_shape, torch, widen
+from onnxpool.pools._torch_ops import WindowModule, cells, is_jit_tracing, pooled_shape, torch, widen
 from onnxpool.window import Size, Window
 
 if TYPE_CHECKING:
@@ -116,10 +116,10 @@ _EXACT = 1e15
 
 def _cells(window: Window, x: "Tensor") -> "list[Tensor]":
     """Each cell of all windows at once: views ``(N, C, H // kh, W // kw)`` in row-major order."""
-    (kh, kw), (h, w) = window.kernel, x.shape[2:]
-    for size, least in ((h, kh), (w, kw)):  # so that the exporter knows that all these slices are of one size
-        torch._check(size >= least)  # type: ignore[no-untyped-call]
-    return [x[..., i : h - kh + 1 + i : kh, j : w - kw + 1 + j : kw] for i, j in window.offsets()]
+    if not is_jit_tracing():
+        for size, least in zip(x.shape[2:], window.kernel, strict=True):
+            torch._check(size >= least)  # type: ignore[no-untyped-call]  # so that sizes of slices are plain quotients
+    return list(cells(x, window, 0))
 
 
 def _total(terms: "list[Tensor]") -> "Tensor":
@@ -199,7 +199,7 @@ class DetailPreservingPool2d(WindowModule):
 
     def pool(self, x: "Tensor") -> "Tensor":
         """Pool a batch ``(N, C, H, W)``."""
-        if x.shape[1] != self.channels:
+        if not is_jit_tracing() and x.shape[1] != self.channels:
             raise ArgumentError(f"x has {x.shape[1]} channels, shape {tuple(x.shape)}; this layer has {self.channels}")
         pooled_shape(self.window, x)
         values = _cells(self.window, widen(x))

@@ -25,7 +25,7 @@ from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import _onnx_ops as onnx_ops
 from onnxpool.pools._method import Method
-from onnxpool.pools._torch_ops import PoolModule, standard_operator, torch, widen
+from onnxpool.pools._torch_ops import PoolModule, has_known_sizes, standard_operator, torch, widen
 from onnxpool.pools.power_average import relative_powers, write_means
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _forward(x: "Tensor", learned: "Tensor | None", fixed: float, eps: float) ->
 
 
 def _shape(x: "Tensor", learned: "Tensor | None", *_: Any) -> tuple[int, ...]:
-    if not torch.compiler.is_compiling():
+    if has_known_sizes(x):
         if 0 in x.shape[2:]:
             raise ArgumentError(f"x has shape {tuple(x.shape)}, which has no position to pool; use at least one")
         if learned is not None and learned.numel() not in (1, x.shape[1]):

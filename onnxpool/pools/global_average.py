@@ -19,7 +19,7 @@ from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import _onnx_ops as onnx_ops
 from onnxpool.pools._method import Method
-from onnxpool.pools._torch_ops import PoolModule, standard_operator, torch, widen
+from onnxpool.pools._torch_ops import PoolModule, has_known_sizes, standard_operator, widen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +47,7 @@ def _forward(x: "Tensor") -> "Tensor":
 
 
 def _shape(x: "Tensor") -> tuple[int, ...]:
-    if not torch.compiler.is_compiling() and 0 in x.shape[2:]:
+    if has_known_sizes(x) and 0 in x.shape[2:]:
         raise ArgumentError(f"x has shape {tuple(x.shape)}, which has no position to average; use at least one")
     return (*x.shape[:2], *(1 for _ in x.shape[2:]))
 

@@ -39,7 +39,7 @@ from onnxpool.pools._logits import (
     SoftGate,
 )
 from onnxpool.pools._method import Method, Operator, over_windows
-from onnxpool.pools._torch_ops import Module, WindowModule, cells, operator, spread, torch, widen
+from onnxpool.pools._torch_ops import Module, WindowModule, cells, is_jit_tracing, operator, spread, torch, widen
 from onnxpool.window import Size, Window
 
 if TYPE_CHECKING:
@@ -232,6 +232,8 @@ class _LocalImportancePool(WindowModule):
 
 def _expanded(logit: "Tensor", x: "Tensor") -> "Tensor":
     """Logits of one channel serve all."""
+    if is_jit_tracing():  # sizes that are compared there would be fixed
+        return logit.expand_as(x)
     fits = logit.dim() == x.dim() and all(logit.shape[i] == x.shape[i] for i in range(x.dim()) if i != 1)
     if not fits or not (logit.shape[1] == 1 or logit.shape[1] == x.shape[1]):  # `in` does not compile
         raise ArgumentError(

@@ -28,7 +28,7 @@ from onnxpool.errors import ArgumentError
 from onnxpool.pools import average
 from onnxpool.pools import max as maximum
 from onnxpool.pools._method import Method
-from onnxpool.pools._torch_ops import WindowModule, torch, widen
+from onnxpool.pools._torch_ops import WindowModule, is_jit_tracing, torch, widen
 from onnxpool.window import Size, Window
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class _MixedPool(WindowModule):
     def pool(self, x: "Tensor") -> "Tensor":
         choice = self._draw(x) if self.training else self.uses_max
         self._check_channels(x)
-        if self._everywhere or not len(choice):
+        if self._everywhere or not _length(choice):
             return maximum.max_pool(self.window, x)
         if self._everywhere is False:
             return average.average_pool(self.window, x, False, None)
@@ -119,7 +119,7 @@ class _MixedPool(WindowModule):
         return choice
 
     def _check_channels(self, x: "Tensor") -> None:
-        if self.per == "channel" and len(self.max_draws) not in (0, x.shape[1]):
+        if self.per == "channel" and not is_jit_tracing() and len(self.max_draws) not in (0, x.shape[1]):
             raise ArgumentError(f"x has {x.shape[1]} channels; this layer was trained with {len(self.max_draws)}")
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -136,6 +136,11 @@ class _MixedPool(WindowModule):
 
     def extra_repr(self) -> str:
         return super().extra_repr() + ", per='layer'" * (self.per == "layer")
+
+
+def _length(choice: "Tensor") -> int:
+    """How many choices there are: a number that ``torch.jit.trace`` does not take for one that may change."""
+    return choice.untyped_storage().nbytes() if is_jit_tracing() else len(choice)
 
 
 _COUNTERS = ("max_draws", "mean_draws")

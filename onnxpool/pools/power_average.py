@@ -32,7 +32,7 @@ from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import _onnx_ops as onnx_ops
 from onnxpool.pools._method import Method, over_windows
-from onnxpool.pools._torch_ops import WindowModule, cells, pooled_shape, standard_operator, torch, widen
+from onnxpool.pools._torch_ops import WindowModule, cells, is_jit_tracing, pooled_shape, standard_operator, torch, widen
 from onnxpool.pools.max import max_pool
 from onnxpool.window import Size, Window
 
@@ -195,7 +195,7 @@ class _PowerAvgPool(WindowModule):
         return torch.where(exponent >= 1, exponent, 2 - exponent)
 
     def pool(self, x: "Tensor") -> "Tensor":
-        if self.channels and x.shape[1] != self.channels:
+        if self.channels and not is_jit_tracing() and x.shape[1] != self.channels:
             raise ArgumentError(f"x has {x.shape[1]} channels; channels={self.channels} was promised")
         if self.fixed == math.inf:
             return max_pool(self.window, x.abs())

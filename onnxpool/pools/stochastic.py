@@ -24,7 +24,7 @@ from onnxpool.errors import ArgumentError
 from onnxpool.pools import _function_body as body
 from onnxpool.pools import _onnx_ops as onnx_ops
 from onnxpool.pools._method import Method, Operator, over_windows
-from onnxpool.pools._torch_ops import WindowModule, cells, operator, spread, torch, widen
+from onnxpool.pools._torch_ops import WindowModule, cells, operator, pooled_shape, spread, torch, widen
 from onnxpool.window import Size, Window
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ class _StochasticPool(WindowModule):
     def pool(self, x: "Tensor") -> "Tensor":
         if not self.draws:
             return stochastic_pool(self.window, x)
-        self.window.check(x.shape)
+        pooled_shape(self.window, x)
         return draw(self.window, x)
 
     def reference(self, x: Array) -> Array:
