@@ -110,7 +110,7 @@ bool run_grid(const Job<Index>& job, const T* x, const T* logit, T* y) {
     for (int first = 0; first < job.threads; first += kTeam) {
       const auto body = [&](int lane) {
         const HostTeam<Index, kTeam> team{{block, job.blocks, first + lane, job.threads}, warp.get()};
-        pool<Method, Value, Pieces<Method, Value, T, kPiece>>(job, x, logit, y, team);
+        pool<Method, Value, kPiece>(job, x, logit, y, team);
       };
       if (kTeam == 1) {
         body(0);
@@ -122,8 +122,8 @@ bool run_grid(const Job<Index>& job, const T* x, const T* logit, T* y) {
   return true;
 }
 
-// How the caller wants it: a grid of blocks and threads, or 0 for those of the job; an index of 64 bits in any case; pool.h
-// in any case; rows of a thread in march.h, or 0 for what fits the tensor.
+// How the caller wants it: a grid of blocks and threads, or 0 for those of the job; an index of 64 bits in any case;
+// pool.h in any case; rows of a thread in march.h, or 0 for what fits the tensor.
 struct Wish {
   int64_t blocks;
   int threads;
@@ -141,16 +141,14 @@ bool run_pool(const Pooling& pooling, const T* x, const T* logit, T* y, const Wi
 }
 
 template <class Method, class T>
-void run_march(const Pooling& pooling, MarchShape shape, const T* x, const T* logit, T* y,
-               const Wish& wish) {
+void run_march(const Pooling& pooling, MarchShape shape, const T* x, const T* logit, T* y, const Wish& wish) {
   const March march = make_march(pooling, wish.rows > 0 ? wish.rows : rows_of(pooling));
   const Job<int64_t> job = make_job<int64_t>(pooling);
-  const bool paired = shape.paired;
-  const auto strip = shape.side == 2     ? (paired ? march_strip<Method, T, 2, 0, true> : march_strip<Method, T, 2, 0, false>)
-                     : shape.shared == 2 ? march_strip<Method, T, 3, 2, false>
-                     : shape.shared == 1 ? (paired ? march_strip<Method, T, 3, 1, true> : march_strip<Method, T, 3, 1, false>)
-                                         : (paired ? march_strip<Method, T, 3, 0, true> : march_strip<Method, T, 3, 0, false>);
-  for (int32_t thread = 0; thread < march.threads; ++thread) strip(march, job, x, logit, y, thread);
+  with_fixed(shape, [&](auto fixed) {
+    for (int32_t thread = 0; thread < march.threads; ++thread) {
+      march_strip<Method, T, decltype(fixed)>(march, job, x, logit, y, thread);
+    }
+  });
 }
 
 template <class Method, class Value, class T>
@@ -159,7 +157,7 @@ bool run(const Pooling& pooling, const void* const* inputs, void* output, const 
   auto* const y = static_cast<T*>(output);
   if constexpr (sizeof(Value) == 4) {
     const MarchShape shape = shape_of(pooling, aligned<T>(x) && aligned<T>(logit));
-    if (shape.side != 0 && !wish.general) return run_march<Method>(pooling, shape, x, logit, y, wish), true;
+    if (shape.rows != 0 && !wish.general) return run_march<Method>(flattened(pooling), shape, x, logit, y, wish), true;
   }
   return fits_32_bits(pooling) && !wish.wide ? run_pool<Method, Value, T, int32_t>(pooling, x, logit, y, wish)
                                              : run_pool<Method, Value, T, int64_t>(pooling, x, logit, y, wish);
@@ -211,14 +209,15 @@ extern "C" int host_pool(int method, int element, int64_t rank, const int64_t* s
   return run_element<Stochastic>(element, pooling, inputs, output, wish);
 }
 
-// outputs, team and blocks of a job, whether 32 bits do; the side, shared rows and pairing of march, and its threads.
+// outputs, team and blocks of a job, whether 32 bits do; rows, columns, shared rows and pairing of march; its threads.
 extern "C" void host_job(int64_t rank, const int64_t* shape, const int64_t* numbers, int64_t* facts) {
   const Pooling pooling = pooling_of_numbers(rank, shape, numbers);
   const Job<int64_t> job = make_job<int64_t>(pooling);
   facts[0] = job.outputs, facts[1] = job.team, facts[2] = job.blocks, facts[3] = fits_32_bits(pooling) ? 1 : 0;
   const MarchShape marched = shape_of(pooling, true);
-  facts[4] = marched.side, facts[5] = marched.shared, facts[6] = marched.paired ? 1 : 0;
-  facts[7] = marched.side == 0 || job.outputs == 0 ? 0 : make_march(pooling, rows_of(pooling)).threads;
+  facts[4] = marched.rows, facts[5] = marched.columns, facts[6] = marched.shared, facts[7] = marched.paired ? 1 : 0;
+  const Pooling flat = flattened(pooling);
+  facts[8] = marched.rows == 0 ? 0 : make_march(flat, rows_of(flat)).threads;
 }
 
 namespace {

@@ -184,7 +184,9 @@ inline bool join(PooledAxis* outer, PooledAxis* inner) {
   return true;
 }
 
-inline int64_t outputs_of(const Pooling& pooling) { return pooling.planes * pooling.depth.out * pooling.height.out * pooling.width.out; }
+inline int64_t outputs_of(const Pooling& pooling) {
+  return pooling.planes * pooling.depth.out * pooling.height.out * pooling.width.out;
+}
 
 inline Pooling joined(Pooling pooling) {
   if (join(&pooling.height, &pooling.width)) join(&pooling.depth, &pooling.width);
@@ -205,7 +207,8 @@ template <class Index>
 Job<Index> make_job(const Pooling& pooling) {
   constexpr int64_t kMostBlocks = int64_t{1} << 24;  // beyond these, threads take several windows
   Job<Index> job;
-  const int64_t outputs = outputs_of(pooling), cells = pooling.depth.kernel * pooling.height.kernel * pooling.width.kernel;
+  const int64_t outputs = outputs_of(pooling);
+  const int64_t cells = pooling.depth.kernel * pooling.height.kernel * pooling.width.kernel;
   job.outputs = static_cast<Index>(outputs);
   job.team = cells > kWarp ? kWarp : 1;
   const int64_t teams = kThreads / job.team, blocks = (outputs + teams - 1) / teams;

@@ -19,16 +19,16 @@ __global__ void __launch_bounds__(kThreads) pool_kernel(const __grid_constant__ 
                                                         const T* __restrict logit, T* __restrict y) {
   const DeviceTeam<Index, kTeam> team{{static_cast<Index>(blockIdx.x), static_cast<Index>(gridDim.x),
                                        static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x)}};
-  pool<Method, Value, Pieces<Method, Value, T, kPiece>>(job, x, logit, y, team);
+  pool<Method, Value, kPiece>(job, x, logit, y, team);
 }
 
-template <class Method, class T, size_t kSide, size_t kShared, bool kPaired>
+template <class Method, class T, class Shape>
 __global__ void __launch_bounds__(kThreads)
     march_kernel(const __grid_constant__ March march, const __grid_constant__ Job<int64_t> job,
                  const T* __restrict x, const T* __restrict logit, T* __restrict y) {
   const int64_t thread = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (thread >= march.threads) return;
-  march_strip<Method, T, kSide, kShared, kPaired>(march, job, x, logit, y, static_cast<int32_t>(thread));
+  march_strip<Method, T, Shape>(march, job, x, logit, y, static_cast<int32_t>(thread));
 }
 
 // The launch's own status; nothing waits for the kernel.
@@ -55,13 +55,11 @@ cudaError_t start_march(const Pooling& pooling, MarchShape shape, const void* x,
                         cudaStream_t stream) {
   March march = make_march(pooling, rows_of(pooling));
   Job<int64_t> job = make_job<int64_t>(pooling);
-  const bool paired = shape.paired;
-  const auto kernel = shape.side == 2     ? (paired ? march_kernel<Method, T, 2, 0, true> : march_kernel<Method, T, 2, 0, false>)
-                      : shape.shared == 2 ? march_kernel<Method, T, 3, 2, false>
-                      : shape.shared == 1 ? (paired ? march_kernel<Method, T, 3, 1, true> : march_kernel<Method, T, 3, 1, false>)
-                                          : (paired ? march_kernel<Method, T, 3, 0, true> : march_kernel<Method, T, 3, 0, false>);
   void* arguments[] = {&march, &job, &x, &logit, &y};
-  return launch(kernel, (int64_t{march.threads} + kThreads - 1) / kThreads, arguments, stream);
+  const int64_t blocks = (int64_t{march.threads} + kThreads - 1) / kThreads;
+  return with_fixed(shape, [&](auto fixed) {
+    return launch(march_kernel<Method, T, decltype(fixed)>, blocks, arguments, stream);
+  });
 }
 
 template <class Method, class Value, class T>
@@ -70,7 +68,7 @@ cudaError_t start(const Pooling& given, const void* const* inputs, void* output,
   const void *x = inputs[0], *logit = inputs[Method::kInputs - 1];
   if constexpr (sizeof(Value) == 4) {
     const MarchShape shape = shape_of(pooling, aligned<T>(x) && aligned<T>(logit));
-    if (shape.side != 0) return start_march<Method, T>(pooling, shape, x, logit, output, stream);
+    if (shape.rows != 0) return start_march<Method, T>(flattened(pooling), shape, x, logit, output, stream);
   }
   return fits_32_bits(pooling) ? start_pool<Method, Value, T, int32_t>(pooling, x, logit, output, stream)
                                : start_pool<Method, Value, T, int64_t>(pooling, x, logit, output, stream);

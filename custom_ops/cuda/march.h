@@ -1,5 +1,5 @@
-// Pooling on a GPU, the windows that networks have: squares of 2 or 3 cells a side in a plane, of float32, float16 or
-// bfloat16. What one thread computes: the outputs of one column, down a strip of rows.
+// Pooling on a GPU, the windows that networks have: squares of 2 or 3 cells a side in a plane, and 2 or 3 cells of a
+// row, of float32, float16 or bfloat16. What one thread computes: the outputs of one column, down a strip of rows.
 //
 // A row of cells that two outputs share is read once and stays in registers; neighbouring threads have neighbouring
 // columns, so a warp reads and writes along memory, and where columns are an even number apart two cells come in one
@@ -24,10 +24,30 @@ struct March {
 
 // Which of march's shapes a window has.
 struct MarchShape {
-  int side = 0;    // 0: none of them, the window is not for march
-  int shared = 0;  // rows that an output shares with the next one
+  int rows = 0, columns = 0;  // 0: none of them, the window is not for march
+  int shared = 0;             // rows that an output shares with the next one
   bool paired = false;
 };
+
+template <size_t kRowsOf, size_t kColumnsOf, size_t kSharedOf, bool kPairedOf>
+struct FixedShape {
+  static constexpr size_t kRows = kRowsOf, kColumns = kColumnsOf, kShared = kSharedOf;
+  static constexpr bool kPaired = kPairedOf;
+};
+
+// Calls run(FixedShape) for a shape: all of them, each a kernel.
+template <class Run>
+auto with_fixed(MarchShape shape, Run run) {
+  const bool paired = shape.paired;
+  if (shape.rows == 1 && shape.columns == 2) {
+    return paired ? run(FixedShape<1, 2, 0, true>()) : run(FixedShape<1, 2, 0, false>());
+  }
+  if (shape.rows == 1) return paired ? run(FixedShape<1, 3, 0, true>()) : run(FixedShape<1, 3, 0, false>());
+  if (shape.rows == 2) return paired ? run(FixedShape<2, 2, 0, true>()) : run(FixedShape<2, 2, 0, false>());
+  if (shape.shared == 2) return run(FixedShape<3, 3, 2, false>());
+  if (shape.shared == 1) return paired ? run(FixedShape<3, 3, 1, true>()) : run(FixedShape<3, 3, 1, false>());
+  return paired ? run(FixedShape<3, 3, 0, true>()) : run(FixedShape<3, 3, 0, false>());
+}
 
 // Two cells, the first at an even place: one load.
 template <class T>
@@ -45,16 +65,28 @@ inline MarchShape shape_of(const Pooling& pooling, bool aligned) {
   constexpr int64_t kMost = int64_t{1} << 30;
   const PooledAxis &depth = pooling.depth, &height = pooling.height, &width = pooling.width;
   const bool flat = depth.kernel == 1 && depth.stride == 1;
-  const bool square = height.kernel == width.kernel && (width.kernel == 2 || width.kernel == 3);
+  const bool known = (width.kernel == 2 || width.kernel == 3) && (height.kernel == 1 || height.kernel == width.kernel);
   const bool dense = height.dilation == 1 && width.dilation == 1;
   const bool fits = (height.in + 4) * width.in < kMost && outputs_of(pooling) < kMost;  // rows below the input, too
-  if (!flat || !square || !dense || !fits) return {};
+  if (!flat || !known || !dense || !fits) return {};
   MarchShape shape;
-  shape.side = static_cast<int>(width.kernel);
-  shape.shared = shape.side == 3 && height.stride < 3 ? static_cast<int>(3 - height.stride) : 0;
-  const bool even = width.stride % 2 == 0 && width.in % 2 == 0 && (shape.side == 3 || width.pad == 0);
+  shape.rows = static_cast<int>(height.kernel), shape.columns = static_cast<int>(width.kernel);
+  shape.shared = shape.rows == 3 && height.stride < 3 ? static_cast<int>(3 - height.stride) : 0;
+  const bool even = width.stride % 2 == 0 && width.in % 2 == 0 && (shape.columns == 3 || width.pad == 0);
   shape.paired = even && aligned && shape.shared < 2;
   return shape;
+}
+
+// Rows whose windows are of one row have no planes: all of them are one.
+inline Pooling flattened(Pooling pooling) {
+  PooledAxis &depth = pooling.depth, &height = pooling.height;
+  const bool apart = depth.kernel == 1 && depth.stride == 1 && height.kernel == 1 && height.stride == 1;
+  const int64_t rows = pooling.planes * depth.in * height.in;
+  if (!apart || (rows + 4) * pooling.width.in >= int64_t{1} << 30) return pooling;
+  pooling.planes = rows > 0 ? 1 : 0;
+  depth = PooledAxis(), height = PooledAxis();
+  height.in = height.out = rows > 0 ? rows : 1;
+  return pooling;
 }
 
 // How many outputs a thread computes, at most 32: more share more, fewer make more threads.
@@ -74,7 +106,7 @@ inline March make_march(const Pooling& pooling, int64_t rows) {
   march.stride_h = static_cast<int32_t>(height.stride), march.stride_w = static_cast<int32_t>(width.stride);
   march.pad_h = static_cast<int32_t>(height.pad), march.pad_w = static_cast<int32_t>(width.pad);
   const int64_t strips = (height.out + rows - 1) / rows;
-  const bool odd = width.pad % 2 != 0 && width.kernel == 3;
+  const bool odd = width.kernel == 3 && width.pad % 2 != 0;
   march.rows = static_cast<int32_t>(rows);
   march.pair = odd ? 1 : 0, march.single = odd ? 0 : 2;
   march.threads = static_cast<int32_t>(pooling.planes * pooling.depth.out * strips * width.out);
@@ -96,7 +128,7 @@ GPU_HOST inline T* settled(T* address) {
 }
 
 // The cells of a window's columns in one plane: the pair, and the single one where there are three.
-template <class T, size_t kSide, bool kPaired>
+template <class T, size_t kColumns, bool kPaired>
 class Columns {
  public:
   GPU_HOST Columns(const March& march, int32_t column, const T* plane) {
@@ -109,7 +141,7 @@ class Columns {
 
   // `row`: the place of the row's first cell in its plane, or anything where the row is not `in` the input.
   template <class Clean>
-  GPU_HOST void read(int32_t row, bool in, float outside, float (&cells)[kSide], Clean clean) const {
+  GPU_HOST void read(int32_t row, bool in, float outside, float (&cells)[kColumns], Clean clean) const {
     for (float& cell : cells) cell = outside;
     if constexpr (kPaired) {
       if (in & first_in_) {
@@ -121,7 +153,7 @@ class Columns {
       if (in & first_in_) cells[0] = clean(widen(pair_[row]));
       if (in & second_in_) cells[1] = clean(widen(pair_[row + 1]));
     }
-    if constexpr (kSide == 3) {
+    if constexpr (kColumns == 3) {
       if (in & single_in_) cells[2] = clean(widen(single_[row]));
     }
   }
@@ -141,9 +173,10 @@ struct Alone {
   }
 };
 
-template <class Method, class T, size_t kSide, size_t kShared, bool kPaired>
+template <class Method, class T, class Shape>
 GPU_HOST inline void march_strip(const March& march, const Job<int64_t>& job, const T* x, const T* logit, T* y,
                                  int32_t thread) {
+  constexpr size_t kRows = Shape::kRows, kColumns = Shape::kColumns, kShared = Shape::kShared;
   int32_t column, strip;
   const int32_t plane = march.strips.divide(march.columns.divide(thread, &column), &strip);
   const int32_t first = strip * march.rows, left = march.out_height - first;
@@ -151,9 +184,10 @@ GPU_HOST inline void march_strip(const March& march, const Job<int64_t>& job, co
   const int64_t input = int64_t{plane} * march.cells;
   const int64_t output = int64_t{plane} * march.outputs + (first * march.out_width + column);
   T* const y_strip = settled(y + output);
-  const Columns<T, kSide, kPaired> of_x(march, column, x + input), of_logit(march, column, logit + input);
+  using Read = Columns<T, kColumns, Shape::kPaired>;
+  const Read of_x(march, column, x + input), of_logit(march, column, logit + input);
 
-  Cells<kSide> cells;
+  Cells<kRows, kColumns> cells;
   int32_t h = first * march.stride_h - march.pad_h, row = h * march.width, at = 0;
   const auto read = [&](size_t k) {
     const bool in = below(h, march.height);
@@ -168,27 +202,26 @@ GPU_HOST inline void march_strip(const March& march, const Job<int64_t>& job, co
   }
   uint32_t unsure = 0;  // a bit for each row, the last one's lowest
   for (int32_t i = 0; i < rows; ++i) {
-    for (size_t k = kShared; k < kSide; ++k) read(k);
+    for (size_t k = kShared; k < kRows; ++k) read(k);
     bool sure;
     narrow(Method::mean(cells, &sure), y_strip + at);
     unsure = 2 * unsure + (sure ? 0 : 1);
     at += march.out_width;
     if constexpr (kShared > 0) {
       for (size_t k = 0; k < kShared; ++k) {
-        for (size_t c = 0; c < kSide; ++c) {
-          cells.x[k][c] = cells.x[k + kSide - kShared][c];
-          if constexpr (Method::kInputs == 2) cells.logit[k][c] = cells.logit[k + kSide - kShared][c];
+        for (size_t c = 0; c < kColumns; ++c) {
+          cells.x[k][c] = cells.x[k + kRows - kShared][c];
+          if constexpr (Method::kInputs == 2) cells.logit[k][c] = cells.logit[k + kRows - kShared][c];
         }
       }
     } else {
-      const int32_t skipped = march.stride_h - static_cast<int32_t>(kSide);
+      const int32_t skipped = march.stride_h - static_cast<int32_t>(kRows);
       h += skipped, row += skipped * march.width;
     }
   }
   for (int32_t i = rows - 1; unsure != 0; --i, unsure >>= 1) {
     if ((unsure & 1) == 0) continue;
-    pool_window<Method, float, Pieces<Method, float, T, 3>>(job, x, logit, y, output + int64_t{i} * march.out_width,
-                                                            Alone());
+    pool_window<Method, float, 3>(job, x, logit, y, output + int64_t{i} * march.out_width, Alone());
   }
 }
 

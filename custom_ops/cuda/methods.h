@@ -8,7 +8,7 @@
 // logits and in stochastic pooling, and a window of nothing but -inf; under local importance an infinite x gives that
 // infinity however small its weight (both infinities: NaN), and a cell whose logit is -inf may hold anything.
 //
-//   kName, kInputs       the operator's type; the inputs, of one shape: values x, and logits l (where there are none, l = x)
+//   kName, kInputs       the operator's type; the inputs, of one shape: values x, and logits l (or l = x)
 //
 // Any window, right for every input, in two looks at its cells (pool.h):
 //   see(x, l, &top, &size)                 `top` starts at -inf, `size` at 0, and padding has x = l = -inf
@@ -25,20 +25,20 @@
 
 namespace onnxpool::cuda {
 
-// The cells of a window of kSide x kSide.
-template <size_t kSide>
+// The cells of a window of kRows x kColumns.
+template <size_t kRows, size_t kColumns>
 struct Cells {
-  float x[kSide][kSide], logit[kSide][kSide];
+  float x[kRows][kColumns], logit[kRows][kColumns];
 };
 
-// The sum of term(row, column, sum so far) over a row, and of these over the rows: each term is rounded 2 kSide - 1
-// times at most.
-template <size_t kSide, class Term>
+// The sum of term(row, column, sum so far) over a row, and of these over the rows: each term is rounded
+// kRows + kColumns - 1 times at most.
+template <size_t kRows, size_t kColumns, class Term>
 GPU_HOST inline float sum(Term term) {
   float total = 0;
-  for (size_t row = 0; row < kSide; ++row) {
+  for (size_t row = 0; row < kRows; ++row) {
     float across = term(row, 0, 0.0F);
-    for (size_t column = 1; column < kSide; ++column) across = term(row, column, across);
+    for (size_t column = 1; column < kColumns; ++column) across = term(row, column, across);
     total = row == 0 ? across : total + across;
   }
   return total;
@@ -46,26 +46,27 @@ GPU_HOST inline float sum(Term term) {
 
 // A mean in two looks: what the first one's sums and reciprocal err is a part of the distance from the mean that it
 // found, and that distance, taken anew from the cells, is all that the second one adds.
-template <size_t kSide>
-GPU_HOST inline float second_look(const float (&x)[kSide][kSide], const float (&w)[kSide][kSide], float r,
+template <size_t kRows, size_t kColumns>
+GPU_HOST inline float second_look(const float (&x)[kRows][kColumns], const float (&w)[kRows][kColumns], float r,
                                   float first) {
-  const float rest = sum<kSide>([&](size_t i, size_t j, float so_far) { return fmaf(w[i][j], x[i][j] - first, so_far); });
+  const float rest = sum<kRows, kColumns>(
+      [&](size_t i, size_t j, float so_far) { return fmaf(w[i][j], x[i][j] - first, so_far); });
   return fmaf(rest, r, first);
 }
 
-template <size_t kSide>
-GPU_HOST inline float largest(const float (&x)[kSide][kSide]) {
+template <size_t kRows, size_t kColumns>
+GPU_HOST inline float largest(const float (&x)[kRows][kColumns]) {
   float top = x[0][0];
-  for (size_t i = 0; i < kSide; ++i) {
-    for (size_t j = 0; j < kSide; ++j) top = fmaxf(top, x[i][j]);
+  for (size_t i = 0; i < kRows; ++i) {
+    for (size_t j = 0; j < kColumns; ++j) top = fmaxf(top, x[i][j]);
   }
   return top;
 }
 
 // Exponentials relative to the largest logit, and their sum.
-template <size_t kSide>
-GPU_HOST inline float weights(const float (&logit)[kSide][kSide], float top, float (&w)[kSide][kSide]) {
-  return sum<kSide>([&](size_t i, size_t j, float so_far) {
+template <size_t kRows, size_t kColumns>
+GPU_HOST inline float weights(const float (&logit)[kRows][kColumns], float top, float (&w)[kRows][kColumns]) {
+  return sum<kRows, kColumns>([&](size_t i, size_t j, float so_far) {
     w[i][j] = exponential(logit[i][j] - top);
     return j == 0 ? w[i][j] : so_far + w[i][j];
   });
@@ -90,13 +91,14 @@ struct Soft {
   static constexpr float kOutside = -kLargest<float>;
   GPU_HOST static float clean(float x) { return at_least(x, -kLargest<float>); }
 
-  template <size_t kSide>
-  GPU_HOST static float mean(const Cells<kSide>& cells, bool* sure) {
+  template <size_t kRows, size_t kColumns>
+  GPU_HOST static float mean(const Cells<kRows, kColumns>& cells, bool* sure) {
     const auto& x = cells.x;
     const float top = largest(x);
-    float w[kSide][kSide];
+    float w[kRows][kColumns];
     const float total = weights(x, top, w), r = rcp(total);
-    const float below = sum<kSide>([&](size_t i, size_t j, float so_far) { return fmaf(w[i][j], x[i][j] - top, so_far); });
+    const float below = sum<kRows, kColumns>(
+        [&](size_t i, size_t j, float so_far) { return fmaf(w[i][j], x[i][j] - top, so_far); });
     const float y = second_look(x, w, r, fmaf(below, r, top));
     *sure = fabsf(y) < kLargest<float> || total != total;
     return y;
@@ -127,12 +129,13 @@ struct LocalImportance {
   GPU_HOST static float clean(float x) { return x; }
 
   // What overflows, and an infinity or NaN among the values, which may be a masked cell's, ends as an infinity or NaN.
-  template <size_t kSide>
-  GPU_HOST static float mean(const Cells<kSide>& cells, bool* sure) {
+  template <size_t kRows, size_t kColumns>
+  GPU_HOST static float mean(const Cells<kRows, kColumns>& cells, bool* sure) {
     const auto& x = cells.x;
-    float w[kSide][kSide];
+    float w[kRows][kColumns];
     const float total = weights(cells.logit, largest(cells.logit), w), r = rcp(total);
-    const float products = sum<kSide>([&](size_t i, size_t j, float so_far) { return fmaf(w[i][j], x[i][j], so_far); });
+    const float products = sum<kRows, kColumns>(
+        [&](size_t i, size_t j, float so_far) { return fmaf(w[i][j], x[i][j], so_far); });
     const float y = second_look(x, w, r, products * r);
     *sure = fabsf(y) < kInfinity<float> || total != total;
     return y;
@@ -159,13 +162,14 @@ struct Stochastic {
   GPU_HOST static float clean(float x) { return at_least(x, 0); }
 
   // Weights are shares, so that no square leaves the range; a sum near its ends has no reciprocal.
-  template <size_t kSide>
-  GPU_HOST static float mean(const Cells<kSide>& cells, bool* sure) {
+  template <size_t kRows, size_t kColumns>
+  GPU_HOST static float mean(const Cells<kRows, kColumns>& cells, bool* sure) {
     const auto& x = cells.x;
-    const float total = sum<kSide>([&](size_t i, size_t j, float so_far) { return j == 0 ? x[i][j] : so_far + x[i][j]; });
+    const float total = sum<kRows, kColumns>(
+        [&](size_t i, size_t j, float so_far) { return j == 0 ? x[i][j] : so_far + x[i][j]; });
     const float r = rcp(total);
-    float w[kSide][kSide];
-    const float first = sum<kSide>([&](size_t i, size_t j, float so_far) {
+    float w[kRows][kColumns];
+    const float first = sum<kRows, kColumns>([&](size_t i, size_t j, float so_far) {
       w[i][j] = x[i][j] * r;
       return fmaf(w[i][j], x[i][j], so_far);
     });

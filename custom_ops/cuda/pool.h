@@ -57,58 +57,43 @@ GPU_HOST inline T largest(T value, const Team& team) {
   return value;
 }
 
-// The cells of a window in pieces of kPiece, read anew in each look. Outside the input is -inf, as methods want.
-template <class Method, class Value, class T, int kPiece>
-class Pieces {
- public:
-  static constexpr int kCells = kPiece;
-
-  template <class Index>
-  GPU_HOST Pieces(const Job<Index>&, const Place<Index>&, const T* x, const T* logit) : x_(x), logit_(logit) {}
-
-  // Calls visit(x, logit), arrays of kCells, for each piece of this thread's share of the window.
-  template <class Index, class Team, class Visit>
-  GPU_HOST void each(const Job<Index>& job, const Place<Index>& place, const Team& team, Visit visit) const {
-    if constexpr (Team::kLanes > 1) {
-      static_assert(kPiece == 1, "lanes take single cells");
-      each_cell(job, place, team.lane(), Team::kLanes, [this, &visit](Index i) { read(i, 1, 1, visit); });
-    } else {
-      const int32_t step = job.width.dilation;
-      each_piece<kPiece>(job, place, [this, step, &visit](Index i, int32_t left) { read(i, left, step, visit); });
-    }
-  }
-
- private:
-  template <class Index, class Visit>
-  GPU_HOST void read(Index i, int32_t left, int32_t step, Visit& visit) const {
+// The cells of a window, read anew in each look: calls visit(x, logit), arrays of kPiece cells, for this thread's
+// share. Outside the input is -inf, as methods want.
+template <class Method, class Value, int kPiece, class T, class Index, class Team, class Visit>
+GPU_HOST inline void look(const Job<Index>& job, const Place<Index>& place, const T* x, const T* logit,
+                          const Team& team, Visit visit) {
+  static_assert(Team::kLanes == 1 || kPiece == 1, "lanes take single cells");
+  const auto read = [&](Index i, int32_t left, int32_t step) {
     constexpr auto kRoom = static_cast<size_t>(kPiece);
     Value values[kRoom], logits[kRoom];
     for (int k = 0; k < kPiece; ++k) {
       const bool inside = k * step < left;
-      values[k] = inside ? widen(x_[i + k * step]) : -kInfinity<Value>;
-      logits[k] = Method::kInputs == 1 ? values[k] : inside ? widen(logit_[i + k * step]) : -kInfinity<Value>;
+      values[k] = inside ? widen(x[i + k * step]) : -kInfinity<Value>;
+      logits[k] = Method::kInputs == 1 ? values[k] : inside ? widen(logit[i + k * step]) : -kInfinity<Value>;
     }
     visit(values, logits);
+  };
+  if constexpr (Team::kLanes > 1) {
+    each_cell(job, place, team.lane(), Team::kLanes, [&](Index i) { read(i, 1, 1); });
+  } else {
+    each_piece<kPiece>(job, place, [&](Index i, int32_t left) { read(i, left, job.width.dilation); });
   }
+}
 
-  const T *x_, *logit_;
-};
-
-template <class Method, class Value, class Cells, class T, class Index, class Team>
+template <class Method, class Value, int kPiece, class T, class Index, class Team>
 GPU_HOST inline void pool_window(const Job<Index>& job, const T* x, const T* logit, T* y, Index output,
-                                    const Team& team) {
+                                 const Team& team) {
   const Place<Index> place = place_of(job, output);
-  const Cells cells(job, place, x, logit);
   Value top = -kInfinity<Value>, size = 0;
-  cells.each(job, place, team, [&top, &size](const Value* values, const Value* logits) {
-    for (int k = 0; k < Cells::kCells; ++k) Method::see(values[k], logits[k], &top, &size);
+  look<Method, Value, kPiece>(job, place, x, logit, team, [&](const Value* values, const Value* logits) {
+    for (int k = 0; k < kPiece; ++k) Method::see(values[k], logits[k], &top, &size);
   });
   top = largest(top, team);
   size = largest(size, team);
   Total<Value> weights, products;
-  cells.each(job, place, team, [&, top, size](const Value* values, const Value* logits) {
+  look<Method, Value, kPiece>(job, place, x, logit, team, [&](const Value* values, const Value* logits) {
     Value weight, product;
-    for (int k = 0; k < Cells::kCells; ++k) {
+    for (int k = 0; k < kPiece; ++k) {
       Method::weigh(values[k], logits[k], top, size, &weight, &product);
       weights.add(weight);
       products.add(product);
@@ -119,10 +104,10 @@ GPU_HOST inline void pool_window(const Job<Index>& job, const T* x, const T* log
   if (team.lane() == 0) narrow(Method::result(products.value(), weights.value(), top, size), y + output);
 }
 
-template <class Method, class Value, class Cells, class T, class Index, class Team>
+template <class Method, class Value, int kPiece, class T, class Index, class Team>
 GPU_HOST inline void pool(const Job<Index>& job, const T* x, const T* logit, T* y, const Team& team) {
   for (Index output = team.first(); output < job.outputs; output += team.step()) {
-    pool_window<Method, Value, Cells>(job, x, logit, y, output, team);
+    pool_window<Method, Value, kPiece>(job, x, logit, y, output, team);
   }
 }
 
