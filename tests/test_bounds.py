@@ -153,6 +153,27 @@ def test_native_bound_is_four_ulp():
     assert not bounds.measure(five, x[..., :1, :1], bound.allowed).within
 
 
+@pytest.mark.parametrize("cells", [2, 3, 4, 9, 25, 49, 1000, 10**6, 2**24])
+def test_rounding_of_exponents_in_cuda_kernels(cells):
+    """The mean square distance of a logit from the largest is at its worst where all but one are as far."""
+    distance = np.linspace(0, 60, 600_001)
+    weight = (cells - 1) * np.exp(-distance)
+    worst = math.sqrt((distance**2 * weight / (1 + weight)).max())
+    assert 2.23 * worst <= bounds.cuda_ulps(cells) - bounds.CUDA_EXP - 8 <= 2.23 * worst + 7
+
+
+def test_rounding_of_sums_in_cuda_kernels():
+    share = np.linspace(0, 1, 100_001)
+    assert 2 * (2 * bounds.CUDA_EXP * share * (1 - share) + 5 * share).max() + 1 <= bounds.CUDA_EXP + 8
+
+
+def test_cuda_bound_is_its_promise():
+    x = np.full((1, 1, 2, 2), 1.5)
+    bound = bounds.pooling(Window.of(2, 2), x, x[..., :1, :1], "float32", native="cuda")
+    assert bound.allowed.item() == bounds.cuda_ulps(4) * 2**-23
+    assert bounds.cuda_ulps(1) == 12
+
+
 @pytest.mark.parametrize("dtype", ["float16", ml_dtypes.bfloat16])
 def test_narrow_types_round_once(dtype):
     x = np.random.default_rng(2).normal(size=(1, 8, 16, 16)).astype(dtype).astype(np.float64)

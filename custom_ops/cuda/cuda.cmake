@@ -52,7 +52,7 @@ set_target_properties(onnxpool_cuda PROPERTIES
   POSITION_INDEPENDENT_CODE ON CUDA_ARCHITECTURES "${wanted}" CUDA_RUNTIME_LIBRARY Static)
 target_include_directories(onnxpool_cuda SYSTEM PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
 target_compile_definitions(onnxpool_cuda PRIVATE
-  ONNXPOOL_ISA=cuda ONNXPOOL_CUDA_ARCHITECTURES="${architectures}")
+  ONNXPOOL_CUDA_ARCHITECTURES="${architectures}")
 set(warnings -Wall -Wextra -Wconversion -Wsign-conversion -Wshadow)
 set(plain -fno-exceptions -fno-rtti)
 target_compile_options(onnxpool_cuda PRIVATE

@@ -9,13 +9,23 @@
 #include <memory>
 #include <vector>
 
-#include "../kernels/kernel.h"
-#include "../kernels/local_importance.h"
-#include "../kernels/soft.h"
-#include "../kernels/stochastic.h"
-#include "pool.h"
+#include "march.h"
 
-namespace onnxpool::ONNXPOOL_ISA {
+namespace onnxpool::cuda {
+
+// What a GPU's units may err, 2 ULP of 2^x and 1 of 1/x, upwards or downwards as a number's last bits have it; 0 where
+// they are right.
+static float ex2_ulps = 0, rcp_ulps = 0;
+
+static float wrong(double right, float by, float ulps) {
+  const double sign = bits<uint32_t>(by) * 0x9e3779b1U >> 31 != 0 ? 1 : -1;
+  const float result = static_cast<float>(right * (1 + sign * static_cast<double>(ulps) * 0x1p-24));
+  return std::isnan(result) || std::fabs(result) >= 0x1p-126F ? result : 0.0F;
+}
+
+float hardware::ex2(float x) { return wrong(std::exp2(static_cast<double>(x)), x, ex2_ulps); }
+float hardware::rcp(float x) { return wrong(1 / static_cast<double>(x), x, rcp_ulps); }
+
 namespace {
 
 class Warp {
@@ -93,15 +103,14 @@ struct HostTeam : Seat<Index, kTeam> {
   }
 };
 
-template <class Method, class Value, class T, class Index, int kTeam, class Cells>
-bool run_grid(const Job<Index>& job, const void* const* inputs, void* output) {
+template <class Method, class Value, class T, class Index, int kTeam, int kPiece>
+bool run_grid(const Job<Index>& job, const T* x, const T* logit, T* y) {
   const auto warp = std::make_unique<Warp>();
-  const auto *x = static_cast<const T*>(inputs[0]), *logit = static_cast<const T*>(inputs[Method::kInputs - 1]);
   for (Index block = 0; block < job.blocks; ++block) {
     for (int first = 0; first < job.threads; first += kTeam) {
       const auto body = [&](int lane) {
         const HostTeam<Index, kTeam> team{{block, job.blocks, first + lane, job.threads}, warp.get()};
-        pool<Method, Value, Cells>(job, x, logit, static_cast<T*>(output), team);
+        pool<Method, Value, kPiece>(job, x, logit, y, team);
       };
       if (kTeam == 1) {
         body(0);
@@ -113,42 +122,58 @@ bool run_grid(const Job<Index>& job, const void* const* inputs, void* output) {
   return true;
 }
 
-// How the caller wants a grid: blocks and threads, or 0 for those of the job; and an index of 64 bits in any case.
+// How the caller wants it: a grid of blocks and threads, or 0 for those of the job; an index of 64 bits in any case;
+// pool.h in any case; rows of a thread in march.h, or 0 for what fits the tensor.
 struct Wish {
   int64_t blocks;
   int threads;
-  bool wide;
+  bool wide, general;
+  int64_t rows;
 };
 
 template <class Method, class Value, class T, class Index>
-bool run(const Plan& plan, const void* const* inputs, void* output, const Wish& wish) {
-  Job<Index> job = make_job<Index>(plan);
+bool run_pool(const Pooling& pooling, const T* x, const T* logit, T* y, const Wish& wish) {
+  Job<Index> job = make_job<Index>(pooling);
   if (wish.blocks > 0) job.blocks = static_cast<Index>(wish.blocks);
   if (wish.threads > 0) job.threads = wish.threads;
-  const auto grid = job.team > 1    ? run_grid<Method, Value, T, Index, kWarp, Pieces<Method, Value, T, 1>>
-                    : job.side == 2 ? run_grid<Method, Value, T, Index, 1, Square<Method, Value, T, 2>>
-                    : job.side == 3 ? run_grid<Method, Value, T, Index, 1, Square<Method, Value, T, 3>>
-                                    : run_grid<Method, Value, T, Index, 1, Pieces<Method, Value, T, 3>>;
-  return grid(job, inputs, output);
+  return job.team > 1 ? run_grid<Method, Value, T, Index, kWarp, 1>(job, x, logit, y)
+                      : run_grid<Method, Value, T, Index, 1, 3>(job, x, logit, y);
+}
+
+template <class Method, class T>
+void run_march(const Pooling& pooling, MarchShape shape, const T* x, const T* logit, T* y, const Wish& wish) {
+  const March march = make_march(pooling, wish.rows > 0 ? wish.rows : rows_of(pooling));
+  const Job<int64_t> job = make_job<int64_t>(pooling);
+  with_fixed(shape, [&](auto fixed) {
+    for (int32_t thread = 0; thread < march.threads; ++thread) {
+      march_strip<Method, T, decltype(fixed)>(march, job, x, logit, y, thread);
+    }
+  });
 }
 
 template <class Method, class Value, class T>
-bool run_index(const Plan& plan, const void* const* inputs, void* output, const Wish& wish) {
-  return fits_32_bits(plan) && !wish.wide ? run<Method, Value, T, int32_t>(plan, inputs, output, wish)
-                                          : run<Method, Value, T, int64_t>(plan, inputs, output, wish);
+bool run(const Pooling& pooling, const void* const* inputs, void* output, const Wish& wish) {
+  const auto *x = static_cast<const T*>(inputs[0]), *logit = static_cast<const T*>(inputs[Method::kInputs - 1]);
+  auto* const y = static_cast<T*>(output);
+  if constexpr (sizeof(Value) == 4) {
+    const MarchShape shape = shape_of(pooling, aligned<T>(x) && aligned<T>(logit));
+    if (shape.rows != 0 && !wish.general) return run_march<Method>(flattened(pooling), shape, x, logit, y, wish), true;
+  }
+  return fits_32_bits(pooling) && !wish.wide ? run_pool<Method, Value, T, int32_t>(pooling, x, logit, y, wish)
+                                             : run_pool<Method, Value, T, int64_t>(pooling, x, logit, y, wish);
 }
 
-template <template <class, class> class OfMethod>
-bool run_element(int element, const Plan& plan, const void* const* inputs, void* output, const Wish& wish) {
-  using Single = OfMethod<float, float>;
-  constexpr bool (*kRun[])(const Plan&, const void* const*, void*, const Wish&) = {
-      run_index<Single, float, float>, run_index<OfMethod<double, double>, double, double>,
-      run_index<Single, float, Half>, run_index<Single, float, Bfloat>};
-  return kRun[element](plan, inputs, output, wish);
+template <template <class> class OfMethod>
+bool run_element(int element, const Pooling& pooling, const void* const* inputs, void* output, const Wish& wish) {
+  using Single = OfMethod<float>;
+  constexpr bool (*kRun[])(const Pooling&, const void* const*, void*, const Wish&) = {
+      run<Single, float, float>, run<OfMethod<double>, double, double>, run<Single, float, Half>,
+      run<Single, float, Bfloat>};
+  return kRun[element](pooling, inputs, output, wish);
 }
 
-// The joined plan for plain numbers, as in library.h's `pool`; they must be right.
-Plan plan_of(int64_t rank, const int64_t* shape, const int64_t* numbers) {
+// The joined pooling for plain numbers, as in library.h's `pool`; they must be right.
+Pooling pooling_of_numbers(int64_t rank, const int64_t* shape, const int64_t* numbers) {
   Window window;
   window.rank = rank;
   Shape in, out;
@@ -164,38 +189,42 @@ Plan plan_of(int64_t rank, const int64_t* shape, const int64_t* numbers) {
     axis.tail = numbers[5 * rank] == 0 ? axis.pad : (axis.pad < overlap ? axis.pad : overlap) + axis.stride - 1;
     out.dims[2 + i] = axis.output(in.dims[2 + i]);
   }
-  return joined(make_plan(window, in, out));
+  return joined(pooling_of(window, in, out));
 }
 
 }  // namespace
-}  // namespace onnxpool::ONNXPOOL_ISA
+}  // namespace onnxpool::cuda
 
 using namespace onnxpool;
-using namespace onnxpool::ONNXPOOL_ISA;
+using namespace onnxpool::cuda;
 
 // Runs a whole grid. Returns 0 where lanes did not keep together.
 extern "C" int host_pool(int method, int element, int64_t rank, const int64_t* shape, const int64_t* numbers,
-                         const void* const* inputs, void* output, int64_t blocks, int threads, int wide) {
-  const Plan plan = plan_of(rank, shape, numbers);
-  const Wish wish{blocks, threads, wide != 0};
-  if (method == 0) return run_element<Soft>(element, plan, inputs, output, wish);
-  if (method == 1) return run_element<LocalImportance>(element, plan, inputs, output, wish);
-  return run_element<Stochastic>(element, plan, inputs, output, wish);
+                         const void* const* inputs, void* output, int64_t blocks, int threads, int wide,
+                         int general, int64_t rows) {
+  const Pooling pooling = pooling_of_numbers(rank, shape, numbers);
+  const Wish wish{blocks, threads, wide != 0, general != 0, rows};
+  if (method == 0) return run_element<Soft>(element, pooling, inputs, output, wish);
+  if (method == 1) return run_element<LocalImportance>(element, pooling, inputs, output, wish);
+  return run_element<Stochastic>(element, pooling, inputs, output, wish);
 }
 
-// outputs, team, side, blocks of a job, and whether 32 bits do.
+// outputs, team and blocks of a job, whether 32 bits do; rows, columns, shared rows and pairing of march; its threads.
 extern "C" void host_job(int64_t rank, const int64_t* shape, const int64_t* numbers, int64_t* facts) {
-  const Plan plan = plan_of(rank, shape, numbers);
-  const Job<int64_t> job = make_job<int64_t>(plan);
-  facts[0] = job.outputs, facts[1] = job.team, facts[2] = job.side, facts[3] = job.blocks;
-  facts[4] = fits_32_bits(plan) ? 1 : 0;
+  const Pooling pooling = pooling_of_numbers(rank, shape, numbers);
+  const Job<int64_t> job = make_job<int64_t>(pooling);
+  facts[0] = job.outputs, facts[1] = job.team, facts[2] = job.blocks, facts[3] = fits_32_bits(pooling) ? 1 : 0;
+  const MarchShape marched = shape_of(pooling, true);
+  facts[4] = marched.rows, facts[5] = marched.columns, facts[6] = marched.shared, facts[7] = marched.paired ? 1 : 0;
+  const Pooling flat = flattened(pooling);
+  facts[8] = marched.rows == 0 ? 0 : make_march(flat, rows_of(flat)).threads;
 }
 
 namespace {
 
 template <class Index>
-int64_t cells_of(const Plan& plan, int64_t output, int lane, int lanes, int64_t* cells, int64_t room) {
-  const Job<Index> job = make_job<Index>(plan);
+int64_t cells_of(const Pooling& pooling, int64_t output, int lane, int lanes, int64_t* cells, int64_t room) {
+  const Job<Index> job = make_job<Index>(pooling);
   const Place<Index> place = place_of(job, static_cast<Index>(output));
   int64_t count = 0;
   const auto visit = [&](Index i) {
@@ -213,10 +242,13 @@ int64_t cells_of(const Plan& plan, int64_t output, int lane, int lanes, int64_t*
 // The cells of one window that a lane visits, as indices into the tensor; no tensor is needed. Returns how many.
 extern "C" int64_t host_cells(int64_t rank, const int64_t* shape, const int64_t* numbers, int64_t output, int lane,
                               int lanes, int64_t* cells, int64_t room) {
-  const Plan plan = plan_of(rank, shape, numbers);
-  return fits_32_bits(plan) ? cells_of<int32_t>(plan, output, lane, lanes, cells, room)
-                            : cells_of<int64_t>(plan, output, lane, lanes, cells, room);
+  const Pooling pooling = pooling_of_numbers(rank, shape, numbers);
+  return fits_32_bits(pooling) ? cells_of<int32_t>(pooling, output, lane, lanes, cells, room)
+                            : cells_of<int64_t>(pooling, output, lane, lanes, cells, room);
 }
+
+// What ex2 and rcp err from now on.
+extern "C" void host_hardware(float ex2, float rcp) { ex2_ulps = ex2, rcp_ulps = rcp; }
 
 extern "C" int64_t host_divide(int64_t number, int64_t divisor, int64_t* rest) {
   return Divisor<int64_t>(divisor).divide(number, rest);

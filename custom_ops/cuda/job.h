@@ -1,4 +1,4 @@
-// What one launch computes: a plan as a GPU's threads want it. Index arithmetic only, the same on the host, where
+// What one launch computes: a pooling as a GPU's threads want it. Index arithmetic only, the same on the host, where
 // tests/test_cuda.py runs it.
 //
 // An Index counts cells and windows: 32 bits where a tensor allows that, since 64 cost a GPU several instructions each.
@@ -8,15 +8,15 @@
 #include <type_traits>
 
 #include "../kernels/geometry.h"
-#include "../kernels/numeric.h"
+#include "numeric.h"
 
-namespace onnxpool::ONNXPOOL_ISA {
+namespace onnxpool::cuda {
 
 // The upper half of a product.
-HOST_DEVICE inline uint32_t high_half(uint32_t a, uint32_t b) {
+GPU_HOST inline uint32_t high_half(uint32_t a, uint32_t b) {
   return static_cast<uint32_t>(uint64_t{a} * b >> 32);
 }
-HOST_DEVICE inline uint64_t high_half(uint64_t a, uint64_t b) {
+GPU_HOST inline uint64_t high_half(uint64_t a, uint64_t b) {
 #if defined(__CUDA_ARCH__)
   return __umul64hi(a, b);
 #else
@@ -46,7 +46,7 @@ class Divisor {
     factor_ += rest != 0 ? 1U : 0U;
   }
 
-  HOST_DEVICE Index divide(Index number, Index* rest) const {
+  GPU_HOST Index divide(Index number, Index* rest) const {
     const auto quotient = static_cast<Index>(high_half(2 * static_cast<Unsigned>(number), factor_) >> shift_);
     *rest = number - quotient * divisor_;
     return quotient;
@@ -72,7 +72,6 @@ struct Job {
   Index outputs = 0;  // of all planes together, counted along width first
   JobAxis<Index> depth, height, width;
   int team = 1;   // threads for one window: 1, or the 32 of a warp
-  int side = 0;   // 2 or 3 where windows are squares of that side, which one thread holds at once; else 0
   int threads = kThreads;
   Index blocks = 0;
 };
@@ -85,7 +84,7 @@ struct Reach {
 };
 
 template <class Index>
-HOST_DEVICE inline Reach<Index> reach_of(const JobAxis<Index>& axis, Index output) {
+GPU_HOST inline Reach<Index> reach_of(const JobAxis<Index>& axis, Index output) {
   const Index start = output * axis.stride - axis.pad, room = axis.in - start;
   const int32_t outside = start < 0 ? static_cast<int32_t>(-start) : 0;
   const int32_t step = axis.dilation;
@@ -101,7 +100,7 @@ struct Place {
 };
 
 template <class Index>
-HOST_DEVICE inline Place<Index> place_of(const Job<Index>& job, Index output) {
+GPU_HOST inline Place<Index> place_of(const Job<Index>& job, Index output) {
   Index z, h, w;
   const Index rows = job.width.out.divide(output, &w), slices = job.height.out.divide(rows, &h);
   const Index plane = job.depth.out.divide(slices, &z);
@@ -112,7 +111,7 @@ HOST_DEVICE inline Place<Index> place_of(const Job<Index>& job, Index output) {
 // Calls visit(index of a cell, how many cells of its row are left) for the cells of a window that are in the input, row
 // by row in pieces: for the first of each piece.
 template <int kPiece, class Index, class Visit>
-HOST_DEVICE inline void each_piece(const Job<Index>& job, const Place<Index>& at, Visit visit) {
+GPU_HOST inline void each_piece(const Job<Index>& job, const Place<Index>& at, Visit visit) {
   const JobAxis<Index> &depth = job.depth, &height = job.height, &width = job.width;
   for (int32_t z = at.depth.first; z < at.depth.last; z += depth.dilation) {
     const Index slice = at.plane + (at.depth.start + z) * height.in * width.in;
@@ -127,7 +126,7 @@ HOST_DEVICE inline void each_piece(const Job<Index>& job, const Place<Index>& at
 
 // Calls visit(index of a cell) for a lane's share of them: those whose number in the window is lane, lane + lanes, ...
 template <class Index, class Visit>
-HOST_DEVICE inline void each_cell(const Job<Index>& job, const Place<Index>& at, int32_t lane, int32_t lanes,
+GPU_HOST inline void each_cell(const Job<Index>& job, const Place<Index>& at, int32_t lane, int32_t lanes,
                                   Visit visit) {
   const auto count = [](const Reach<Index>& reach, int32_t step) {
     return (reach.last - reach.first + step - 1) / step;
@@ -150,47 +149,71 @@ HOST_DEVICE inline void each_cell(const Job<Index>& job, const Place<Index>& at,
   }
 }
 
+// Always three axes (depth, height, width): what a 1d or 2d input lacks is an axis of one cell and a window of one.
+struct PooledAxis : Axis {
+  int64_t in = 1, out = 1;
+};
+
+struct Pooling {
+  int64_t planes = 0;  // N * C, each pooled by itself
+  PooledAxis depth, height, width;
+};
+
+// Shapes have been checked by output_shape.
+inline Pooling pooling_of(const Window& window, const Shape& in, const Shape& out) {
+  Pooling pooling;
+  pooling.planes = in.dims[0] * in.dims[1];
+  PooledAxis* const last[] = {&pooling.depth, &pooling.height, &pooling.width};
+  for (int64_t i = 0; i < window.rank; ++i) {
+    PooledAxis& axis = *last[3 - window.rank + i];
+    static_cast<Axis&>(axis) = window.axis[i];
+    axis.in = in.dims[2 + i];
+    axis.out = out.dims[2 + i];
+  }
+  return pooling;
+}
+
 // A window over whole rows is one long row: an axis whose window is all of it is joined to the next one out.
-inline bool join(PlannedAxis* outer, PlannedAxis* inner) {
+inline bool join(PooledAxis* outer, PooledAxis* inner) {
   const bool whole = inner->kernel == inner->in && inner->pad == 0 && inner->dilation == 1 && inner->out == 1;
   if (!whole || outer->dilation != 1) return false;
   outer->kernel *= inner->in, outer->extent *= inner->in, outer->stride *= inner->in;
   outer->pad *= inner->in, outer->in *= inner->in;
   *inner = *outer;
-  *outer = PlannedAxis();
+  *outer = PooledAxis();
   return true;
 }
 
-inline int64_t outputs_of(const Plan& plan) { return plan.planes * plan.depth.out * plan.height.out * plan.width.out; }
-
-inline Plan joined(Plan plan) {
-  if (join(&plan.height, &plan.width)) join(&plan.depth, &plan.width);
-  return plan;
+inline int64_t outputs_of(const Pooling& pooling) {
+  return pooling.planes * pooling.depth.out * pooling.height.out * pooling.width.out;
 }
 
-// Whether 32 bits hold every number that a job of this plan, once joined, comes to.
-inline bool fits_32_bits(const Plan& plan) {
+inline Pooling joined(Pooling pooling) {
+  if (join(&pooling.height, &pooling.width)) join(&pooling.depth, &pooling.width);
+  return pooling;
+}
+
+// Whether 32 bits hold every number that a job of this pooling, once joined, comes to.
+inline bool fits_32_bits(const Pooling& pooling) {
   constexpr int64_t kMost = int64_t{1} << 30;
-  const PlannedAxis &depth = plan.depth, &height = plan.height, &width = plan.width;
-  return outputs_of(plan) < kMost && plan.planes * depth.in * height.in * width.in < kMost &&
+  const PooledAxis &depth = pooling.depth, &height = pooling.height, &width = pooling.width;
+  return outputs_of(pooling) < kMost && pooling.planes * depth.in * height.in * width.in < kMost &&
          depth.extent * height.in * width.in < kMost && height.extent * width.in < kMost && depth.stride < kMost &&
          height.stride < kMost && width.stride < kMost;
 }
 
-// The plan must be joined.
+// The pooling must be joined.
 template <class Index>
-Job<Index> make_job(const Plan& plan) {
+Job<Index> make_job(const Pooling& pooling) {
   constexpr int64_t kMostBlocks = int64_t{1} << 24;  // beyond these, threads take several windows
   Job<Index> job;
-  const int64_t outputs = outputs_of(plan), cells = plan.depth.kernel * plan.height.kernel * plan.width.kernel;
+  const int64_t outputs = outputs_of(pooling);
+  const int64_t cells = pooling.depth.kernel * pooling.height.kernel * pooling.width.kernel;
   job.outputs = static_cast<Index>(outputs);
   job.team = cells > kWarp ? kWarp : 1;
-  const int64_t side = plan.width.kernel;
-  const bool square = plan.depth.kernel == 1 && plan.height.kernel == side && (side == 2 || side == 3);
-  job.side = square ? static_cast<int>(side) : 0;
   const int64_t teams = kThreads / job.team, blocks = (outputs + teams - 1) / teams;
   job.blocks = static_cast<Index>(blocks < kMostBlocks ? blocks : kMostBlocks);
-  const PlannedAxis* const from[] = {&plan.depth, &plan.height, &plan.width};
+  const PooledAxis* const from[] = {&pooling.depth, &pooling.height, &pooling.width};
   JobAxis<Index>* const to[] = {&job.depth, &job.height, &job.width};
   for (int i = 0; i < 3; ++i) {
     to[i]->in = static_cast<Index>(from[i]->in), to[i]->stride = static_cast<Index>(from[i]->stride);
@@ -201,4 +224,4 @@ Job<Index> make_job(const Plan& plan) {
   return job;
 }
 
-}  // namespace onnxpool::ONNXPOOL_ISA
+}  // namespace onnxpool::cuda

@@ -3,17 +3,18 @@
 
 #include <cuda_runtime.h>
 
-#include "../kernels/kernel.h"
+#include "job.h"
+#include "library.h"
 
-namespace onnxpool::ONNXPOOL_ISA {
+namespace onnxpool::cuda {
 
-using Start = cudaError_t (*)(const Plan& plan, const void* const* inputs, void* output, cudaStream_t stream);
+using Start = cudaError_t (*)(const Pooling& pooling, const void* const* inputs, void* output, cudaStream_t stream);
 
 struct CudaKernel {
   const char* name;
-  Start start[kElementTypes];
+  Start start[kCudaElements];
 };
 
 extern const CudaKernel soft, local_importance, stochastic;
 
-}  // namespace onnxpool::ONNXPOOL_ISA
+}  // namespace onnxpool::cuda

@@ -5,7 +5,7 @@
 
 #include "kernel.h"
 
-namespace onnxpool::ONNXPOOL_ISA {
+namespace onnxpool::cuda {
 namespace {
 
 constexpr const CudaKernel* kKernels[] = {&soft, &local_importance, &stochastic};
@@ -30,8 +30,8 @@ int launch(const char* op_type, int element, const Window* window, const Shape* 
            const void* const* inputs, void* output, void* stream, char* why, size_t room) {
   for (const CudaKernel* kernel : kKernels) {
     if (std::strcmp(kernel->name, op_type) != 0) continue;
-    const Plan plan = make_plan(*window, *in, *out);
-    const cudaError_t status = kernel->start[element](plan, inputs, output, static_cast<cudaStream_t>(stream));
+    const Pooling pooling = pooling_of(*window, *in, *out);
+    const cudaError_t status = kernel->start[element](pooling, inputs, output, static_cast<cudaStream_t>(stream));
     if (status == cudaSuccess) return 0;
     return refuse(Message().add("the CUDA kernel could not be started: %s", cudaGetErrorString(status)), why, room);
   }
@@ -62,7 +62,7 @@ int pool(const char* op_type, int element, int64_t rank, const int64_t* shape, c
   Window window;
   Shape in, out;
   Message message = Message().add("%s: ", op_type);
-  if (element < 0 || element >= kElementTypes) {
+  if (element < 0 || element >= kCudaElements) {
     return refuse(message.add("element type %d is unknown; 0 is float32, 1 float64, 2 float16, 3 bfloat16", element),
                   why, room);
   }
@@ -78,10 +78,10 @@ int pool(const char* op_type, int element, int64_t rank, const int64_t* shape, c
 }
 
 }  // namespace
-}  // namespace onnxpool::ONNXPOOL_ISA
+}  // namespace onnxpool::cuda
 
 extern "C" __attribute__((visibility("default"))) const onnxpool::CudaLibrary* OnnxpoolCuda() {
-  using namespace onnxpool::ONNXPOOL_ISA;
+  using namespace onnxpool::cuda;
   static constexpr onnxpool::CudaLibrary kLibrary = {onnxpool::kCudaVersion, ONNXPOOL_CUDA_ARCHITECTURES, devices,
                                                      launch, pool};
   return &kLibrary;

@@ -10,6 +10,8 @@ namespace onnxpool {
 
 constexpr int64_t kCudaVersion = 1;
 
+constexpr int kCudaElements = 4;  // 0 float32, 1 float64, 2 float16, 3 bfloat16, as kernels/kernel.h numbers them
+
 // `why` takes a reason of at most `room` bytes. A status is 0 for success.
 struct CudaLibrary {
   int64_t version;            // kCudaVersion
@@ -22,8 +24,8 @@ struct CudaLibrary {
   int (*launch)(const char* op_type, int element, const Window* window, const Shape* in, const Shape* out,
                 const void* const* inputs, void* output, void* stream, char* why, size_t room);
 
-  // The same from plain numbers, which are checked: `element` is an ElementType, `shape` has rank + 2 numbers, `window`
-  // kernel, strides, pads (begin..., end...), dilations and ceil_mode: 5 * rank + 1 numbers.
+  // The same from plain numbers, which are checked: `element` is below kCudaElements, `shape` has rank + 2 numbers,
+  // `window` kernel, strides, pads (begin..., end...), dilations and ceil_mode: 5 * rank + 1 numbers.
   int (*pool)(const char* op_type, int element, int64_t rank, const int64_t* shape, const int64_t* window,
               const void* const* inputs, void* output, void* stream, char* why, size_t room);
 };

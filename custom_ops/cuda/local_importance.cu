@@ -1,10 +1,8 @@
-// Local importance pooling on a GPU: kernels/local_importance.h has its formula and special values, pool.h the loops.
-#include "../kernels/local_importance.h"
-
+// Local importance pooling on a GPU: methods.h has its formula and special values, march.h and pool.h the loops.
 #include "launch.cuh"
 
-namespace onnxpool::ONNXPOOL_ISA {
+namespace onnxpool::cuda {
 
 const CudaKernel local_importance = cuda_kernel<LocalImportance>();
 
-}  // namespace onnxpool::ONNXPOOL_ISA
+}  // namespace onnxpool::cuda

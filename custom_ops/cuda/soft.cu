@@ -1,10 +1,8 @@
-// SoftPool on a GPU: kernels/soft.h has the formula and its special values, pool.h the loops.
-#include "../kernels/soft.h"
-
+// SoftPool on a GPU: methods.h has its formula and special values, march.h and pool.h the loops.
 #include "launch.cuh"
 
-namespace onnxpool::ONNXPOOL_ISA {
+namespace onnxpool::cuda {
 
 const CudaKernel soft = cuda_kernel<Soft>();
 
-}  // namespace onnxpool::ONNXPOOL_ISA
+}  // namespace onnxpool::cuda

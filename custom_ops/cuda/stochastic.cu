@@ -1,10 +1,8 @@
-// Stochastic pooling on a GPU: kernels/stochastic.h has the formula and its special values, pool.h the loops.
-#include "../kernels/stochastic.h"
-
+// Stochastic pooling on a GPU: methods.h has its formula and special values, march.h and pool.h the loops.
 #include "launch.cuh"
 
-namespace onnxpool::ONNXPOOL_ISA {
+namespace onnxpool::cuda {
 
 const CudaKernel stochastic = cuda_kernel<Stochastic>();
 
-}  // namespace onnxpool::ONNXPOOL_ISA
+}  // namespace onnxpool::cuda

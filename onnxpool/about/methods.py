@@ -102,7 +102,8 @@ def why_not_native(operator: Operator, dtype: str = "float32", provider: str = C
         (y,) = session.run({name: x.astype(BY_NAME[dtype].dtype) for name in operator.inputs}).values()
     except OnnxpoolError as error:
         return str(error)
-    bound = bounds.pooling(window, x, answer, BY_NAME[dtype].dtype, native=True)
+    native: bounds.Native = "cuda" if provider == CUDA else True
+    bound = bounds.pooling(window, x, answer, BY_NAME[dtype].dtype, native=native)
     if bounds.measure(y, answer, bound.allowed).within:
         return None
     return f"{operator.op_type} of [[1, 2], [3, 4]] in {dtype} gave {y.item()}, not {answer.item():.8}"

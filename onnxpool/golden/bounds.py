@@ -20,6 +20,20 @@ largest magnitude in the window, ``D = m - y >= 0`` how far the result lies belo
   ``|d|`` weighted with ``e^d`` is at most ``ln n``; the last addition rounds once. Together
   ``4 n + 4 EXP + 4 ln n + 3``, the larger of the two: :func:`body_ulps`.
 - A native kernel promises :data:`NATIVE_ULPS`, whatever the window: it sums long windows in double.
+- A CUDA kernel promises :func:`cuda_ulps`: it takes ``2^x`` from the GPU's own unit, relative to the window's largest
+  logit. With ``p`` the weights, ``d <= 0`` a cell's logit less the largest one, and ``|x| <= M``:
+  a weight errs by :data:`CUDA_EXP`, and by ``2.23 |d|`` for the subtraction, the product with ``log2 e`` and that
+  constant. In the mean that is ``sum(p (CUDA_EXP + 2.23 |d|) |x - y|)``: at most ``CUDA_EXP M``, as a mean distance
+  from the mean is at most ``M``, and ``2.23 M sqrt(sum(p d^2))`` by Cauchy and Schwarz. That sum is largest with all
+  ``d`` but one alike, and its root then at most ``1.003 ln n``: ``2.25 M ln n``.
+  In march.h, windows of up to 9 cells, the second look rounds each ``w (x - y)`` at most 6 times (the subtraction,
+  three products and sums along a row, two sums of rows), which is ``6 M``, and the result once; what the first look and
+  the reciprocal err is multiplied by their own error, and vanishes: ``CUDA_EXP + 7`` together.
+  In pool.h sums keep what rounding takes. SoftPool there rounds ``d`` and ``d w``, both sums and the quotient, each in
+  proportion to ``D``, which with a mean distance from the mean is at its worst for two values ``2 M`` apart:
+  ``2 M max(2 CUDA_EXP q (1 - q) + 5 q) < 10.6 M`` for a share ``q`` of the lower one, and the result once; the other
+  methods stay below. So ``12`` covers both. Local importance has the ``d`` of its logits, SoftPool that of its values,
+  stochastic pooling none.
 - A narrower output type adds one ULP of that type at the answer, for its rounding.
 - For float64 the answer itself was rounded like a result, by at most :func:`reference_ulps`.
 
@@ -30,7 +44,7 @@ times that, and :data:`FLOOR_ULPS` of the largest answer for when PyTorch was lu
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
@@ -45,11 +59,17 @@ NATIVE_ULPS = 4.0
 EXP = 4.0
 """What one ``exp`` may err, in ``u``: 2 ULP, more than any of the libraries in use."""
 
+CUDA_EXP = 4.0
+"""What one ``2^x`` of a GPU may err, in ``u``: 2 ULP, NVIDIA's own bound for ``ex2.approx`` and ``exp2f``."""
+
 YARDSTICK_FACTOR = 4.0
 """How many times PyTorch's own error another implementation of the same network may have."""
 
 FLOOR_ULPS = 16.0
 """What any network may err, in ULP of the largest magnitude of an output tensor."""
+
+Native = bool | Literal["cuda"]
+"""Whether a native kernel computed a value: ``"cuda"`` for one of the CUDA kernels, True for one of the CPU's."""
 
 FLOAT32_IN_FLOAT64 = 2.0**-29
 """What an error of a network in float32 is worth for the same network in float64: 52 bits of fraction, not 23."""
@@ -125,6 +145,15 @@ def body_ulps(cells: int) -> float:
     return 4 * cells + 4 * EXP + 4 * math.log(cells) + 3
 
 
+def cuda_ulps(cells: int) -> float:
+    """What a CUDA kernel may err in a window of so many cells, in ULP of its magnitude.
+
+    >>> round(cuda_ulps(9), 1)
+    16.9
+    """
+    return CUDA_EXP + 8 + 2.25 * math.log(cells)
+
+
 def reference_ulps(cells: int) -> float:
     """What a float64 answer itself may err, in ULP of float64: normalised weights, then one sum."""
     return 2 * cells + 2 * EXP + 2 * math.log(cells) + 2
@@ -133,11 +162,11 @@ def reference_ulps(cells: int) -> float:
 # --- bounds
 
 
-def pooling(window: Window, x: Array, answer: Array, dtype: DTypeLike, *, native: bool) -> Bound:
+def pooling(window: Window, x: Array, answer: Array, dtype: DTypeLike, *, native: Native) -> Bound:
     """The bound for one pooling node: ``x`` is its input ``(N, C, *spatial)``, ``answer`` the float64 output."""
     cells = math.prod(window.kernel)
     computed = wide(dtype)
-    ulps = NATIVE_ULPS if native else body_ulps(cells)
+    ulps = cuda_ulps(cells) if native == "cuda" else NATIVE_ULPS if native else body_ulps(cells)
     origin = f"{'promise of the native kernel' if native else f'rounding analysis, {cells} cells'}: {ulps:.3g} ULP"
     if computed == np.float64:
         ulps += reference_ulps(cells)

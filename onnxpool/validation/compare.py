@@ -33,14 +33,14 @@ class Judge:
         return self._unfit[case.name]
 
     def results(
-        self, case: Case, outputs: dict[str, NDArray[Any]], *, native: bool, loses: Collection[str]
+        self, case: Case, outputs: dict[str, NDArray[Any]], *, native: bounds.Native, loses: Collection[str]
     ) -> list[Result]:
         """One result per output; ``loses`` are operators in which the runtime may lose NaN, or ``*``."""
         through = sorted(self._operators) if "*" in loses else sorted(self._operators.intersection(loses))
         return [self._result(case, name, outputs.get(name), native, through) for name in case.answers]
 
     def _result(
-        self, case: Case, name: str, actual: NDArray[Any] | None, native: bool, through: Sequence[str]
+        self, case: Case, name: str, actual: NDArray[Any] | None, native: bounds.Native, through: Sequence[str]
     ) -> Result:
         if actual is None:
             return Result(case.name, name, "structure", "the model has no such output")
@@ -74,7 +74,7 @@ class Judge:
             heat=spread.heat(actual, answer, bound.allowed),
         )
 
-    def bound(self, case: Case, name: str, dtype: np.dtype[Any], native: bool) -> bounds.Bound:
+    def bound(self, case: Case, name: str, dtype: np.dtype[Any], native: bounds.Native) -> bounds.Bound:
         """What an output of this case may err."""
         answer = case.answers[name]
         if self._single:

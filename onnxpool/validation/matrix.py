@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from onnxpool.domain import DOMAIN
 from onnxpool.errors import OnnxpoolError
+from onnxpool.golden import bounds
 from onnxpool.golden.file import Case
 from onnxpool.graph import forms
 from onnxpool.graph.forms import PoolNode
-from onnxpool.run.native_library import library_path, why_none_for
+from onnxpool.run.native_library import CUDA, library_path, why_none_for
 from onnxpool.runtimes import Options
 from onnxpool.runtimes._child import Child, Crashed, Refused, Tensors
 from onnxpool.validation.compare import Judge, failures
@@ -150,7 +151,9 @@ class Matrix:
         return results
 
     def _compared(self, configuration: Configuration, case: Case, outputs: Tensors) -> list[Result]:
-        results = self.judge.results(case, outputs, native=configuration.kernels, loses=configuration.runtime.loses_nan)
+        on_cuda = configuration.kernels and configuration.provider == CUDA
+        native: bounds.Native = "cuda" if on_cuda else configuration.kernels
+        results = self.judge.results(case, outputs, native=native, loses=configuration.runtime.loses_nan)
         for result in results:
             if result.verdict == "mismatch":
                 self.differing[configuration.name, case.name, result.output] = outputs[result.output]
