@@ -7,7 +7,7 @@ from typing import Any, cast
 import onnx_ir as ir
 
 from onnxpool.domain import DOMAIN
-from onnxpool.lifting.recognise import Match, label
+from onnxpool.lifting.match import Match, label
 from onnxpool.pools import _onnx_ops as onnx_ops
 from onnxpool.pools import power_average
 from onnxpool.pools._onnx_ops import Builder

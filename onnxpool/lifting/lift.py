@@ -23,7 +23,8 @@ from onnxpool.errors import FormError
 from onnxpool.graph.forms import Model, read, to_form
 from onnxpool.lifting.fold import Fold, fold
 from onnxpool.lifting.prove import prove
-from onnxpool.lifting.recognise import Match, Refused, recognise
+from onnxpool.lifting.recognise import recognise
+from onnxpool.lifting.match import Match, Refused
 from onnxpool.lifting.settle import settle
 
 

@@ -60,7 +60,7 @@ def _runtime(original: ir.Model) -> Golden:
 
 
 def _differences(session: Session, golden: Golden) -> Iterator[str]:
-    """Where the lifted model is not what ``golden`` says, of the cells that are finite there.
+    """Where the lifted model is not what ``golden`` says, of the elements that are finite there.
 
     Inputs with NaN or infinity are left out: runtimes drop these from AveragePool, or clip them, each in its way. So
     are those too small for any window, of which a spelling may make nothing, where a pooling node refuses.
@@ -82,7 +82,7 @@ def _differences(session: Session, golden: Golden) -> Iterator[str]:
             error = bounds.measure(actual[finite], answer[finite], bound.allowed)
             compared += int(finite.sum())
             if not error.within:
-                odd = f", not finite in {error.nan + error.infinite} cells" if error.nan + error.infinite else ""
+                odd = f", not finite in {error.nan + error.infinite} elements" if error.nan + error.infinite else ""
                 yield f"{name!r} is off by {error.max_abs:.3g} of {bound.allowed:.3g}{odd}, in case {case.name!r}"
     if not compared:
         yield "it gives nothing finite to compare with"

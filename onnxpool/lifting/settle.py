@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from onnxpool.lifting.recognise import Match, Refused, label
+from onnxpool.lifting.match import Match, Refused, label
 from onnxpool.lifting.sums import Mismatch
-from onnxpool.lifting.values import attribute, producer
+from onnxpool.lifting.values import attribute, before_rectifying, producer
 from onnxpool.lifting.views import view
 
 
@@ -15,7 +15,10 @@ def settle(model: ir.Model, match: Match) -> Match | Refused:
     try:
         if match.cells is not None and not match.inputs:
             found = view(model, match.cells)
-            match = replace(match, window=found.window, inputs=found.inputs, shape=found.shape)
+            inputs = found.inputs
+            if match.op_type == "StochasticPool":
+                inputs = (before_rectifying(inputs[0]),)  # the operator does that by itself
+            match = replace(match, window=found.window, inputs=inputs, shape=found.shape)
         return _narrowed(_checked(match))
     except Mismatch as reason:
         return Refused(label(match.node), match.op_type, str(reason))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from onnxpool.errors import OnnxpoolError
 from onnxpool.golden.inputs import Feeds, generate, inputs_of, modest
-from onnxpool.lifting.recognise import Cells
+from onnxpool.lifting.match import Cells
 from onnxpool.lifting.sums import Mismatch
 from onnxpool.lifting.values import MOVES, attribute, base, moved_by, producer, scalar, sizes_of
 from onnxpool.run.session import Session, load
@@ -63,7 +63,7 @@ def view(model: ir.Model, cells: Cells) -> View:
         return View(_whole(bases[0]), bases, None if cells.keep else (0, 0))
     traces = [_traces(model, group, cells) for group in groups]
     _check_padding(cells, traces[-1])
-    if len({len(trace) for trace in traces}) != 1 or any(not _equal(a, b) for a, b in zip(*traces, strict=True)) > 0:
+    if any(len(other) != len(traces[0]) or not all(map(_equal, other, traces[0])) for other in traces[1:]):
         raise Mismatch("values and weights are taken from different cells")
     window = _window(traces[0])
     return View(window, bases, _arranged(window, traces[0]))

@@ -16,7 +16,6 @@ over all channels; copies let no result fall below 0; its CUDA code of 2021 move
 for the first, SoftPool as its authors describe it, and :func:`remark` tells how far from that its own code is.
 """
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +25,7 @@ from torch.nn import Module, Parameter
 
 from onnxpool import nn
 from onnxpool.errors import ArgumentError
+from onnxpool.golden.from_torch import copied
 from onnxpool.models.lip_resnet import SharedImportancePool
 from onnxpool.pools.local_importance import local_importance_pool
 from onnxpool.window import Window
@@ -141,8 +141,8 @@ def _gem(module: Any, flat: bool) -> Module:
 
 def _difference(module: Module, candidate: Module, inputs: tuple[Tensor, ...]) -> str | None:
     """How the results differ; None where they do not, and where the layer cannot run here."""
-    theirs: Any = copy.deepcopy(module).cpu().double().eval()
-    ours: Any = copy.deepcopy(candidate).cpu().double().eval()
+    theirs: Any = copied(module).cpu().double().eval()
+    ours: Any = copied(candidate).cpu().double().eval()
     with torch.no_grad():
         try:
             expected = getattr(theirs, "forward_with_shared", theirs)(*inputs)
@@ -174,7 +174,7 @@ def _result(module: Module, *inputs: Tensor) -> Tensor | None:
     """What the module gives in float64 on the CPU; None where it cannot run."""
     with torch.no_grad():
         try:
-            y = copy.deepcopy(module).cpu().double().eval()(*inputs)
+            y = copied(module).cpu().double().eval()(*inputs)
         except Exception:  # whatever a layer raises without its extension
             return None
     return y if isinstance(y, Tensor) else None
