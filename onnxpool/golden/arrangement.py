@@ -1,8 +1,8 @@
 """How a module takes the inputs of the model that was exported from it, where nobody says how it was called.
 
 PyTorch's exporter names an input after the argument of ``forward`` that it came from, and after its place inside of
-that: ``batch_x`` is ``batch["x"]``, ``pyramid_0`` is ``pyramid[0]``. An arrangement is arguments without and with names,
-in which each tensor's place holds the name of its input.
+that: ``batch_x`` is ``batch["x"]``, ``pyramid_0`` is ``pyramid[0]``. An arrangement is arguments without and with
+names, in which each tensor's place holds the name of its input.
 
 >>> arrangements(["x", "mask"], ["x", "scale", "mask"])
 [((), {'x': 'x', 'mask': 'mask'})]
@@ -37,7 +37,8 @@ def arrangements(names: Sequence[str], words: Sequence[str]) -> list[Arrangement
     grouped = _grouped(names, words)
     if grouped is None:
         return [in_order]
-    return [((), grouped)] if len(names) > len(words) else [in_order, ((), grouped)]
+    sure = len(names) > len(words) or not set(names).isdisjoint(words)
+    return [((), grouped)] if sure else [((), grouped), in_order]
 
 
 def _grouped(names: Sequence[str], words: Sequence[str]) -> dict[str, Any] | None:
@@ -48,11 +49,10 @@ def _grouped(names: Sequence[str], words: Sequence[str]) -> dict[str, Any] | Non
         if not owners:
             return None
         owner = max(owners, key=len)
-        if name == owner and owner not in found:
-            found[owner] = name
-        elif isinstance(parts := found.setdefault(owner, {}), dict):
+        parts = found.setdefault(owner, name if name == owner else {})
+        if name != owner and isinstance(parts, dict):
             parts[name.removeprefix(f"{owner}_")] = name
-        else:
+        elif parts != name:  # whole and in parts
             return None
     return {word: _listed(parts) for word, parts in found.items()}
 

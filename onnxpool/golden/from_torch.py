@@ -43,10 +43,10 @@ def record(
     """The answers of a PyTorch module to every case, for the ``model`` that was exported from it.
 
     ``args`` and ``kwargs`` are what the module was just exported with, so that ``model`` is right and is fingerprinted;
-    without them its inputs are taken to be those of the model, by name (:mod:`onnxpool.golden.arrangement`) or in order,
-    and only its parameters are. The module itself
-    is left as it is: copies of it run on the CPU, in evaluation mode unless ``evaluate`` is False. ``only`` as in
-    :func:`collect`; ``answering`` is what :func:`answers` gave, where that was asked already.
+    without them its inputs are taken to be those of the model (:mod:`onnxpool.golden.arrangement`), and only its
+    parameters are. The module itself is left as it is: copies of it run on the CPU, in evaluation mode unless
+    ``evaluate`` is False. ``only`` as in :func:`collect`; ``answering`` is what :func:`answers` gave, where that was
+    asked already.
     A module that runs in its own type alone answers in that, with a note, and is allowed more error.
     Raises :class:`GoldenError` where the inputs or outputs of module and model differ in number, and where no
     case could be answered; :class:`MissingExtra` without PyTorch.

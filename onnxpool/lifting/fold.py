@@ -7,6 +7,7 @@ from typing import Any, cast
 import onnx_ir as ir
 
 from onnxpool.domain import DOMAIN
+from onnxpool.lifting import logits
 from onnxpool.lifting.match import Match, label
 from onnxpool.pools import _onnx_ops as onnx_ops
 from onnxpool.pools import power_average
@@ -49,6 +50,8 @@ def fold(matches: Sequence[tuple[ir.Graph, Match]]) -> tuple[Fold, ...]:
 def _pool(op: Builder, match: Match, inputs: list[ir.Value], name: str) -> ir.Value:
     """The node itself, of that name."""
     assert match.window is not None
+    if match.logits:
+        inputs = [inputs[0], logits.write(op, inputs[0], match.logits, match.window.rank)]
     if match.expand:
         inputs = [inputs[0], op.Expand(inputs[1], op.Shape(inputs[0]))]
     (made,) = op.write(match.op_type, inputs, match.window.attributes(), domain=DOMAIN)

@@ -25,9 +25,9 @@ class Match:
     """A pooling: the output of ``node`` is ``op_type`` of ``inputs`` over ``window``, then reshaped to ``shape``.
 
     Where the window is not written in the graph, ``cells`` say what it has to be traced from. ``shape`` is in the words
-    of ONNX's Reshape. Where ``expand``, one channel of weights is for all. A power mean, which has no operator, has an
-    ``exponent``, is times ``factor``, has ``spatial`` axes (all of which it is over if there is no window), and may
-    count padding as zeros (``padded``).
+    of ONNX's Reshape. Where ``expand``, one channel of weights is for all. Nodes ``logits`` give the logits, of the one
+    input, position by position. A power mean, which has no operator, has an ``exponent``, is times ``factor``, has
+    ``spatial`` axes (all of which it is over if there is no window), and may count padding as zeros (``padded``).
     """
 
     op_type: str
@@ -42,6 +42,7 @@ class Match:
     padded: bool = False
     spatial: tuple[int, ...] = ()
     expand: bool = False
+    logits: tuple[ir.Node, ...] = ()
 
 
 @dataclass(frozen=True)

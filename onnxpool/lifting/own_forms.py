@@ -111,23 +111,21 @@ def _stochastic(quotient: ir.Node, squares: Sequence[ir.Value]) -> Match | None:
         return None
     products = [producer(square, "Mul") for square in squares]
     shares = [producer(share, "Div") for share in below.terms]
-    if not all(
+    squared = all(
         product is not None and all(same(value, share) for value in product.inputs)
         for product, share in zip(products, below.terms, strict=True)
-    ):
-        return None
+    )
     parts = [share.inputs for share in shares if share is not None]
-    maxima = [producer(above, "Max") for _, above in parts]
-    if len(parts) < len(shares) or maxima[0] is None or any(not same(above, parts[0][1]) for _, above in parts):
+    if not squared or len(parts) < len(shares) or any(not same(above, parts[0][1]) for _, above in parts):
         return None
-    top, smallest = maxima[0].inputs[0], scalar(maxima[0].inputs[1])
+    maximum = producer(parts[0][1], "Max")
+    if maximum is None:
+        return None
+    top, smallest = maximum.inputs[0], scalar(maximum.inputs[1])
     cells = present([cell for cell, _ in parts])
     largest = producer(top, "Max")
-    if smallest is None or not 0 < smallest < 1e-40 or largest is None or not _each(largest.inputs, cells):
-        return None
-    if not all(map(nonnegative, cells)):
-        return None
+    ours = smallest is not None and 0 < smallest < 1e-40 and largest is not None and _each(largest.inputs, cells)
     last = next((user for user in _users(quotient, "Mul") if any(same(value, top) for value in user.inputs)), None)
-    if last is None:
+    if last is None or not ours or not all(map(nonnegative, cells)):
         return None
     return Match("StochasticPool", "our own standard form", last, cells=Cells(cells, (), (), keep=False))

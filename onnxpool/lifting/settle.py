@@ -19,6 +19,7 @@ def settle(model: ir.Model, match: Match) -> Match | Refused:
             if match.op_type == "StochasticPool":
                 inputs = (before_rectifying(inputs[0]),)  # the operator does that by itself
             match = replace(match, window=found.window, inputs=inputs, shape=found.shape)
+            match = replace(match, logits=found.logits, expand=found.expand)
         return _narrowed(_checked(match))
     except Mismatch as reason:
         return Refused(label(match.node), match.op_type, str(reason))
@@ -54,7 +55,12 @@ def _narrowed(match: Match) -> Match:
     dtypes = {value.dtype for value in narrow}
     output = match.node.outputs[0]
     back = [attribute(user, "to", None) if user.op_type == "Cast" else None for user in output.consumers()]
-    narrowing = len(narrow) == len(casts) and len(dtypes) == 1 and dtypes <= {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
+    narrowing = (
+        not match.logits
+        and len(narrow) == len(casts)
+        and len(dtypes) == 1
+        and dtypes <= {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
+    )
     if not narrowing or output.is_graph_output() or {*back} != {int(dtype) for dtype in dtypes if dtype is not None}:
         return match
     return replace(match, inputs=tuple(narrow))

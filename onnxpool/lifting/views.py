@@ -7,7 +7,7 @@ number, at several sizes where axes may change. What arrives says which cells ma
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from onnxpool.errors import OnnxpoolError
 from onnxpool.golden.inputs import Feeds, generate, inputs_of, modest
+from onnxpool.lifting import logits
+from onnxpool.lifting.logits import Pointwise
 from onnxpool.lifting.match import Cells
 from onnxpool.lifting.sums import Mismatch
-from onnxpool.lifting.values import MOVES, attribute, base, moved_by, producer, scalar, sizes_of
+from onnxpool.lifting.values import MOVES, attribute, base, moved_by, present, producer, scalar, sizes_of
 from onnxpool.run.session import Session, load
 from onnxpool.window import Window
 
@@ -39,15 +41,21 @@ class View:
     window: Window
     inputs: tuple[ir.Value, ...]
     shape: tuple[int, ...] | None
+    logits: tuple[ir.Node, ...] = ()
+    expand: bool = False
 
 
 @dataclass(frozen=True)
 class _Trace:
-    """At one size: the shape of what was moved, and for each output ``(N, C, ...)`` its cells' numbers, 0 padding."""
+    """At one size: the shape of what was moved, and for each output ``(N, C, ...)`` its cells' numbers, 0 padding.
+
+    ``masked``: a mask is true for padding, and there alone.
+    """
 
     shape: tuple[int, ...]
     places: Places
     output: tuple[int, ...]
+    masked: bool
 
 
 def view(model: ir.Model, cells: Cells) -> View:
@@ -55,18 +63,39 @@ def view(model: ir.Model, cells: Cells) -> View:
 
     Raises :class:`Mismatch` where they are not windows, take padding as values, or depend on sizes that may change.
     """
+    pointwise = _pointwise(cells)
+    if pointwise is not None:
+        cells = replace(cells, logit=(pointwise.start,))
     groups = [group for group in (cells.x, cells.logit) if group]
     bases = tuple(dict.fromkeys(base(group[0]) for group in groups))
     if any(base(value) is not base(group[0]) for group in groups for value in group):
         raise Mismatch("its cells are taken from several tensors")
     if cells.axes and all(base(value) is value for group in groups for value in group):
         return View(_whole(bases[0]), bases, None if cells.keep else (0, 0))
-    traces = [_traces(model, group, cells) for group in groups]
-    _check_padding(cells, traces[-1])
+    mask = pointwise.mask if pointwise is not None else None
+    traces = [_traces(model, group, cells, mask) for group in groups]
+    _check_padding(cells, traces[-1], pointwise)
     if any(len(other) != len(traces[0]) or not all(map(_equal, other, traces[0])) for other in traces[1:]):
         raise Mismatch("values and weights are taken from different cells")
     window = _window(traces[0])
-    return View(window, bases, _arranged(window, traces[0]))
+    shape = _arranged(window, traces[0])
+    if pointwise is None:
+        return View(window, bases, shape)
+    channels = None if bases[0].shape is None else bases[0].shape[1]
+    return View(window, bases, shape, pointwise.nodes, pointwise.one_for_all(channels))
+
+
+def _pointwise(cells: Cells) -> Pointwise | None:
+    """How logits are made of the very cells that are pooled; None where they are cells themselves."""
+    if len(cells.logit) != 1 or not cells.axes or base(cells.logit[0]) is base(cells.x[0]):
+        return None
+    found = logits.read(cells.logit[0])
+    same_cells = found is not None and base(found.start) is base(cells.x[0]) is not cells.x[0]
+    if not same_cells or found is None:
+        return None
+    if found.convolutions and {0, 1} & set(cells.axes):
+        raise Mismatch("its weights are a convolution over other axes than channels")
+    return found
 
 
 def _whole(value: ir.Value) -> Window:
@@ -84,15 +113,16 @@ def _whole(value: ir.Value) -> Window:
 # --- tracing
 
 
-def _traces(model: ir.Model, values: Sequence[ir.Value], cells: Cells) -> list[_Trace]:
+def _traces(model: ir.Model, values: Sequence[ir.Value], cells: Cells, mask: ir.Value | None) -> list[_Trace]:
     """What arrives at ``values``, at every size that the model can be run at."""
-    session = load(_numbered(model, values), kernels="off", threads=1)
+    session = load(_numbered(model, values, mask), kernels="off", threads=1)
     found: list[_Trace] = []
     fault = "its inputs are unknown"
     for feeds in _sizes(model):
         try:
             shape, *moved = attempt(session, {info.name: feeds[info.name] for info in session.inputs})
-            trace = _trace(tuple(int(size) for size in shape), moved, cells)
+            is_masked = mask is not None and np.array_equal(np.broadcast_to(moved.pop(), moved[0].shape), moved[0] == 0)
+            trace = _trace(tuple(int(size) for size in shape), moved, cells, is_masked)
         except Exception as error:  # a size that this network does not take
             fault = str(error)
             continue
@@ -125,13 +155,15 @@ def _sizes(model: ir.Model) -> Iterator[Feeds]:
             yield feeds
 
 
-def _numbered(model: ir.Model, values: Sequence[ir.Value]) -> ir.Model:
-    """The model that gives the shape of what ``values`` were taken from, and ``values`` with numbers in its place."""
+def _numbered(model: ir.Model, values: Sequence[ir.Value], mask: ir.Value | None) -> ir.Model:
+    """The model that gives the shape of what ``values`` were taken from, ``values`` with numbers in its place, and the
+    mask where there is one.
+    """
     start = str(base(values[0]).name)
     traced = model.clone()
     named = {value.name: value for node in traced.graph for value in node.outputs}
-    named |= {value.name: value for value in traced.graph.inputs}
-    if start not in named or any(value.name not in named for value in values):
+    named |= {value.name: value for value in (*traced.graph.inputs, *traced.graph.initializers.values())}
+    if start not in named or any(value.name not in named for value in (*values, *present([mask]))):
         raise Mismatch("it stands inside of an If or Loop, where cells are not traced")
     nodes: list[ir.Node] = []
 
@@ -168,6 +200,9 @@ def _numbered(model: ir.Model, values: Sequence[ir.Value]) -> ir.Model:
     outputs = [copy(named[str(value.name)]) for value in values]
     for value in dict.fromkeys(outputs):
         value.dtype = ir.DataType.INT64
+    if mask is not None:
+        outputs.append(add("Identity", [named[str(mask.name)]]).outputs[0])
+        outputs[-1].dtype = ir.DataType.BOOL
     graph = traced.graph
     graph.extend(nodes)
     del graph.outputs[:]
@@ -176,24 +211,29 @@ def _numbered(model: ir.Model, values: Sequence[ir.Value]) -> ir.Model:
     return traced
 
 
-def _trace(shape: tuple[int, ...], moved: Sequence[Places], cells: Cells) -> _Trace:
+def _trace(shape: tuple[int, ...], moved: Sequence[Places], cells: Cells, masked: bool) -> _Trace:
     stacked = moved[0] if cells.axes else np.stack(moved, -1)
     axes = cells.axes or (stacked.ndim - 1,)
     rest = tuple(size for i, size in enumerate(stacked.shape) if i not in axes)
     output = tuple(1 if i in axes else size for i, size in enumerate(stacked.shape)) if cells.keep else rest
     last = np.moveaxis(stacked, axes, range(stacked.ndim - len(axes), stacked.ndim))
-    return _Trace(shape, last.reshape(*rest, -1), output)
+    return _Trace(shape, last.reshape(*rest, -1), output, masked)
 
 
 def _equal(a: _Trace, b: _Trace) -> bool:
     return a.shape == b.shape and np.array_equal(a.places, b.places)
 
 
-def _check_padding(cells: Cells, weights: Sequence[_Trace]) -> None:
+def _check_padding(cells: Cells, weights: Sequence[_Trace], pointwise: Pointwise | None) -> None:
     """Padding must weigh nothing: its logit is so low, or it is a 0 that weighs itself."""
+    masked = pointwise is not None and pointwise.mask is not None
+    if masked and not all(trace.masked for trace in weights):
+        raise Mismatch("its mask is for other cells than those of padding")
     if all((trace.places > 0).all() for trace in weights):
         return
     fills = {fill for value in cells.logit or cells.x for fill in _fills(value)}
+    if masked and pointwise is not None:
+        fills = {pointwise.fill}
     lowest = {ir.DataType.FLOAT16: -65504.0}.get(cells.x[0].dtype or ir.DataType.FLOAT, NOTHING)
     if not all(fill <= (lowest if cells.logit else 0) for fill in fills):
         raise Mismatch(
