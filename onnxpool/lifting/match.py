@@ -26,8 +26,9 @@ class Match:
 
     Where the window is not written in the graph, ``cells`` say what it has to be traced from. ``shape`` is in the words
     of ONNX's Reshape. Where ``expand``, one channel of weights is for all. Nodes ``logits`` give the logits, of the one
-    input, position by position. A power mean, which has no operator, has an ``exponent``, is times ``factor``, has
-    ``spatial`` axes (all of which it is over if there is no window), and may count padding as zeros (``padded``).
+    input, position by position. ``last`` tells whether channels are the last axis: of the input, of the output before
+    it is reshaped. A power mean, which has no operator, has an ``exponent``, is times ``factor``, has ``spatial`` axes
+    (all of which it is over if there is no window), and may count padding as zeros (``padded``).
     """
 
     op_type: str
@@ -43,6 +44,7 @@ class Match:
     spatial: tuple[int, ...] = ()
     expand: bool = False
     logits: tuple[ir.Node, ...] = ()
+    last: tuple[bool, bool] = (False, False)
 
 
 @dataclass(frozen=True)

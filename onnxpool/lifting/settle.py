@@ -19,7 +19,7 @@ def settle(model: ir.Model, match: Match) -> Match | Refused:
             if match.op_type == "StochasticPool":
                 inputs = (before_rectifying(inputs[0]),)  # the operator does that by itself
             match = replace(match, window=found.window, inputs=inputs, shape=found.shape)
-            match = replace(match, logits=found.logits, expand=found.expand)
+            match = replace(match, logits=found.logits, expand=found.expand, last=found.last)
         return _narrowed(_checked(match))
     except Mismatch as reason:
         return Refused(label(match.node), match.op_type, str(reason))

@@ -16,10 +16,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxpool.errors import OnnxpoolError
+from onnxpool.golden.collect import first_line
 from onnxpool.golden.inputs import Feeds, generate, inputs_of, modest
 from onnxpool.lifting import logits
 from onnxpool.lifting.logits import Pointwise
 from onnxpool.lifting.match import Cells
+from onnxpool.lifting.sizes import may_change, resized
 from onnxpool.lifting.sums import Mismatch
 from onnxpool.lifting.values import MOVES, attribute, base, moved_by, present, producer, scalar, sizes_of
 from onnxpool.run.session import Session, load
@@ -43,19 +45,21 @@ class View:
     shape: tuple[int, ...] | None
     logits: tuple[ir.Node, ...] = ()
     expand: bool = False
+    last: tuple[bool, bool] = (False, False)
 
 
 @dataclass(frozen=True)
 class _Trace:
     """At one size: the shape of what was moved, and for each output ``(N, C, ...)`` its cells' numbers, 0 padding.
 
-    ``masked``: a mask is true for padding, and there alone.
+    ``masked``: a mask is true for padding, and there alone. ``rank``: how many axes the cells had with those reduced.
     """
 
     shape: tuple[int, ...]
     places: Places
     output: tuple[int, ...]
     masked: bool
+    rank: int
 
 
 def view(model: ir.Model, cells: Cells) -> View:
@@ -77,12 +81,17 @@ def view(model: ir.Model, cells: Cells) -> View:
     _check_padding(cells, traces[-1], pointwise)
     if any(len(other) != len(traces[0]) or not all(map(_equal, other, traces[0])) for other in traces[1:]):
         raise Mismatch("values and weights are taken from different cells")
-    window = _window(traces[0])
-    shape = _arranged(window, traces[0])
+    last, found = _channels_first(traces[0])
+    window = _window(found)
+    shape = _arranged_last(window, found) if last[1] else _arranged(window, found)
     if pointwise is None:
-        return View(window, bases, shape)
-    channels = None if bases[0].shape is None else bases[0].shape[1]
-    return View(window, bases, shape, pointwise.nodes, pointwise.one_for_all(channels))
+        return View(window, bases, shape, last=last)
+    kept = [axis for axis in range(found[0].rank) if axis not in cells.axes]
+    channel_axis = kept[-1 if last[1] else 1]
+    if pointwise.mixing and channel_axis != (1 if pointwise.mixing == "Conv" else found[0].rank - 1):
+        raise Mismatch("its weights are made across other axes than that of channels")
+    channels = None if bases[0].shape is None else bases[0].shape[-1 if last[0] else 1]
+    return View(window, bases, shape, pointwise.nodes, pointwise.one_for_all(channels), last)
 
 
 def _pointwise(cells: Cells) -> Pointwise | None:
@@ -91,11 +100,7 @@ def _pointwise(cells: Cells) -> Pointwise | None:
         return None
     found = logits.read(cells.logit[0])
     same_cells = found is not None and base(found.start) is base(cells.x[0]) is not cells.x[0]
-    if not same_cells or found is None:
-        return None
-    if found.convolutions and {0, 1} & set(cells.axes):
-        raise Mismatch("its weights are a convolution over other axes than channels")
-    return found
+    return found if same_cells else None
 
 
 def _whole(value: ir.Value) -> Window:
@@ -124,12 +129,17 @@ def _traces(model: ir.Model, values: Sequence[ir.Value], cells: Cells, mask: ir.
             is_masked = mask is not None and np.array_equal(np.broadcast_to(moved.pop(), moved[0].shape), moved[0] == 0)
             trace = _trace(tuple(int(size) for size in shape), moved, cells, is_masked)
         except Exception as error:  # a size that this network does not take
-            fault = str(error)
+            fault = first_line(error)
             continue
         if trace.places.size:  # else an empty batch, or too small for any window
             found.append(trace)
     if not found:
         raise Mismatch(f"its cells could not be traced, since the model does not run here: {fault}")
+    if may_change(model) and len({trace.shape for trace in found}) == 1:
+        raise Mismatch(
+            f"its cells could be traced at one size alone, which does not tell its window: {fault}; export the model "
+            "for one size"
+        )
     return found
 
 
@@ -153,6 +163,8 @@ def _sizes(model: ir.Model) -> Iterator[Feeds]:
         larger = all(1 not in array.shape[2:] for array in feeds.values())
         if name == "ordinary" or (name.startswith("sizes") and larger):
             yield feeds
+    for fixed in resized(model):
+        yield dict(generate(inputs_of(fixed)))["ordinary"]
 
 
 def _numbered(model: ir.Model, values: Sequence[ir.Value], mask: ir.Value | None) -> ir.Model:
@@ -217,7 +229,7 @@ def _trace(shape: tuple[int, ...], moved: Sequence[Places], cells: Cells, masked
     rest = tuple(size for i, size in enumerate(stacked.shape) if i not in axes)
     output = tuple(1 if i in axes else size for i, size in enumerate(stacked.shape)) if cells.keep else rest
     last = np.moveaxis(stacked, axes, range(stacked.ndim - len(axes), stacked.ndim))
-    return _Trace(shape, last.reshape(*rest, -1), output, masked)
+    return _Trace(shape, last.reshape(*rest, -1), output, masked, stacked.ndim)
 
 
 def _equal(a: _Trace, b: _Trace) -> bool:
@@ -281,6 +293,34 @@ def _window(traces: Sequence[_Trace]) -> Window:
     raise Mismatch("its cells make no window of fixed kernel, stride, padding and dilation")
 
 
+def _channels_first(traces: Sequence[_Trace]) -> tuple[tuple[bool, bool], list[_Trace]]:
+    """The traces with channels as axis 1 of inputs and outputs, and in which of both they were the last axis."""
+    for last in product((False, True), repeat=2):
+        try:
+            turned = [_turned(trace, *last) for trace in traces]
+            for trace in turned:
+                _plane(trace)
+        except (Mismatch, ValueError):  # or of sizes that do not divide
+            continue
+        return last, turned
+    for trace in traces:
+        _plane(trace)  # raises what is wrong with them as they are
+    raise Mismatch("its cells are not taken per sample and channel")
+
+
+def _turned(trace: _Trace, inputs: bool, outputs: bool) -> _Trace:
+    shape, places = trace.shape, trace.places
+    if inputs:
+        shape = (shape[0], shape[-1], *shape[1:-1])
+        numbers = np.arange(1, places.dtype.type(np.prod(shape)) + 1)
+        renumbered = np.zeros(len(numbers) + 1, np.int64)
+        renumbered[np.moveaxis(numbers.reshape(trace.shape), -1, 1).ravel()] = numbers
+        places = renumbered[places]
+    if outputs:
+        places = np.moveaxis(places.reshape(shape[0], -1, shape[1], places.shape[-1]), 2, 1)
+    return replace(trace, shape=shape, places=places)
+
+
 def _plane(trace: _Trace) -> list[tuple[int, ...]]:
     """The cells of each output of the first channel, checked to be those of every other channel."""
     shape, places = trace.shape, trace.places
@@ -329,6 +369,20 @@ def _positions(window: Window, size: int) -> list[tuple[int, ...]]:
 def _cells(window: Window, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     numbers = np.arange(1, int(np.prod(shape[2:])) + 1).reshape(shape[2:])
     return [tuple(int(cell) for cell in numbers[inside].ravel()) for _, inside in window.windows(shape[2:])]
+
+
+def _arranged_last(window: Window, traces: Sequence[_Trace]) -> tuple[int, ...] | None:
+    """As :func:`_arranged`, of what has channels as its last axis."""
+    pairs = [((trace.shape[0], *window.output(trace.shape[2:]), trace.shape[1]), trace.output) for trace in traces]
+    if all(pooled == given for pooled, given in pairs):
+        return None
+    shape = []
+    for i, sizes in enumerate(zip(*(given for _, given in pairs), strict=True)):
+        kept = all(i < len(pooled) and pooled[i] == given[i] for pooled, given in pairs)
+        shape.append(0 if kept else sizes[0] if len(set(sizes)) == 1 else -1)
+    if shape.count(-1) > 1:
+        raise Mismatch("it gives its output in another arrangement than a pooling does")
+    return tuple(shape)
 
 
 def _arranged(window: Window, traces: Sequence[_Trace]) -> tuple[int, ...] | None:
