@@ -31,7 +31,7 @@ def _checked(match: Match) -> Match:
         raise Mismatch(f"values and weights have the element types {', '.join(sorted(map(str, dtypes)))}")
     if match.window is not None and x.shape is not None and len(x.shape) != match.window.rank + 2:
         raise Mismatch(f"{x.name!r} has {len(x.shape)} axes, its window {match.window.rank}")
-    for logit in others:
+    for logit in () if match.expand else others:
         if x.shape is None or logit.shape is None or not _differ(x.shape, logit.shape):
             continue
         one = (logit.shape[0], 1, *logit.shape[2:])

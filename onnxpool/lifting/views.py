@@ -79,13 +79,12 @@ def view(model: ir.Model, cells: Cells) -> View:
     mask = pointwise.mask if pointwise is not None else None
     traces = [_traces(model, group, cells, mask) for group in groups]
     _check_padding(cells, traces[-1], pointwise)
-    if any(len(other) != len(traces[0]) or not all(map(_equal, other, traces[0])) for other in traces[1:]):
-        raise Mismatch("values and weights are taken from different cells")
     last, found = _channels_first(traces[0])
+    one_for_all = [_weights_fit(found, [_turned(trace, *last) for trace in weights]) for weights in traces[1:]]
     window = _window(found)
     shape = _arranged_last(window, found) if last[1] else _arranged(window, found)
     if pointwise is None:
-        return View(window, bases, shape, last=last)
+        return View(window, bases, shape, expand=any(one_for_all), last=last)
     kept = [axis for axis in range(found[0].rank) if axis not in cells.axes]
     channel_axis = kept[-1 if last[1] else 1]
     if pointwise.mixing and channel_axis != (1 if pointwise.mixing == "Conv" else found[0].rank - 1):
@@ -232,8 +231,22 @@ def _trace(shape: tuple[int, ...], moved: Sequence[Places], cells: Cells, masked
     return _Trace(shape, last.reshape(*rest, -1), output, masked, stacked.ndim)
 
 
-def _equal(a: _Trace, b: _Trace) -> bool:
-    return a.shape == b.shape and np.array_equal(a.places, b.places)
+def _weights_fit(values: Sequence[_Trace], weights: Sequence[_Trace]) -> bool:
+    """Whether weights of one channel are for all; :class:`Mismatch` where they are not those of the same cells."""
+    one = all(trace.shape[1] == 1 for trace in weights) and any(trace.shape[1] != 1 for trace in values)
+    if len(values) != len(weights) or not all(_alike(*pair, one) for pair in zip(values, weights, strict=True)):
+        raise Mismatch("values and weights are taken from different cells")
+    return one
+
+
+def _alike(values: _Trace, weights: _Trace, one: bool) -> bool:
+    if not one:
+        return values.shape == weights.shape and np.array_equal(values.places, weights.places)
+    first = values.shape[0], 1, *values.shape[2:]
+    offset = (np.arange(first[0]) * (values.shape[1] - 1) * np.prod(first[2:])).reshape(-1, *[1] * 3)
+    places = values.places.reshape(*values.shape[:2], -1, values.places.shape[-1])[:, :1]
+    moved = np.where(places > 0, places - offset, 0)
+    return weights.shape == first and np.array_equal(moved.ravel(), weights.places.ravel())
 
 
 def _check_padding(cells: Cells, weights: Sequence[_Trace], pointwise: Pointwise | None) -> None:
