@@ -96,7 +96,7 @@ def _search(model: ir.Model) -> tuple[list[tuple[ir.Graph, Match]], list[Refused
                 settled = found if isinstance(found, Refused) else settle(model, found)
                 if isinstance(settled, Refused):
                     refused.append(settled)
-                else:
+                elif settled is not None:
                     matches.append((graph, settled))
     return matches, refused
 

@@ -13,7 +13,7 @@ from onnxpool.golden import bounds, collect, from_function
 from onnxpool.golden.file import Golden
 from onnxpool.golden.inputs import Feeds
 from onnxpool.lifting.sizes import resized
-from onnxpool.lifting.views import attempt
+from onnxpool.lifting.tracing import attempt
 from onnxpool.run.session import Session, load
 
 
@@ -44,19 +44,18 @@ def prove(original: ir.Model, lifted: ir.Model) -> str:
     )
 
 
-def _at_other_sizes(original: ir.Model, referee: Callable[[ir.Model], Golden]) -> Iterator[Golden]:
+def _at_other_sizes(original: ir.Model, referee: Callable[..., Golden]) -> Iterator[Golden]:
     """The answers to ordinary inputs of sizes that many windows divide, as far as the original takes them."""
     for fixed in resized(original):
         with suppress(OnnxpoolError):
-            golden = referee(fixed)
-            yield replace(golden, cases=tuple(case for case in golden.cases if case.name == "ordinary"))
+            yield referee(fixed, only="ordinary")
 
 
 _ORDINARY = ("ordinary", "image", "constant", "negative", "zeros", "batch", "sizes")
 """Cases in which float32 and float16 neither overflow nor underflow in the original."""
 
 
-def _runtime(original: ir.Model) -> Golden:
+def _runtime(original: ir.Model, only: str | None = None) -> Golden:
     """The original model's own answers to ordinary inputs, in ONNX Runtime."""
     session = load(original, kernels="off")
     names = [info.name for info in session.outputs]
@@ -66,7 +65,7 @@ def _runtime(original: ir.Model) -> Golden:
         own = {name: array.astype(dtypes[name]) for name, array in feeds.items()}
         return dict(zip(names, attempt(session, own), strict=True))
 
-    golden = from_function.record(answer, original)
+    golden = from_function.record(answer, original, only=only)
     ordinary = tuple(case for case in golden.cases if case.name.startswith(_ORDINARY))
     return replace(golden, source="the original in ONNX Runtime", cases=ordinary)
 

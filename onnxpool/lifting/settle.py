@@ -5,13 +5,13 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from onnxpool.lifting.match import Match, Refused, label
-from onnxpool.lifting.sums import Mismatch
+from onnxpool.lifting.sums import Mismatch, Unrelated
 from onnxpool.lifting.values import attribute, before_rectifying, producer
 from onnxpool.lifting.views import view
 
 
-def settle(model: ir.Model, match: Match) -> Match | Refused:
-    """With the window, and sure that the operator takes these inputs."""
+def settle(model: ir.Model, match: Match) -> Match | Refused | None:
+    """With the window, and sure that the operator takes these inputs; None where nobody would take it for a pooling."""
     try:
         if match.cells is not None and not match.inputs:
             found = view(model, match.cells)
@@ -21,6 +21,8 @@ def settle(model: ir.Model, match: Match) -> Match | Refused:
             match = replace(match, window=found.window, inputs=inputs, shape=found.shape)
             match = replace(match, logits=found.logits, expand=found.expand, last=found.last)
         return _narrowed(_checked(match))
+    except Unrelated:
+        return None
     except Mismatch as reason:
         return Refused(label(match.node), match.op_type, str(reason))
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-_DIVISIBLE = ((24, 48, 36), (48, 24, 72))
+_DIVISIBLE = ((12, 24, 12, 24), (24, 12, 36, 12))
 """Sizes of axes that may change, one after the other, but for the first of an input, which is taken for the batch."""
 
-_BATCH = 3
+_BATCH = 2
 
 
 def resized(model: ir.Model) -> Iterator[ir.Model]:

@@ -46,6 +46,19 @@ def base(value: ir.Value) -> ir.Value:
     return bases[0] if bases and all(found is bases[0] for found in bases) else value
 
 
+def depends(value: ir.Value, on: ir.Value) -> bool:
+    """Whether this value is computed of another one, or is it."""
+    seen: set[ir.Value] = set()
+    left = [value]
+    while left:
+        if (one := left.pop()) is on:
+            return True
+        if one not in seen and (node := one.producer()) is not None:
+            left += present(node.inputs)
+        seen.add(one)
+    return False
+
+
 def moved_by(node: ir.Node) -> list[ir.Value]:
     """The inputs whose values such a node moves; the others say where to."""
     given = node.inputs if node.op_type == "Concat" else node.inputs[:1]

@@ -9,25 +9,17 @@ number, at several sizes where axes may change. What arrives says which cells ma
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
-from onnxpool.errors import OnnxpoolError
-from onnxpool.golden.collect import first_line
-from onnxpool.golden.inputs import Feeds, generate, inputs_of, modest
 from onnxpool.lifting import logits
 from onnxpool.lifting.logits import Pointwise
 from onnxpool.lifting.match import Cells
-from onnxpool.lifting.sizes import may_change, resized
-from onnxpool.lifting.sums import Mismatch
-from onnxpool.lifting.values import MOVES, attribute, base, moved_by, present, producer, scalar, sizes_of
-from onnxpool.run.session import Session, load
+from onnxpool.lifting.sums import Mismatch, Unrelated
+from onnxpool.lifting.tracing import Trace, trace_cells
+from onnxpool.lifting.values import MOVES, attribute, base, depends, moved_by, producer, scalar, sizes_of
 from onnxpool.window import Window
-
-Places = NDArray[np.int64]
 
 NOTHING = -1e30
 """Cells padded with this or less weigh nothing; so do those with float16's lowest number."""
@@ -48,25 +40,21 @@ class View:
     last: tuple[bool, bool] = (False, False)
 
 
-@dataclass(frozen=True)
-class _Trace:
-    """At one size: the shape of what was moved, and for each output ``(N, C, ...)`` its cells' numbers, 0 padding.
-
-    ``masked``: a mask is true for padding, and there alone. ``rank``: how many axes the cells had with those reduced.
-    """
-
-    shape: tuple[int, ...]
-    places: Places
-    output: tuple[int, ...]
-    masked: bool
-    rank: int
-
-
 def view(model: ir.Model, cells: Cells) -> View:
     """The window over which ``cells`` were taken.
 
-    Raises :class:`Mismatch` where they are not windows, take padding as values, or depend on sizes that may change.
+    Raises :class:`Mismatch` where they are not windows, take padding as values, or depend on sizes that may change, and
+    :class:`Unrelated` where moreover the weights have nothing to do with the values.
     """
+    try:
+        return _view(model, cells)
+    except Mismatch as reason:
+        if cells.logit and not depends(cells.logit[0], base(cells.x[0])):  # as in attention
+            raise Unrelated(str(reason)) from reason
+        raise
+
+
+def _view(model: ir.Model, cells: Cells) -> View:
     pointwise = _pointwise(cells)
     if pointwise is not None:
         cells = replace(cells, logit=(pointwise.start,))
@@ -77,7 +65,7 @@ def view(model: ir.Model, cells: Cells) -> View:
     if cells.axes and all(base(value) is value for group in groups for value in group):
         return View(_whole(bases[0]), bases, None if cells.keep else (0, 0))
     mask = pointwise.mask if pointwise is not None else None
-    traces = [_traces(model, group, cells, mask) for group in groups]
+    traces = [trace_cells(model, group, cells, mask) for group in groups]
     _check_padding(cells, traces[-1], pointwise)
     last, found = _channels_first(traces[0])
     one_for_all = [_weights_fit(found, [_turned(trace, *last) for trace in weights]) for weights in traces[1:]]
@@ -114,124 +102,10 @@ def _whole(value: ir.Value) -> Window:
     return Window.of(len(sizes), sizes)
 
 
-# --- tracing
+# --- what must fit
 
 
-def _traces(model: ir.Model, values: Sequence[ir.Value], cells: Cells, mask: ir.Value | None) -> list[_Trace]:
-    """What arrives at ``values``, at every size that the model can be run at."""
-    session = load(_numbered(model, values, mask), kernels="off", threads=1)
-    found: list[_Trace] = []
-    fault = "its inputs are unknown"
-    for feeds in _sizes(model):
-        try:
-            shape, *moved = attempt(session, {info.name: feeds[info.name] for info in session.inputs})
-            is_masked = mask is not None and np.array_equal(np.broadcast_to(moved.pop(), moved[0].shape), moved[0] == 0)
-            trace = _trace(tuple(int(size) for size in shape), moved, cells, is_masked)
-        except Exception as error:  # a size that this network does not take
-            fault = first_line(error)
-            continue
-        if trace.places.size:  # else an empty batch, or too small for any window
-            found.append(trace)
-    if not found:
-        raise Mismatch(f"its cells could not be traced, since the model does not run here: {fault}")
-    if may_change(model) and len({trace.shape for trace in found}) == 1:
-        raise Mismatch(
-            f"its cells could be traced at one size alone, which does not tell its window: {fault}; export the model "
-            "for one size"
-        )
-    return found
-
-
-def attempt(session: Session, feeds: Feeds) -> list[NDArray[Any]]:
-    """Run the model on inputs that it may not take, without a word on standard error."""
-    import onnxruntime
-
-    options = onnxruntime.RunOptions()
-    options.log_severity_level = 4
-    results: list[NDArray[Any]] = session.inner.run(None, feeds, options)
-    return results
-
-
-def _sizes(model: ir.Model) -> Iterator[Feeds]:
-    """Ordinary inputs of several sizes. Not of 1: views may be empty then, and ONNX Runtime's Concat skips these."""
-    try:
-        inputs = modest(inputs_of(model))
-    except OnnxpoolError:
-        return
-    for name, feeds in generate(inputs):
-        larger = all(1 not in array.shape[2:] for array in feeds.values())
-        if name == "ordinary" or (name.startswith("sizes") and larger):
-            yield feeds
-    for fixed in resized(model):
-        yield dict(generate(inputs_of(fixed)))["ordinary"]
-
-
-def _numbered(model: ir.Model, values: Sequence[ir.Value], mask: ir.Value | None) -> ir.Model:
-    """The model that gives the shape of what ``values`` were taken from, ``values`` with numbers in its place, and the
-    mask where there is one.
-    """
-    start = str(base(values[0]).name)
-    traced = model.clone()
-    named = {value.name: value for node in traced.graph for value in node.outputs}
-    named |= {value.name: value for value in (*traced.graph.inputs, *traced.graph.initializers.values())}
-    if start not in named or any(value.name not in named for value in (*values, *present([mask]))):
-        raise Mismatch("it stands inside of an If or Loop, where cells are not traced")
-    nodes: list[ir.Node] = []
-
-    def add(op_type: str, inputs: Sequence[ir.Value | None], attributes: Any = None, outputs: int = 1) -> ir.Node:
-        nodes.append(ir.Node("", op_type, inputs, attributes or (), num_outputs=outputs, name=f"trace_{len(nodes)}"))
-        for i, value in enumerate(nodes[-1].outputs):
-            value.name = f"trace_{len(nodes)}_{i}"
-        return nodes[-1]
-
-    def number(value: int) -> ir.Value:
-        tensor = ir.tensor(np.array(value, np.int64))
-        return add("Constant", [], [ir.AttrTensor("value", tensor)]).outputs[0]
-
-    shape = add("Shape", [named[start]]).outputs[0]
-    shape.dtype = ir.DataType.INT64
-    size = add("ReduceProd", [shape], [ir.AttrInt64("keepdims", 0)]).outputs[0]
-    end = add("Add", [size, number(1)]).outputs[0]
-    places = add("Range", [number(1), end, number(1)]).outputs[0]
-    copies: dict[ir.Value, ir.Value] = {named[start]: add("Reshape", [places, shape]).outputs[0]}
-
-    def copy(value: ir.Value) -> ir.Value:
-        if value not in copies:
-            node = value.producer()
-            assert node is not None
-            moved = moved_by(node)
-            inputs = [copy(given) if given in moved else given for given in node.inputs]
-            attributes = [attribute for name, attribute in node.attributes.items() if name != "value"]
-            if node.op_type == "Pad":
-                inputs[2:3] = [None]
-            made = add(node.op_type, inputs, attributes, len(node.outputs))
-            copies.update(zip(node.outputs, made.outputs, strict=True))
-        return copies[value]
-
-    outputs = [copy(named[str(value.name)]) for value in values]
-    for value in dict.fromkeys(outputs):
-        value.dtype = ir.DataType.INT64
-    if mask is not None:
-        outputs.append(add("Identity", [named[str(mask.name)]]).outputs[0])
-        outputs[-1].dtype = ir.DataType.BOOL
-    graph = traced.graph
-    graph.extend(nodes)
-    del graph.outputs[:]
-    graph.outputs.extend([shape, *outputs])
-    ir.passes.common.RemoveUnusedNodesPass()(traced)
-    return traced
-
-
-def _trace(shape: tuple[int, ...], moved: Sequence[Places], cells: Cells, masked: bool) -> _Trace:
-    stacked = moved[0] if cells.axes else np.stack(moved, -1)
-    axes = cells.axes or (stacked.ndim - 1,)
-    rest = tuple(size for i, size in enumerate(stacked.shape) if i not in axes)
-    output = tuple(1 if i in axes else size for i, size in enumerate(stacked.shape)) if cells.keep else rest
-    last = np.moveaxis(stacked, axes, range(stacked.ndim - len(axes), stacked.ndim))
-    return _Trace(shape, last.reshape(*rest, -1), output, masked, stacked.ndim)
-
-
-def _weights_fit(values: Sequence[_Trace], weights: Sequence[_Trace]) -> bool:
+def _weights_fit(values: Sequence[Trace], weights: Sequence[Trace]) -> bool:
     """Whether weights of one channel are for all; :class:`Mismatch` where they are not those of the same cells."""
     one = all(trace.shape[1] == 1 for trace in weights) and any(trace.shape[1] != 1 for trace in values)
     if len(values) != len(weights) or not all(_alike(*pair, one) for pair in zip(values, weights, strict=True)):
@@ -239,7 +113,7 @@ def _weights_fit(values: Sequence[_Trace], weights: Sequence[_Trace]) -> bool:
     return one
 
 
-def _alike(values: _Trace, weights: _Trace, one: bool) -> bool:
+def _alike(values: Trace, weights: Trace, one: bool) -> bool:
     if not one:
         return values.shape == weights.shape and np.array_equal(values.places, weights.places)
     first = values.shape[0], 1, *values.shape[2:]
@@ -249,7 +123,7 @@ def _alike(values: _Trace, weights: _Trace, one: bool) -> bool:
     return weights.shape == first and np.array_equal(moved.ravel(), weights.places.ravel())
 
 
-def _check_padding(cells: Cells, weights: Sequence[_Trace], pointwise: Pointwise | None) -> None:
+def _check_padding(cells: Cells, weights: Sequence[Trace], pointwise: Pointwise | None) -> None:
     """Padding must weigh nothing: its logit is so low, or it is a 0 that weighs itself."""
     masked = pointwise is not None and pointwise.mask is not None
     if masked and not all(trace.masked for trace in weights):
@@ -286,7 +160,7 @@ def _fills(value: ir.Value) -> Iterator[float]:
 # --- from numbers to the window
 
 
-def _window(traces: Sequence[_Trace]) -> Window:
+def _window(traces: Sequence[Trace]) -> Window:
     """The window whose cells these are, at every size."""
     wanted = [_plane(trace) for trace in traces]
     fullest = max(range(len(traces)), key=lambda i: len(wanted[i]))
@@ -306,14 +180,14 @@ def _window(traces: Sequence[_Trace]) -> Window:
     raise Mismatch("its cells make no window of fixed kernel, stride, padding and dilation")
 
 
-def _channels_first(traces: Sequence[_Trace]) -> tuple[tuple[bool, bool], list[_Trace]]:
-    """The traces with channels as axis 1 of inputs and outputs, and in which of both they were the last axis."""
+def _channels_first(traces: Sequence[Trace]) -> tuple[tuple[bool, bool], list[Trace]]:
+    """In which of both, inputs and outputs, channels are the last axis; and the traces with them as axis 1."""
     for last in product((False, True), repeat=2):
         try:
             turned = [_turned(trace, *last) for trace in traces]
             for trace in turned:
                 _plane(trace)
-        except (Mismatch, ValueError):  # or of sizes that do not divide
+        except Mismatch:
             continue
         return last, turned
     for trace in traces:
@@ -321,8 +195,10 @@ def _channels_first(traces: Sequence[_Trace]) -> tuple[tuple[bool, bool], list[_
     raise Mismatch("its cells are not taken per sample and channel")
 
 
-def _turned(trace: _Trace, inputs: bool, outputs: bool) -> _Trace:
+def _turned(trace: Trace, inputs: bool, outputs: bool) -> Trace:
     shape, places = trace.shape, trace.places
+    if len(shape) < 3 or 0 in shape:
+        raise Mismatch("its cells are not taken per sample and channel")
     if inputs:
         shape = (shape[0], shape[-1], *shape[1:-1])
         numbers = np.arange(1, places.dtype.type(np.prod(shape)) + 1)
@@ -330,11 +206,13 @@ def _turned(trace: _Trace, inputs: bool, outputs: bool) -> _Trace:
         renumbered[np.moveaxis(numbers.reshape(trace.shape), -1, 1).ravel()] = numbers
         places = renumbered[places]
     if outputs:
+        if places.size % (shape[0] * shape[1] * places.shape[-1]):
+            raise Mismatch("its cells are not taken per sample and channel")
         places = np.moveaxis(places.reshape(shape[0], -1, shape[1], places.shape[-1]), 2, 1)
     return replace(trace, shape=shape, places=places)
 
 
-def _plane(trace: _Trace) -> list[tuple[int, ...]]:
+def _plane(trace: Trace) -> list[tuple[int, ...]]:
     """The cells of each output of the first channel, checked to be those of every other channel."""
     shape, places = trace.shape, trace.places
     if not 3 <= len(shape) <= 5 or places.ndim < 3 or places.shape[:2] != shape[:2] or 0 in shape:
@@ -384,7 +262,7 @@ def _cells(window: Window, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     return [tuple(int(cell) for cell in numbers[inside].ravel()) for _, inside in window.windows(shape[2:])]
 
 
-def _arranged_last(window: Window, traces: Sequence[_Trace]) -> tuple[int, ...] | None:
+def _arranged_last(window: Window, traces: Sequence[Trace]) -> tuple[int, ...] | None:
     """As :func:`_arranged`, of what has channels as its last axis."""
     pairs = [((trace.shape[0], *window.output(trace.shape[2:]), trace.shape[1]), trace.output) for trace in traces]
     if all(pooled == given for pooled, given in pairs):
@@ -398,7 +276,7 @@ def _arranged_last(window: Window, traces: Sequence[_Trace]) -> tuple[int, ...] 
     return tuple(shape)
 
 
-def _arranged(window: Window, traces: Sequence[_Trace]) -> tuple[int, ...] | None:
+def _arranged(window: Window, traces: Sequence[Trace]) -> tuple[int, ...] | None:
     """How to reshape the window's output to what the model gave."""
     if all(trace.output == (*trace.shape[:2], *window.output(trace.shape[2:])) for trace in traces):
         return None
