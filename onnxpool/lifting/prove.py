@@ -1,4 +1,7 @@
-"""A lifted model is compared with the original before it is given to anybody."""
+"""A lifted ONNX model is compared with the ONNX model it was made of, before it is given to anybody.
+
+(:mod:`onnxpool.network.prove` compares an exported model with its PyTorch module.)
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress

@@ -6,7 +6,8 @@ Each row of :data:`SPELLINGS` reads one spelling, from its last node backwards:
     attention  sum(x softmax(l))      ReduceSum over an unfolded, sliced or reshaped input, or over all of it
     power      mean(x^p)^(1/p)        AveragePool, GlobalAveragePool or ReduceMean between two Pow
 
-An AveragePool may be written as a convolution of each channel with ones. Log-sum-exp, ``log(mean(exp(x)))``, is told
+Our own standard form, whose formulas are kept safe by more nodes, is read by :mod:`onnxpool.lifting.own_forms`. An
+AveragePool may be written as a convolution of each channel with ones. Log-sum-exp, ``log(mean(exp(x)))``, is told
 apart and left: it has no operator.
 
 A weight ``w = exp(l - c)``, with ``c`` any value that is constant over a window, makes SoftPool where ``l`` is ``x``,
