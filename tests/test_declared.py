@@ -82,14 +82,14 @@ def test_names_get_their_sizes_from_the_inputs():
     assert shapes.contradiction("input 'a'", inputs[0], (2, 3, 7), sizes) == ""
     assert (
         shapes.contradiction("input 'b'", inputs[1], (4, 5, 14), sizes)
-        == "axis 0 of input 'b' has 4 cells; the model declares batch, which is 2 here"
+        == "axis 0 of input 'b' has size 4; the model declares batch, which is 2 here"
     )
 
 
 def test_contradictions():
     assert shapes.contradiction("y", value("batch", 4), (3, 4), SIZES) == ""
     assert shapes.contradiction("y", value("free", "batch"), (9, 3), SIZES) == ""
-    assert shapes.contradiction("y", value(4), (5,), SIZES) == "axis 0 of y has 5 cells; the model declares 4"
+    assert shapes.contradiction("y", value(4), (5,), SIZES) == "axis 0 of y has size 5; the model declares 4"
     assert shapes.contradiction("y", value(4), (4, 1), SIZES) == "y has 2 axes; the model declares 1"
     assert shapes.contradiction("y", ir.Value(name="y"), (4, 1), SIZES) == ""
 
@@ -114,7 +114,7 @@ def test_an_output_that_is_not_as_declared_is_a_fault_of_structure(exported):
     copy.graph.outputs[0].shape = ir.Shape(["batch", 3, "h", ir.SymbolicDim("w")])
     report = validate(copy, golden, forms=["standard"])
     assert report.exit_status == 4
-    assert "axis 2 of output 'max_pool' has 3 cells; the model declares h, which is 13 here" in sentences(report)[0]
+    assert "axis 2 of output 'max_pool' has size 3; the model declares h, which is 13 here" in sentences(report)[0]
 
 
 def test_a_declared_size_that_cannot_be_evaluated_is_noted_once(exported):
@@ -134,7 +134,7 @@ def test_a_value_inside_that_is_not_as_declared_is_noted(exported):
     relu = next(node for node in copy.graph if node.op_type == "Relu")
     relu.outputs[0].shape = ir.Shape(["batch", 3, "h", "w"])
     nodes = compare_nodes(copy, module)
-    assert any("axis 2 of value 'relu' has 16 cells; the model declares h, which is 32" in note for note in nodes.notes)
+    assert any("axis 2 of value 'relu' has size 16; the model declares h, which is 32" in note for note in nodes.notes)
 
 
 def test_names_that_are_free_may_have_any_size():

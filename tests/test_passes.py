@@ -15,7 +15,7 @@ X = torch.randn(2, 3, 10, 11, generator=torch.manual_seed(0))
 SIZES = ({0: "batch", 2: "height", 3: "width"},)
 
 
-class Formula(torch.nn.Module):
+class Computing(torch.nn.Module):
     def __init__(self, formula, *layers):
         super().__init__()
         self.formula, self.layers = formula, torch.nn.ModuleList(layers)
@@ -25,7 +25,7 @@ class Formula(torch.nn.Module):
 
 
 def exported(formula, *layers, x=X, **more):
-    return onnxpool.export(Formula(formula, *layers), (x,), output_names=["y"], **more)
+    return onnxpool.export(Computing(formula, *layers), (x,), output_names=["y"], **more)
 
 
 def run(model, x):
@@ -99,7 +99,7 @@ def norm(layer):
 )
 def test_a_batch_normalization_becomes_part_of_the_layer_in_front(layer, x, bias):
     torch.manual_seed(2)
-    network = Formula(
+    network = Computing(
         lambda x, first, second: second(first(x)),
         layer(bias),
         norm(torch.nn.BatchNorm2d(4) if x.dim() == 4 else torch.nn.BatchNorm1d(4)),
@@ -122,7 +122,7 @@ def test_a_convolution_in_three_dimensions_without_bias():
 
 def test_a_batch_normalization_stays_where_the_value_before_it_is_used_too():
     torch.manual_seed(2)
-    network = Formula(
+    network = Computing(
         lambda x, first, second: second(y := first(x)) + y, torch.nn.Conv2d(3, 4, 3), norm(torch.nn.BatchNorm2d(4))
     )
     model = onnxpool.export(network, (X,), output_names=["y"])
@@ -136,7 +136,7 @@ def test_weights_that_would_overflow_are_not_folded():
         layer.weight.fill_(1000)
         after.running_var.fill_(1e-4)
         after.running_mean.fill_(1000)
-    network = Formula(lambda x, first, second: second(first(x)), layer, after.eval())
+    network = Computing(lambda x, first, second: second(first(x)), layer, after.eval())
     model = onnxpool.export(network, (torch.ones(1, 1, 1, 1).half(),), output_names=["y"], check=False)
     assert operators(model)["BatchNormalization"] == 1
 
@@ -144,7 +144,7 @@ def test_weights_that_would_overflow_are_not_folded():
 def test_a_weight_that_two_layers_share_is_not_changed():
     torch.manual_seed(2)
     shared = torch.nn.Conv2d(3, 3, 1)
-    network = Formula(lambda x, first, second: second(first(x)) * first(x + 1), shared, norm(torch.nn.BatchNorm2d(3)))
+    network = Computing(lambda x, first, second: second(first(x)) * first(x + 1), shared, norm(torch.nn.BatchNorm2d(3)))
     model = onnxpool.export(network, (X,), output_names=["y"])
     np.testing.assert_allclose(run(model, X), network(X).detach(), rtol=1e-5, atol=1e-5)
 

@@ -156,7 +156,7 @@ def test_a_declared_size_that_does_not_come_out_is_corrected(monkeypatch, shapes
     model = onnxpool.export(network, (X,), dynamic_shapes=shapes)
     (note, *_) = model.meta["onnxpool.proof"].notes
     assert note.startswith("corrected: axis 2 of output ")
-    assert note.endswith(" has 22 cells; the model declares 99")
+    assert note.endswith(" has size 22; the model declares 99")
     batch, _, height, width = model.graph.outputs[0].shape
     assert str(height) == ("None" if shapes else "22")
     assert (str(batch), str(width)) == (("batch", "width") if shapes else ("2", "24"))

@@ -37,7 +37,7 @@ native = pytest.mark.skipif(native_library.why_missing() is not None, reason="wi
 
 
 def available(name):
-    reason = RUNTIMES[name].why_not({"dtypes": ["float32"], "module": True, "outputs": ["y"]})
+    reason = RUNTIMES[name].why_not({"dtypes": ["float32"], "arrangement": ((), {}), "outputs": ["y"]})
     return pytest.param(name, marks=pytest.mark.skipif(bool(reason), reason=reason))
 
 

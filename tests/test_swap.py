@@ -796,6 +796,72 @@ def test_gem_by_hand_and_far_out():
     torch.testing.assert_close(pool(x), x.clamp(min=1e-6).mean((2, 3), keepdim=True))
 
 
+class AttentionPool(torch.nn.Module):
+    """As Enformer's; ``leaves_out`` is False in its first code, in which padding takes part."""
+
+    def __init__(self, dim, pool_size=2, leaves_out=True, scale=1.0):
+        super().__init__()
+        self.pool_size, self.leaves_out, self.scale = pool_size, leaves_out, scale
+        self.to_attn_logits = torch.nn.Conv2d(dim, dim, 1, bias=False)
+
+    def forward(self, x):
+        rest = x.shape[-1] % self.pool_size
+        cells = functional.pad(x, (0, rest)).reshape(*x.shape[:2], -1, self.pool_size)
+        logits = self.to_attn_logits(cells)
+        if rest and self.leaves_out:
+            place = torch.arange(x.shape[-1] + rest).reshape(-1, self.pool_size)
+            logits = logits.masked_fill(place >= x.shape[-1], -torch.finfo(logits.dtype).max)
+        return (cells * (self.scale * logits).softmax(-1)).sum(-1)
+
+
+@pytest.mark.parametrize(("size", "lengths"), [(2, (8, 9)), (3, (9, 12)), (4, (8, 10))])
+def test_official_attention_pool(size, lengths):
+    old = AttentionPool(5, size)
+    swapped = swap(torch.nn.Sequential(old), {"official": "same"}, strict=True)
+    new = swapped.network[0]
+    assert str(new).startswith("LocalImportancePool1d(")
+    assert str(new.window) == f"{size} ceil"
+    assert swapped.replaced[0].parameters == 0
+    for length in lengths:
+        x = torch.randn(2, 5, length, generator=torch.manual_seed(length))
+        torch.testing.assert_close(new(x), old(x))
+        assert new(1e4 * x).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("old", "told"),
+    [
+        (AttentionPool(5, leaves_out=False), "its results differ from ours on (1, 5, 9)"),
+        (AttentionPool(5, scale=2.0), "its results differ from ours by "),
+        (AttentionPool(5, pool_size=1), "its attributes are others"),
+    ],
+)
+def test_an_attention_pool_that_is_another(old, told):
+    kept = reasons(swap(torch.nn.Sequential(old), {"official": "same"}))
+    assert kept["0"].startswith(f"it is not the official AttentionPool: {told}")
+
+
+def test_an_attention_pool_of_others_is_no_layer_of_ours():
+    class Other(torch.nn.Module):
+        pass
+
+    Other.__name__ = "AttentionPool"
+    assert official.rank(Other()) == 0
+    assert official.rank(AttentionPool(3)) == 1
+
+
+def test_weights_that_hooks_compute_are_copied():
+    """copy.deepcopy alone refuses what weight_norm has left in a layer."""
+    network = torch.nn.Sequential(torch.nn.utils.weight_norm(torch.nn.Conv2d(2, 3, 3)), torch.nn.MaxPool2d(2))
+    x = torch.randn(1, 2, 6, 6)
+    network(x)  # leaves a weight with a gradient
+    swapped = swap(network, {"max": "AvgPool"}).network
+    torch.testing.assert_close(swapped[0](x), network[0](x))
+    with torch.no_grad():
+        swapped[0].weight_g.mul_(2)
+    assert not torch.allclose(swapped[0](x), network[0](x))
+
+
 # --- on to ONNX
 
 

@@ -5,6 +5,7 @@
     from_torch.py      answered by a PyTorch module       from_model.py    by the model itself: the float64 reference
     from_function.py   by any function                    file.py          the golden file beside a model
     bounds.py          every allowed error, and measuring
+    arrangement.py     how a module takes a model's inputs
 
 Every result is compared with these answers, never one result with another.
 """

@@ -153,4 +153,7 @@ def _attribute(attribute: ir.Attr, dtype: ir.DataType) -> Iterator[ir.Attr]:
 
 
 def _tensor(tensor: Any, dtype: ir.DataType) -> Any:
-    return ir.tensor(tensor.numpy().astype(dtype.numpy()), name=tensor.name) if tensor.dtype in _FLOATING else tensor
+    if tensor.dtype not in _FLOATING:
+        return tensor
+    with np.errstate(over="ignore"):  # float64's lowest number is float32's -inf
+        return ir.tensor(tensor.numpy().astype(dtype.numpy()), name=tensor.name)

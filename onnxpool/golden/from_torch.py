@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from onnxpool.dtypes import BFLOAT16
 from onnxpool.errors import GoldenError, MissingExtra
 from onnxpool.golden import bounds
+from onnxpool.golden.arrangement import Arrangement, arrangements
+from onnxpool.golden.arrangement import parameters as parameters_of
 from onnxpool.golden.collect import Yardstick, collect, first_line, is_double, moved, own_error, widen
 from onnxpool.golden.file import Answers, Golden
 from onnxpool.golden.inputs import Feeds, generate, inputs_of
@@ -41,9 +43,10 @@ def record(
     """The answers of a PyTorch module to every case, for the ``model`` that was exported from it.
 
     ``args`` and ``kwargs`` are what the module was just exported with, so that ``model`` is right and is fingerprinted;
-    without them its inputs are taken to be those of the model, in order, and only its parameters are. The module itself
-    is left as it is: copies of it run on the CPU, in evaluation mode unless ``evaluate`` is False. ``only`` as in
-    :func:`collect`; ``answering`` is what :func:`answers` gave, where that was asked already.
+    without them its inputs are taken to be those of the model (:mod:`onnxpool.golden.arrangement`), and only its
+    parameters are. The module itself is left as it is: copies of it run on the CPU, in evaluation mode unless
+    ``evaluate`` is False. ``only`` as in :func:`collect`; ``answering`` is what :func:`answers` gave, where that was
+    asked already.
     A module that runs in its own type alone answers in that, with a note, and is allowed more error.
     Raises :class:`GoldenError` where the inputs or outputs of module and model differ in number, and where no
     case could be answered; :class:`MissingExtra` without PyTorch.
@@ -113,9 +116,12 @@ def answers(
     from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
     names = [str(value.name) for value in model.graph.inputs]
-    given = tuple(torch.empty(0) for _ in names) if args is None else tuple(args)
-    leaves, structure = tree_flatten((given, _in_order(module, kwargs or {})))
-    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
+    if args is None:
+        leaves, structure = tree_flatten(arrangement(module, model))
+        names, places = list(leaves), list(range(len(leaves)))
+    else:
+        leaves, structure = tree_flatten((tuple(args), _in_order(module, kwargs or {})))
+        places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
     if len(places) != len(names):
         raise GoldenError(f"the module was called with {len(places)} tensors, the model has the inputs {names}")
     wanted = [str(value.name) for value in model.graph.outputs]
@@ -166,6 +172,26 @@ def answers(
         lambda feeds: narrow(near(), feeds),
         example,
     )
+
+
+def arrangement(module: "torch.nn.Module", model: ir.Model) -> Arrangement:
+    """How the module, on the CPU, takes the inputs of ``model``; where names alone do not tell, it runs once."""
+    import torch
+    from torch.utils._pytree import tree_map
+
+    inputs = inputs_of(model)
+    *others, last = arrangements([entry.name for entry in inputs], parameters_of(module.forward))
+    if not others:
+        return last
+    own = copied(module).cpu().eval()
+    feeds = next(feeds for name, feeds in generate(inputs) if name == "ordinary")
+    tensors = {entry.name: to_torch(feeds[entry.name].astype(entry.dtype)) for entry in inputs}
+    for one in others:
+        args, kwargs = tree_map(tensors.__getitem__, one)
+        with suppress(Exception), torch.no_grad():  # whatever a module raises
+            own(*args, **kwargs)
+            return one
+    return last
 
 
 def _why_not_double(answering: Answering, model: ir.Model) -> str | None:

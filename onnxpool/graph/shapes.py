@@ -79,7 +79,7 @@ def contradiction(what: str, value: ir.Value, shape: tuple[int, ...], sizes: Map
         wanted = size_of(axis, sizes)
         if wanted not in (None, size):
             told = f"{axis}, which is {wanted} here" if isinstance(axis, str) else str(axis)
-            return f"axis {i} of {what} has {size} cells; the model declares {told}"
+            return f"axis {i} of {what} has size {size}; the model declares {told}"
     return ""
 
 

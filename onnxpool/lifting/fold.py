@@ -7,7 +7,8 @@ from typing import Any, cast
 import onnx_ir as ir
 
 from onnxpool.domain import DOMAIN
-from onnxpool.lifting.recognise import Match, label
+from onnxpool.lifting import logits
+from onnxpool.lifting.match import Match, label
 from onnxpool.pools import _onnx_ops as onnx_ops
 from onnxpool.pools import power_average
 from onnxpool.pools._onnx_ops import Builder
@@ -33,6 +34,8 @@ def fold(matches: Sequence[tuple[ir.Graph, Match]]) -> tuple[Fold, ...]:
         name = _name(graph, match)
         op = Builder(f"{name}/")
         made = _power(op, match, inputs[0]) if match.op_type == "PowerAverage" else _pool(op, match, inputs, name)
+        if match.last[1] and match.window is not None:
+            made = op.Transpose(made, perm=(0, *range(2, match.window.rank + 2), 1))
         if match.shape is not None:
             made = op.Reshape(made, onnx_ops.ints(op, *match.shape))
         old = match.node.outputs[0]
@@ -49,6 +52,10 @@ def fold(matches: Sequence[tuple[ir.Graph, Match]]) -> tuple[Fold, ...]:
 def _pool(op: Builder, match: Match, inputs: list[ir.Value], name: str) -> ir.Value:
     """The node itself, of that name."""
     assert match.window is not None
+    if match.last[0]:
+        inputs = [_channels_first(op, value, match.window.rank) for value in inputs]
+    if match.logits:
+        inputs = [inputs[0], logits.write(op, inputs[0], match.logits, match.window.rank)]
     if match.expand:
         inputs = [inputs[0], op.Expand(inputs[1], op.Shape(inputs[0]))]
     (made,) = op.write(match.op_type, inputs, match.window.attributes(), domain=DOMAIN)
@@ -58,6 +65,13 @@ def _pool(op: Builder, match: Match, inputs: list[ir.Value], name: str) -> ir.Va
     if inputs[0].dtype is not None:
         made.dtype = inputs[0].dtype
     return made
+
+
+def _channels_first(op: Builder, value: ir.Value, rank: int) -> ir.Value:
+    """Of a value whose last axis is that of channels."""
+    turned: ir.Value = op.Transpose(value, perm=(0, rank + 1, *range(1, rank + 1)))
+    turned.dtype = value.dtype
+    return turned
 
 
 def _power(op: Builder, match: Match, x: ir.Value) -> ir.Value:

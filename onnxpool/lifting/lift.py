@@ -20,10 +20,11 @@ from onnx_ir.passes import common as passes
 
 from onnxpool.domain import OPSETS
 from onnxpool.errors import FormError
-from onnxpool.graph.forms import Model, read, to_form
+from onnxpool.graph.forms import TAG, Model, read, to_form
 from onnxpool.lifting.fold import Fold, fold
+from onnxpool.lifting.match import Match, Refused
 from onnxpool.lifting.prove import prove
-from onnxpool.lifting.recognise import Match, Refused, recognise
+from onnxpool.lifting.recognise import recognise
 from onnxpool.lifting.settle import settle
 
 
@@ -60,7 +61,10 @@ def lift(model: Model) -> Lifted:
     model disagrees with the original; :class:`MissingExtra` without ONNX Runtime.
     """
     original = read(model)
-    bare = to_form(original, "custom")
+    try:
+        bare = to_form(original, "custom")
+    except FormError:  # its tags no longer hold, where another program has renamed or rewritten what they speak of
+        bare = to_form(_untagged(original), "custom")
     matches, refused = _search(bare)
     if matches and bare.opset_imports.get("", 0) < OPSETS[0]:
         bare = _newer(bare)
@@ -71,6 +75,14 @@ def lift(model: Model) -> Lifted:
     passes.RemoveUnusedNodesPass()(bare)
     lifted = to_form(bare, "function")
     return Lifted(lifted, folds, tuple(refused), prove(original, lifted))
+
+
+def _untagged(model: ir.Model) -> ir.Model:
+    model = model.clone()
+    for graph in model.graphs():
+        for node in graph.all_nodes():
+            node.metadata_props.pop(TAG, None)
+    return model
 
 
 def _search(model: ir.Model) -> tuple[list[tuple[ir.Graph, Match]], list[Refused]]:
@@ -84,7 +96,7 @@ def _search(model: ir.Model) -> tuple[list[tuple[ir.Graph, Match]], list[Refused
                 settled = found if isinstance(found, Refused) else settle(model, found)
                 if isinstance(settled, Refused):
                     refused.append(settled)
-                else:
+                elif settled is not None:
                     matches.append((graph, settled))
     return matches, refused
 

@@ -6,7 +6,8 @@ Each row of :data:`SPELLINGS` reads one spelling, from its last node backwards:
     attention  sum(x softmax(l))      ReduceSum over an unfolded, sliced or reshaped input, or over all of it
     power      mean(x^p)^(1/p)        AveragePool, GlobalAveragePool or ReduceMean between two Pow
 
-An AveragePool may be written as a convolution of each channel with ones. Log-sum-exp, ``log(mean(exp(x)))``, is told
+Our own standard form, whose formulas are kept safe by more nodes, is read by :mod:`onnxpool.lifting.own_forms`. An
+AveragePool may be written as a convolution of each channel with ones. Log-sum-exp, ``log(mean(exp(x)))``, is told
 apart and left: it has no operator.
 
 A weight ``w = exp(l - c)``, with ``c`` any value that is constant over a window, makes SoftPool where ``l`` is ``x``,
@@ -16,13 +17,16 @@ like a pooling and is another function raises :class:`Mismatch` with the reason.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import onnx_ir as ir
 
+from onnxpool.lifting import own_forms
+from onnxpool.lifting.match import Cells, Match, Refused, label
 from onnxpool.lifting.sums import Mismatch, Total, difference, over_cells, total, window_of
 from onnxpool.lifting.values import (
     attribute,
+    before_rectifying,
     constant_over,
     made,
     nonnegative,
@@ -33,56 +37,9 @@ from onnxpool.lifting.values import (
     scalar,
     sizes_of,
 )
-from onnxpool.window import Window
 
 NOWHERE = -80.0
 """A floor of distances below a maximum changes nothing at or below this: exp(-80) 80 is far below an ULP of 1."""
-
-
-@dataclass(frozen=True)
-class Cells:
-    """Cells of windows that were made by moving values: each ``x`` with its ``logit`` (none: its own weight).
-
-    One value of each, reduced over ``axes``, or one for each cell of the window and no axes.
-    """
-
-    x: tuple[ir.Value, ...]
-    logit: tuple[ir.Value, ...]
-    axes: tuple[int, ...]
-    keep: bool
-
-
-@dataclass(frozen=True)
-class Match:
-    """A pooling: the output of ``node`` is ``op_type`` of ``inputs`` over ``window``, then reshaped to ``shape``.
-
-    Where the window is not written in the graph, ``cells`` say what it has to be traced from. ``shape`` is in the words
-    of ONNX's Reshape. Where ``expand``, one channel of weights is for all. A power mean, which has no operator, has an
-    ``exponent``, is times ``factor``, has ``spatial`` axes (all of which it is over if there is no window), and may
-    count padding as zeros (``padded``).
-    """
-
-    op_type: str
-    spelling: str
-    node: ir.Node
-    inputs: tuple[ir.Value, ...] = ()
-    window: Window | None = None
-    cells: Cells | None = None
-    shape: tuple[int, ...] | None = None
-    exponent: float = 1.0
-    factor: float = 1.0
-    padded: bool = False
-    spatial: tuple[int, ...] = ()
-    expand: bool = False
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A node that looks like ``likeness``, and the ``reason`` why it is not lifted."""
-
-    node: str
-    likeness: str
-    reason: str
 
 
 def recognise(graph: ir.Graph) -> Iterator[Match | Refused]:
@@ -100,16 +57,13 @@ def recognise(graph: ir.Graph) -> Iterator[Match | Refused]:
                 yield match
 
 
-def label(node: ir.Node) -> str:
-    """The name of a node, or of its first output."""
-    return node.name or str(node.outputs[0].name)
-
-
 # --- quotient
 
 
 def quotient(node: ir.Node) -> Match | None:
     """``sum(x w) / sum(w)``."""
+    if (ours := own_forms.read(node)) is not None:
+        return ours
     sums = _sums(node)
     if sums is None:
         return None
@@ -247,21 +201,11 @@ def _squared(products: Sequence[ir.Value], weights: Sequence[ir.Value]) -> ir.Va
 def _stochastic(node: ir.Node, rectified: ir.Value, how: Total) -> Match:
     if not nonnegative(rectified):
         raise Mismatch(f"{made(rectified)} may be negative: weighted with its own values, it is another function then")
-    x = _before_rectifying(rectified)
+    x = before_rectifying(rectified)
     match = Match("StochasticPool", f"quotient of {how.kind}", node)
     if how.kind == "AveragePool":
         return replace(match, inputs=(x,), window=window_of(how))
     return replace(match, cells=Cells((x,), (), how.axes, how.keep))
-
-
-def _before_rectifying(value: ir.Value) -> ir.Value:
-    """What is rectified: the operator does that by itself."""
-    node = producer(value, "Relu", "Max", "Clip")
-    if node is None or node.inputs[0] is None:
-        return value
-    given = present(node.inputs)
-    rectifies = node.op_type == "Relu" or (len(given) == 2 and scalar(given[1]) == 0)
-    return node.inputs[0] if rectifies else value
 
 
 # --- attention
@@ -306,6 +250,8 @@ def power(node: ir.Node) -> Match | None:
     mean = total(node.inputs[0])
     inner = producer(mean.terms[0], "Pow") if mean is not None else None
     if mean is None or inner is None or mean.kind not in ("AveragePool", "ReduceMean") or not over_cells(mean):
+        return None
+    if producer(inner.inputs[0], "Div") is not None:  # by the largest, as our GeM: it cannot overflow
         return None
     p, root = scalar(inner.inputs[1]), scalar(node.inputs[1])
     if p is None or root is None:

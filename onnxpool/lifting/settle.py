@@ -4,19 +4,25 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from onnxpool.lifting.recognise import Match, Refused, label
-from onnxpool.lifting.sums import Mismatch
-from onnxpool.lifting.values import attribute, producer
+from onnxpool.lifting.match import Match, Refused, label
+from onnxpool.lifting.sums import Mismatch, Unrelated
+from onnxpool.lifting.values import attribute, before_rectifying, producer
 from onnxpool.lifting.views import view
 
 
-def settle(model: ir.Model, match: Match) -> Match | Refused:
-    """With the window, and sure that the operator takes these inputs."""
+def settle(model: ir.Model, match: Match) -> Match | Refused | None:
+    """With the window, and sure that the operator takes these inputs; None where nobody would take it for a pooling."""
     try:
         if match.cells is not None and not match.inputs:
             found = view(model, match.cells)
-            match = replace(match, window=found.window, inputs=found.inputs, shape=found.shape)
+            inputs = found.inputs
+            if match.op_type == "StochasticPool":
+                inputs = (before_rectifying(inputs[0]),)  # the operator does that by itself
+            match = replace(match, window=found.window, inputs=inputs, shape=found.shape)
+            match = replace(match, logits=found.logits, expand=found.expand, last=found.last)
         return _narrowed(_checked(match))
+    except Unrelated:
+        return None
     except Mismatch as reason:
         return Refused(label(match.node), match.op_type, str(reason))
 
@@ -27,7 +33,7 @@ def _checked(match: Match) -> Match:
         raise Mismatch(f"values and weights have the element types {', '.join(sorted(map(str, dtypes)))}")
     if match.window is not None and x.shape is not None and len(x.shape) != match.window.rank + 2:
         raise Mismatch(f"{x.name!r} has {len(x.shape)} axes, its window {match.window.rank}")
-    for logit in others:
+    for logit in () if match.expand else others:
         if x.shape is None or logit.shape is None or not _differ(x.shape, logit.shape):
             continue
         one = (logit.shape[0], 1, *logit.shape[2:])
@@ -51,7 +57,12 @@ def _narrowed(match: Match) -> Match:
     dtypes = {value.dtype for value in narrow}
     output = match.node.outputs[0]
     back = [attribute(user, "to", None) if user.op_type == "Cast" else None for user in output.consumers()]
-    narrowing = len(narrow) == len(casts) and len(dtypes) == 1 and dtypes <= {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
+    narrowing = (
+        not match.logits
+        and len(narrow) == len(casts)
+        and len(dtypes) == 1
+        and dtypes <= {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
+    )
     if not narrowing or output.is_graph_output() or {*back} != {int(dtype) for dtype in dtypes if dtype is not None}:
         return match
     return replace(match, inputs=tuple(narrow))

@@ -35,6 +35,10 @@ class Mismatch(Exception):  # noqa: N818 - no error: the reason why a candidate 
     """Why what looks like a pooling is not one of ours."""
 
 
+class Unrelated(Mismatch):
+    """No candidate after all: nothing is told of it."""
+
+
 @dataclass(frozen=True)
 class Total:
     """Sums over windows, times ``factor``: of one value that is pooled, or reduced over ``axes``, or of one term for

@@ -46,6 +46,19 @@ def base(value: ir.Value) -> ir.Value:
     return bases[0] if bases and all(found is bases[0] for found in bases) else value
 
 
+def depends(value: ir.Value, on: ir.Value) -> bool:
+    """Whether this value is computed of another one, or is it."""
+    seen: set[ir.Value] = set()
+    left = [value]
+    while left:
+        if (one := left.pop()) is on:
+            return True
+        if one not in seen and (node := one.producer()) is not None:
+            left += present(node.inputs)
+        seen.add(one)
+    return False
+
+
 def moved_by(node: ir.Node) -> list[ir.Value]:
     """The inputs whose values such a node moves; the others say where to."""
     given = node.inputs if node.op_type == "Concat" else node.inputs[:1]
@@ -96,6 +109,20 @@ def nonnegative(value: ir.Value | None, depth: int = 16) -> bool:
     return rule(node, depth - 1) if rule is not None and node is not None else False
 
 
+def before_rectifying(value: ir.Value) -> ir.Value:
+    """``v`` where this is ``max(v, 0)``; else the value."""
+    node = producer(value, "Relu", "Max", "Clip", "Where")
+    if node is None or node.inputs[0] is None:
+        return value
+    given = present(node.inputs)
+    if node.op_type == "Where":
+        less = producer(given[0], "Less")
+        negative = less is not None and scalar(less.inputs[1]) == 0 and same(less.inputs[0], given[2])
+        return given[2] if negative and scalar(given[1]) == 0 else value
+    rectifies = node.op_type == "Relu" or (len(given) == 2 and scalar(given[1]) == 0)
+    return node.inputs[0] if rectifies else value
+
+
 _UNSIGNED = {ir.DataType.BOOL, ir.DataType.UINT8, ir.DataType.UINT16, ir.DataType.UINT32, ir.DataType.UINT64}
 
 
@@ -138,6 +165,8 @@ _SIGNS: dict[str, Callable[[ir.Node, int], bool]] = {
     "Max": lambda node, depth: any(nonnegative(given, depth) for given in node.inputs),
     "Mul": lambda node, depth: same(node.inputs[0], node.inputs[1]) or _all(node, depth),
     "Pad": _padded,
+    "Where": lambda node, depth: before_rectifying(node.outputs[0]) is not node.outputs[0]
+    or all(nonnegative(given, depth) for given in node.inputs[1:]),
     "Pow": lambda node, depth: (scalar(node.inputs[1]) or 1) % 2 == 0 or _first(node, depth),
 }  # fmt: skip
 """When each operator gives no negative value; all others may."""

@@ -7,23 +7,19 @@ number, at several sizes where axes may change. What arrives says which cells ma
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
-from onnxpool.errors import OnnxpoolError
-from onnxpool.golden.inputs import Feeds, generate, inputs_of, modest
-from onnxpool.lifting.recognise import Cells
-from onnxpool.lifting.sums import Mismatch
-from onnxpool.lifting.values import MOVES, attribute, base, moved_by, producer, scalar, sizes_of
-from onnxpool.run.session import Session, load
+from onnxpool.lifting import logits
+from onnxpool.lifting.logits import Pointwise
+from onnxpool.lifting.match import Cells
+from onnxpool.lifting.sums import Mismatch, Unrelated
+from onnxpool.lifting.tracing import Trace, trace_cells
+from onnxpool.lifting.values import MOVES, attribute, base, depends, moved_by, producer, scalar, sizes_of
 from onnxpool.window import Window
-
-Places = NDArray[np.int64]
 
 NOTHING = -1e30
 """Cells padded with this or less weigh nothing; so do those with float16's lowest number."""
@@ -39,34 +35,59 @@ class View:
     window: Window
     inputs: tuple[ir.Value, ...]
     shape: tuple[int, ...] | None
-
-
-@dataclass(frozen=True)
-class _Trace:
-    """At one size: the shape of what was moved, and for each output ``(N, C, ...)`` its cells' numbers, 0 padding."""
-
-    shape: tuple[int, ...]
-    places: Places
-    output: tuple[int, ...]
+    logits: tuple[ir.Node, ...] = ()
+    expand: bool = False
+    last: tuple[bool, bool] = (False, False)
 
 
 def view(model: ir.Model, cells: Cells) -> View:
     """The window over which ``cells`` were taken.
 
-    Raises :class:`Mismatch` where they are not windows, take padding as values, or depend on sizes that may change.
+    Raises :class:`Mismatch` where they are not windows, take padding as values, or depend on sizes that may change, and
+    :class:`Unrelated` where moreover the weights have nothing to do with the values.
     """
+    try:
+        return _view(model, cells)
+    except Mismatch as reason:
+        if cells.logit and not depends(cells.logit[0], base(cells.x[0])):  # as in attention
+            raise Unrelated(str(reason)) from reason
+        raise
+
+
+def _view(model: ir.Model, cells: Cells) -> View:
+    pointwise = _pointwise(cells)
+    if pointwise is not None:
+        cells = replace(cells, logit=(pointwise.start,))
     groups = [group for group in (cells.x, cells.logit) if group]
     bases = tuple(dict.fromkeys(base(group[0]) for group in groups))
     if any(base(value) is not base(group[0]) for group in groups for value in group):
         raise Mismatch("its cells are taken from several tensors")
     if cells.axes and all(base(value) is value for group in groups for value in group):
         return View(_whole(bases[0]), bases, None if cells.keep else (0, 0))
-    traces = [_traces(model, group, cells) for group in groups]
-    _check_padding(cells, traces[-1])
-    if len({len(trace) for trace in traces}) != 1 or any(not _equal(a, b) for a, b in zip(*traces, strict=True)) > 0:
-        raise Mismatch("values and weights are taken from different cells")
-    window = _window(traces[0])
-    return View(window, bases, _arranged(window, traces[0]))
+    mask = pointwise.mask if pointwise is not None else None
+    traces = [trace_cells(model, group, cells, mask) for group in groups]
+    _check_padding(cells, traces[-1], pointwise)
+    last, found = _channels_first(traces[0])
+    one_for_all = [_weights_fit(found, [_turned(trace, *last) for trace in weights]) for weights in traces[1:]]
+    window = _window(found)
+    shape = _arranged_last(window, found) if last[1] else _arranged(window, found)
+    if pointwise is None:
+        return View(window, bases, shape, expand=any(one_for_all), last=last)
+    kept = [axis for axis in range(found[0].rank) if axis not in cells.axes]
+    channel_axis = kept[-1 if last[1] else 1]
+    if pointwise.mixing and channel_axis != (1 if pointwise.mixing == "Conv" else found[0].rank - 1):
+        raise Mismatch("its weights are made across other axes than that of channels")
+    channels = None if bases[0].shape is None else bases[0].shape[-1 if last[0] else 1]
+    return View(window, bases, shape, pointwise.nodes, pointwise.one_for_all(channels), last)
+
+
+def _pointwise(cells: Cells) -> Pointwise | None:
+    """How logits are made of the very cells that are pooled; None where they are cells themselves."""
+    if len(cells.logit) != 1 or not cells.axes or base(cells.logit[0]) is base(cells.x[0]):
+        return None
+    found = logits.read(cells.logit[0])
+    same_cells = found is not None and base(found.start) is base(cells.x[0]) is not cells.x[0]
+    return found if same_cells else None
 
 
 def _whole(value: ir.Value) -> Window:
@@ -81,119 +102,37 @@ def _whole(value: ir.Value) -> Window:
     return Window.of(len(sizes), sizes)
 
 
-# --- tracing
+# --- what must fit
 
 
-def _traces(model: ir.Model, values: Sequence[ir.Value], cells: Cells) -> list[_Trace]:
-    """What arrives at ``values``, at every size that the model can be run at."""
-    session = load(_numbered(model, values), kernels="off", threads=1)
-    found: list[_Trace] = []
-    fault = "its inputs are unknown"
-    for feeds in _sizes(model):
-        try:
-            shape, *moved = attempt(session, {info.name: feeds[info.name] for info in session.inputs})
-            trace = _trace(tuple(int(size) for size in shape), moved, cells)
-        except Exception as error:  # a size that this network does not take
-            fault = str(error)
-            continue
-        if trace.places.size:  # else an empty batch, or too small for any window
-            found.append(trace)
-    if not found:
-        raise Mismatch(f"its cells could not be traced, since the model does not run here: {fault}")
-    return found
+def _weights_fit(values: Sequence[Trace], weights: Sequence[Trace]) -> bool:
+    """Whether weights of one channel are for all; :class:`Mismatch` where they are not those of the same cells."""
+    one = all(trace.shape[1] == 1 for trace in weights) and any(trace.shape[1] != 1 for trace in values)
+    if len(values) != len(weights) or not all(_alike(*pair, one) for pair in zip(values, weights, strict=True)):
+        raise Mismatch("values and weights are taken from different cells")
+    return one
 
 
-def attempt(session: Session, feeds: Feeds) -> list[NDArray[Any]]:
-    """Run the model on inputs that it may not take, without a word on standard error."""
-    import onnxruntime
-
-    options = onnxruntime.RunOptions()
-    options.log_severity_level = 4
-    results: list[NDArray[Any]] = session.inner.run(None, feeds, options)
-    return results
-
-
-def _sizes(model: ir.Model) -> Iterator[Feeds]:
-    """Ordinary inputs of several sizes. Not of 1: views may be empty then, and ONNX Runtime's Concat skips these."""
-    try:
-        inputs = modest(inputs_of(model))
-    except OnnxpoolError:
-        return
-    for name, feeds in generate(inputs):
-        larger = all(1 not in array.shape[2:] for array in feeds.values())
-        if name == "ordinary" or (name.startswith("sizes") and larger):
-            yield feeds
+def _alike(values: Trace, weights: Trace, one: bool) -> bool:
+    if not one:
+        return values.shape == weights.shape and np.array_equal(values.places, weights.places)
+    first = values.shape[0], 1, *values.shape[2:]
+    offset = (np.arange(first[0]) * (values.shape[1] - 1) * np.prod(first[2:])).reshape(-1, *[1] * 3)
+    places = values.places.reshape(*values.shape[:2], -1, values.places.shape[-1])[:, :1]
+    moved = np.where(places > 0, places - offset, 0)
+    return weights.shape == first and np.array_equal(moved.ravel(), weights.places.ravel())
 
 
-def _numbered(model: ir.Model, values: Sequence[ir.Value]) -> ir.Model:
-    """The model that gives the shape of what ``values`` were taken from, and ``values`` with numbers in its place."""
-    start = str(base(values[0]).name)
-    traced = model.clone()
-    named = {value.name: value for node in traced.graph for value in node.outputs}
-    named |= {value.name: value for value in traced.graph.inputs}
-    if start not in named or any(value.name not in named for value in values):
-        raise Mismatch("it stands inside of an If or Loop, where cells are not traced")
-    nodes: list[ir.Node] = []
-
-    def add(op_type: str, inputs: Sequence[ir.Value | None], attributes: Any = None, outputs: int = 1) -> ir.Node:
-        nodes.append(ir.Node("", op_type, inputs, attributes or (), num_outputs=outputs, name=f"trace_{len(nodes)}"))
-        for i, value in enumerate(nodes[-1].outputs):
-            value.name = f"trace_{len(nodes)}_{i}"
-        return nodes[-1]
-
-    def number(value: int) -> ir.Value:
-        tensor = ir.tensor(np.array(value, np.int64))
-        return add("Constant", [], [ir.AttrTensor("value", tensor)]).outputs[0]
-
-    shape = add("Shape", [named[start]]).outputs[0]
-    shape.dtype = ir.DataType.INT64
-    size = add("ReduceProd", [shape], [ir.AttrInt64("keepdims", 0)]).outputs[0]
-    end = add("Add", [size, number(1)]).outputs[0]
-    places = add("Range", [number(1), end, number(1)]).outputs[0]
-    copies: dict[ir.Value, ir.Value] = {named[start]: add("Reshape", [places, shape]).outputs[0]}
-
-    def copy(value: ir.Value) -> ir.Value:
-        if value not in copies:
-            node = value.producer()
-            assert node is not None
-            moved = moved_by(node)
-            inputs = [copy(given) if given in moved else given for given in node.inputs]
-            attributes = [attribute for name, attribute in node.attributes.items() if name != "value"]
-            if node.op_type == "Pad":
-                inputs[2:3] = [None]
-            made = add(node.op_type, inputs, attributes, len(node.outputs))
-            copies.update(zip(node.outputs, made.outputs, strict=True))
-        return copies[value]
-
-    outputs = [copy(named[str(value.name)]) for value in values]
-    for value in dict.fromkeys(outputs):
-        value.dtype = ir.DataType.INT64
-    graph = traced.graph
-    graph.extend(nodes)
-    del graph.outputs[:]
-    graph.outputs.extend([shape, *outputs])
-    ir.passes.common.RemoveUnusedNodesPass()(traced)
-    return traced
-
-
-def _trace(shape: tuple[int, ...], moved: Sequence[Places], cells: Cells) -> _Trace:
-    stacked = moved[0] if cells.axes else np.stack(moved, -1)
-    axes = cells.axes or (stacked.ndim - 1,)
-    rest = tuple(size for i, size in enumerate(stacked.shape) if i not in axes)
-    output = tuple(1 if i in axes else size for i, size in enumerate(stacked.shape)) if cells.keep else rest
-    last = np.moveaxis(stacked, axes, range(stacked.ndim - len(axes), stacked.ndim))
-    return _Trace(shape, last.reshape(*rest, -1), output)
-
-
-def _equal(a: _Trace, b: _Trace) -> bool:
-    return a.shape == b.shape and np.array_equal(a.places, b.places)
-
-
-def _check_padding(cells: Cells, weights: Sequence[_Trace]) -> None:
+def _check_padding(cells: Cells, weights: Sequence[Trace], pointwise: Pointwise | None) -> None:
     """Padding must weigh nothing: its logit is so low, or it is a 0 that weighs itself."""
+    masked = pointwise is not None and pointwise.mask is not None
+    if masked and not all(trace.masked for trace in weights):
+        raise Mismatch("its mask is for other cells than those of padding")
     if all((trace.places > 0).all() for trace in weights):
         return
     fills = {fill for value in cells.logit or cells.x for fill in _fills(value)}
+    if masked and pointwise is not None:
+        fills = {pointwise.fill}
     lowest = {ir.DataType.FLOAT16: -65504.0}.get(cells.x[0].dtype or ir.DataType.FLOAT, NOTHING)
     if not all(fill <= (lowest if cells.logit else 0) for fill in fills):
         raise Mismatch(
@@ -221,7 +160,7 @@ def _fills(value: ir.Value) -> Iterator[float]:
 # --- from numbers to the window
 
 
-def _window(traces: Sequence[_Trace]) -> Window:
+def _window(traces: Sequence[Trace]) -> Window:
     """The window whose cells these are, at every size."""
     wanted = [_plane(trace) for trace in traces]
     fullest = max(range(len(traces)), key=lambda i: len(wanted[i]))
@@ -241,7 +180,39 @@ def _window(traces: Sequence[_Trace]) -> Window:
     raise Mismatch("its cells make no window of fixed kernel, stride, padding and dilation")
 
 
-def _plane(trace: _Trace) -> list[tuple[int, ...]]:
+def _channels_first(traces: Sequence[Trace]) -> tuple[tuple[bool, bool], list[Trace]]:
+    """In which of both, inputs and outputs, channels are the last axis; and the traces with them as axis 1."""
+    for last in product((False, True), repeat=2):
+        try:
+            turned = [_turned(trace, *last) for trace in traces]
+            for trace in turned:
+                _plane(trace)
+        except Mismatch:
+            continue
+        return last, turned
+    for trace in traces:
+        _plane(trace)  # raises what is wrong with them as they are
+    raise Mismatch("its cells are not taken per sample and channel")
+
+
+def _turned(trace: Trace, inputs: bool, outputs: bool) -> Trace:
+    shape, places = trace.shape, trace.places
+    if len(shape) < 3 or 0 in shape:
+        raise Mismatch("its cells are not taken per sample and channel")
+    if inputs:
+        shape = (shape[0], shape[-1], *shape[1:-1])
+        numbers = np.arange(1, places.dtype.type(np.prod(shape)) + 1)
+        renumbered = np.zeros(len(numbers) + 1, np.int64)
+        renumbered[np.moveaxis(numbers.reshape(trace.shape), -1, 1).ravel()] = numbers
+        places = renumbered[places]
+    if outputs:
+        if places.size % (shape[0] * shape[1] * places.shape[-1]):
+            raise Mismatch("its cells are not taken per sample and channel")
+        places = np.moveaxis(places.reshape(shape[0], -1, shape[1], places.shape[-1]), 2, 1)
+    return replace(trace, shape=shape, places=places)
+
+
+def _plane(trace: Trace) -> list[tuple[int, ...]]:
     """The cells of each output of the first channel, checked to be those of every other channel."""
     shape, places = trace.shape, trace.places
     if not 3 <= len(shape) <= 5 or places.ndim < 3 or places.shape[:2] != shape[:2] or 0 in shape:
@@ -291,7 +262,21 @@ def _cells(window: Window, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     return [tuple(int(cell) for cell in numbers[inside].ravel()) for _, inside in window.windows(shape[2:])]
 
 
-def _arranged(window: Window, traces: Sequence[_Trace]) -> tuple[int, ...] | None:
+def _arranged_last(window: Window, traces: Sequence[Trace]) -> tuple[int, ...] | None:
+    """As :func:`_arranged`, of what has channels as its last axis."""
+    pairs = [((trace.shape[0], *window.output(trace.shape[2:]), trace.shape[1]), trace.output) for trace in traces]
+    if all(pooled == given for pooled, given in pairs):
+        return None
+    shape = []
+    for i, sizes in enumerate(zip(*(given for _, given in pairs), strict=True)):
+        kept = all(i < len(pooled) and pooled[i] == given[i] for pooled, given in pairs)
+        shape.append(0 if kept else sizes[0] if len(set(sizes)) == 1 else -1)
+    if shape.count(-1) > 1:
+        raise Mismatch("it gives its output in another arrangement than a pooling does")
+    return tuple(shape)
+
+
+def _arranged(window: Window, traces: Sequence[Trace]) -> tuple[int, ...] | None:
     """How to reshape the window's output to what the model gave."""
     if all(trace.output == (*trace.shape[:2], *window.output(trace.shape[2:])) for trace in traces):
         return None

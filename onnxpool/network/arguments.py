@@ -9,7 +9,6 @@ The module runs once on the example before PyTorch traces it: what it refuses is
 the module's own code.
 """
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -20,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from onnxpool.domain import OPSETS
 from onnxpool.errors import ArgumentError, ExportError, nearest
+from onnxpool.golden.arrangement import parameters
 from onnxpool.golden.collect import first_line
 from onnxpool.network import lines, official
 
@@ -59,7 +59,7 @@ def arranged(
             dynamic_shapes = (dynamic_shapes,)
     if isinstance(args, str | Mapping) or not isinstance(args, Sequence):
         raise ArgumentError(f"args is a {type(args).__name__}; give a tuple of what the module is called with")
-    words = _parameters(module)
+    words = parameters(module.forward)
     named = dict(sorted((kwargs or {}).items(), key=lambda item: words.index(item[0]) if item[0] in words else 99))
     for place, value in [*enumerate(args), *named.items()]:
         if isinstance(value, np.ndarray):
@@ -92,15 +92,6 @@ def opset_of(opset: int | None, opset_version: int | None) -> int:
         raise ArgumentError(f"{word}={chosen!r} is out of range; use {OPSETS[0]} to {OPSETS[-1]}")
     assert chosen is not None
     return chosen
-
-
-def _parameters(module: torch.nn.Module) -> list[str]:
-    """The names by which ``forward`` can be given its arguments, in order."""
-    try:
-        found = inspect.signature(module.forward).parameters.values()
-    except (TypeError, ValueError):  # some callables have none
-        return []
-    return [one.name for one in found if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
 
 
 def _shapes(

@@ -5,6 +5,8 @@
                                                   ``postprocessing`` and the method ``forward_with_shared``
     GeM, GeMmp, GeneralizedMeanPooling, GeneralizedMeanPoolingP
                                                   of image retrieval (Radenovic et al.): attributes p and eps
+    AttentionPool                                 of Enformer (Avsec et al. 2021): attribute pool_size and a child
+                                                  ``to_attn_logits``; LIP, with a 1x1 convolution of x as logits
 
 None of the packages is imported. Many networks have copies of these classes with changes, under the same names, so
 that no name is believed: a layer runs beside ours, in float64 on the CPU, and must give the same. Only where it cannot
@@ -16,7 +18,7 @@ over all channels; copies let no result fall below 0; its CUDA code of 2021 move
 for the first, SoftPool as its authors describe it, and :func:`remark` tells how far from that its own code is.
 """
 
-import copy
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,13 +28,15 @@ from torch.nn import Module, Parameter
 
 from onnxpool import nn
 from onnxpool.errors import ArgumentError
+from onnxpool.golden.from_torch import copied
 from onnxpool.models.lip_resnet import SharedImportancePool
+from onnxpool.network.replacement_layers import PositionLogit
 from onnxpool.pools.local_importance import local_importance_pool
 from onnxpool.window import Window
 
 _RANKS = {"SoftPool1d": 1, "SoftPool2d": 2, "SoftPool3d": 3, "SimplifiedLIP": 2, "BottleneckLIP": 2, "ProjectionLIP": 2}
 _GEM = ("GeM", "GeMmp", "GeneralizedMeanPooling", "GeneralizedMeanPoolingP")
-_RANKS |= dict.fromkeys(_GEM, 2)
+_RANKS |= dict.fromkeys(_GEM, 2) | {"AttentionPool": 1}
 
 _SIDE = 9
 """Length of each spatial axis of what a layer is tried on: windows 3x3 s2 p1 and 2x2 s2 give different sizes."""
@@ -44,8 +48,9 @@ _SAME = 1e-9
 
 def rank(module: Module) -> int:
     """Number of spatial axes of an official layer; 0 for any other."""
-    ours = type(module).__module__.startswith("onnxpool.")
-    return 0 if ours else _RANKS.get(type(module).__name__, 0)
+    name = type(module).__name__
+    other = name == "AttentionPool" and not isinstance(getattr(module, "to_attn_logits", None), Module)
+    return 0 if other or type(module).__module__.startswith("onnxpool.") else _RANKS.get(name, 0)
 
 
 def window(module: Any) -> Window | None:
@@ -64,6 +69,8 @@ def same(module: Any) -> Module:
         reason = _difference(module, candidate, inputs)
         if reason is None and type(module).__name__.startswith("SoftPool"):
             reason = _signed_difference(module, candidate)
+        if reason is None and type(module).__name__ == "AttentionPool":
+            reason = _attention_difference(module, candidate)
         if reason is None:
             return candidate
         reasons.append(reason)
@@ -116,6 +123,11 @@ def _candidates(module: Any) -> Iterator[tuple[Module, tuple[Tensor, ...]]]:
             channels = module.p.numel() if isinstance(module.p, Tensor) else 1
             for flat in (False, True):
                 yield _gem(module, flat), (_ramp(channels, *size) - 1,)
+    elif name == "AttentionPool":
+        size_of_window = getattr(module, "pool_size", None)
+        if isinstance(size_of_window, int) and size_of_window > 1:
+            pool = nn.LocalImportancePool1d(PositionLogit(module.to_attn_logits), size_of_window, None, 0, 1, True)
+            yield pool, (_ramp(_taken(module), 4 * size_of_window) - 1.5,)
     elif isinstance(logit := getattr(module, "logit", None), Module):
         windows = ((2, 2, 0), (3, 2, 1)) if name == "BottleneckLIP" else ((3, 2, 1), (2, 2, 0))
         for kernel, stride, padding in windows:
@@ -141,8 +153,8 @@ def _gem(module: Any, flat: bool) -> Module:
 
 def _difference(module: Module, candidate: Module, inputs: tuple[Tensor, ...]) -> str | None:
     """How the results differ; None where they do not, and where the layer cannot run here."""
-    theirs: Any = copy.deepcopy(module).cpu().double().eval()
-    ours: Any = copy.deepcopy(candidate).cpu().double().eval()
+    theirs: Any = copied(module).cpu().double().eval()
+    ours: Any = copied(candidate).cpu().double().eval()
     with torch.no_grad():
         try:
             expected = getattr(theirs, "forward_with_shared", theirs)(*inputs)
@@ -170,11 +182,24 @@ def _signed_difference(module: Module, candidate: Module) -> str | None:
     return "its results on several channels of both signs are those of no published code"
 
 
+def _attention_difference(module: Module, candidate: Any) -> str | None:
+    """As :func:`_difference`, where it must run, and with half a window at the end, which it must leave out."""
+    (size,) = candidate.window.kernel
+    for length in (4 * size, 4 * size + size // 2):
+        x = _ramp(_taken(module), length) - 1.5
+        expected, y = _result(module, x), _result(candidate, x)
+        if expected is None and length % size == 0:
+            return f"it does not run on {tuple(x.shape)}"
+        if expected is not None and (y is None or expected.shape != y.shape or _off(expected, y) >= _SAME):
+            return f"its results differ from ours on {tuple(x.shape)}"
+    return None
+
+
 def _result(module: Module, *inputs: Tensor) -> Tensor | None:
     """What the module gives in float64 on the CPU; None where it cannot run."""
     with torch.no_grad():
         try:
-            y = copy.deepcopy(module).cpu().double().eval()(*inputs)
+            y = copied(module).cpu().double().eval()(*inputs)
         except Exception:  # whatever a layer raises without its extension
             return None
     return y if isinstance(y, Tensor) else None
@@ -193,7 +218,7 @@ def _signed(rank: int) -> Tensor:
 
 def _ramp(channels: int, *spatial: int) -> Tensor:
     """Values from 0.5 to 2.5 in no order, the same every time."""
-    numbers = torch.arange(channels * _SIDE ** len(spatial), dtype=torch.float64)
+    numbers = torch.arange(channels * math.prod(spatial), dtype=torch.float64)
     return ((numbers * 0.618) % 1 * 2 + 0.5).reshape(1, channels, *spatial)
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnxpool.dtypes import from_bits, to_bits
 from onnxpool.errors import ExportError
 from onnxpool.golden import bounds
-from onnxpool.golden.collect import own_error
+from onnxpool.golden.collect import first_line, own_error
 from onnxpool.golden.file import Case, Golden
 from onnxpool.golden.from_torch import Answering, from_torch, in_float64, to_torch
 from onnxpool.golden.inputs import Feeds, Input, at_sizes, batch_axes, changeable, inputs_of, modest, prime_above
@@ -122,14 +122,14 @@ def _cases(
         first = known.cases[0] if known is not None and known.cases[0].name == "example" else None
         cases.append(first or answered("example", answering.example))
     except Exception as error:  # whatever a module raises in float64
-        notes.append(f"the example was not checked, since there is no answer in float64: {_line(error)}")
+        notes.append(f"the example was not checked, since there is no answer in float64: {_said(error)}")
     found = 0
     for sizes in _sizes(inputs_of(model, answering.example), _limits(model, program)):
         name, feeds = at_sizes(inputs_of(model, answering.example), sizes, answering.example)
         try:
             cases.append(answered(name, feeds))
         except Exception as error:  # too small for this module, say
-            refused.append(f"{name.removeprefix('sizes ')} ({_line(error)})")
+            refused.append(f"{name.removeprefix('sizes ')} ({_said(error)})")
             continue
         if (found := found + 1) == OTHER_SIZES:
             break
@@ -165,7 +165,7 @@ def _sizes(inputs: Sequence[Input], limits: Mapping[str, tuple[int, int]]) -> It
 
 
 def _independent(axes: Mapping[str, int]) -> dict[str, int]:
-    """The sizes of the names that axes are made of: of ``16*h``, which has 64 cells, ``h`` is 4."""
+    """The sizes of the names that axes are made of: of ``16*h``, which is 64 here, ``h`` is 4."""
     sizes = {axis: size for axis, size in axes.items() if axis.isidentifier()}
     for axis, size in axes.items():
         unknown = set(_NAME.findall(axis)) - set(sizes)
@@ -225,7 +225,7 @@ def _difference(result: NDArray[Any], answer: NDArray[Any], yardstick: float) ->
     if error.within:
         return ""
     if error.nan or error.infinite:
-        return f"has NaN or infinity in {error.nan + error.infinite} cells where they do not belong"
+        return f"has NaN or infinity in {error.nan + error.infinite} elements where they do not belong"
     return f"errs by {error.max_abs:.3g}, {error.share:.3g} times what is allowed"
 
 
@@ -239,7 +239,7 @@ def _first_wrong(model: ir.Model, program: "torch.export.ExportedProgram", case:
             right = {name: from_torch(tensor) for name, tensor in traced.tensors(program, inputs, flat).items()}
         found = opened(subgraph.opened(flat, own))(case.inputs)
     except Exception as error:  # whatever PyTorch or ONNX Runtime raises
-        return f"which node is wrong is not known ({_line(error)})"
+        return f"which node is wrong is not known ({_said(error)})"
     for node in flat.graph:
         for value in node.outputs:
             name = str(value.name)
@@ -256,7 +256,7 @@ def _refused(model: ir.Model, error: Exception, what: str) -> ExportError:
     text = str(error)
     nodes = [node for node in subgraph.flat(model).graph if node.name and node.name in text]
     place = f" because of node {_named(max(nodes, key=lambda node: len(str(node.name))))}" if nodes else ""
-    return ExportError(f"ONNX Runtime cannot {what} the exported model{place}: {_line(error)}; {_REMEDY}")
+    return ExportError(f"ONNX Runtime cannot {what} the exported model{place}: {_said(error)}; {_REMEDY}")
 
 
 def _named(node: ir.Node) -> str:
@@ -269,9 +269,9 @@ _RUNTIME_PREFIX = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : (Load model fr
 """What ONNX Runtime puts in front of what it says, with the name of a file that is gone by then."""
 
 
-def _line(error: Exception) -> str:
-    text = _RUNTIME_PREFIX.sub("", str(error)).strip()
-    return next(iter(text.splitlines()), type(error).__name__)
+def _said(error: Exception) -> str:
+    """The first line of an error, without what ONNX Runtime puts in front."""
+    return _RUNTIME_PREFIX.sub("", first_line(error)).strip()
 
 
 # --- declared sizes

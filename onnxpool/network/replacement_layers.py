@@ -2,6 +2,7 @@
 
     FixedSizePool            for adaptive pooling: a pool, and a refusal of inputs of another size
     PooledConv1d, 2d, 3d     for a strided convolution: the convolution at stride 1, then a pool
+    PositionLogit            for the logits of Enformer's AttentionPool: its 1x1 convolution, of a signal
 
 They keep the parameters, and the parameters' names, of what they take the place of.
 """
@@ -34,6 +35,19 @@ class FixedSizePool(Module):
     def extra_repr(self) -> str:
         """The size that it is for."""
         return f"for {'x'.join(map(str, self.spatial))}"
+
+
+class PositionLogit(Module):
+    """A 1x1 convolution of pictures, taken over the positions of a signal: ``(N, C, L) -> (N, C, L)``."""
+
+    def __init__(self, to_attn_logits: Module) -> None:
+        super().__init__()
+        self.to_attn_logits = to_attn_logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The logits of ``x``."""
+        logits: Tensor = self.to_attn_logits(x[..., None])
+        return logits[..., 0]
 
 
 class _PooledConv(Module):

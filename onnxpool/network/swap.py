@@ -35,7 +35,6 @@ SoftPool2d(3x3 s2 p1)
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -196,12 +195,13 @@ def swap(module: "torch.nn.Module", rules: "Rules", *, example: Any = None, stri
         import torch
     except ImportError as error:
         raise MissingExtra("torch", "export", "swap") from error
+    from onnxpool.golden.from_torch import copied
     from onnxpool.network import calls, layers
 
     if not isinstance(module, torch.nn.Module):
         raise ArgumentError(f"module={module!r:.80} is not a torch.nn.Module; wrap a function in one")
     plan = _read(rules)
-    network = deepcopy(module)
+    network = copied(module)
     chosen = _choose(plan, network)
     if example is not None:
         _run(network, [layer for layer, _ in chosen], example, "")

@@ -5,7 +5,6 @@ the lines of code that it came from beside each ONNX node. So the program is run
 known where name and operator are those noted in the model.
 """
 
-import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,9 @@ import onnx_ir as ir
 
 from onnxpool.dtypes import Array
 from onnxpool.errors import ExportError
+from onnxpool.golden.arrangement import Arrangement
 from onnxpool.golden.collect import widen
-from onnxpool.golden.from_torch import from_torch, to_torch
+from onnxpool.golden.from_torch import arrangement, copied, from_torch, to_torch
 from onnxpool.golden.inputs import Feeds
 
 if TYPE_CHECKING:
@@ -29,13 +29,16 @@ _CALL = re.compile(r"%(?P<name>\w+) : .*?\[target=(?P<target>[^\]]+)\]")
 def values(module: "torch.nn.Module", model: ir.Model, feeds: Feeds) -> dict[str, Array]:
     """The values of ``model`` that ``module``, in float64 and evaluation mode, computes too, by name.
 
-    The module itself is left as it is; it takes ``feeds`` in the order of the model's inputs.
+    The module itself is left as it is; it takes ``feeds`` by the names of the model's inputs, or in their order.
     Raises :class:`ExportError` where PyTorch cannot trace the module.
     """
-    double = copy.deepcopy(module).cpu().double().eval()
-    args = [to_torch(widen(feeds)[str(value.name)]) for value in model.graph.inputs]
-    program = _trace(double, args, model)
-    found = tensors(program, args, model)
+    from torch.utils._pytree import tree_leaves
+
+    double = copied(module).cpu().double().eval()
+    arranged = arrangement(module, model)
+    args = {name: to_torch(array) for name, array in widen(feeds).items()}
+    program = _trace(double, arranged, args, model)
+    found = tensors(program, [args[name] for name in tree_leaves(arranged)], model)
     return {name: np.asarray(from_torch(tensor), np.float64) for name, tensor in found.items()}
 
 
@@ -61,18 +64,26 @@ def tensors(
 # --- the traced program
 
 
-def _trace(module: "torch.nn.Module", args: list[Any], model: ir.Model) -> Any:
+def _trace(
+    module: "torch.nn.Module", arranged: Arrangement, tensors: "Mapping[str, torch.Tensor]", model: ir.Model
+) -> Any:
     """The program that the exporter sees; with axes that may change as in the model, where PyTorch lets it."""
+    from torch.utils._pytree import tree_map
+
     from onnxpool.network.translate import translated
 
-    dynamic = tuple(
-        {axis: dim.value for axis, dim in enumerate(value.shape or ()) if not isinstance(dim, int) and dim.value}
+    axes = {
+        str(value.name): {
+            axis: dim.value for axis, dim in enumerate(value.shape or ()) if not isinstance(dim, int) and dim.value
+        }
         for value in model.graph.inputs
-    )
+    }
+    args, kwargs = tree_map(tensors.__getitem__, arranged)
+    positional, named = tree_map(axes.__getitem__, arranged)
     try:
-        return translated(module, args, dynamic_shapes=dynamic).exported_program
+        return translated(module, args, kwargs=kwargs, dynamic_shapes=named or positional).exported_program
     except ExportError:
-        return translated(module, args).exported_program
+        return translated(module, args, kwargs=kwargs).exported_program
 
 
 def _arguments(program: "torch.export.ExportedProgram", args: "Sequence[torch.Tensor]") -> Iterator[Any]:

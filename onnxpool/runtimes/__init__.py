@@ -14,8 +14,8 @@
     program() -> list[str]       what serves it, where that is not Python
 
 The options that functions get are those of a variant, and ``dtypes`` (of inputs and outputs), ``outputs`` (their names,
-in order), ``weights`` (how many), ``module`` (whether a PyTorch module is the reference), ``path`` (where this process
-imports from) and ``library`` (the native one, or None).
+in order), ``weights`` (how many), ``arrangement`` (how the PyTorch module that is the reference takes inputs, or None),
+``path`` (where this process imports from) and ``library`` (the native one, or None).
 
 Files with an underscore are not runtimes: ``_child.py`` asks the program that serves one, ``_worker.py`` is that
 program, in Python.

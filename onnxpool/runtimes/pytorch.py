@@ -12,7 +12,9 @@ Pairs = dict[str, tuple[str, Any]]
 
 def why_not(options: dict[str, Any]) -> str:
     """Why this cannot be tried here, or nothing."""
-    return "" if options["module"] else "no PyTorch module is the reference: give reference=, or --reference SOURCE"
+    return (
+        "" if options["arrangement"] else "no PyTorch module is the reference: give reference=, or --reference SOURCE"
+    )
 
 
 def one_size(options: dict[str, Any]) -> bool:
@@ -26,7 +28,7 @@ def open_model(path: str, options: dict[str, Any]) -> tuple[Callable[[Pairs], Pa
 
     sys.path[:] = options["path"]  # where the classes of the module come from
     import torch
-    from torch.utils._pytree import tree_leaves
+    from torch.utils._pytree import tree_leaves, tree_map
 
     module = torch.load(path, map_location="cpu", weights_only=False).eval()
     call = torch.compile(module) if options["mode"] == "compile" else module
@@ -42,7 +44,8 @@ def open_model(path: str, options: dict[str, Any]) -> tuple[Callable[[Pairs], Pa
 
     def run(feeds: Pairs) -> Pairs:
         with torch.no_grad():
-            outputs = tree_leaves(call(*(tensor(*given) for given in feeds.values())))
+            args, kwargs = tree_map(lambda name: tensor(*feeds[name]), options["arrangement"])
+            outputs = tree_leaves(call(*args, **kwargs))
         return dict(zip(options["outputs"], map(pair, filter(torch.is_tensor, outputs)), strict=True))
 
     return run, {"version": torch.__version__}

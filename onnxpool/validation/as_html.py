@@ -98,10 +98,12 @@ def _details(run: Run) -> str:
 
 
 def _charts(run: Run) -> str:
-    """All cells of all results by their error, and where in its output the worst result errs."""
+    """All elements of all results by their error, and where in its output the worst result errs."""
     counts = [sum(column) for column in zip(*(r.histogram for r in run.results if r.histogram), strict=True)]
     drawn = (
-        f"<figure>{as_svg.histogram(counts)}<figcaption>cells by error in ULP</figcaption></figure>" if counts else ""
+        f"<figure>{as_svg.histogram(counts)}<figcaption>elements by error in ULP</figcaption></figure>"
+        if counts
+        else ""
     )
     for result in (result for result in run.results if result.heat):
         where = escape(f"share of the allowed error over the last two axes of {result.output}, case {result.case}")

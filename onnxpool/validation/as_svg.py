@@ -25,7 +25,7 @@ def histogram(counts: Sequence[int]) -> str:
     told = ", ".join(f"{count} up to {label}" for label, count in zip(_LABELS, counts, strict=True) if count)
     return (
         f'<svg class="histogram" viewBox="0 -14 {_BAR * len(counts)} {_HEIGHT + 34}" role="img" '
-        f'aria-label="cells by error in ULP: {told}">{bars}</svg>'
+        f'aria-label="elements by error in ULP: {told}">{bars}</svg>'
     )
 
 

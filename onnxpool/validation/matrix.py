@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from onnxpool.domain import DOMAIN
 from onnxpool.errors import OnnxpoolError
-from onnxpool.golden import bounds
+from onnxpool.golden import bounds, from_torch
 from onnxpool.golden.file import Case
 from onnxpool.graph import forms
 from onnxpool.graph.forms import PoolNode
@@ -32,6 +33,8 @@ from onnxpool.validation.report import Result, Run, worst
 
 if TYPE_CHECKING:
     import torch
+
+    from onnxpool.golden.arrangement import Arrangement
 
 MOST_CRASHES = 3
 """After so many, the remaining cases of a configuration are not tried."""
@@ -55,6 +58,11 @@ class Files:
     def nodes(self, form: str) -> list[PoolNode]:
         """The pooling nodes of the model in this form."""
         return [] if form == "module" else self.held.nodes(form)  # type: ignore[arg-type]
+
+    @cached_property
+    def arrangement(self) -> "Arrangement | None":
+        """How the module takes the model's inputs; None without a module."""
+        return None if self.module is None else from_torch.arrangement(self.module, self.held.original)
 
     def _write(self, form: str) -> Path:
         path = self.folder / ("module.pt" if form == "module" else f"{form}.onnx")
@@ -168,7 +176,7 @@ class Matrix:
             "dtypes": [dtype.numpy().name for dtype in known],
             "outputs": [value.name for value in graph.outputs],
             "weights": sum(value.const_value.size for value in graph.initializers.values() if value.const_value),
-            "module": self.files.module is not None,
+            "arrangement": self.files.arrangement,
             "path": sys.path,
             "library": str(library_path()) if native else None,
         }

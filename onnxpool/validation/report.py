@@ -53,10 +53,10 @@ def failed(verdict: Verdict) -> bool:
 class Result:
     """One output of one case in one run.
 
-    ``max_abs``, ``max_rel`` and ``max_ulp`` are the worst errors against float64 over all cells (units as in
-    :class:`onnxpool.golden.bounds.Error`), ``share`` is the largest part of its allowed error that a cell used,
-    ``allowed`` what that cell was allowed, ``origin`` where the bound comes from. ``cosine`` and ``snr_db`` compare
-    whole tensors; ``nan``, ``infinite`` and ``signed_zeros`` count the cells where these are not as in the answer.
+    ``max_abs``, ``max_rel`` and ``max_ulp`` are the worst errors against float64 over all elements (units as in
+    :class:`onnxpool.golden.bounds.Error`), ``share`` is the largest part of its allowed error that an element used,
+    ``allowed`` what that element was allowed, ``origin`` where the bound comes from. ``cosine`` and ``snr_db`` compare
+    whole tensors; ``nan``, ``infinite`` and ``signed_zeros`` count the elements where these are not as in the answer.
     ``reason`` says why the verdict is not passed; ``histogram`` and ``heat`` how the errors are spread
     (:mod:`onnxpool.validation.spread`).
     """
