@@ -292,12 +292,15 @@ def _dtype(node: ir.Node) -> ir.DataType:
 def _attach(model: ir.Model) -> None:
     """Give each operator in use its function, ahead of every function that may call it."""
     from onnxpool.pools import OPERATORS
+    from onnxpool.pools._method import Calls
 
-    nodes = list(_nodes(model))
-    wide = ir.DataType.DOUBLE if any(_dtype(node) == ir.DataType.DOUBLE for node in nodes) else ir.DataType.FLOAT
-    dilated = any(set(_window(node).dilation) != {1} for node in nodes)
-    for op_type in sorted({node.op_type for node in nodes}):
-        function = OPERATORS[op_type].function(model.opset_imports[""], wide, dilated)
+    opset, every = model.opset_imports[""], list(_nodes(model))
+    for op_type in sorted({node.op_type for node in every}):
+        nodes = [node for node in every if node.op_type == op_type]
+        dtypes = {_dtype(node) for node in nodes}
+        wide = ir.DataType.DOUBLE if ir.DataType.DOUBLE in dtypes else ir.DataType.FLOAT
+        dilated = any(set(_window(node).dilation) != {1} for node in nodes)
+        function = OPERATORS[op_type].function(Calls(opset, wide, dtypes != {wide}, dilated))
         model.functions[function.identifier()] = function
 
 
@@ -326,7 +329,7 @@ def _replace(node: ir.Node) -> None:
     window, dtype = _window(node), _dtype(node)
     op, wide = Builder(f"{node.name}/"), wide_for(dtype)
     inputs = [value if dtype == wide else op.Cast(value, to=wide) for value in node.inputs]
-    made = OPERATORS[node.op_type].standard(op, window, wide, *inputs)
+    made = OPERATORS[node.op_type].standard(op, window, dtype, *inputs)
     old, new = node.outputs[0], made if dtype == wide else op.Cast(made, to=dtype)
     new.name, new.type, new.shape = old.name, old.type, old.shape
     tag = {

@@ -67,9 +67,33 @@ def computed_in(op: Any, x: Any, dtype: ir.DataType, write: Callable[[Any], Any]
     return op.Cast(write(op.Cast(x, to=dtype)), to=x.dtype)
 
 
+def max_pool(op: Any, x: Any, **attributes: Any) -> Any:
+    """The largest values alone: onnxscript gives their indices as well."""
+    made = op.MaxPool(x, **attributes)
+    return made if isinstance(made, ir.Value) else made[0]
+
+
+def cast(op: Any, x: Any, dtype: ir.DataType) -> Any:
+    """``x`` as this type; itself where it is known to be of it."""
+    return x if x.dtype == dtype else op.Cast(x, to=dtype)
+
+
 def pooling_type(dtype: ir.DataType) -> ir.DataType:
     """The type that a standard pooling operator gets: ONNX Runtime's CPU provider has none for bfloat16."""
     return ir.DataType.FLOAT if dtype == ir.DataType.BFLOAT16 else dtype
+
+
+def attributes(window: Window) -> dict[str, list[int]]:
+    """The window in ONNX's words, what it reaches beyond the end with ``ceil_mode`` as padding.
+
+    Runtimes do not agree on how many windows ``ceil_mode`` adds, nor on what they divide by.
+    """
+    return {
+        "kernel_shape": list(window.kernel),
+        "strides": list(window.stride),
+        "pads": [*window.pad, *window.tail],
+        "dilations": list(window.dilation),
+    }
 
 
 def padded(op: Any, x: Any, window: Window, fill: float, dtype: ir.DataType, more: int = 0) -> tuple[Any, Window]:
@@ -132,7 +156,7 @@ def count(op: Any, x: Any, window: Window, dtype: ir.DataType, *, include_pad: b
         pads = [*pad, *window.tail]
     kernel = op.Constant(value=ir.tensor(np.ones((1, 1, *window.kernel), np.float32)))
     counted = op.Conv(ones, kernel, pads=pads, strides=list(window.stride), dilations=list(window.dilation))
-    return op.Cast(counted, to=dtype)
+    return counted if dtype == ir.DataType.FLOAT else op.Cast(counted, to=dtype)
 
 
 def ones_like(op: Any, x: Any, dtype: ir.DataType) -> Any:

@@ -55,10 +55,9 @@ def _translate(op: Any, window: Window, x: Any) -> Any:
 
     def write(x: Any) -> Any:
         inside = window
-        if any(pad >= kernel for pad, kernel in zip(window.pad, window.kernel, strict=True)):
+        if any(pad >= kernel for pad, kernel in zip(window.pad + window.tail, window.kernel * 2, strict=True)):
             x, inside = onnx_ops.padded(op, x, window, -np.inf, dtype)  # ONNX Runtime refuses such pads
-        largest, _ = op.MaxPool(x, **inside.attributes())
-        return largest
+        return onnx_ops.max_pool(op, x, **onnx_ops.attributes(inside))
 
     return onnx_ops.computed_in(op, x, dtype, write)
 
