@@ -114,6 +114,11 @@ def cells(op: Any, x: Any, window: Window, fill: float, dtype: ir.DataType) -> I
     Each slice ends at a negative index, thanks to one more position at the end, so that none depends on the size.
     """
     x, _ = padded(op, x, window, fill, dtype, more=1)
+    yield from _slices(op, x, window)
+
+
+def _slices(op: Any, x: Any, window: Window) -> Iterator[Any]:
+    """Each cell of all windows over ``x``, which is padded already, with one more position at the end."""
     axes, stride = ints(op, *range(2, 2 + window.rank)), ints(op, *window.stride)
     for offset in window.offsets():
         ends = (start - extent for start, extent in zip(offset, window.extent, strict=True))
@@ -143,20 +148,19 @@ class SlicedWindows:
 def count(op: Any, x: Any, window: Window, dtype: ir.DataType, *, include_pad: bool = False) -> Any:
     """How many cells of each window lie inside of the input or, with ``include_pad``, of its ordinary padding.
 
-    A number where all windows have the same, else ``(1, 1, *output)`` from a convolution of ones.
+    A number where all windows have the same, else ``(1, 1, *output)``: a sum of cells of ones, since OpenVINO errs in a
+    convolution of them.
     """
     if not window.ceil and (include_pad or not any(window.pad)):
         return number(op, math.prod(window.kernel), dtype)
-    ones = ones_like(op, x, ir.DataType.FLOAT)
+    ones = ones_like(op, x, dtype)
+    if not include_pad:
+        return op.Sum(*cells(op, ones, window, 0, dtype))
     pad = window.pad
-    if include_pad:
-        ones = op.Pad(ones, ints(op, 0, 0, *pad, 0, 0, *pad), number(op, 1, ir.DataType.FLOAT))
-        pads = [*(0 for _ in pad), *(tail - before for tail, before in zip(window.tail, pad, strict=True))]
-    else:
-        pads = [*pad, *window.tail]
-    kernel = op.Constant(value=ir.tensor(np.ones((1, 1, *window.kernel), np.float32)))
-    counted = op.Conv(ones, kernel, pads=pads, strides=list(window.stride), dilations=list(window.dilation))
-    return counted if dtype == ir.DataType.FLOAT else op.Cast(counted, to=dtype)
+    ends = (tail - before + 1 for tail, before in zip(window.tail, pad, strict=True))
+    ones = op.Pad(ones, ints(op, 0, 0, *pad, 0, 0, *pad), number(op, 1, dtype))
+    ones = op.Pad(ones, ints(op, 0, 0, *(0 for _ in pad), 0, 0, *ends), number(op, 0, dtype))
+    return op.Sum(*_slices(op, ones, window))
 
 
 def ones_like(op: Any, x: Any, dtype: ir.DataType) -> Any:

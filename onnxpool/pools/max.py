@@ -55,8 +55,12 @@ def _translate(op: Any, window: Window, x: Any) -> Any:
 
     def write(x: Any) -> Any:
         inside = window
-        if any(pad >= kernel for pad, kernel in zip(window.pad + window.tail, window.kernel * 2, strict=True)):
-            x, inside = onnx_ops.padded(op, x, window, -np.inf, dtype)  # ONNX Runtime refuses such pads
+        pads = window.pad + window.tail
+        refused = any(pad >= kernel for pad, kernel in zip(pads, window.kernel * 2, strict=True))  # by ONNX Runtime
+        uneven = len(set(pads)) > 1 or (window.rank == 1 and any(pads))
+        misread = uneven and set(window.stride + window.dilation) == {1}  # by onnx's ReferenceEvaluator
+        if refused or misread:
+            x, inside = onnx_ops.padded(op, x, window, -np.inf, dtype)
         return onnx_ops.max_pool(op, x, **onnx_ops.attributes(inside))
 
     return onnx_ops.computed_in(op, x, dtype, write)
