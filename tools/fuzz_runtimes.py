@@ -295,7 +295,7 @@ class Fuzz:
 
 
 def fuzz(
-    count: int, seed: int, methods: Sequence[str], commands: Mapping[str, Sequence[str]]
+    count: int, seed: int, methods: Sequence[str], commands: Mapping[str, Sequence[str]], fixed: bool = False
 ) -> Counter[tuple[str, str, str]]:
     """Draw ``count`` cases of each method; prints what is wrong; how many were right, wrong and failed."""
     rng = np.random.default_rng(seed)
@@ -305,7 +305,7 @@ def fuzz(
             for method in methods:
                 cases = [draw(rng, method) for _ in range(min(PER_MODEL, count - start))]
                 dtype = str(rng.choice(list(DTYPES), p=list(DTYPES.values())))
-                for fault in runs.batch(cases, dtype, bool(rng.random() < 0.5)):
+                for fault in runs.batch(cases, dtype, bool(rng.random() < 0.5) or fixed):
                     print(fault, flush=True)
         runs.close()
     return runs.counts
@@ -319,11 +319,12 @@ def main() -> int:
     parser.add_argument("--method", action="append", choices=list(WAYS), help="only this one; may be repeated")
     parser.add_argument("--runtime", action="append", choices=RUNTIMES, help="this one; may be repeated")
     parser.add_argument("--other", nargs=2, action="append", metavar=("FILE", "PYTHON"), help="this one; may be repeated")
+    parser.add_argument("--fixed", action="store_true", help="declare all sizes: some runtimes take no free ones")
     given = parser.parse_args()
     names = given.runtime or ([] if given.other else RUNTIMES_HERE)
     commands = {name: RUNTIMES[name].command(sys.executable) for name in names}
     commands |= {Path(file).stem: worker(file, python) for file, python in given.other or ()}
-    counts = fuzz(given.count, given.seed, given.method or list(WAYS), commands)
+    counts = fuzz(given.count, given.seed, given.method or list(WAYS), commands, given.fixed)
     for (runtime, method, what), number in sorted(counts.items()):
         print(f"{runtime:12} {method:20} {what:9} {number:6}")
     return int(any(what in ("wrong", "failed") for _, _, what in counts))
