@@ -44,6 +44,9 @@ class Operator:
     ``standard(op, window, dtype, *inputs) -> y`` writes the same for one window, without control flow: ``op`` is a
     :class:`onnxpool.pools._onnx_ops.Builder`, ``dtype`` the type that is pooled; all values are of the type to compute
     it in, :func:`onnxpool.pools._onnx_ops.wide_for`.
+
+    ``bounded``, with the same arguments, writes it for inputs within :func:`onnxpool.pools._bounded.largest_range`, or
+    less; None where ``standard`` is as simple.
     """
 
     op_type: str
@@ -51,6 +54,7 @@ class Operator:
     reference: Callable[..., Array]
     function: Callable[[Calls], ir.Function]
     standard: Callable[..., ir.Value]
+    bounded: Callable[..., ir.Value] | None = None
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import _function_body as body
 from onnxpool.pools import _onnx_ops as onnx_ops
+from onnxpool.pools._bounded import ratio
 from onnxpool.pools._logits import (
     BottleneckLogit1d,
     BottleneckLogit2d,
@@ -148,7 +149,7 @@ def standard(op: Any, window: Window, dtype: ir.DataType, x: Any, logit: Any) ->
     return _exact(op, onnx_ops.SlicedWindows(op, window, wide, (logit, -math.inf), (x, 0.0)), spread, wide)
 
 
-OPERATOR = Operator("LocalImportancePool", ("x", "logit"), reference, function, standard)
+OPERATOR = Operator("LocalImportancePool", ("x", "logit"), reference, function, standard, ratio)
 
 METHOD = Method(
     name="LocalImportancePool",

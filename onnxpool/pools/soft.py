@@ -22,6 +22,7 @@ import onnx_ir as ir
 from onnxpool.dtypes import Array
 from onnxpool.pools import _function_body as body
 from onnxpool.pools import _onnx_ops as onnx_ops
+from onnxpool.pools._bounded import ratio
 from onnxpool.pools._method import Calls, Method, Operator, over_windows
 from onnxpool.pools._torch_ops import WindowModule, cells, operator, spread, torch, widen
 from onnxpool.window import Window
@@ -102,7 +103,12 @@ def standard(op: Any, window: Window, dtype: ir.DataType, x: Any) -> Any:
     return _exact(op, onnx_ops.SlicedWindows(op, window, wide, (x, -math.inf)), wide)
 
 
-OPERATOR = Operator("SoftPool", ("x",), reference, function, standard)
+def bounded(op: Any, window: Window, dtype: ir.DataType, x: Any) -> Any:
+    """The plain formula, for inputs within a range."""
+    return ratio(op, window, dtype, x, x)
+
+
+OPERATOR = Operator("SoftPool", ("x",), reference, function, standard, bounded)
 
 METHOD = Method(
     name="SoftPool",
