@@ -122,9 +122,16 @@ def form(
     model: ModelFile,
     output: OutputFile,
     to: Annotated[Form, typer.Option(help="function, standard or custom.")],
+    within: Annotated[
+        float | None,
+        typer.Option("--range", help="With --to standard: pooling inputs promised to have no larger magnitude."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Rewrite a model: function (runs on ONNX Runtime), standard (runs anywhere), custom (needs the native library).
+
+    With --range, SoftPool and local importance pooling become plain exponentials and average poolings: faster, for
+    more runtimes, and wrong beyond that range, which is kept in the model and heeded by validate.
 
     Example: onnxpool form resnet.onnx resnet-standard.onnx --to standard
     """
@@ -133,7 +140,7 @@ def form(
     from onnxpool.graph import forms
 
     with working(f"Writing {output} in {to} form"):
-        forms.write(forms.to_form(model, to), output)
+        forms.write(forms.to_form(model, to, within=within), output)
         golden_file.follow(model, output)
         description = describe(output)
     show(description, tables.description, as_json)

@@ -2,7 +2,8 @@
 
     function   each pooling node calls a function whose body, standard operators, is in the file: runs on ONNX Runtime
                anywhere, natively where the library is registered
-    standard   those bodies, specialised to each node and inlined: only standard operators, for every other runtime
+    standard   those bodies, specialised to each node and inlined: only standard operators, for every other runtime;
+               faster ones where inputs are promised to stay within a range
     custom     the bare nodes: smallest, and runs only with the library
 
 Every move goes through the bare nodes: a model is stripped to them, then dressed in the form asked for. Nodes that were
@@ -13,6 +14,7 @@ the standard form can be folded back exactly. Models are :class:`onnx_ir.Model`,
 """
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -35,6 +37,9 @@ Model: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
 
 TAG = "onnxpool.node"
 """Metadata key on inlined nodes: the pooling node they came from, as JSON."""
+
+RANGE = "onnxpool.range"
+"""Metadata key of a model in standard form that is right for pooling inputs within a range: the largest magnitude."""
 
 _EXTERNAL_FROM_BYTES = 1_900_000_000  # a protobuf message ends at 2 GiB
 
@@ -161,26 +166,47 @@ def _names(values: Any) -> tuple[str, ...]:
 # --- the moves
 
 
-def to_form(model: Model, form: Form) -> ir.Model:
+def to_form(model: Model, form: Form, *, within: float | None = None) -> ir.Model:
     """The same model in another form; the argument is left as it is.
 
-    Raises :class:`ArgumentError` for an unknown form, and :class:`FormError` for a pooling node that is malformed,
+    ``within`` asks for the bounded standard form: SoftPool and local importance pooling as exponentials and two average
+    poolings, which is faster and runs in more runtimes, and is right where no element of their inputs has a larger
+    magnitude than this. It is kept in the model (:func:`range_of`), and :func:`onnxpool.validate` heeds it. Other
+    pooling nodes are as in the standard form.
+
+    Raises :class:`ArgumentError` for an unknown form, for a ``within`` that is larger than the exponentials of a node
+    allow, or that no node needs, and :class:`FormError` for a pooling node that is malformed,
     unknown to this version, of unknown element type, or whose inlined nodes another program has rewritten.
     """
     if form not in get_args(Form):
         raise ArgumentError(f"form={form!r} is unknown; use one of {', '.join(get_args(Form))}")
+    if within is not None and (form != "standard" or not 0 < within < math.inf):
+        raise ArgumentError(f"within={within!r} must be a positive number, and is for form='standard' alone")
     model = read(model).clone()
     _strip(model)
     _check(model)
     if form == "function":
         _attach(model)
     elif form == "standard":
-        _inline(model)
+        _inline(model, within)
     return model
+
+
+def range_of(model: Model) -> float | None:
+    """The largest magnitude of pooling inputs that the model is right for; None where it has no limit.
+
+    Raises :class:`FormError` where that is written as something else than a number.
+    """
+    written = read(model).metadata_props.get(RANGE)
+    try:
+        return None if written is None else float(written)
+    except ValueError as error:
+        raise FormError(f"the model's metadata {RANGE} is {written!r}, not a number; convert it again") from error
 
 
 def _strip(model: ir.Model) -> None:
     """Down to bare nodes, each with a name of its own."""
+    model.metadata_props.pop(RANGE, None)
     for graph in list(model.graphs()):
         for name, group in _inlined(graph).items():
             _fold(graph, name, group)
@@ -292,20 +318,26 @@ def _dtype(node: ir.Node) -> ir.DataType:
 def _attach(model: ir.Model) -> None:
     """Give each operator in use its function, ahead of every function that may call it."""
     from onnxpool.pools import OPERATORS
+    from onnxpool.pools._method import Calls
 
-    nodes = list(_nodes(model))
-    wide = ir.DataType.DOUBLE if any(_dtype(node) == ir.DataType.DOUBLE for node in nodes) else ir.DataType.FLOAT
-    dilated = any(set(_window(node).dilation) != {1} for node in nodes)
-    for op_type in sorted({node.op_type for node in nodes}):
-        function = OPERATORS[op_type].function(model.opset_imports[""], wide, dilated)
+    opset, every = model.opset_imports[""], list(_nodes(model))
+    for op_type in sorted({node.op_type for node in every}):
+        nodes = [node for node in every if node.op_type == op_type]
+        dtypes = {_dtype(node) for node in nodes}
+        wide = ir.DataType.DOUBLE if ir.DataType.DOUBLE in dtypes else ir.DataType.FLOAT
+        dilated = any(set(_window(node).dilation) != {1} for node in nodes)
+        function = OPERATORS[op_type].function(Calls(opset, wide, dtypes != {wide}, dilated))
         model.functions[function.identifier()] = function
 
 
-def _inline(model: ir.Model) -> None:
+def _inline(model: ir.Model, within: float | None) -> None:
     """Write standard operators for its own window in place of each pooling node, tagged, and tidy up."""
     nodes = list(_nodes(model))
+    if within is not None:
+        _check_range(nodes, within)
+        model.metadata_props[RANGE] = repr(float(within))
     for node in nodes:
-        _replace(node)
+        _replace(node, bounded=within is not None)
     if not nodes:
         return
     for tidy in (
@@ -319,14 +351,34 @@ def _inline(model: ir.Model) -> None:
         tidy(model)
 
 
-def _replace(node: ir.Node) -> None:
+def _check_range(nodes: list[ir.Node], within: float) -> None:
+    from onnxpool.pools import OPERATORS
+    from onnxpool.pools._bounded import largest_range
+    from onnxpool.pools._onnx_ops import wide_for
+
+    bounded = [node for node in nodes if OPERATORS[node.op_type].bounded]
+    if not bounded:
+        names = ", ".join(name for name, operator in OPERATORS.items() if operator.bounded)
+        raise ArgumentError(f"within={within!r} is for {names}, of which the model has none")
+    for node in bounded:
+        window, dtype = _window(node), _dtype(node)
+        if within > (limit := largest_range(window, dtype)):
+            raise ArgumentError(
+                f"within={within!r}: node {node.name!r} pools {window} in {wide_for(dtype).numpy()}, where sums of exponentials "
+                f"stay in range up to {limit:g} only"
+            )
+
+
+def _replace(node: ir.Node, *, bounded: bool) -> None:
     from onnxpool.pools import OPERATORS
     from onnxpool.pools._onnx_ops import Builder, wide_for
 
     window, dtype = _window(node), _dtype(node)
     op, wide = Builder(f"{node.name}/"), wide_for(dtype)
     inputs = [value if dtype == wide else op.Cast(value, to=wide) for value in node.inputs]
-    made = OPERATORS[node.op_type].standard(op, window, wide, *inputs)
+    operator = OPERATORS[node.op_type]
+    write = operator.bounded if bounded and operator.bounded else operator.standard
+    made = write(op, window, dtype, *inputs)
     old, new = node.outputs[0], made if dtype == wide else op.Cast(made, to=dtype)
     new.name, new.type, new.shape = old.name, old.type, old.shape
     tag = {

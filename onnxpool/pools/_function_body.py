@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxpool.domain import DOMAIN
+from onnxpool.pools._method import Calls
 from onnxpool.pools._onnx_ops import Builder, SlicedWindows, ints, number
 from onnxpool.window import Window
 
@@ -21,18 +22,21 @@ _TYPES = {
 }
 
 
-def function(
-    opset: int, op_type: str, inputs: Sequence[str], wide: ir.DataType, write: Callable[..., ir.Value]
-) -> ir.Function:
-    """The function ``op_type``: casts its inputs to the wide type, and what ``write(op, *inputs)`` makes of them back.
+def function(calls: Calls, op_type: str, inputs: Sequence[str], write: Callable[..., ir.Value]) -> ir.Function:
+    """The function ``op_type``: what ``write(op, *inputs)`` makes of its inputs, cast to the wide type and back.
+
+    Where all nodes pool the wide type, there are no casts: some runtimes refuse one that does nothing.
 
     Formal names are unlike any in a network: TensorRT's parser takes equal ones for the same tensor.
     """
     prefix, op = op_type.lower(), Builder()
     formal = [ir.Value(name=f"{prefix}_{name}") for name in inputs]
-    y = op.CastLike(write(op, *(op.Cast(value, to=wide) for value in formal)), formal[0])
+    if calls.narrow:
+        y = op.CastLike(write(op, *(op.Cast(value, to=calls.wide) for value in formal)), formal[0])
+    else:
+        y = write(op, *formal)
     y.name = f"{prefix}_y"
-    graph = ir.Graph(formal, [y], nodes=op.nodes, opset_imports={"": opset}, name=op_type)
+    graph = ir.Graph(formal, [y], nodes=op.nodes, opset_imports={"": calls.opset}, name=op_type)
     attributes = [ir.Attr(name, ir.AttributeType.UNDEFINED, None) for name in _TYPES]
     return ir.Function(DOMAIN, op_type, graph=graph, attributes=attributes)
 

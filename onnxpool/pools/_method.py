@@ -18,25 +18,43 @@ from onnxpool.window import Window
 
 
 @dataclass(frozen=True)
+class Calls:
+    """What a function must know of the nodes that call it.
+
+    ``opset`` is that of the model, ``wide`` the type to compute in (float or double), ``narrow`` says whether a node
+    pools another type than that, so that casts are needed, ``dilated`` whether a node has a dilation.
+    """
+
+    opset: int
+    wide: ir.DataType
+    narrow: bool
+    dilated: bool
+
+
+@dataclass(frozen=True)
 class Operator:
     """An operator of the domain.
 
     ``reference(window, x, ...) -> y`` takes float64 ``(N, C, *spatial)``, once per name in ``inputs``, and is the
     definition of the method.
 
-    ``function(opset, wide, dilated)`` is the model-local function, generic in rank, dtype and window: ``wide`` is the
-    type to compute in (float or double), ``dilated`` says whether a node of the model has a dilation. Every
-    attribute is written on every node.
+    ``function(calls)`` is the model-local function, generic in rank and window, and in dtype but for what
+    :class:`Calls` says. Every attribute is written on every node.
 
-    ``standard(op, window, wide, *inputs) -> y`` writes the same for one window, without control flow: ``op`` is a
-    :class:`onnxpool.pools._onnx_ops.Builder`, and all values are of the wide type.
+    ``standard(op, window, dtype, *inputs) -> y`` writes the same for one window, without control flow: ``op`` is a
+    :class:`onnxpool.pools._onnx_ops.Builder`, ``dtype`` the type that is pooled; all values are of the type to compute
+    it in, :func:`onnxpool.pools._onnx_ops.wide_for`.
+
+    ``bounded``, with the same arguments, writes it for inputs within :func:`onnxpool.pools._bounded.largest_range`, or
+    less; None where ``standard`` is as simple.
     """
 
     op_type: str
     inputs: tuple[str, ...]
     reference: Callable[..., Array]
-    function: Callable[[int, ir.DataType, bool], ir.Function]
+    function: Callable[[Calls], ir.Function]
     standard: Callable[..., ir.Value]
+    bounded: Callable[..., ir.Value] | None = None
 
 
 @dataclass(frozen=True)

@@ -67,9 +67,33 @@ def computed_in(op: Any, x: Any, dtype: ir.DataType, write: Callable[[Any], Any]
     return op.Cast(write(op.Cast(x, to=dtype)), to=x.dtype)
 
 
+def max_pool(op: Any, x: Any, **attributes: Any) -> Any:
+    """The largest values alone: onnxscript gives their indices as well."""
+    made = op.MaxPool(x, **attributes)
+    return made if isinstance(made, ir.Value) else made[0]
+
+
+def cast(op: Any, x: Any, dtype: ir.DataType) -> Any:
+    """``x`` as this type; itself where it is known to be of it."""
+    return x if x.dtype == dtype else op.Cast(x, to=dtype)
+
+
 def pooling_type(dtype: ir.DataType) -> ir.DataType:
     """The type that a standard pooling operator gets: ONNX Runtime's CPU provider has none for bfloat16."""
     return ir.DataType.FLOAT if dtype == ir.DataType.BFLOAT16 else dtype
+
+
+def attributes(window: Window) -> dict[str, list[int]]:
+    """The window in ONNX's words, what it reaches beyond the end with ``ceil_mode`` as padding.
+
+    Runtimes do not agree on how many windows ``ceil_mode`` adds, nor on what they divide by.
+    """
+    return {
+        "kernel_shape": list(window.kernel),
+        "strides": list(window.stride),
+        "pads": [*window.pad, *window.tail],
+        "dilations": list(window.dilation),
+    }
 
 
 def padded(op: Any, x: Any, window: Window, fill: float, dtype: ir.DataType, more: int = 0) -> tuple[Any, Window]:
@@ -90,6 +114,11 @@ def cells(op: Any, x: Any, window: Window, fill: float, dtype: ir.DataType) -> I
     Each slice ends at a negative index, thanks to one more position at the end, so that none depends on the size.
     """
     x, _ = padded(op, x, window, fill, dtype, more=1)
+    yield from _slices(op, x, window)
+
+
+def _slices(op: Any, x: Any, window: Window) -> Iterator[Any]:
+    """Each cell of all windows over ``x``, which is padded already, with one more position at the end."""
     axes, stride = ints(op, *range(2, 2 + window.rank)), ints(op, *window.stride)
     for offset in window.offsets():
         ends = (start - extent for start, extent in zip(offset, window.extent, strict=True))
@@ -119,20 +148,19 @@ class SlicedWindows:
 def count(op: Any, x: Any, window: Window, dtype: ir.DataType, *, include_pad: bool = False) -> Any:
     """How many cells of each window lie inside of the input or, with ``include_pad``, of its ordinary padding.
 
-    A number where all windows have the same, else ``(1, 1, *output)`` from a convolution of ones.
+    A number where all windows have the same, else ``(1, 1, *output)``: a sum of cells of ones, since OpenVINO errs in a
+    convolution of them.
     """
     if not window.ceil and (include_pad or not any(window.pad)):
         return number(op, math.prod(window.kernel), dtype)
-    ones = ones_like(op, x, ir.DataType.FLOAT)
+    ones = ones_like(op, x, dtype)
+    if not include_pad:
+        return op.Sum(*cells(op, ones, window, 0, dtype))
     pad = window.pad
-    if include_pad:
-        ones = op.Pad(ones, ints(op, 0, 0, *pad, 0, 0, *pad), number(op, 1, ir.DataType.FLOAT))
-        pads = [*(0 for _ in pad), *(tail - before for tail, before in zip(window.tail, pad, strict=True))]
-    else:
-        pads = [*pad, *window.tail]
-    kernel = op.Constant(value=ir.tensor(np.ones((1, 1, *window.kernel), np.float32)))
-    counted = op.Conv(ones, kernel, pads=pads, strides=list(window.stride), dilations=list(window.dilation))
-    return op.Cast(counted, to=dtype)
+    ends = (tail - before + 1 for tail, before in zip(window.tail, pad, strict=True))
+    ones = op.Pad(ones, ints(op, 0, 0, *pad, 0, 0, *pad), number(op, 1, dtype))
+    ones = op.Pad(ones, ints(op, 0, 0, *(0 for _ in pad), 0, 0, *ends), number(op, 0, dtype))
+    return op.Sum(*_slices(op, ones, window))
 
 
 def ones_like(op: Any, x: Any, dtype: ir.DataType) -> Any:

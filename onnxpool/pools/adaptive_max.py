@@ -85,12 +85,11 @@ def _translate(op: Any, x: Any, sizes: Sequence[int]) -> Any:
         return op.ReduceMax(cells, onnx_ops.ints(op, axis + 1), keepdims=0)
 
     def write(x: Any) -> Any:
-        if set(sizes) == {1} and x.dtype != ir.DataType.DOUBLE:  # which ONNX Runtime has no GlobalMaxPool for
-            return op.GlobalMaxPool(x)
+        if set(sizes) == {1} and len(sizes) == 2 and x.dtype != ir.DataType.DOUBLE:
+            return op.GlobalMaxPool(x)  # of two axes alone the ReferenceEvaluator's is right; of float64 ONNX Runtime has none
         if divides(sizes, spatial):
             kernel = [n // (size or n) for size, n in zip(sizes, spatial, strict=True)]
-            largest, _ = op.MaxPool(x, kernel_shape=kernel, strides=kernel)
-            return largest
+            return onnx_ops.max_pool(op, x, kernel_shape=kernel, strides=kernel)
         return axis_by_axis(along, x, sizes)
 
     return onnx_ops.computed_in(op, x, dtype, write)

@@ -110,7 +110,12 @@ def _counts(window: Window, x: "Tensor", include_pad: bool) -> "Tensor":
 
 def _translate(op: Any, window: Window, x: Any, count_include_pad: bool, divisor_override: int | None) -> Any:
     def pool(x: Any) -> Any:
-        return op.AveragePool(x, **attributes, count_include_pad=int(count_include_pad))
+        if count_include_pad and window.ceil and any(window.pad):  # zeros that count, and an end that does not
+            x = op.Pad(x, onnx_ops.ints(op, 0, 0, *window.pad, 0, 0, *window.pad), onnx_ops.number(op, 0, narrow))
+            ends = [tail - pad for tail, pad in zip(window.tail, window.pad, strict=True)]
+            return op.AveragePool(x, **attributes, pads=[0] * window.rank + ends, count_include_pad=0)
+        counts = int(count_include_pad and not window.ceil)
+        return op.AveragePool(x, **attributes, pads=pads, count_include_pad=counts)
 
     def scaled(x: Any) -> Any:
         x, inside = onnx_ops.padded(op, x, window, 0, wide)
@@ -125,13 +130,14 @@ def _translate(op: Any, window: Window, x: Any, count_include_pad: bool, divisor
             divisor = onnx_ops.number(op, divisor_override, wide)
         return op.Div(total, divisor)
 
-    wide, divisor = onnx_ops.wide_for(x.dtype), divisor_override or 1
-    attributes = window.attributes()
-    if set(attributes.pop("dilations")) != {1} or wide == ir.DataType.DOUBLE:  # type: ignore[arg-type]
+    wide, narrow, divisor = onnx_ops.wide_for(x.dtype), onnx_ops.pooling_type(x.dtype), divisor_override or 1
+    attributes = onnx_ops.attributes(window)
+    pads, dilations = attributes.pop("pads"), attributes.pop("dilations")
+    if set(dilations) != {1} or wide == ir.DataType.DOUBLE:
         return onnx_ops.computed_in(op, x, wide, summed)
     if divisor_override is not None:
         return onnx_ops.computed_in(op, x, wide, scaled)
-    return onnx_ops.computed_in(op, x, onnx_ops.pooling_type(x.dtype), pool)
+    return onnx_ops.computed_in(op, x, narrow, pool)
 
 
 average_pool = standard_operator(

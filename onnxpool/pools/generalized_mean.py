@@ -88,7 +88,7 @@ def _translate(op: Any, x: Any, learned: Any, fixed: float, eps: float) -> Any:
         if learned is None:
             p, inverse = (onnx_ops.number(op, value, wide) for value in (fixed, 1 / fixed))
         else:
-            p = op.Reshape(op.Cast(learned, to=wide), onnx_ops.ints(op, -1, *[1] * len(axes)))
+            p = op.Reshape(onnx_ops.cast(op, learned, wide), onnx_ops.ints(op, -1, *[1] * len(axes)))
             inverse = op.Reciprocal(p)
         return write_means(op, op.Max(x, onnx_ops.number(op, eps, wide)), axes, p, inverse, wide)
 

@@ -26,6 +26,7 @@ from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import _function_body as body
 from onnxpool.pools import _onnx_ops as onnx_ops
+from onnxpool.pools._bounded import ratio
 from onnxpool.pools._logits import (
     BottleneckLogit1d,
     BottleneckLogit2d,
@@ -38,7 +39,7 @@ from onnxpool.pools._logits import (
     SimplifiedLogit3d,
     SoftGate,
 )
-from onnxpool.pools._method import Method, Operator, over_windows
+from onnxpool.pools._method import Calls, Method, Operator, over_windows
 from onnxpool.pools._torch_ops import Module, WindowModule, cells, is_jit_tracing, operator, spread, torch, widen
 from onnxpool.window import Size, Window
 
@@ -111,11 +112,13 @@ def _exact(op: Any, windows: body.Windows, spread: Any, wide: ir.DataType) -> An
     return op.Add(y, op.Div(nothing, total))  # NaN where nothing took part
 
 
-def function(opset: int, wide: ir.DataType, dilated: bool) -> ir.Function:
+def function(calls: Calls) -> ir.Function:
     """The generic function: a ratio of two average pools where no logit is large, else a loop over the window's cells.
 
     For when the ratio is out, see :func:`onnxpool.pools.soft.function`.
     """
+
+    wide = calls.wide
 
     def write(op: Any, x: Any, logit: Any) -> Any:
         def exact(op: Any) -> Any:
@@ -128,7 +131,7 @@ def function(opset: int, wide: ir.DataType, dilated: bool) -> ir.Function:
             weight = op.Mul(op.Exp(logit), onnx_ops.number(op, 2.0**24, wide))
             return op.Div(body.average(op, op.Mul(x, weight)), body.average(op, weight))
 
-        if dilated or wide == ir.DataType.DOUBLE:
+        if calls.dilated or wide == ir.DataType.DOUBLE:
             return exact(op)
         ordinary_logit, ordinary_x = (
             op.Less(op.ReduceMax(op.Abs(value), keepdims=0), onnx_ops.number(op, limit, wide))
@@ -136,16 +139,17 @@ def function(opset: int, wide: ir.DataType, dilated: bool) -> ir.Function:
         )
         return body.either(op, op.And(ordinary_logit, ordinary_x), ratio, exact, wide)
 
-    return body.function(opset, OPERATOR.op_type, OPERATOR.inputs, wide, write)
+    return body.function(calls, OPERATOR.op_type, OPERATOR.inputs, write)
 
 
-def standard(op: Any, window: Window, wide: ir.DataType, x: Any, logit: Any) -> Any:
+def standard(op: Any, window: Window, dtype: ir.DataType, x: Any, logit: Any) -> Any:
     """The same for one window, without control flow: two strided slices per cell of the window."""
+    wide = onnx_ops.wide_for(dtype)
     spread = onnx_ops.number(op, 2.0 ** (1 + (math.prod(window.kernel) - 1).bit_length()), wide)
     return _exact(op, onnx_ops.SlicedWindows(op, window, wide, (logit, -math.inf), (x, 0.0)), spread, wide)
 
 
-OPERATOR = Operator("LocalImportancePool", ("x", "logit"), reference, function, standard)
+OPERATOR = Operator("LocalImportancePool", ("x", "logit"), reference, function, standard, ratio)
 
 METHOD = Method(
     name="LocalImportancePool",

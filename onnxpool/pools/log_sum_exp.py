@@ -104,7 +104,7 @@ def _translate(op: Any, window: Window, x: Any, learned: Any, fixed: float) -> A
         return op.Add(op.Log(sum_), op.Div(op.Sub(x, op.Sub(sum_, one)), sum_))
 
     def write(x: Any) -> Any:
-        r = onnx_ops.number(op, fixed, wide) if learned is None else op.Cast(learned, to=wide)
+        r = onnx_ops.number(op, fixed, wide) if learned is None else onnx_ops.cast(op, learned, wide)
         views = list(onnx_ops.cells(op, x, window, -math.inf, wide))
         top = op.Max(*views)
         level = op.Where(op.Less(op.Abs(top), infinity), top, zero)

@@ -55,10 +55,13 @@ def _translate(op: Any, window: Window, x: Any) -> Any:
 
     def write(x: Any) -> Any:
         inside = window
-        if any(pad >= kernel for pad, kernel in zip(window.pad, window.kernel, strict=True)):
-            x, inside = onnx_ops.padded(op, x, window, -np.inf, dtype)  # ONNX Runtime refuses such pads
-        largest, _ = op.MaxPool(x, **inside.attributes())
-        return largest
+        pads = window.pad + window.tail
+        refused = any(pad >= kernel for pad, kernel in zip(pads, window.kernel * 2, strict=True))  # by ONNX Runtime
+        uneven = len(set(pads)) > 1 or (window.rank == 1 and any(pads))
+        misread = uneven and set(window.stride + window.dilation) == {1}  # by onnx's ReferenceEvaluator
+        if refused or misread:
+            x, inside = onnx_ops.padded(op, x, window, -np.inf, dtype)
+        return onnx_ops.max_pool(op, x, **onnx_ops.attributes(inside))
 
     return onnx_ops.computed_in(op, x, dtype, write)
 

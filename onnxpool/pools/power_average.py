@@ -142,7 +142,7 @@ def _translate(op: Any, window: Window, x: Any, learned: Any, fixed: float, mean
         if learned is None:
             p, inverse = number(fixed), number(1 / fixed)
         else:
-            p = op.Reshape(op.Cast(learned, to=wide), onnx_ops.ints(op, -1, *[1] * window.rank))
+            p = op.Reshape(onnx_ops.cast(op, learned, wide), onnx_ops.ints(op, -1, *[1] * window.rank))
             inverse = op.Reciprocal(p)
         count = onnx_ops.count(op, x, window, wide) if mean else None
         return write_windows(op, x, window, p, inverse, count, wide)

@@ -22,7 +22,8 @@ import onnx_ir as ir
 from onnxpool.dtypes import Array
 from onnxpool.pools import _function_body as body
 from onnxpool.pools import _onnx_ops as onnx_ops
-from onnxpool.pools._method import Method, Operator, over_windows
+from onnxpool.pools._bounded import ratio
+from onnxpool.pools._method import Calls, Method, Operator, over_windows
 from onnxpool.pools._torch_ops import WindowModule, cells, operator, spread, torch, widen
 from onnxpool.window import Window
 
@@ -69,12 +70,14 @@ def _exact(op: Any, windows: body.Windows, wide: ir.DataType) -> Any:
     return op.Add(top, op.Div(moment, total))
 
 
-def function(opset: int, wide: ir.DataType, dilated: bool) -> ir.Function:
+def function(calls: Calls) -> ir.Function:
     """The generic function: a ratio of two average pools where no value is large, else a loop over the window's cells.
 
     The ratio is out where a node is dilated (AveragePool learned that in opset 19, and ONNX Runtime wants its padding
     below the undilated kernel) and in float64 (ONNX Runtime's CPU provider has no AveragePool for it).
     """
+
+    wide = calls.wide
 
     def write(op: Any, x: Any) -> Any:
         def exact(op: Any) -> Any:
@@ -85,21 +88,27 @@ def function(opset: int, wide: ir.DataType, dilated: bool) -> ir.Function:
             part = op.Mul(x, weight)
             return op.Div(body.average(op, part), body.average(op, weight))
 
-        if dilated or wide == ir.DataType.DOUBLE:
+        if calls.dilated or wide == ir.DataType.DOUBLE:
             return exact(op)
         largest = op.ReduceMax(op.Abs(x), keepdims=0)
         is_ordinary = op.Less(largest, onnx_ops.number(op, _ORDINARY, wide))
         return body.either(op, is_ordinary, ratio, exact, wide)
 
-    return body.function(opset, OPERATOR.op_type, OPERATOR.inputs, wide, write)
+    return body.function(calls, OPERATOR.op_type, OPERATOR.inputs, write)
 
 
-def standard(op: Any, window: Window, wide: ir.DataType, x: Any) -> Any:
+def standard(op: Any, window: Window, dtype: ir.DataType, x: Any) -> Any:
     """The same for one window, without control flow: one strided slice per cell of the window."""
+    wide = onnx_ops.wide_for(dtype)
     return _exact(op, onnx_ops.SlicedWindows(op, window, wide, (x, -math.inf)), wide)
 
 
-OPERATOR = Operator("SoftPool", ("x",), reference, function, standard)
+def bounded(op: Any, window: Window, dtype: ir.DataType, x: Any) -> Any:
+    """The plain formula, for inputs within a range."""
+    return ratio(op, window, dtype, x, x)
+
+
+OPERATOR = Operator("SoftPool", ("x",), reference, function, standard, bounded)
 
 METHOD = Method(
     name="SoftPool",

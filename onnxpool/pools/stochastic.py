@@ -23,7 +23,7 @@ from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import _function_body as body
 from onnxpool.pools import _onnx_ops as onnx_ops
-from onnxpool.pools._method import Method, Operator, over_windows
+from onnxpool.pools._method import Calls, Method, Operator, over_windows
 from onnxpool.pools._torch_ops import WindowModule, cells, operator, pooled_shape, spread, torch, widen
 from onnxpool.window import Size, Window
 
@@ -57,12 +57,21 @@ _ORDINARY = 2.0**50
 """Where no cell is above this, and each mean 0 or above 1 / this, sums of 2^24 squares are normal float32, but for
 squares that are nothing beside others of their window."""
 
-_SMALLEST = {ir.DataType.FLOAT: 2.0**-149, ir.DataType.DOUBLE: 5e-324}
-"""The smallest positive numbers of the types to compute in."""
+_SMALLEST = {
+    ir.DataType.FLOAT16: (2.0**-14, 2.0**-10),
+    ir.DataType.BFLOAT16: (2.0**-126, 2.0**-23),
+    ir.DataType.FLOAT: (2.0**-126, 2.0**-23),
+    ir.DataType.DOUBLE: (2.0**-1022, 2.0**-52),
+}
+"""The smallest normal number of each type, and the share in it that the smallest denormal number has.
+
+Denormal numbers are 0 in many runtimes, so that none stands in a model, or is divided by. Those of float16 are right
+also where a runtime computes the whole model in float16.
+"""
 
 
-def _exact(op: Any, windows: body.Windows, wide: ir.DataType) -> Any:
-    smallest, one = (onnx_ops.number(op, value, wide) for value in (_SMALLEST[wide], 1))
+def _exact(op: Any, windows: body.Windows, dtype: ir.DataType, wide: ir.DataType) -> Any:
+    smallest, least = (onnx_ops.number(op, value, wide) for value in _SMALLEST[dtype])
     top = windows.largest()
     above = op.Max(top, smallest)
 
@@ -71,24 +80,26 @@ def _exact(op: Any, windows: body.Windows, wide: ir.DataType) -> Any:
         return share, op.Mul(share, share)
 
     total, moment = windows.sums(top, cell)
-    least_total = op.Max(total, one)  # the largest cell has the share 1, unless nothing is above 0
-    return op.Mul(top, op.Div(moment, least_total))
+    positive = op.Max(total, least)  # less only where nothing is above 0, and then the moment is 0
+    return op.Mul(above, op.Div(moment, positive))
 
 
-def function(opset: int, wide: ir.DataType, dilated: bool) -> ir.Function:
+def function(calls: Calls) -> ir.Function:
     """The generic function: a ratio of two average pools where no value is large or tiny, else a loop over the cells.
 
     For when the ratio is out, see :func:`onnxpool.pools.soft.function`.
     """
+
+    wide = calls.wide
 
     def write(op: Any, x: Any) -> Any:
         nothing = onnx_ops.number(op, 0, wide)
         a = op.Max(x, nothing)
 
         def exact(op: Any) -> Any:
-            return _exact(op, body.LoopedWindows(op, wide, (a, 0.0)), wide)
+            return _exact(op, body.LoopedWindows(op, wide, (a, 0.0)), wide, wide)
 
-        if dilated or wide == ir.DataType.DOUBLE:
+        if calls.dilated or wide == ir.DataType.DOUBLE:
             return exact(op)
         limit, least = (onnx_ops.number(op, value, wide) for value in (_ORDINARY, 1 / _ORDINARY))
         mean = body.average(op, a)
@@ -101,17 +112,18 @@ def function(opset: int, wide: ir.DataType, dilated: bool) -> ir.Function:
 
         return body.either(op, op.And(is_small, is_large), ratio, exact, wide)
 
-    return body.function(opset, OPERATOR.op_type, OPERATOR.inputs, wide, write)
+    return body.function(calls, OPERATOR.op_type, OPERATOR.inputs, write)
 
 
-def standard(op: Any, window: Window, wide: ir.DataType, x: Any) -> Any:
+def standard(op: Any, window: Window, dtype: ir.DataType, x: Any) -> Any:
     """The same for one window, without control flow: one strided slice per cell of the window.
 
     Rectified by Where: 17 times slower than Max or Relu, which lose NaN in some runtimes.
     """
+    wide = onnx_ops.wide_for(dtype)
     nothing = onnx_ops.number(op, 0, wide)
     a = op.Where(op.Less(x, nothing), nothing, x)
-    return _exact(op, onnx_ops.SlicedWindows(op, window, wide, (a, 0.0)), wide)
+    return _exact(op, onnx_ops.SlicedWindows(op, window, wide, (a, 0.0)), dtype, wide)
 
 
 OPERATOR = Operator("StochasticPool", ("x",), reference, function, standard)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 FORMS = ("function", "standard")
-LOSES_NAN = ("MaxPool",)
+LOSES_NAN = ("MaxPool", "AveragePool")
 LIMITS = {"zero-size array to reduction": "the evaluator's MaxPool leaves NaN out, and fails in a window of NaN alone"}
 
 Pairs = dict[str, tuple[str, Any]]

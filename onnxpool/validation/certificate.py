@@ -5,7 +5,7 @@
 True
 
 ``network.certificate.json`` beside ``network.onnx`` holds ``content`` (the SHA-256 of the model, of each file of
-external weights, of the golden file and of the native library; the tolerances; the whole report with its versions; the
+external weights, of the golden file and of the native library; the tolerances; the range of a bounded standard form; the whole report with its versions; the
 date), the SHA-256 of that content in canonical JSON (keys sorted, no spaces, ASCII), and, where the environment
 variable ``ONNXPOOL_SIGNING_KEY`` was set, its HMAC-SHA256 under that key.
 
@@ -32,7 +32,7 @@ from onnxpool._files import complete
 from onnxpool.errors import CertificateError
 from onnxpool.golden import bounds
 from onnxpool.golden import file as golden_file
-from onnxpool.graph.forms import read
+from onnxpool.graph.forms import range_of, read
 from onnxpool.run.native_library import library_path, why_missing
 from onnxpool.validation.report import Report
 
@@ -105,6 +105,7 @@ def issue_certificate(report: Report, model: str | os.PathLike[str]) -> Certific
         "golden": _sha256(answers) if answers.exists() else None,
         "library": _library(),
         "tolerances": _tolerances(),
+        "range": range_of(path),
         "report": report.to_json(),
     }
     certificate = Certificate(content, _digest(content), _sign(content))

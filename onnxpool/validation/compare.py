@@ -25,7 +25,7 @@ class Judge:
     def __init__(self, golden: Golden, held: HeldModel) -> None:
         self.golden = golden
         self._single = _single(held.bare)
-        self._operators = {node.op_type for node in held.bare.graph.all_nodes()}
+        self._operators = {node.op_type for model in (held.bare, held.original) for node in model.graph.all_nodes()}
         self._unfit = {case.name: _unfit(case, held.original) for case in golden.cases}
 
     def unfit(self, case: Case) -> str:

@@ -83,12 +83,14 @@ class Files:
 class Matrix:
     """Runs configurations, one after the other; one child serves neighbours that need the same program.
 
+    ``beyond`` says why cases go beyond the range of a model in standard form: they are not tried in that form.
     ``differing`` keeps what came where numbers were off, by run, case and output, for the float64 reference.
     """
 
     files: Files
     judge: Judge
     timeout_s: float
+    beyond: Mapping[str, str] = field(default_factory=dict)
     differing: dict[tuple[str, str, str], NDArray[Any]] = field(default_factory=dict)
 
     def run(self, configurations: Sequence[Configuration], progress: Callable[[int, int, str], None]) -> list[Run]:
@@ -141,6 +143,8 @@ class Matrix:
         for case in cases:
             if reason := self.judge.unfit(case):
                 results += failures(case, "structure", reason)
+            elif configuration.form == self.files.held.form and (reason := self.beyond.get(case.name, "")):
+                results += failures(case, "skipped", reason)
             elif crashes == MOST_CRASHES:
                 results += failures(case, "crashed", f"not tried, after {crashes} crashes")
             else:

@@ -6,7 +6,7 @@ True
 
 For each run, case and output the report gives the measured error, the allowed error and where that comes from
 (:mod:`onnxpool.golden.bounds`). Every runtime runs in a process of its own: one that dies has crashed, and the others
-go on. A run that cannot be tried here is skipped, and shown. The worst verdict decides
+go on. Cases that go beyond the range of a bounded standard form are not tried in it. A run that cannot be tried here is skipped, and shown. The worst verdict decides
 (:mod:`onnxpool.validation.report`).
 """
 
@@ -26,7 +26,7 @@ from onnxpool.golden.file import Golden
 from onnxpool.golden.inputs import Feeds
 from onnxpool.graph import shapes
 from onnxpool.graph.fingerprint import Change, changes
-from onnxpool.graph.forms import Model
+from onnxpool.graph.forms import Model, range_of
 from onnxpool.run.native_library import why_missing
 from onnxpool.runtimes import RUNTIMES
 from onnxpool.validation.blame import sides
@@ -35,6 +35,7 @@ from onnxpool.validation.matrix import Files, Matrix
 from onnxpool.validation.model import HeldModel
 from onnxpool.validation.plan import plan
 from onnxpool.validation.report import Report, Run, Verdict, failed, worst
+from onnxpool.validation.within import beyond
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +80,8 @@ def validate(
     configurations = plan(names, forms, [os.fspath(python) for python in pythons], threads, pools=held.pools)
     with tempfile.TemporaryDirectory(prefix="onnxpool-") as folder:
         module: Any = reference if hasattr(reference, "state_dict") else None
-        matrix = Matrix(Files(held, module, Path(folder)), Judge(golden, held), timeout_s)
+        outside = beyond(held, golden)
+        matrix = Matrix(Files(held, module, Path(folder)), Judge(golden, held), timeout_s, outside)
         runs = tuple(matrix.run(configurations, progress or (lambda *_: None)))
     found = changes(golden.fingerprints, held.fingerprints()) if golden.fingerprints else []
     unproven = _unproven(held, runs) if "native" in require else []
@@ -93,7 +95,13 @@ def validate(
         reference=golden.source,
         runs=runs,
         causes=(*(change.text for change in found), *unproven),
-        notes=(*wrong, *golden.notes, *_unchecked(held, golden), *_notes(runs, verdict, found, golden)),
+        notes=(
+            *wrong,
+            *golden.notes,
+            *_promised(held, outside),
+            *_unchecked(held, golden),
+            *_notes(runs, verdict, found, golden),
+        ),
         environment=_environment(runs),
     )
 
@@ -139,6 +147,14 @@ def answers_for(held: HeldModel, reference: Reference = None, case: str | None =
 
 
 # --- what the report adds
+
+
+def _promised(held: HeldModel, outside: Mapping[str, str]) -> Iterator[str]:
+    """The range that the model is right for."""
+    limit = range_of(held.original)
+    if limit is not None:
+        left_out = f"; not judged beyond it: {', '.join(outside)}" if outside else ", which no case goes beyond"
+        yield f"right where no input of its pooling nodes has a magnitude above {limit:g}{left_out}"
 
 
 def _unchecked(held: HeldModel, golden: Golden) -> Iterator[str]:

@@ -1,0 +1,16 @@
+"""MaxPool drops NaN: the maximum of NaN and 1 is 1."""
+
+import cv2
+import numpy as np
+from onnx import parser
+
+MODEL = """<ir_version: 8, opset_import: ["": 18]>
+g (float[1, 1, 2] x) => (float[1, 1, 1] y)
+{ y = MaxPool<kernel_shape = [2]>(x) }"""
+x = np.array([[[np.nan, 1]]], "float32")
+print(f"OpenCV {cv2.__version__}", [np.nan], sep="\n")
+
+network = cv2.dnn.readNetFromONNX(np.frombuffer(parser.parse_model(MODEL).SerializeToString(), "uint8"))
+network.setInput(x)
+got = network.forward()
+print(got[0, 0].astype(float).round(4).tolist())

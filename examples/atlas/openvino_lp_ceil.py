@@ -1,0 +1,15 @@
+"""LpPool with ceil_mode makes the window at the end larger, as if it were whole."""
+
+import numpy as np
+import openvino
+from onnx import parser
+
+MODEL = """<ir_version: 8, opset_import: ["": 18]>
+g (float[1, 1, 3] x) => (float[1, 1, 2] y)
+{ y = LpPool<kernel_shape = [2], strides = [2], ceil_mode = 1>(x) }"""
+x = np.arange(1, 4, dtype="float32").reshape(1, 1, 3)
+print(f"OpenVINO {openvino.__version__.split('-')[0]}", [2.2361, 3.0], sep="\n")
+
+model = openvino.Core().read_model(parser.parse_model(MODEL).SerializeToString())
+got = openvino.compile_model(model, "CPU")(x)[0]
+print(got[0, 0].astype(float).round(4).tolist())
