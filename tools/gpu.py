@@ -124,17 +124,18 @@ def main() -> int:
     if given.task == "pack":
         return pack(given.folder, given.python)
 
-    begin = time.monotonic()
+    from onnxpool.run.native_library import cuda_kernels, cuda_library
+
+    begin, kernels = time.monotonic(), cuda_kernels()
+    if kernels.missing is not None or kernels.library is None:
+        print(kernels.missing, file=sys.stderr)
+        return NOTHING_RUN
     if given.parts:
+        if not list(given.parts.glob("part-*")):
+            parser.error(f"--parts {given.parts} holds no parts: make them with tools/gpu pack")
         unpack(given.parts)
     if importlib.util.find_spec("numpy") is None:
         print("this Python has no NumPy: install it, or bring it along with tools/gpu pack", file=sys.stderr)
-        return NOTHING_RUN
-    from onnxpool.run.native_library import cuda_kernels, cuda_library
-
-    kernels = cuda_kernels()
-    if kernels.missing is not None or kernels.library is None:
-        print(kernels.missing, file=sys.stderr)
         return NOTHING_RUN
     import gpu_driver
     import gpu_table

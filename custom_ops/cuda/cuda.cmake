@@ -57,7 +57,7 @@ set(warnings -Wall -Wextra -Wconversion -Wsign-conversion -Wshadow)
 set(plain -fno-exceptions -fno-rtti)
 target_compile_options(onnxpool_cuda PRIVATE
   "$<$<COMPILE_LANGUAGE:CXX>:${warnings};${plain};$<$<BOOL:${ONNXPOOL_WERROR}>:-Werror>>"
-  "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra;$<$<BOOL:${ONNXPOOL_WERROR}>:-Werror=all-warnings>>")
+  "$<$<COMPILE_LANGUAGE:CUDA>:-Xfatbin=-compress-all;-Xcompiler=-Wall,-Wextra;$<$<BOOL:${ONNXPOOL_WERROR}>:-Werror=all-warnings>>")
 target_link_options(onnxpool_cuda PRIVATE
   "LINKER:--version-script=${CMAKE_CURRENT_SOURCE_DIR}/cuda/exports.map" "LINKER:--as-needed" "LINKER:-z,relro,-z,now"
   "LINKER:--no-undefined" -static-libgcc -static-libstdc++)

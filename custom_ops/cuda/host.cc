@@ -18,9 +18,10 @@ namespace onnxpool::cuda {
 static float ex2_ulps = 0, rcp_ulps = 0;
 
 static float wrong(double right, float by, float ulps) {
+  if (!std::isfinite(right) || right == 0) return static_cast<float>(right);
   const double sign = bits<uint32_t>(by) * 0x9e3779b1U >> 31 != 0 ? 1 : -1;
-  const float result = static_cast<float>(right * (1 + sign * static_cast<double>(ulps) * 0x1p-24));
-  return std::isnan(result) || std::fabs(result) >= 0x1p-126F ? result : 0.0F;
+  const auto result = static_cast<float>(right + sign * std::ldexp(static_cast<double>(ulps), std::ilogb(right) - 23));
+  return std::fabs(result) >= 0x1p-126F ? result : 0.0F;
 }
 
 float hardware::ex2(float x) { return wrong(std::exp2(static_cast<double>(x)), x, ex2_ulps); }

@@ -46,7 +46,7 @@ auto with_fixed(MarchShape shape, Run run) {
   if (shape.rows == 2) return paired ? run(FixedShape<2, 2, 0, true>()) : run(FixedShape<2, 2, 0, false>());
   if (shape.shared == 2) return run(FixedShape<3, 3, 2, false>());
   if (shape.shared == 1) return paired ? run(FixedShape<3, 3, 1, true>()) : run(FixedShape<3, 3, 1, false>());
-  return paired ? run(FixedShape<3, 3, 0, true>()) : run(FixedShape<3, 3, 0, false>());
+  return run(FixedShape<3, 3, 0, false>());
 }
 
 // Two cells, the first at an even place: one load.
@@ -73,7 +73,7 @@ inline MarchShape shape_of(const Pooling& pooling, bool aligned) {
   shape.rows = static_cast<int>(height.kernel), shape.columns = static_cast<int>(width.kernel);
   shape.shared = shape.rows == 3 && height.stride < 3 ? static_cast<int>(3 - height.stride) : 0;
   const bool even = width.stride % 2 == 0 && width.in % 2 == 0 && (shape.columns == 3 || width.pad == 0);
-  shape.paired = even && aligned && shape.shared < 2;
+  shape.paired = even && aligned && (shape.rows < 3 || shape.shared == 1);
   return shape;
 }
 
