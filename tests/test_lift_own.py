@@ -126,7 +126,7 @@ def constants(model, old, new):
     [
         ("LocalImportancePool", lambda x: 0 < x < 1e-20, 0.5),  # weights below a half count as a half
         ("LocalImportancePool", lambda x: x < -1e30, -1.0),  # cells whose logit is below -1 count as 0
-        ("StochasticPool", lambda x: 0 < x < 1e-40, 0.5),  # maxima below a half count as a half
+        ("StochasticPool", lambda x: x == 2.0**-126, 0.5),  # maxima below a half count as a half
     ],
 )
 def test_another_constant_makes_another_function(op_type, old, new):

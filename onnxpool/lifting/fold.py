@@ -70,7 +70,8 @@ def _pool(op: Builder, match: Match, inputs: list[ir.Value], name: str) -> ir.Va
 def _channels_first(op: Builder, value: ir.Value, rank: int) -> ir.Value:
     """Of a value whose last axis is that of channels."""
     turned: ir.Value = op.Transpose(value, perm=(0, rank + 1, *range(1, rank + 1)))
-    turned.dtype = value.dtype
+    if value.dtype is not None:
+        turned.dtype = value.dtype
     return turned
 
 

@@ -5,7 +5,7 @@ The cells of a window are slices there, and what keeps the formula safe stands b
 
     local importance   mean = sum((x / spread) max(w, least)) / sum(w),  w = exp(l - top),  0 where l is -inf;
                        y = clipped(mean) spread + 0 / sum(w)
-    stochastic         y = top sum(s^2) / max(sum(s), 1),  s = a / max(top, smallest)
+    stochastic         y = above sum(s^2) / max(sum(s), least),  s = a / above,  above = max(top, smallest)
 
 SoftPool's form is an ordinary spelling (:mod:`onnxpool.lifting.recognise`). Other methods are standard operators in
 every form, and no nodes.
@@ -17,10 +17,13 @@ import onnx_ir as ir
 
 from onnxpool.lifting.match import Cells, Match
 from onnxpool.lifting.sums import total
-from onnxpool.lifting.values import nonnegative, present, producer, same, scalar
+from onnxpool.lifting.values import base, before_rectifying, nonnegative, present, producer, same, scalar
 
 _LEAST = 1e-20
 """No weight below this changes a mean: beside the largest, 1, it is below the last place even in float64."""
+
+_LEAST_FLOAT, _LEAST_FLOAT16 = 2.0**-149, 2.0**-24
+"""The smallest positive numbers of float32, and of float16."""
 
 
 def read(quotient: ir.Node) -> Match | None:
@@ -106,8 +109,8 @@ def _each(values: Sequence[ir.Value | None], others: Sequence[ir.Value]) -> bool
 
 def _stochastic(quotient: ir.Node, squares: Sequence[ir.Value]) -> Match | None:
     floored = producer(quotient.inputs[1], "Max")
-    below = total(floored.inputs[0]) if floored is not None and scalar(floored.inputs[1]) == 1 else None
-    if below is None or below.kind != "taps" or len(below.terms) != len(squares):
+    below = total(floored.inputs[0]) if floored is not None else None
+    if floored is None or below is None or below.kind != "taps" or len(below.terms) != len(squares):
         return None
     products = [producer(square, "Mul") for square in squares]
     shares = [producer(share, "Div") for share in below.terms]
@@ -118,14 +121,20 @@ def _stochastic(quotient: ir.Node, squares: Sequence[ir.Value]) -> Match | None:
     parts = [share.inputs for share in shares if share is not None]
     if not squared or len(parts) < len(shares) or any(not same(above, parts[0][1]) for _, above in parts):
         return None
-    maximum = producer(parts[0][1], "Max")
-    if maximum is None:
-        return None
-    top, smallest = maximum.inputs[0], scalar(maximum.inputs[1])
-    cells = present([cell for cell, _ in parts])
-    largest = producer(top, "Max")
-    ours = smallest is not None and 0 < smallest < 1e-40 and largest is not None and _each(largest.inputs, cells)
-    last = next((user for user in _users(quotient, "Mul") if any(same(value, top) for value in user.inputs)), None)
-    if last is None or not ours or not all(map(nonnegative, cells)):
+    cells, above = present([cell for cell, _ in parts]), parts[0][1]
+    last = next((user for user in _users(quotient, "Mul") if any(same(value, above) for value in user.inputs)), None)
+    if last is None or not _largest(above, cells, scalar(floored.inputs[1])) or not all(map(nonnegative, cells)):
         return None
     return Match("StochasticPool", "our own standard form", last, cells=Cells(cells, (), (), keep=False))
+
+
+def _largest(above: ir.Value | None, cells: Sequence[ir.Value], least: float | None) -> bool:
+    """Whether this is the largest of the cells, floored so low that with ``least`` nothing but 0 is cut off."""
+    floored = producer(above, "Max")
+    largest = producer(floored.inputs[0], "Max") if floored is not None else None
+    smallest = scalar(floored.inputs[1]) if floored is not None else None
+    if largest is None or smallest is None or least is None or not _each(largest.inputs, cells):
+        return False
+    cast = producer(before_rectifying(base(cells[0])), "Cast")
+    narrow = cast is not None and cast.inputs[0] is not None and cast.inputs[0].dtype == ir.DataType.FLOAT16
+    return min(smallest, least) > 0 and smallest * least <= (_LEAST_FLOAT16 if narrow else _LEAST_FLOAT)

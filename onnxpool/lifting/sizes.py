@@ -8,10 +8,8 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-_DIVISIBLE = ((12, 24, 12, 24), (24, 12, 36, 12))
-"""Sizes of axes that may change, one after the other, but for the first of an input, which is taken for the batch."""
-
-_BATCH = 2
+_DIVISIBLE = ((2, 12, 24, 12, 24), (3, 24, 36, 24, 12))
+"""Sizes of axes that may change: of the first, which is taken for the batch, and of others, one after the other."""
 
 
 def resized(model: ir.Model) -> Iterator[ir.Model]:
@@ -21,10 +19,10 @@ def resized(model: ir.Model) -> Iterator[ir.Model]:
         changed = False
         for value in fixed.graph.inputs:
             axes: list[int | ir.SymbolicDim] = list(value.shape or ())
-            given = iter(sizes * 2)
+            given = iter(sizes[1:] * 2)
             for i, axis in enumerate(axes):
                 if not isinstance(axis, int):
-                    axes[i] = next(given) if i else _BATCH
+                    axes[i] = next(given) if i else sizes[0]
                     changed |= i > 0
             if value.shape is not None:
                 value.shape = ir.Shape(axes)

@@ -182,7 +182,7 @@ def _window(traces: Sequence[Trace]) -> Window:
 
 def _channels_first(traces: Sequence[Trace]) -> tuple[tuple[bool, bool], list[Trace]]:
     """In which of both, inputs and outputs, channels are the last axis; and the traces with them as axis 1."""
-    for last in product((False, True), repeat=2):
+    for last in ((False, False), (False, True), (True, False), (True, True)):
         try:
             turned = [_turned(trace, *last) for trace in traces]
             for trace in turned:
@@ -264,13 +264,16 @@ def _cells(window: Window, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
 
 def _arranged_last(window: Window, traces: Sequence[Trace]) -> tuple[int, ...] | None:
     """As :func:`_arranged`, of what has channels as its last axis."""
+    known = {1, *(trace.shape[1] for trace in traces)}
+    fixed = len({trace.shape for trace in traces}) == 1
     pairs = [((trace.shape[0], *window.output(trace.shape[2:]), trace.shape[1]), trace.output) for trace in traces]
     if all(pooled == given for pooled, given in pairs):
         return None
     shape = []
     for i, sizes in enumerate(zip(*(given for _, given in pairs), strict=True)):
         kept = all(i < len(pooled) and pooled[i] == given[i] for pooled, given in pairs)
-        shape.append(0 if kept else sizes[0] if len(set(sizes)) == 1 else -1)
+        same = len(set(sizes)) == 1 and (fixed or sizes[0] in known)
+        shape.append(0 if kept else sizes[0] if same else -1)
     if shape.count(-1) > 1:
         raise Mismatch("it gives its output in another arrangement than a pooling does")
     return tuple(shape)
