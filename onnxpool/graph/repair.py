@@ -1,0 +1,86 @@
+"""What other programs do to a file, undone when it is read.
+
+an initializer that is an input too     before version 4 of the format all were
+a node before those that it takes from  ONNX forbids that; converters to float16 do it
+an operator of ours with a prefix       as onnx.compose.add_prefix and merge_models leave it
+"""
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+from onnxpool.domain import DOMAIN
+
+RENAMED = "onnxpool.renamed"
+"""Key of :attr:`onnx_ir.Model.meta` where operators got their names back: no kernel runs in the file as it is."""
+
+
+def repair(model: ir.Model) -> ir.Model:
+    """The same model, repaired in place."""
+    return _renamed(_ordered(_weights_apart(model)))
+
+
+def _weights_apart(model: ir.Model) -> ir.Model:
+    """Before version 4 of the format every initializer was an input as well; later on, one that callers may give."""
+    if model.ir_version < 4:
+        for value in [value for value in model.graph.inputs if value.is_initializer()]:
+            model.graph.inputs.remove(value)
+        model.ir_version = 4
+    return model
+
+
+def _renamed(model: ir.Model) -> ir.Model:
+    """With our operators called as they are, where one body is there for each: then nothing but names changes."""
+    names = prefixed(model)
+    bodies: dict[str, bytes] = {}
+    for (domain, name, _), function in model.functions.items():
+        known = names.get(name, name)
+        if domain == DOMAIN and bodies.setdefault(known, _body(function)) != _body(function):
+            return model
+    for name, known in names.items():
+        function = model.functions.pop((DOMAIN, name, ""))
+        function.name = known
+        model.functions[function.identifier()] = function
+    for node in pool_calls(model):
+        node.op_type = names.get(node.op_type, node.op_type)
+    if names:
+        model.meta[RENAMED] = True
+    return model
+
+
+def prefixed(model: ir.Model) -> dict[str, str]:
+    """The names of functions that are a prefix and an operator of ours, whose formal inputs they still have."""
+    from onnxpool.pools import OPERATORS
+
+    return {
+        name: known
+        for (domain, name, _), function in model.functions.items()
+        for known in OPERATORS
+        if domain == DOMAIN and name != known and name.endswith(known)
+        if all(str(value.name).startswith(f"{known.lower()}_") for value in function.inputs)
+    }
+
+
+def _body(function: ir.Function) -> bytes:
+    """What it computes, as bytes: the same for functions that differ in name alone."""
+    proto = ir.to_proto(function)
+    proto.name = ""
+    return proto.SerializeToString(deterministic=True)
+
+
+def _ordered(model: ir.Model) -> ir.Model:
+    """With each node after those that it takes from: ONNX asks for that, and some programs do not do it."""
+    for graph in (model.graph, *(function.graph for function in model.functions.values())):
+        made: set[ir.Value] = set()
+        for node in graph.all_nodes():
+            if any(value is not None and value.producer() and value not in made for value in node.inputs):
+                graph.sort()
+                break
+            made.update(node.outputs)
+    return model
+
+
+def pool_calls(model: ir.Model) -> Iterator[ir.Node]:
+    """The bare pooling nodes, also those inside of If and Loop and of other functions."""
+    for graph in (model.graph, *(f.graph for f in model.functions.values() if f.domain != DOMAIN)):
+        yield from (node for node in graph.all_nodes() if node.domain == DOMAIN)
