@@ -66,7 +66,7 @@ def _group(tag: str, nodes: list[ir.Node]) -> Group | None:
 
 
 def _called(names: Sequence[str], values: Mapping[str, ir.Value]) -> tuple[ir.Value, ...] | None:
-    """The values of these names, in order, where there are no others: behind one prefix, or a single one by any name."""
+    """The values of these names, in order, and no others: as they are, behind a prefix, or a single one by any name."""
     if len(values) == len(set(names)) == 1:
         return tuple(values.values()) * len(names)
     for name in values:

@@ -28,7 +28,7 @@ from onnxpool.lifting.fold import Fold, fold
 from onnxpool.lifting.match import Match, Refused
 from onnxpool.lifting.prove import prove
 from onnxpool.lifting.recognise import recognise
-from onnxpool.lifting.restore import restore, without_idle_casts
+from onnxpool.lifting.restore import restore, tidy
 from onnxpool.lifting.settle import settle
 
 
@@ -97,7 +97,7 @@ def _search(model: ir.Model) -> tuple[list[tuple[ir.Graph, Match]], list[Refused
     refused: list[Refused] = []
     with _inferred(model):
         if written_out := inlined(model):
-            without_idle_casts(model)
+            tidy(model)
         inside = {graph for one in written_out for graph in _graphs(one.node)}
         candidates = [(model.graph, restore(model, one)) for one in written_out]
         candidates += [(graph, found) for graph in model.graphs() if graph not in inside for found in recognise(graph)]

@@ -29,6 +29,9 @@ from onnxpool.window import Window
 
 SPELLING = "the function of the node, written out"
 
+_RESERVED = "_inlfunc_"
+"""What the names of values begin with that ONNX Runtime takes out of a function: it does not expect them before."""
+
 LIKENESS = "pooling node written out"
 
 _MOST_VALUES = 24
@@ -47,13 +50,23 @@ def restore(model: ir.Model, found: Inlined) -> Match | Refused:
             if output is not None:
                 made = output.producer()
                 assert made is not None
-                return Match(operator.op_type, SPELLING, made, inputs, window)
+                return Match(operator.op_type, SPELLING, made, inputs, window, name=operator.op_type)
     except Mismatch as reason:
         return Refused(found.name, LIKENESS, str(reason))
     return Refused(found.name, LIKENESS, "it computes none of the poolings that this version knows")
 
 
-def without_idle_casts(model: ir.Model) -> None:
+def tidy(model: ir.Model) -> None:
+    """Names that ONNX Runtime would give when it writes functions out again are changed; casts that do nothing go."""
+    for graph in model.graphs():
+        values = [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]
+        for value in values:
+            if str(value.name).startswith(_RESERVED) and not (graph is model.graph and value.is_graph_output()):
+                value.name = f"inlined_{str(value.name).removeprefix(_RESERVED)}"
+    _without_idle_casts(model)
+
+
+def _without_idle_casts(model: ir.Model) -> None:
     """CastLike becomes Cast where its type is known, and a Cast to the type that a value has goes."""
     for graph in model.graphs():
         for node in list(graph):
