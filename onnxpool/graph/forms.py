@@ -61,7 +61,7 @@ def read(model: Model) -> ir.Model:
 
     What other programs do to a file is undone: nodes that stand before what they take from, and operators of ours that
     ``onnx.compose.add_prefix`` gave another name, where the model holds one body for each.
-    Raises :class:`FormError` for a missing file and for bytes that are not an ONNX model.
+    Raises :class:`FormError` for a missing file and for what is not an ONNX model.
     """
     if isinstance(model, ir.Model):
         return model
@@ -75,7 +75,26 @@ def read(model: Model) -> ir.Model:
     except FileNotFoundError as error:
         raise FormError(f"there is no model file {name}") from error
     except Exception as error:
-        raise FormError(f"cannot read {name} as an ONNX model: {error}") from error
+        raise FormError(f"cannot read {name} as an ONNX model: {_why_unreadable(model, error)}") from error
+
+
+def _why_unreadable(model: Model, error: Exception) -> str:
+    """A line about what the file is, or what its reader said."""
+    if isinstance(model, str | os.PathLike) and Path(model).is_dir():
+        return "it is a folder"
+    if is_ort_format(model):
+        return "it is in ONNX Runtime's own format, which onnxpool.load runs; take the ONNX model that it was made from"
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def is_ort_format(model: Model) -> bool:
+    """Whether it is in ONNX Runtime's own format, ``.ort``: FlatBuffers with this identifier."""
+    if isinstance(model, bytes):
+        return model[4:8] == b"ORTM"
+    if not isinstance(model, str | os.PathLike) or not Path(model).is_file():
+        return False
+    with Path(model).open("rb") as file:
+        return file.read(8)[4:] == b"ORTM"
 
 
 def write(model: ir.Model, path: str | os.PathLike[str]) -> None:

@@ -16,8 +16,25 @@ RENAMED = "onnxpool.renamed"
 
 
 def repair(model: ir.Model) -> ir.Model:
-    """The same model, repaired in place."""
-    return _renamed(_ordered(_weights_apart(model)))
+    """The same model, repaired in place.
+
+    Raises ValueError for what is not a graph: one that is empty, runs in a circle, or takes what nothing gives.
+    """
+    if not len(model.graph) and not model.graph.outputs:
+        raise ValueError("it holds no graph")
+    return _renamed(_ordered(_open_axes(_weights_apart(model))))
+
+
+def _open_axes(model: ir.Model) -> ir.Model:
+    """With axes of no size where a negative one stands."""
+    for value in (
+        *model.graph.inputs,
+        *model.graph.outputs,
+        *(value for node in model.graph for value in node.outputs),
+    ):
+        if value.shape is not None and any(isinstance(axis, int) and axis < 0 for axis in value.shape):
+            value.shape = ir.Shape([None if isinstance(axis, int) and axis < 0 else axis for axis in value.shape])
+    return model
 
 
 def _weights_apart(model: ir.Model) -> ir.Model:
@@ -73,6 +90,13 @@ def _ordered(model: ir.Model) -> ir.Model:
     for graph in (model.graph, *(function.graph for function in model.functions.values())):
         made: set[ir.Value] = set()
         for node in graph.all_nodes():
+            for value in node.inputs:
+                if (
+                    value is not None
+                    and value.producer() is None
+                    and not value.is_graph_input() | value.is_initializer()
+                ):
+                    raise ValueError(f"node {node.name!r} ({node.op_type}) takes {value.name!r}, which nothing gives")
             if any(value is not None and value.producer() and value not in made for value in node.inputs):
                 graph.sort()
                 break

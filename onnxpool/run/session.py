@@ -154,7 +154,7 @@ def load(
     if threads is not None and (type(threads) is not int or threads < 1):
         raise ArgumentError(f"threads={threads!r} must be a positive int, or None")
     chosen = _providers(providers)
-    own_format = _is_ort(model)
+    own_format = forms.is_ort_format(model)
     if kernels == "require" and own_format:
         raise KernelError(
             "kernels='require', but a model in ONNX Runtime's own format does not tell which of its nodes were ours; "
@@ -227,16 +227,6 @@ def _insist(session: Session, model: ir.Model) -> None:
         )
 
 
-def _is_ort(model: Model) -> bool:
-    """Whether it is in ONNX Runtime's own format: FlatBuffers with this identifier."""
-    if isinstance(model, bytes):
-        return model[4:8] == b"ORTM"
-    if not isinstance(model, str | os.PathLike) or not Path(model).is_file():
-        return False
-    with Path(model).open("rb") as file:
-        return file.read(8)[4:] == b"ORTM"
-
-
 def _onnxruntime() -> Any:
     try:
         import onnxruntime
@@ -261,7 +251,8 @@ def _info(argument: Any) -> TensorInfo:
     element = BY_ONNX.get(argument.type.removeprefix("tensor(").removesuffix(")"))
     if element is None:
         raise SessionError(f"{argument.name!r} is a {argument.type}; onnxpool runs models of plain tensors")
-    return TensorInfo(argument.name, element.dtype, tuple(argument.shape))
+    sizes = (None if isinstance(size, int) and size < 0 else size for size in argument.shape)
+    return TensorInfo(argument.name, element.dtype, tuple(sizes))
 
 
 def _checked(info: TensorInfo, value: Any) -> NDArray[Any]:
