@@ -26,15 +26,19 @@ def repair(model: ir.Model) -> ir.Model:
 
 
 def _open_axes(model: ir.Model) -> ir.Model:
-    """With axes of no size where a negative one stands."""
+    """With axes of no name where one has a negative size, or a name that stands for any size, twice for two."""
     for value in (
         *model.graph.inputs,
         *model.graph.outputs,
         *(value for node in model.graph for value in node.outputs),
     ):
-        if value.shape is not None and any(isinstance(axis, int) and axis < 0 for axis in value.shape):
-            value.shape = ir.Shape([None if isinstance(axis, int) and axis < 0 else axis for axis in value.shape])
+        if value.shape is not None and any(map(_is_open, value.shape)):
+            value.shape = ir.Shape([None if _is_open(axis) else axis for axis in value.shape])
     return model
+
+
+def _is_open(axis: int | ir.SymbolicDim) -> bool:
+    return axis < 0 if isinstance(axis, int) else axis.value == "?"
 
 
 def _weights_apart(model: ir.Model) -> ir.Model:

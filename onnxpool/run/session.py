@@ -251,7 +251,7 @@ def _info(argument: Any) -> TensorInfo:
     element = BY_ONNX.get(argument.type.removeprefix("tensor(").removesuffix(")"))
     if element is None:
         raise SessionError(f"{argument.name!r} is a {argument.type}; onnxpool runs models of plain tensors")
-    sizes = (None if isinstance(size, int) and size < 0 else size for size in argument.shape)
+    sizes = (None if size == "?" or (isinstance(size, int) and size < 0) else size for size in argument.shape)
     return TensorInfo(argument.name, element.dtype, tuple(sizes))
 
 
