@@ -3,6 +3,8 @@
 import contextlib
 import io
 import logging
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -319,3 +321,17 @@ def test_ort_files_run_and_tell_what_they_are(tmp_path):
             forms.read(given)
     with pytest.raises(KernelError, match="does not tell which of its nodes were ours"):
         onnxpool.load(tmp_path / "m.ort", kernels="require")
+
+
+# --- nothing on the screen
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+def test_plain_onnxruntime_loads_our_functions_without_a_word(dtype, tmp_path):
+    """In a process of its own, at ONNX Runtime's own level of messages: also where the logits are the values."""
+    for op_type in INPUTS:
+        forms.write(onnxpool.to_form(network(op_type, dtype=dtype), "function"), tmp_path / f"{op_type}.onnx")
+    program = "import sys, onnxruntime\nfor path in sys.argv[1:]: onnxruntime.InferenceSession(path)"
+    files = sorted(map(str, tmp_path.glob("*.onnx")))
+    done = subprocess.run([sys.executable, "-c", program, *files], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")

@@ -28,7 +28,7 @@ from onnxpool.lifting.fold import Fold, fold
 from onnxpool.lifting.match import Match, Refused
 from onnxpool.lifting.prove import prove
 from onnxpool.lifting.recognise import recognise
-from onnxpool.lifting.restore import restore, tidy
+from onnxpool.lifting.restore import SPELLING, restore, tidy
 from onnxpool.lifting.settle import settle
 
 
@@ -76,6 +76,8 @@ def lift(model: Model) -> Lifted:
     if not matches:
         return Lifted(original, (), tuple(refused), "nothing was lifted")
     folds = fold(matches)
+    if any(one.spelling == SPELLING for one in folds):
+        tidy(bare)
     prune(bare.graph)
     passes.RemoveUnusedNodesPass()(bare)
     lifted = to_form(bare, "function")
