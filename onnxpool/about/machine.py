@@ -10,12 +10,13 @@ there are no problem.
 import os
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
 from onnxpool.run.native_library import CPU, CUDA, OVERRIDE, CudaKernels, cuda_kernels, library_path, why_missing
+from onnxpool.runtimes._devices import TENSORRT, why_no_device
 
 PACKAGES = (
     "onnxpool",
@@ -64,7 +65,7 @@ class Diagnosis:
 
 def diagnose() -> Diagnosis:
     """Look at everything; run a SoftPool through the native library where there is one."""
-    versions = {package: _version(package) for package in PACKAGES}
+    versions = {package: _version(package) for package in PACKAGES} | _other_runtimes()
     providers, failure = _providers(versions)
     missing, cuda = why_missing(), cuda_kernels()
     problems = [*_clashes(versions), *_outdated(versions), *failure]
@@ -72,7 +73,7 @@ def diagnose() -> Diagnosis:
         problems.append(Problem(f"{OVERRIDE} names no file", missing))
     if missing is None and providers and not problems:  # else what stands above is what the trial would fail on
         problems += _trial(CPU)
-        if CUDA in providers and cuda.missing is None:
+        if CUDA in providers and cuda.missing is None and not why_no_device(CUDA):
             problems += _trial(CUDA)
     return Diagnosis(
         python=platform.python_version(),
@@ -82,7 +83,7 @@ def diagnose() -> Diagnosis:
         library=None if missing else str(library_path()),
         cuda=cuda,
         problems=tuple(problems),
-        notes=tuple(_notes(versions, missing, cuda if CUDA in providers else None)),
+        notes=(*_notes(versions, missing, cuda if CUDA in providers else None), *_on_providers(providers, versions)),
     )
 
 
@@ -99,17 +100,43 @@ def _providers(versions: dict[str, str | None]) -> tuple[tuple[str, ...], list[P
 
         return tuple(onnxruntime.get_available_providers()), []
     except Exception as error:  # a damaged installation fails in many ways
-        if not (versions["onnxruntime"] or versions["onnxruntime-gpu"]):
+        if not _runtimes(versions):
             return (), []
         remedy = "pip uninstall onnxruntime onnxruntime-gpu, then pip install 'onnxpool[cpu]' or 'onnxpool[gpu]'"
         return (), [Problem(f"onnxruntime is installed but cannot be used: {error}", remedy)]
 
 
+def _other_runtimes() -> dict[str, str | None]:
+    """Other packages that hold ONNX Runtime itself, such as onnxruntime-openvino, and plug-in providers for it."""
+    found: dict[str, str | None] = {}
+    for package in metadata.distributions():
+        name = str(package.metadata["Name"]).lower().replace("_", "-")
+        holds = "onnxruntime" in (package.read_text("top_level.txt") or "").split()
+        if name not in PACKAGES and name.startswith("onnxruntime-") and (holds or name.startswith(_PLUG_IN)):
+            found[name] = package.version
+    return dict(sorted(found.items()))
+
+
+_PLUG_IN = "onnxruntime-ep-"
+"""What the names of packages begin with that hold one provider, which a program registers with ONNX Runtime."""
+
+
+def _runtimes(versions: Mapping[str, str | None]) -> list[str]:
+    """The packages that hold ONNX Runtime itself."""
+    return [
+        name
+        for name, version in versions.items()
+        if version and name.startswith("onnxruntime") and _PLUG_IN not in name
+    ]
+
+
 def _clashes(versions: dict[str, str | None]) -> Iterator[Problem]:
-    if versions["onnxruntime"] and versions["onnxruntime-gpu"]:
+    found = _runtimes(versions)
+    if len(found) > 1:
         yield Problem(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files",
-            "pip uninstall onnxruntime onnxruntime-gpu, then pip install 'onnxpool[cpu]' or 'onnxpool[gpu]'",
+            f"{' and '.join(found)} are {'both' if len(found) == 2 else 'all'} installed and overwrite each other's "
+            "files",
+            f"pip uninstall {' '.join(found)}, then pip install 'onnxpool[cpu]' or 'onnxpool[gpu]'",
         )
 
 
@@ -156,11 +183,27 @@ def _trial(provider: str) -> Iterator[Problem]:
 def _notes(versions: dict[str, str | None], missing: str | None, cuda: CudaKernels | None) -> Iterator[str]:
     if versions["onnxpool"] is None:
         yield "onnxpool runs from its source tree and is not installed, so that versions are not checked"
-    if not (versions["onnxruntime"] or versions["onnxruntime-gpu"]):
+    if not _runtimes(versions):
         yield "nothing can be run or validated without ONNX Runtime: pip install 'onnxpool[cpu]' or 'onnxpool[gpu]'"
     if not (versions["torch"] and versions["onnxscript"]):
         yield "nothing can be exported without PyTorch and onnxscript: pip install 'onnxpool[export]'"
     if missing:
         yield f"{missing}; until then pooling runs as standard operators"
-    elif cuda and cuda.missing:
+    elif cuda and cuda.missing and not why_no_device(CUDA):
         yield f"{cuda.missing}; until then pooling runs as standard operators on CUDA"
+
+
+def _on_providers(providers: Sequence[str], versions: Mapping[str, str | None]) -> Iterator[str]:
+    """Which of ONNX Runtime's providers are not used here, or not by themselves."""
+    for provider in providers:
+        if reason := why_no_device(provider):
+            yield f"{provider} is not used: {reason}"
+        elif provider not in (CPU, CUDA, TENSORRT, *_NEVER):
+            yield f"{provider} has no native kernels, and is used only where providers={[provider]!r} asks for it"
+    for package in versions:
+        if package.startswith(_PLUG_IN):
+            yield f"{package} is a plug-in without native kernels: a program registers it with onnxruntime to use it"
+
+
+_NEVER = ("AzureExecutionProvider",)
+"""In every build of ONNX Runtime, and runs no model by itself."""

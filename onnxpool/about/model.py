@@ -17,6 +17,7 @@ from onnxpool.domain import Form
 from onnxpool.errors import ArgumentError, KernelError, MissingExtra, SessionError
 from onnxpool.golden import file as golden_file
 from onnxpool.graph.forms import form_of, pool_nodes, read
+from onnxpool.graph.inlined import inlined
 from onnxpool.run.session import Placement, load
 
 
@@ -39,6 +40,7 @@ class Description:
     """What a model file holds. ``operators`` counts nodes, without those inside of functions.
 
     ``pooling`` says where each pooling node runs; ``failure`` why the model does not load here, or is empty.
+    ``inlined`` names the nodes where pooling nodes stood before another program wrote out their functions.
     """
 
     model: str
@@ -53,6 +55,14 @@ class Description:
     operators: dict[str, int]
     pooling: tuple[Placement, ...]
     failure: str = ""
+    inlined: tuple[str, ...] = ()
+
+    @property
+    def lost(self) -> str:
+        """What became of pooling nodes that another program wrote out, and how they come back; or nothing."""
+        if not self.inlined:
+            return ""
+        return f"these were ours, until another program wrote them out: {', '.join(self.inlined)}; run: onnxpool lift"
 
     def runs(self, placement: Placement) -> str:
         """How a pooling node would run here: ``"natively on CPUExecutionProvider"``, say."""
@@ -76,6 +86,8 @@ class Description:
             ]
         }
         del values["failure"]  # each node says it
+        if not self.inlined:
+            del values["inlined"]
         return values
 
 
@@ -101,6 +113,7 @@ def describe(path: str | os.PathLike[str]) -> Description:
         operators=dict(operators.most_common()),
         pooling=pooling,
         failure=failure,
+        inlined=tuple(one.name for one in inlined(model)),
     )
 
 

@@ -21,7 +21,7 @@ from onnxpool.cli.application import (
     working,
     write_text,
 )
-from onnxpool.errors import ArgumentError
+from onnxpool.errors import ArgumentError, FormError
 
 
 @app.command(rich_help_panel="Proof")
@@ -76,18 +76,22 @@ def validate(
         if given is None or isinstance(given, str):
             raise ArgumentError(f"checkpoint={str(checkpoint)!r} is for a network: name it by --reference")
         onnxpool.models.load_checkpoint(given, checkpoint)
-    with progress_bar(f"Validating {model}") as progress:
-        report = onnxpool.validate(
-            model,
-            given,
-            case=case,
-            on="all" if on == ["all"] else on,
-            pythons=python or (),
-            require=(require,) if require else (),
-            threads=threads,
-            timeout_s=timeout,
-            progress=progress,
-        )
+    try:
+        with progress_bar(f"Validating {model}") as progress:
+            report = onnxpool.validate(
+                model,
+                given,
+                case=case,
+                on="all" if on == ["all"] else on,
+                pythons=python or (),
+                require=(require,) if require else (),
+                threads=threads,
+                timeout_s=timeout,
+                progress=progress,
+            )
+    except FormError as error:  # a file that cannot be loaded fails; one that is not there is a usage error
+        typer.echo(f"onnxpool: {error}", err=True)
+        raise typer.Exit(3 if model.is_file() else 2) from error
     if html:
         write_text(html, html_page(report))
     if junit:

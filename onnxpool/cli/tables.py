@@ -109,6 +109,8 @@ def description(value: "Description") -> RenderableType:
         ("outputs", "\n".join(map(str, value.outputs))),
         ("operators", ", ".join(f"{name} {count}" for name, count in value.operators.items())),
     )
+    if value.lost:
+        facts.add_row("written out", Text(value.lost))
     if not value.pooling:
         facts.add_row("pooling", "no node of onnxpool")
         return facts

@@ -1,6 +1,8 @@
 """What an ONNX graph holds.
 
     forms.py     reading, writing, and moving between the three forms    fingerprint.py   what changed since the export
+    repair.py    what others did to a file, undone when it is read       tags.py          what folds a standard form
+    inlined.py   pooling nodes that another program has written out
     shapes.py    what the model declares, against what came out          subgraph.py      parts of it, as models
 
 Models are those of ``onnx_ir``. What gives another form or a part of a model leaves the model as it is.

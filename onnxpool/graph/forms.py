@@ -18,10 +18,9 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, get_args
+from typing import TypeAlias, get_args
 
 import onnx
 import onnx_ir as ir
@@ -30,13 +29,12 @@ from onnx_ir.passes import common as passes
 from onnxpool.domain import DOMAIN, OPSETS, VERSION, Form
 from onnxpool.dtypes import BY_CODE, POOLED
 from onnxpool.errors import ArgumentError, FormError
+from onnxpool.graph.repair import pool_calls, prefixed, repair
+from onnxpool.graph.tags import TAG, fold, groups, names
 from onnxpool.window import Window
 
 Model: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
 """What every function here takes: a path, a serialized model, or a model in memory."""
-
-TAG = "onnxpool.node"
-"""Metadata key on inlined nodes: the pooling node they came from, as JSON."""
 
 RANGE = "onnxpool.range"
 """Metadata key of a model in standard form that is right for pooling inputs within a range: the largest magnitude."""
@@ -61,30 +59,42 @@ class PoolNode:
 def read(model: Model) -> ir.Model:
     """The model in memory, external weights left on disk; an :class:`onnx_ir.Model` is returned as it is.
 
-    Raises :class:`FormError` for a missing file and for bytes that are not an ONNX model.
+    What other programs do to a file is undone: nodes that stand before what they take from, and operators of ours that
+    ``onnx.compose.add_prefix`` gave another name, where the model holds one body for each.
+    Raises :class:`FormError` for a missing file and for what is not an ONNX model.
     """
     if isinstance(model, ir.Model):
         return model
     name = str(model) if isinstance(model, str | os.PathLike) else "these bytes"
     try:
         if isinstance(model, onnx.ModelProto):
-            return _weights_apart(ir.from_proto(model))
+            return repair(ir.from_proto(model))
         if isinstance(model, bytes):
-            return _weights_apart(ir.from_proto(onnx.load_model_from_string(model)))
-        return _weights_apart(ir.load(model))
+            return repair(ir.from_proto(onnx.load_model_from_string(model)))
+        return repair(ir.load(model))
     except FileNotFoundError as error:
         raise FormError(f"there is no model file {name}") from error
     except Exception as error:
-        raise FormError(f"cannot read {name} as an ONNX model: {error}") from error
+        raise FormError(f"cannot read {name} as an ONNX model: {_why_unreadable(model, error)}") from error
 
 
-def _weights_apart(model: ir.Model) -> ir.Model:
-    """Before version 4 of the format every initializer was an input as well; later on, one that callers may give."""
-    if model.ir_version < 4:
-        for value in [value for value in model.graph.inputs if value.is_initializer()]:
-            model.graph.inputs.remove(value)
-        model.ir_version = 4
-    return model
+def _why_unreadable(model: Model, error: Exception) -> str:
+    """A line about what the file is, or what its reader said."""
+    if isinstance(model, str | os.PathLike) and Path(model).is_dir():
+        return "it is a folder"
+    if is_ort_format(model):
+        return "it is in ONNX Runtime's own format, which onnxpool.load runs; take the ONNX model that it was made from"
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def is_ort_format(model: Model) -> bool:
+    """Whether it is in ONNX Runtime's own format, ``.ort``: FlatBuffers with this identifier."""
+    if isinstance(model, bytes):
+        return model[4:8] == b"ORTM"
+    if not isinstance(model, str | os.PathLike) or not Path(model).is_file():
+        return False
+    with Path(model).open("rb") as file:
+        return file.read(8)[4:] == b"ORTM"
 
 
 def write(model: ir.Model, path: str | os.PathLike[str]) -> None:
@@ -114,7 +124,7 @@ def write(model: ir.Model, path: str | os.PathLike[str]) -> None:
 def form_of(model: Model) -> Form:
     """The form that the model is in; a model without pooling nodes is in standard form."""
     model = read(model)
-    bare = list(_nodes(model))
+    bare = list(pool_calls(model))
     if not bare:
         return "standard"
     carried = all((DOMAIN, node.op_type, "") in model.functions for node in bare)
@@ -124,31 +134,23 @@ def form_of(model: Model) -> Form:
 def pool_nodes(model: Model) -> list[PoolNode]:
     """The pooling nodes of a model in any form, in the order of execution."""
     model = read(model)
+    called = prefixed(model)
     found = [
-        PoolNode(node.name or "", node.op_type, _window(node), _names(node.inputs), _names(node.outputs))
-        for node in _nodes(model)
+        PoolNode(
+            node.name or "",
+            called.get(node.op_type, node.op_type),
+            _window(node),
+            names(node.inputs),
+            names(node.outputs),
+        )
+        for node in pool_calls(model)
     ]
     for graph in model.graphs():
-        for name, group in _inlined(graph).items():
-            tag = json.loads(group[0].metadata_props[TAG])
-            window = Window.from_attributes(tag["attributes"])
-            found.append(PoolNode(name, tag["op_type"], window, tuple(tag["inputs"]), tuple(tag["outputs"])))
+        found += [
+            PoolNode(group.name, group.op_type, group.window, names(group.inputs), names(group.outputs))
+            for group in groups(graph)
+        ]
     return found
-
-
-def _nodes(model: ir.Model) -> Iterator[ir.Node]:
-    """The bare pooling nodes, also those inside of If and Loop and of other functions."""
-    for graph in (model.graph, *(f.graph for f in model.functions.values() if f.domain != DOMAIN)):
-        yield from (node for node in graph.all_nodes() if node.domain == DOMAIN)
-
-
-def _inlined(graph: ir.Graph) -> dict[str, list[ir.Node]]:
-    """The nodes that each inlined pooling node of this graph became, by its name."""
-    groups: dict[str, list[ir.Node]] = {}
-    for node in graph:
-        if TAG in node.metadata_props:
-            groups.setdefault(json.loads(node.metadata_props[TAG])["name"], []).append(node)
-    return groups
 
 
 def _window(node: ir.Node) -> Window:
@@ -157,10 +159,6 @@ def _window(node: ir.Node) -> Window:
         return Window.from_attributes(attributes)
     except ArgumentError as error:
         raise FormError(f"node {node.name!r} ({DOMAIN}::{node.op_type}): {error}") from error
-
-
-def _names(values: Any) -> tuple[str, ...]:
-    return tuple(value.name for value in values)
 
 
 # --- the moves
@@ -208,8 +206,11 @@ def _strip(model: ir.Model) -> None:
     """Down to bare nodes, each with a name of its own."""
     model.metadata_props.pop(RANGE, None)
     for graph in list(model.graphs()):
-        for name, group in _inlined(graph).items():
-            _fold(graph, name, group)
+        for group in groups(graph):
+            fold(graph, group)
+        for node in graph:
+            node.metadata_props.pop(TAG, None)
+    called = prefixed(model)
     for identifier in [identifier for identifier in model.functions if identifier[0] == DOMAIN]:
         del model.functions[identifier]
     callers = {
@@ -220,51 +221,18 @@ def _strip(model: ir.Model) -> None:
     if callers:  # element types inside a function are known only where it is called
         passes.InlinePass(lambda function: function.identifier() in callers)(model)
     taken = {node.name for node in model.graph.all_nodes()}
-    for node in _nodes(model):
+    for node in pool_calls(model):
+        node.op_type = called.get(node.op_type, node.op_type)
         if not node.name:
             node.name = next(name for i in range(len(taken) + 1) if (name := f"{node.op_type}_{i}") not in taken)
             taken.add(node.name)
-
-
-def _fold(graph: ir.Graph, name: str, group: list[ir.Node]) -> None:
-    """Put the pooling node back in place of the nodes that it was inlined to."""
-    tag = json.loads(group[0].metadata_props[TAG])
-    members = set(group)
-    made = {value for node in group for value in node.outputs}
-    used = {value for node in group for value in node.inputs if value is not None and value not in made}
-    constants = {value for value in used if value.is_initializer()}
-    taken = {value.name: value for value in used - constants}
-    given = {
-        value.name: value
-        for value in made
-        if value.is_graph_output() or any(user not in members for user in value.consumers())
-    }
-    if set(taken) != set(tag["inputs"]) or set(given) != set(tag["outputs"]):
-        raise FormError(
-            f"the nodes of {tag['op_type']} {name!r} were rewritten by another program after they were inlined: they "
-            f"join {sorted(map(str, taken))} to {sorted(map(str, given))} in place of {tag['inputs']} to "
-            f"{tag['outputs']}; convert the model from its original file"
-        )
-    node = ir.node(
-        tag["op_type"],
-        [taken[value] for value in tag["inputs"]],
-        tag["attributes"],
-        domain=DOMAIN,
-        outputs=[ir.Value(name=value, type=given[value].type, shape=given[value].shape) for value in tag["outputs"]],
-        name=name,
-    )
-    old = [given[value] for value in tag["outputs"]]
-    ir.convenience.replace_nodes_and_values(graph, group[-1], group, [node], old, node.outputs)
-    for value in constants:
-        if not value.uses():
-            graph.initializers.pop(str(value.name), None)
 
 
 def _check(model: ir.Model) -> None:
     from onnxpool.pools import OPERATORS
 
     opset = model.opset_imports.get("", 0)
-    nodes = list(_nodes(model))
+    nodes = list(pool_calls(model))
     if nodes and opset not in OPSETS:
         raise FormError(
             f"the model has opset {opset}; pooling nodes need {OPSETS[0]} to {OPSETS[-1]}: convert it first, for "
@@ -291,7 +259,7 @@ def _check(model: ir.Model) -> None:
 
 def _infer_dtypes(model: ir.Model) -> None:
     """Let every pooling node know the element type it pools: onnx's inference stops at each node it does not know."""
-    nodes = list(_nodes(model))
+    nodes = list(pool_calls(model))
     unknown = len(nodes) + 1
     while unknown:
         for node in nodes:
@@ -320,7 +288,7 @@ def _attach(model: ir.Model) -> None:
     from onnxpool.pools import OPERATORS
     from onnxpool.pools._method import Calls
 
-    opset, every = model.opset_imports[""], list(_nodes(model))
+    opset, every = model.opset_imports[""], list(pool_calls(model))
     for op_type in sorted({node.op_type for node in every}):
         nodes = [node for node in every if node.op_type == op_type]
         dtypes = {_dtype(node) for node in nodes}
@@ -332,7 +300,7 @@ def _attach(model: ir.Model) -> None:
 
 def _inline(model: ir.Model, within: float | None) -> None:
     """Write standard operators for its own window in place of each pooling node, tagged, and tidy up."""
-    nodes = list(_nodes(model))
+    nodes = list(pool_calls(model))
     if within is not None:
         _check_range(nodes, within)
         model.metadata_props[RANGE] = repr(float(within))
@@ -385,8 +353,8 @@ def _replace(node: ir.Node, *, bounded: bool) -> None:
         "name": node.name,
         "op_type": node.op_type,
         "attributes": window.attributes(),
-        "inputs": _names(node.inputs),
-        "outputs": _names(node.outputs),
+        "inputs": names(node.inputs),
+        "outputs": names(node.outputs),
     }
     for written in op.nodes:
         written.metadata_props.update({**node.metadata_props, TAG: json.dumps(tag)})

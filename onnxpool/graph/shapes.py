@@ -39,6 +39,8 @@ def size_of(axis: int | str, sizes: Mapping[str, int]) -> int | None:
         return axis
     if axis in sizes:
         return sizes[axis]
+    if not axis:
+        return None
     if _POWER.search(axis) or axis.count("**") > _MOST_POWERS or (0 in sizes.values() and _EXTREME.search(axis)):
         return None
     try:
@@ -64,7 +66,7 @@ def sizes_of(values: Iterable[ir.Value], shapes: Mapping[str, tuple[int, ...]]) 
     sizes: dict[str, int] = {}
     for value in values:
         axes = zip(_axes(value), shapes.get(str(value.name), ()), strict=False)
-        sizes = {axis: size for axis, size in axes if isinstance(axis, str)} | sizes
+        sizes = {axis: size for axis, size in axes if isinstance(axis, str) and axis} | sizes
     return sizes
 
 

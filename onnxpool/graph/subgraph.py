@@ -113,11 +113,28 @@ def segment(model: ir.Model, names: Iterable[str], arrays: Mapping[str, NDArray[
     return model
 
 
+def prune(graph: ir.Graph) -> None:
+    """Remove the nodes and initializers that no output needs.
+
+    (onnx_ir's own pass keeps what a branch or loop body took that is gone itself.)
+    """
+    needed = set(graph.outputs)
+    for node in reversed(list(graph)):
+        if needed.isdisjoint(node.outputs):
+            graph.remove(node)
+        else:
+            needed.update(taken(node))
+    for name, value in list(graph.initializers.items()):
+        if value not in needed:
+            del graph.initializers[name]
+
+
 def taken(node: ir.Node) -> list[ir.Value]:
     """What a node takes, also inside of its branches and loop bodies."""
-    inner = [part for graph in _bodies(node) for part in graph.all_nodes()]
+    inner = [part for graph in bodies(node) for part in graph.all_nodes()]
+    within = [part for graph in bodies(node) for part in (graph, *graph.subgraphs())]
     local = {value for part in inner for value in part.outputs}
-    local |= {value for graph in _bodies(node) for value in (*graph.inputs, *graph.initializers.values())}
+    local |= {value for graph in within for value in (*graph.inputs, *graph.initializers.values())}
     found = (*node.inputs, *(value for part in inner for value in part.inputs))
     return [value for value in found if value is not None and value not in local]
 
@@ -126,11 +143,12 @@ def _within(nodes: Iterable[ir.Node]) -> Iterator[ir.Node]:
     """These nodes and all that are in their branches and loop bodies."""
     for node in nodes:
         yield node
-        for graph in _bodies(node):
+        for graph in bodies(node):
             yield from graph.all_nodes()
 
 
-def _bodies(node: ir.Node) -> Iterator[ir.Graph]:
+def bodies(node: ir.Node) -> Iterator[ir.Graph]:
+    """The branches and loop bodies of a node."""
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH:
             yield attribute.value

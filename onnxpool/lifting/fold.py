@@ -40,7 +40,7 @@ def fold(matches: Sequence[tuple[ir.Graph, Match]]) -> tuple[Fold, ...]:
             made = op.Reshape(made, onnx_ops.ints(op, *match.shape))
         old = match.node.outputs[0]
         new[old] = made
-        made.name, made.shape = old.name, old.shape
+        made.name, made.shape = name if match.name and not old.is_graph_output() else old.name, old.shape
         ir.convenience.replace_nodes_and_values(graph, match.node, [match.node], op.nodes, [old], [made])
         if inputs[0].dtype is not None:
             made.dtype = inputs[0].dtype  # another one than before where casts went
@@ -98,6 +98,6 @@ def _name(graph: ir.Graph, match: Match) -> str:
     """The name of the node that goes, with its operator's name exchanged, and unlike any other."""
     old = match.node
     stem, slash, last = label(old).rpartition("/")
-    wanted = f"{stem}{slash}{match.op_type}" if last.startswith(old.op_type) else label(old)
+    wanted = match.name or (f"{stem}{slash}{match.op_type}" if last.startswith(old.op_type) else label(old))
     taken = {node.name for node in graph.all_nodes() if node is not old}
     return next(name for name in (wanted, *(f"{wanted}_{i}" for i in range(len(taken) + 1))) if name not in taken)

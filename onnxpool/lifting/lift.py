@@ -20,11 +20,15 @@ from onnx_ir.passes import common as passes
 
 from onnxpool.domain import OPSETS
 from onnxpool.errors import FormError
-from onnxpool.graph.forms import TAG, Model, read, to_form
+from onnxpool.graph.forms import Model, read, to_form
+from onnxpool.graph.inlined import inlined
+from onnxpool.graph.subgraph import bodies, prune
+from onnxpool.graph.tags import TAG
 from onnxpool.lifting.fold import Fold, fold
 from onnxpool.lifting.match import Match, Refused
 from onnxpool.lifting.prove import prove
 from onnxpool.lifting.recognise import recognise
+from onnxpool.lifting.restore import SPELLING, restore, tidy
 from onnxpool.lifting.settle import settle
 
 
@@ -72,6 +76,9 @@ def lift(model: Model) -> Lifted:
     if not matches:
         return Lifted(original, (), tuple(refused), "nothing was lifted")
     folds = fold(matches)
+    if any(one.spelling == SPELLING for one in folds):
+        tidy(bare)
+    prune(bare.graph)
     passes.RemoveUnusedNodesPass()(bare)
     lifted = to_form(bare, "function")
     return Lifted(lifted, folds, tuple(refused), prove(original, lifted))
@@ -91,14 +98,25 @@ def _search(model: ir.Model) -> tuple[list[tuple[ir.Graph, Match]], list[Refused
     matches: list[tuple[ir.Graph, Match]] = []
     refused: list[Refused] = []
     with _inferred(model):
-        for graph in model.graphs():
-            for found in recognise(graph):
-                settled = found if isinstance(found, Refused) else settle(model, found)
-                if isinstance(settled, Refused):
-                    refused.append(settled)
-                elif settled is not None:
-                    matches.append((graph, settled))
+        if written_out := inlined(model):
+            tidy(model)
+        inside = {graph for one in written_out for graph in _graphs(one.node)}
+        candidates = [(model.graph, restore(model, one)) for one in written_out]
+        candidates += [(graph, found) for graph in model.graphs() if graph not in inside for found in recognise(graph)]
+        for graph, found in candidates:
+            settled = found if isinstance(found, Refused) else settle(model, found)
+            if isinstance(settled, Refused):
+                refused.append(settled)
+            elif settled is not None:
+                matches.append((graph, settled))
     return matches, refused
+
+
+def _graphs(node: ir.Node) -> Iterator[ir.Graph]:
+    """The bodies of a node, and all within them."""
+    for body in bodies(node):
+        yield body
+        yield from body.subgraphs()
 
 
 @contextmanager

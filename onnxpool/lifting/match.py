@@ -28,7 +28,8 @@ class Match:
     of ONNX's Reshape. Where ``expand``, one channel of weights is for all. Nodes ``logits`` give the logits, of the one
     input, position by position. ``last`` tells whether channels are the last axis: of the input, of the output before
     it is reshaped. A power mean, which has no operator, has an ``exponent``, is times ``factor``, has ``spatial`` axes
-    (all of which it is over if there is no window), and may count padding as zeros (``padded``).
+    (all of which it is over if there is no window), and may count padding as zeros (``padded``). A ``name`` is for the
+    node that comes; without one it is that of ``node``.
     """
 
     op_type: str
@@ -45,6 +46,7 @@ class Match:
     expand: bool = False
     logits: tuple[ir.Node, ...] = ()
     last: tuple[bool, bool] = (False, False)
+    name: str = ""
 
 
 @dataclass(frozen=True)

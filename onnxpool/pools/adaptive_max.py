@@ -86,7 +86,9 @@ def _translate(op: Any, x: Any, sizes: Sequence[int]) -> Any:
 
     def write(x: Any) -> Any:
         if set(sizes) == {1} and len(sizes) == 2 and x.dtype != ir.DataType.DOUBLE:
-            return op.GlobalMaxPool(x)  # of two axes alone the ReferenceEvaluator's is right; of float64 ONNX Runtime has none
+            return op.GlobalMaxPool(
+                x
+            )  # of two axes alone the ReferenceEvaluator's is right; of float64 ONNX Runtime has none
         if divides(sizes, spatial):
             kernel = [n // (size or n) for size, n in zip(sizes, spatial, strict=True)]
             return onnx_ops.max_pool(op, x, kernel_shape=kernel, strides=kernel)

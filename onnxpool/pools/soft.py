@@ -76,7 +76,6 @@ def function(calls: Calls) -> ir.Function:
     The ratio is out where a node is dilated (AveragePool learned that in opset 19, and ONNX Runtime wants its padding
     below the undilated kernel) and in float64 (ONNX Runtime's CPU provider has no AveragePool for it).
     """
-
     wide = calls.wide
 
     def write(op: Any, x: Any) -> Any:

@@ -89,7 +89,6 @@ def function(calls: Calls) -> ir.Function:
 
     For when the ratio is out, see :func:`onnxpool.pools.soft.function`.
     """
-
     wide = calls.wide
 
     def write(op: Any, x: Any) -> Any:

@@ -10,10 +10,12 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxpool.domain import DOMAIN
@@ -21,14 +23,19 @@ from onnxpool.dtypes import BFLOAT16, BY_NAME, BY_ONNX, to_bits
 from onnxpool.errors import ArgumentError, KernelError, MissingExtra, SessionError
 from onnxpool.graph import forms
 from onnxpool.graph.forms import Model, PoolNode
+from onnxpool.graph.inlined import inlined
+from onnxpool.graph.repair import RENAMED
 from onnxpool.graph.shapes import fits
 from onnxpool.run.native_library import CPU, CUDA, register, why_missing, why_none_for
+from onnxpool.runtimes._devices import why_no_device
 from onnxpool.window import Window
 
 if TYPE_CHECKING:
     import onnxruntime
 
 Kernels: TypeAlias = Literal["auto", "require", "off"]
+Provider: TypeAlias = str | tuple[str, Mapping[str, Any]]
+"""A provider of ONNX Runtime by name, or with its options."""
 
 
 @dataclass(frozen=True)
@@ -124,16 +131,20 @@ class Session:
 def load(
     model: Model,
     *,
-    providers: Sequence[str | tuple[str, Mapping[str, Any]]] | None = None,
+    providers: Sequence[Provider] | None = None,
     kernels: Kernels = "auto",
     threads: int | None = None,
 ) -> Session:
     """A session for a model in any form.
 
-    ``providers`` as ONNX Runtime takes them; by default CUDA where it is available, and the CPU. ``kernels``:
-    ``"auto"`` uses the native library where it is installed and has kernels for the first provider, ``"require"``
+    ``providers`` as ONNX Runtime takes them; by default CUDA where it is available, and the CPU. One whose device is
+    not here, or that does not start, is passed over for the next, and in the end for the CPU. ``kernels``: ``"auto"``
+    uses the native library where it is installed and has kernels for the first provider that starts, ``"require"``
     insists that every pooling node runs natively, ``"off"`` runs function bodies. ``threads`` is the number of threads
     inside one operator; by default ONNX Runtime's own choice.
+
+    A model in ONNX Runtime's own format, ``.ort``, runs, but does not tell which of its nodes were ours: it has no
+    ``placements``, and ``"require"`` cannot be met.
 
     Raises :class:`ArgumentError` for an argument out of range, :class:`MissingExtra` without ONNX Runtime,
     :class:`KernelError` where ``"require"`` cannot be met, and :class:`SessionError` where the model does not load.
@@ -142,36 +153,78 @@ def load(
         raise ArgumentError(f"kernels={kernels!r} is unknown; use one of {', '.join(get_args(Kernels))}")
     if threads is not None and (type(threads) is not int or threads < 1):
         raise ArgumentError(f"threads={threads!r} must be a positive int, or None")
-    ort = _onnxruntime()
-    available = ort.get_available_providers()
-    chosen = list(providers or [p for p in (CUDA, CPU) if p in available])
-    names = [provider if isinstance(provider, str) else provider[0] for provider in chosen]
-    if missing := [name for name in names if name not in available]:
-        raise ArgumentError(f"providers={missing!r} are not available here; this onnxruntime has {available}")
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors reach the caller as exceptions
-    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    if kernels == "require" or (kernels == "auto" and why_none_for(names[0]) is None):
-        register(options)  # with no kernel for another provider, its function body beats a copy to the CPU and back
-    nodes = forms.pool_nodes(model)
+    chosen = _providers(providers)
+    own_format = forms.is_ort_format(model)
+    if kernels == "require" and own_format:
+        raise KernelError(
+            "kernels='require', but a model in ONNX Runtime's own format does not tell which of its nodes were ours; "
+            "load the ONNX model that it was made from"
+        )
+    held = None if own_format else forms.read(model)
+    renamed = held is not None and RENAMED in held.meta
+    nodes = [] if held is None else forms.pool_nodes(held)
     try:
-        session = Session(_open(model, options, chosen), nodes)
+        session = Session(_started(held if renamed and held else model, chosen, kernels, threads), nodes)
+    except KernelError:
+        raise
     except Exception as error:
         lacking = kernels == "off" or why_missing() is not None
         remedy = ""
-        if lacking and forms.form_of(model) == "custom":
+        if lacking and held is not None and forms.form_of(held) == "custom":
             remedy = f"; a custom form needs the native library: {why_missing() or 'use kernels=auto'}"
         raise SessionError(f"ONNX Runtime could not load the model: {error}{remedy}") from error
+    if kernels == "require" and held is not None:
+        _insist(session, held)
+    return session
+
+
+def _providers(asked: Sequence[Provider] | None) -> list[Provider]:
+    """Those that can be asked for here."""
+    available = _onnxruntime().get_available_providers()
+    chosen: list[Provider] = list(asked or [p for p in (CUDA, CPU) if p in available])
+    if missing := [_name(provider) for provider in chosen if _name(provider) not in available]:
+        raise ArgumentError(f"providers={missing!r} are not available here; this onnxruntime has {available}")
+    reasons = {_name(provider): why_no_device(_name(provider)) for provider in chosen}
+    if all(reasons.values()):
+        raise ArgumentError(f"providers={list(reasons)!r} cannot start here: {next(iter(reasons.values()))}")
+    return [provider for provider in chosen if not reasons[_name(provider)]]
+
+
+def _name(provider: Provider) -> str:
+    return provider if isinstance(provider, str) else provider[0]
+
+
+def _started(
+    model: Model, providers: Sequence[Provider], kernels: Kernels, threads: int | None
+) -> "onnxruntime.InferenceSession":
+    """A session with the first of the providers that starts, and with the kernels for that one."""
+    options = _onnxruntime().SessionOptions()
+    options.log_severity_level = 4  # errors reach the caller as exceptions
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    first, *others = providers
+    if kernels == "require" or (kernels == "auto" and why_none_for(_name(first)) is None):
+        register(options)  # with no kernel for another provider, its function body beats a copy to the CPU and back
+    session: onnxruntime.InferenceSession = _open(model, options, providers)
+    if _name(first) in session.get_providers():
+        return session
+    return _started(model, others or [CPU], kernels, threads)
+
+
+def _insist(session: Session, model: ir.Model) -> None:
+    """Raise :class:`KernelError` unless every pooling node runs natively, those included that were written out."""
     bodies = [placement.node for placement in session.placements if not placement.native]
-    if kernels == "require" and bodies:
+    if bodies:
         raise KernelError(
             f"kernels='require', but these pooling nodes do not run natively: {', '.join(bodies)}; "
             "convert a standard form with onnxpool.to_form(model, 'function'), or use kernels='auto'"
         )
-    return session
+    if gone := [one.name for one in inlined(model)]:
+        raise KernelError(
+            f"kernels='require', but another program wrote out the functions of {len(gone)} pooling nodes, at "
+            f"{', '.join(gone)}: onnxpool.lift, or 'onnxpool lift', makes nodes of them again"
+        )
 
 
 def _onnxruntime() -> Any:
@@ -183,7 +236,7 @@ def _onnxruntime() -> Any:
 
 
 def _open(model: Model, options: "onnxruntime.SessionOptions", providers: Sequence[Any]) -> Any:
-    start = _onnxruntime().InferenceSession
+    start = partial(_onnxruntime().InferenceSession, enable_fallback=False)  # which would print, and start again
     if isinstance(model, bytes):
         return start(model, options, providers=providers)
     if isinstance(model, str | os.PathLike):
@@ -198,7 +251,8 @@ def _info(argument: Any) -> TensorInfo:
     element = BY_ONNX.get(argument.type.removeprefix("tensor(").removesuffix(")"))
     if element is None:
         raise SessionError(f"{argument.name!r} is a {argument.type}; onnxpool runs models of plain tensors")
-    return TensorInfo(argument.name, element.dtype, tuple(argument.shape))
+    sizes = (None if size == "?" or (isinstance(size, int) and size < 0) else size for size in argument.shape)
+    return TensorInfo(argument.name, element.dtype, tuple(sizes))
 
 
 def _checked(info: TensorInfo, value: Any) -> NDArray[Any]:

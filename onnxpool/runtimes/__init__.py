@@ -18,7 +18,7 @@ in order), ``weights`` (how many), ``arrangement`` (how the PyTorch module that 
 ``path`` (where this process imports from) and ``library`` (the native one, or None).
 
 Files with an underscore are not runtimes: ``_child.py`` asks the program that serves one, ``_worker.py`` is that
-program, in Python.
+program, in Python; ``_devices.py`` says whether there is a GPU.
 """
 
 from collections.abc import Callable, Mapping

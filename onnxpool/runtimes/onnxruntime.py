@@ -36,17 +36,23 @@ _BFLOAT16_CODE = 16  # TensorProto.BFLOAT16
 
 
 def ordinary() -> tuple[dict[str, Any], ...]:
-    """On the CPU, and on a GPU that there is."""
-    return {}, *({"provider": provider} for provider in _GPU if not why_not({"provider": provider}))
+    """On the CPU, and on a GPU where ONNX Runtime was built for one: without one such runs are skipped, and shown."""
+    return {}, *({"provider": provider} for provider in _GPU if not _not_built(provider))
 
 
 def why_not(options: dict[str, Any]) -> str:
     """Why this cannot be tried here, or nothing."""
+    from onnxpool.runtimes._devices import why_no_device
+
+    provider = options.get("provider", "CPUExecutionProvider")
+    return _not_built(provider) or why_no_device(provider)
+
+
+def _not_built(provider: str) -> str:
     try:
         import onnxruntime as ort
     except ImportError as error:
         return f"onnxruntime cannot be imported ({error}): pip install 'onnxpool[cpu]'"
-    provider = options.get("provider", "CPUExecutionProvider")
     available = ort.get_available_providers()
     return "" if provider in available else f"this onnxruntime has no {provider}, but {', '.join(available)}"
 
@@ -56,7 +62,7 @@ def open_model(path: str, options: dict[str, Any]) -> tuple[Callable[[Pairs], Pa
     import onnxruntime as ort
 
     settings = ort.SessionOptions()
-    settings.log_severity_level = 3  # errors are told as exceptions
+    settings.log_severity_level = 4  # errors are told as exceptions
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     settings.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[options.get("optimisation", "all")])
     settings.intra_op_num_threads = options.get("threads", 0)

@@ -222,7 +222,7 @@ class _Opened:
 
 def _affordable(cases: Sequence[Case], *, one_size: bool) -> tuple[Sequence[Case], tuple[str, ...]]:
     """The cases to run, and the names of the others: of one size only, the commonest, where they cost much."""
-    if not one_size:
+    if not one_size or not cases:
         return cases, ()
     (size, _), *_ = Counter(map(_sizes, cases)).most_common(1)
     return [case for case in cases if _sizes(case) == size], tuple(case.name for case in cases if _sizes(case) != size)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from onnxpool.domain import Form
-from onnxpool.errors import ArgumentError
+from onnxpool.errors import ArgumentError, FormError, GoldenError, OnnxpoolError
 from onnxpool.golden import file as golden_file
 from onnxpool.golden import from_function, from_torch
 from onnxpool.golden.file import Golden
@@ -76,13 +76,15 @@ def validate(
     """
     names = _checked(on, forms, require, threads, timeout_s)
     held = HeldModel(model)
-    golden = answers_for(held, reference, case)
+    golden, unanswered = _answers(held, reference, case)
     configurations = plan(names, forms, [os.fspath(python) for python in pythons], threads, pools=held.pools)
     with tempfile.TemporaryDirectory(prefix="onnxpool-") as folder:
         module: Any = reference if hasattr(reference, "state_dict") else None
         outside = beyond(held, golden)
         matrix = Matrix(Files(held, module, Path(folder)), Judge(golden, held), timeout_s, outside)
         runs = tuple(matrix.run(configurations, progress or (lambda *_: None)))
+    if unanswered and {run.verdict for run in runs} - {"skipped"} != {"unloadable"}:
+        raise unanswered
     found = changes(golden.fingerprints, held.fingerprints()) if golden.fingerprints else []
     unproven = _unproven(held, runs) if "native" in require else []
     verdict = worst([*(run.verdict for run in runs), "unloadable" if unproven else "skipped"])
@@ -122,6 +124,19 @@ def _checked(
     if not timeout_s > 0:
         raise ArgumentError(f"timeout_s={timeout_s!r} must be a positive number of seconds")
     return names
+
+
+def _answers(held: HeldModel, reference: Reference, case: str | None) -> tuple[Golden, OnnxpoolError | None]:
+    """What the model is judged by; none, and why, where the model alone should give it and cannot.
+
+    A model with an operator that is missing here does not load: the report is to say that.
+    """
+    try:
+        return answers_for(held, reference, case), None
+    except (FormError, GoldenError) as error:
+        if reference is not None:
+            raise
+        return Golden(f"nothing: {error}", "", {}, (), (), None), error
 
 
 def answers_for(held: HeldModel, reference: Reference = None, case: str | None = None) -> Golden:
