@@ -242,7 +242,9 @@ def test_vmap_and_jvp(text):
     pool.double()
     torch.testing.assert_close(vmap(pool)(torch.stack([x, 2 * x])), torch.stack([pool(x), pool(2 * x)]))
     direction = torch.randn_like(x)
-    slope = torch.func.jvp(pool, (x,), (direction,))[1]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)  # PyTorch scripts some derivatives itself
+        slope = torch.func.jvp(pool, (x,), (direction,))[1]
     step = 1e-6 * direction
     torch.testing.assert_close(slope, (pool(x + step) - pool(x - step)) / 2e-6, rtol=1e-4, atol=1e-5)
 
@@ -250,7 +252,13 @@ def test_vmap_and_jvp(text):
 # --- memory, files, training
 
 
-@pytest.mark.parametrize("text", [text for text in MODULES if "2d" in text and "flatten" not in text])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(text for text in MODULES if "2d" in text and "flatten" not in text and "Logit" not in text),
+        "LocalImportancePool2d(SoftGate())",  # the instance norm of other logits gives its own layout
+    ],
+)
 def test_channels_last_is_kept(text):
     pool, x = layer(text)
     if "AdaptiveMax" in text or text == "AdaptiveAvgPool2d(1)":

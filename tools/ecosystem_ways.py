@@ -216,12 +216,16 @@ def executorch_portable(net: torch.nn.Module, x: torch.Tensor, free: bool, *back
 
     shapes = None
     if free:  # memory is planned for the largest
-        batch, *lengths = (torch.export.Dim(name, max=96 if i else 8) for i, name in enumerate("bhw"))
-        shapes = ({0: batch, 2: lengths[0], 3: lengths[1]},)
+        batch = torch.export.Dim("batch", max=8)
+        height, width = (torch.export.Dim(name, min=16, max=96) for name in ("height", "width"))
+        shapes = ({0: batch, 2: height, 3: width},)
     program = torch.export.export(net, (x,), dynamic_shapes=shapes)
     lowered = to_edge_transform_and_lower(program, partitioner=list(backends)).to_executorch()
-    method = Runtime.get().load_program(lowered.buffer).load_method("forward")
-    return lambda x: method.execute([x])[0]
+    path = FOLDER / "network.pte"
+    path.write_bytes(lowered.buffer)
+    loaded = Runtime.get().load_program(path)
+    method = loaded.load_method("forward")
+    return lambda x: (loaded, method.execute([x])[0].clone())[1]  # its memory lives as long as the program
 
 
 def executorch_xnnpack(net: torch.nn.Module, x: torch.Tensor, free: bool) -> Run:
@@ -273,8 +277,8 @@ WAYS: dict[str, Callable[[torch.nn.Module, torch.Tensor, bool], Run]] = {
 
 
 def tried(way: str, name: str) -> dict[str, Any]:
-    """The error with free sizes; where that fails, with the example's; else what was said."""
-    said = ""
+    """The error with free sizes; where that fails, why, and the error with the example's, or what was said then."""
+    told: list[str] = []
     for free in (True, False):
         net, x, other = network(name)
         try:
@@ -283,14 +287,14 @@ def tried(way: str, name: str) -> dict[str, Any]:
                 worst = max(error(run(batch), net, batch) for batch in ((x, other) if free else (x,)))
             limit = 0.1 if way == "pt2e_quantized" else LARGEST_ERROR
             if worst <= limit:
-                return {"error": worst, "free": free, "said": said}
-            said = said or f"wrong: {worst:.1e}"
+                return {"error": worst, "free": free, "said": "".join(told)}
+            told.append(f"wrong: {worst:.1e}")
         except Converted as model:
             return {"error": None, "free": free, "said": f"converts: {model}"}
         except Exception as failure:
             first = next((line for line in str(failure).splitlines() if line.strip()), "")
-            said = said or f"{type(failure).__name__}: {first.strip():.160}"
-    return {"error": None, "free": False, "said": said}
+            told.append(f"{type(failure).__name__}: {first.strip():.160}")
+    return {"error": None, "free": False, "said": told[-1]}
 
 
 def main() -> None:
