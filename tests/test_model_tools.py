@@ -261,6 +261,22 @@ def test_prefixes_of_onnx_compose(form, op_type, tmp_path):
         np.testing.assert_allclose(run(after, sample(), "require"), y, atol=1e-6)
 
 
+@native
+def test_validation_of_a_model_with_a_prefix_and_of_one_that_was_written_out(tmp_path):
+    def prefix(path: Path) -> onnx.ModelProto:
+        return onnx.compose.add_prefix(onnx.load(path), "net/")
+
+    bare = pooled(Window.of(2, 2))
+    told = {"forms": ["function"], "require": ["native"], "threads": 1}
+    assert onnxpool.validate(rewritten(prefix, bare, "function", tmp_path), **told).exit_status == 0
+    report = onnxpool.validate(rewritten(onnx_inliner, bare, "function", tmp_path), **told)
+    assert report.exit_status == 3
+    assert report.causes == (
+        "native kernels are required: the model has no pooling node of ours; another program wrote them out, which "
+        "'onnxpool lift' undoes",
+    )
+
+
 def test_two_models_that_were_merged(tmp_path):
     """Under two prefixes, with bodies that differ, since one window is dilated: form --to function unites them."""
     other = model(
