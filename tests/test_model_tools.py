@@ -201,6 +201,35 @@ def test_another_loop_over_a_pooled_tensor_is_left_with_the_reason():
     ]
 
 
+def test_a_pool_inside_of_somebody_s_if_is_seen_and_left(tmp_path):
+    branches = {
+        f"{name}_branch": helper.make_graph(
+            [
+                helper.make_node("Abs", ["x"], [f"{name}_x"], f"{name}_abs"),
+                helper.make_node(
+                    "SoftPool", [f"{name}_x"], [name], f"{name}_pool", domain=DOMAIN, **Window.of(2, size).attributes()
+                ),
+            ],
+            name,
+            [],
+            [helper.make_tensor_value_info(name, CODES["float32"], None)],
+        )
+        for name, size in (("then", 2), ("else", 3))
+    }
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["top"], "max", keepdims=0),
+        helper.make_node("Cast", ["top"], ["large"], "cast", to=onnx.TensorProto.BOOL),
+        helper.make_node("If", ["large"], ["y"], "theirs", **branches),
+    ]
+    after = rewritten(onnx_inliner, model(nodes, 2), "function", tmp_path)
+    assert [one.name for one in inlined(after)] == ["theirs", "theirs"]
+    lifted = onnxpool.lift(after)
+    assert not lifted.folds
+    assert {one.reason for one in lifted.refused} == {
+        "it stands inside of an If or Loop, where nodes are not run alone"
+    }
+
+
 def onnx_inliner_of(bare: onnx.ModelProto, old: str, new: str) -> onnx.ModelProto:
     """The function form of a model, written out, with every node of one operator of another."""
     from onnx import inliner
