@@ -201,6 +201,35 @@ def test_another_loop_over_a_pooled_tensor_is_left_with_the_reason():
     ]
 
 
+def test_a_pool_inside_of_somebody_s_if_is_seen_and_left(tmp_path):
+    branches = {
+        f"{name}_branch": helper.make_graph(
+            [
+                helper.make_node("Abs", ["x"], [f"{name}_x"], f"{name}_abs"),
+                helper.make_node(
+                    "SoftPool", [f"{name}_x"], [name], f"{name}_pool", domain=DOMAIN, **Window.of(2, size).attributes()
+                ),
+            ],
+            name,
+            [],
+            [helper.make_tensor_value_info(name, CODES["float32"], None)],
+        )
+        for name, size in (("then", 2), ("else", 3))
+    }
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["top"], "max", keepdims=0),
+        helper.make_node("Cast", ["top"], ["large"], "cast", to=onnx.TensorProto.BOOL),
+        helper.make_node("If", ["large"], ["y"], "theirs", **branches),
+    ]
+    after = rewritten(onnx_inliner, model(nodes, 2), "function", tmp_path)
+    assert [one.name for one in inlined(after)] == ["theirs", "theirs"]
+    lifted = onnxpool.lift(after)
+    assert not lifted.folds
+    assert {one.reason for one in lifted.refused} == {
+        "it stands inside of an If or Loop, where nodes are not run alone"
+    }
+
+
 def onnx_inliner_of(bare: onnx.ModelProto, old: str, new: str) -> onnx.ModelProto:
     """The function form of a model, written out, with every node of one operator of another."""
     from onnx import inliner
@@ -261,6 +290,22 @@ def test_prefixes_of_onnx_compose(form, op_type, tmp_path):
         np.testing.assert_allclose(run(after, sample(), "require"), y, atol=1e-6)
 
 
+@native
+def test_validation_of_a_model_with_a_prefix_and_of_one_that_was_written_out(tmp_path):
+    def prefix(path: Path) -> onnx.ModelProto:
+        return onnx.compose.add_prefix(onnx.load(path), "net/")
+
+    bare = pooled(Window.of(2, 2))
+    told = {"forms": ["function"], "require": ["native"], "threads": 1}
+    assert onnxpool.validate(rewritten(prefix, bare, "function", tmp_path), **told).exit_status == 0
+    report = onnxpool.validate(rewritten(onnx_inliner, bare, "function", tmp_path), **told)
+    assert not report.passed
+    assert report.causes == (
+        "native kernels are required: the model has no pooling node of ours; another program wrote them out, which "
+        "'onnxpool lift' undoes",
+    )
+
+
 def test_two_models_that_were_merged(tmp_path):
     """Under two prefixes, with bodies that differ, since one window is dilated: form --to function unites them."""
     other = model(
@@ -276,13 +321,13 @@ def test_two_models_that_were_merged(tmp_path):
 
 
 def test_an_operator_that_ends_like_ours_is_not_taken_for_it():
-    proto = ir.to_proto(onnxpool.to_form(pooled(Window.of(2, 2)), "function"))
-    proto.graph.node[0].op_type = proto.functions[0].name = "AdaptiveSoftPool"
-    for node in proto.functions[0].node:
-        node.input[:] = ["adaptivesoftpool_x" if name == "softpool_x" else name for name in node.input]
-    proto.functions[0].input[:] = ["adaptivesoftpool_x"]
+    newer = onnxpool.to_form(pooled(Window.of(2, 2)), "function")
+    function = newer.functions.pop((DOMAIN, "SoftPool", ""))
+    newer.graph[0].op_type = function.name = "AdaptiveSoftPool"
+    function.inputs[0].name = "adaptivesoftpool_x"
+    newer.functions[function.identifier()] = function
     with pytest.raises(FormError, match="AdaptiveSoftPool, which this version does not know"):
-        onnxpool.to_form(proto, "custom")
+        onnxpool.to_form(ir.to_proto(newer), "custom")
 
 
 def test_stale_tags_count_for_nothing():

@@ -14,6 +14,7 @@ the standard form can be folded back exactly. Models are :class:`onnx_ir.Model`,
 """
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -66,6 +67,9 @@ def read(model: Model) -> ir.Model:
     if isinstance(model, ir.Model):
         return model
     name = str(model) if isinstance(model, str | os.PathLike) else "these bytes"
+    logger = logging.getLogger("onnx_ir")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # what it would remark on comes as an error below
     try:
         if isinstance(model, onnx.ModelProto):
             return repair(ir.from_proto(model))
@@ -76,6 +80,8 @@ def read(model: Model) -> ir.Model:
         raise FormError(f"there is no model file {name}") from error
     except Exception as error:
         raise FormError(f"cannot read {name} as an ONNX model: {_why_unreadable(model, error)}") from error
+    finally:
+        logger.setLevel(level)
 
 
 def _why_unreadable(model: Model, error: Exception) -> str:

@@ -1,8 +1,11 @@
 """What other programs do to a file, undone when it is read.
 
-an initializer that is an input too     before version 4 of the format all were
-a node before those that it takes from  ONNX forbids that; converters to float16 do it
-an operator of ours with a prefix       as onnx.compose.add_prefix and merge_models leave it
+    an initializer that is an input too     before version 4 of the format all were
+    an axis of size -1, or called ?         as PaddlePaddle writes one that may change
+    a node before those that it takes from  ONNX forbids that; converters to float16 do it
+    an operator of ours with a prefix       as onnx.compose.add_prefix and merge_models leave it
+
+Nothing else changes: what a file says otherwise is what it says.
 """
 
 from collections.abc import Iterator

@@ -52,9 +52,10 @@ def _group(tag: str, nodes: list[ir.Node]) -> Group | None:
 
     told = json.loads(tag)
     window = Window.from_attributes(told["attributes"])
+    nodes = _with_casts(nodes)
     members, made = set(nodes), {value for node in nodes for value in node.outputs}
     used = dict.fromkeys(value for node in nodes for value in node.inputs if value is not None and value not in made)
-    constants = tuple(value for value in used if value.is_initializer())
+    constants = tuple(value for value in used if _is_constant(value))
     inputs = _called(told["inputs"], {str(value.name): value for value in used if value not in constants})
     outputs = tuple(
         value for value in made if value.is_graph_output() or any(user not in members for user in value.consumers())
@@ -63,6 +64,33 @@ def _group(tag: str, nodes: list[ir.Node]) -> Group | None:
     if operator is None or inputs is None or not outputs or _kinds(nodes) not in _written(operator, window):
         return None
     return Group(told["name"], told["op_type"], window, nodes, inputs, outputs, constants)
+
+
+def _with_casts(nodes: list[ir.Node]) -> list[ir.Node]:
+    """These nodes and the casts that a converter to another type put between them, or between a constant and them."""
+    members = set(nodes)
+    casts: list[ir.Node] = []
+    for node in (chain := [*nodes]):  # grows
+        for value in node.inputs:
+            made = None if value is None else value.producer()
+            if made is None or made in members or made.op_type != "Cast" or made.outputs[0].is_graph_output():
+                continue
+            if all(user in members for user in made.outputs[0].consumers()):
+                members.add(made)
+                casts.append(made)
+                chain.append(made)
+    for cast in reversed(casts):  # those before others first
+        given = cast.inputs[0]
+        if given is None or not (_is_constant(given) or given.producer() in members):
+            members.discard(cast)
+    return [*(cast for cast in casts if cast in members), *nodes]
+
+
+def _is_constant(value: ir.Value) -> bool:
+    """Whether this is an initializer, or one of another type, which several nodes may share."""
+    made = value.producer()
+    given = None if made is None or made.op_type != "Cast" else made.inputs[0]
+    return value.is_initializer() or (given is not None and given.is_initializer())
 
 
 def _called(names: Sequence[str], values: Mapping[str, ir.Value]) -> tuple[ir.Value, ...] | None:
@@ -113,8 +141,21 @@ def fold(graph: ir.Graph, group: Group) -> None:
     )
     ir.convenience.replace_nodes_and_values(graph, group.nodes[-1], group.nodes, [node], [old], node.outputs)
     for value in group.constants:
-        if not value.uses():
-            graph.initializers.pop(str(value.name), None)
+        _drop(graph, value)
+
+
+def _drop(graph: ir.Graph, constant: ir.Value) -> None:
+    """Remove a constant that nobody uses any more, and its cast if it has one."""
+    cast = constant.producer()
+    if constant.uses():
+        return
+    if cast is None:
+        graph.initializers.pop(str(constant.name), None)
+        return
+    given = cast.inputs[0]
+    graph.remove(cast, safe=True)
+    if given is not None:
+        _drop(graph, given)
 
 
 def names(values: Iterable[ir.Value]) -> tuple[str, ...]:

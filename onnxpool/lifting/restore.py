@@ -45,6 +45,9 @@ def restore(model: ir.Model, found: Inlined) -> Match | Refused:
     """The node that was written out; element types and shapes in ``model`` are inferred."""
     try:
         window = _window(found, model.opset_imports.get("", 0))
+        main = {*model.graph.inputs, *(value for node in model.graph for value in node.outputs)}
+        if not main.issuperset(map(_source, found.padded)):
+            return Refused(found.name, LIKENESS, "it stands inside of an If or Loop, where nodes are not run alone")
         for operator, inputs in _candidates(found):
             output = _output(model, found, operator, window, inputs)
             if output is not None:
@@ -172,11 +175,9 @@ def _candidates(found: Inlined) -> Iterator[tuple[Operator, tuple[ir.Value, ...]
 
 
 def _source(padded: ir.Value) -> ir.Value:
+    """What a tensor was before it was padded."""
     node = producer(padded, "Pad")
-    given = padded if node is None else node.inputs[0]
-    value = original(given)
-    assert value is not None
-    return value
+    return original(node.inputs[0] if node is not None else padded) or padded
 
 
 def _output(
@@ -203,7 +204,9 @@ def _output(
         except Exception:  # whatever ONNX Runtime raises where these are not its inputs
             return None
         left = [value for value in left if _is(given[value], answer, bound)]
-    return _last(left[0], left) if left else None
+        if not left:
+            return None
+    return _last(left[0], left)
 
 
 def _last(value: ir.Value, equal: Sequence[ir.Value]) -> ir.Value:

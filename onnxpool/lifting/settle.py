@@ -18,6 +18,8 @@ def settle(model: ir.Model, match: Match) -> Match | Refused | None:
             inputs = found.inputs
             if match.op_type == "StochasticPool":
                 inputs = (before_rectifying(inputs[0]),)  # the operator does that by itself
+            if match.op_type == "LocalImportancePool" and len(inputs) == 1 and not found.logits:
+                inputs *= 2  # values that are their own logits
             match = replace(match, window=found.window, inputs=inputs, shape=found.shape)
             match = replace(match, logits=found.logits, expand=found.expand, last=found.last)
         return _narrowed(_checked(match))

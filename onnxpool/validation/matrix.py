@@ -23,6 +23,7 @@ from onnxpool.golden import bounds, from_torch
 from onnxpool.golden.file import Case
 from onnxpool.graph import forms
 from onnxpool.graph.forms import PoolNode
+from onnxpool.graph.repair import RENAMED
 from onnxpool.run.native_library import CUDA, library_path, why_none_for
 from onnxpool.runtimes import Options
 from onnxpool.runtimes._child import Child, Crashed, Refused, Tensors
@@ -72,7 +73,7 @@ class Files:
             torch.save(self.module, path)
         elif self.held.form != form:
             forms.write(self.held.converted(form).clone(), path)  # type: ignore[arg-type] # writing loads weights
-        elif isinstance(self.held.source, str | os.PathLike):
+        elif isinstance(self.held.source, str | os.PathLike) and RENAMED not in self.held.original.meta:
             return Path(self.held.source).resolve()
         else:
             forms.write(self.held.original.clone(), path)

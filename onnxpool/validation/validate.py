@@ -27,6 +27,7 @@ from onnxpool.golden.inputs import Feeds
 from onnxpool.graph import shapes
 from onnxpool.graph.fingerprint import Change, changes
 from onnxpool.graph.forms import Model, range_of
+from onnxpool.graph.inlined import inlined
 from onnxpool.run.native_library import why_missing
 from onnxpool.runtimes import RUNTIMES
 from onnxpool.validation.blame import sides
@@ -210,7 +211,8 @@ def _unproven(held: HeldModel, runs: Sequence[Run]) -> list[str]:
         why = "it is spelled out in standard operators, which 'onnxpool form --to function' undoes"
     nodes = held.nodes(held.form)
     if not nodes:
-        return ["native kernels are required: the model has no pooling node of ours"]
+        lost = "; another program wrote them out, which 'onnxpool lift' undoes" if inlined(held.original) else ""
+        return [f"native kernels are required: the model has no pooling node of ours{lost}"]
     return [
         f"node {node.name!r} ({node.op_type}) is required to run natively: {why}"
         for node in nodes
