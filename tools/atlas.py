@@ -90,7 +90,7 @@ def page(defects: Sequence[Defect]) -> str:
         f"{len(defects)} defects of {len(releases)} current runtimes in plain pooling operators of ONNX, each as the "
         "smallest model that shows it. `tools/atlas --docs`",
         "writes this page from the scripts in `examples/atlas`, which import nothing of onnxpool and run on their own.",
-        "What onnxpool exports is spelled so that ONNX Runtime, OpenVINO and the ReferenceEvaluator cannot get it wrong,",
+        "What onnxpool exports is spelled so that ONNX Runtime, OpenVINO and the ReferenceEvaluator cannot misread it,",
         "but for NaN and -infinity in a maximum: `tools/fuzz_runtimes` looks for what is left.",
         "",
         f"Seen in {'; '.join(releases)}.",

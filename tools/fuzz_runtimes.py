@@ -5,8 +5,8 @@
 
 Draws kernels, strides, dilations, paddings, ceil_mode, count_include_pad, 1 to 3 axes, sizes and values: NaN,
 infinities, huge numbers, ties, stretches far below others. ``--count`` is that of each method. Many poolings go into
-one model. What a runtime is known not to do is no fault: see ``wrong``. Ends with how many answers were right, wrong and
-not given, and exit status 1 for one of the latter.
+one model. What a runtime is known not to do is no fault: see ``wrong``. Ends with how many answers were right, wrong
+and not given, and exit status 1 for one of the latter.
 """
 
 import argparse
