@@ -28,6 +28,8 @@ INSTALL = {
     "tract": "tract onnx numpy",
     "opencv": "opencv-python-headless onnx",
     "ncnn": "ncnn pnnx onnx",
+    "tvm": "apache-tvm onnx",
+    "iree": "iree-base-compiler[onnx] iree-base-runtime",
 }
 """What to install into an environment for the scripts whose names begin like this."""
 
