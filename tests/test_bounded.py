@@ -1,4 +1,4 @@
-"""The bounded standard form: right within its range, which is refused where it is too large and heeded by validation."""
+"""The bounded standard form: right within its range, which is refused where too large and heeded by validation."""
 
 import math
 
@@ -93,7 +93,12 @@ def test_other_poolings_stay_exact():
         ("SoftPool", "function", 60, "within=60 must be a positive number, and is for form='standard' alone"),
         ("SoftPool", "standard", -1, "within=-1 must be a positive number"),
         ("SoftPool", "standard", math.nan, "within=nan must be a positive number"),
-        ("StochasticPool", "standard", 60, "within=60 is for LocalImportancePool, SoftPool, of which the model has none"),
+        (
+            "StochasticPool",
+            "standard",
+            60,
+            "within=60 is for LocalImportancePool, SoftPool, of which the model has none",
+        ),
     ],
 )
 def test_refusals(op_type, form, within, words):

@@ -28,6 +28,8 @@ INSTALL = {
     "tract": "tract onnx numpy",
     "opencv": "opencv-python-headless onnx",
     "ncnn": "ncnn pnnx onnx",
+    "tvm": "apache-tvm onnx",
+    "iree": "iree-base-compiler[onnx] iree-base-runtime",
 }
 """What to install into an environment for the scripts whose names begin like this."""
 
@@ -90,8 +92,8 @@ def page(defects: Sequence[Defect]) -> str:
         f"{len(defects)} defects of {len(releases)} current runtimes in plain pooling operators of ONNX, each as the "
         "smallest model that shows it. `tools/atlas --docs`",
         "writes this page from the scripts in `examples/atlas`, which import nothing of onnxpool and run on their own.",
-        "What onnxpool exports is spelled so that ONNX Runtime, OpenVINO and the ReferenceEvaluator cannot get it wrong, but",
-        "for NaN and -infinity in a maximum: `tools/fuzz_runtimes` looks for what is left.",
+        "What onnxpool exports is spelled so that ONNX Runtime, OpenVINO and the ReferenceEvaluator cannot misread it,",
+        "but for NaN and -infinity in a maximum: `tools/fuzz_runtimes` looks for what is left.",
         "",
         f"Seen in {'; '.join(releases)}.",
         "",

@@ -1,12 +1,12 @@
 """Random windows of every method, in every runtime that is here, against float64: none may be wrong.
 
     tools/fuzz_runtimes --count 2000 --seed 0 [--method SoftPool] [--runtime openvino]
-    tools/fuzz_runtimes --other FILE PYTHON       a file as those in onnxpool/runtimes, and a Python that has its runtime
+    tools/fuzz_runtimes --other FILE PYTHON    a file like those in onnxpool/runtimes, and a Python that has its runtime
 
 Draws kernels, strides, dilations, paddings, ceil_mode, count_include_pad, 1 to 3 axes, sizes and values: NaN,
-infinities, huge numbers, ties, stretches far below others. ``--count`` is that of each method. Many poolings go into one
-model. What a runtime is known not to do is no fault: see ``wrong``. Ends with how many answers were right, wrong and
-not given, and exit status 1 for one of the latter.
+infinities, huge numbers, ties, stretches far below others. ``--count`` is that of each method. Many poolings go into
+one model. What a runtime is known not to do is no fault: see ``wrong``. Ends with how many answers were right, wrong
+and not given, and exit status 1 for one of the latter.
 """
 
 import argparse
@@ -145,7 +145,9 @@ def _power(rng: np.random.Generator, _: int) -> tuple[Any, ...]:
 WAYS = {
     **{name: Way(_operator, _operator_answer) for name in OPERATORS},
     "MaxPool": Way(_standard("max_pool"), lambda case, x: maximum.reference(case.window, x)),
-    "AvgPool": Way(_standard("average_pool"), lambda case, x: average.reference(case.window, x, *case.extra), _counting),
+    "AvgPool": Way(
+        _standard("average_pool"), lambda case, x: average.reference(case.window, x, *case.extra), _counting
+    ),
     "PowerAvgPool": Way(
         _standard("power_average_pool"),
         lambda case, x: power.reference(case.window, x, case.extra[0], "mean" if case.extra[1] else "sum"),
@@ -161,9 +163,7 @@ WAYS = {
         lambda case, x: generalized_mean.reference(x, *case.extra),
         lambda rng, _: (float(rng.choice([1.0, 2.5, 3.0])), 1e-3),
     ),
-    "GlobalAvgPool": Way(
-        _standard("global_average_pool", windowed=False), lambda case, x: global_average.reference(x)
-    ),
+    "GlobalAvgPool": Way(_standard("global_average_pool", windowed=False), lambda _, x: global_average.reference(x)),
     "AdaptiveAvgPool": Way(
         _standard("adaptive_average_pool", windowed=False),
         lambda case, x: adaptive_average.reference(x, *case.extra),
@@ -245,7 +245,9 @@ def wrong(runtime: str, case: Case, dtype: str, y: NDArray[Any]) -> str:
             allowed = allowed * cells
         allowed = allowed + np.nan_to_num(bounds.ulp(answer, dtype)) + float(ml_dtypes.finfo(dtype).smallest_normal)
         error = bounds.measure(y, answer, allowed)
-    return "" if error.within else f"error {error.max_abs:.3g} at {error.element}, NaN {error.nan}, inf {error.infinite}"
+    return (
+        "" if error.within else f"error {error.max_abs:.3g} at {error.element}, NaN {error.nan}, inf {error.infinite}"
+    )
 
 
 WHOLE = ("GeM", "GlobalAvgPool", "AdaptiveAvgPool", "AdaptiveMaxPool")
@@ -318,7 +320,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--method", action="append", choices=list(WAYS), help="only this one; may be repeated")
     parser.add_argument("--runtime", action="append", choices=RUNTIMES, help="this one; may be repeated")
-    parser.add_argument("--other", nargs=2, action="append", metavar=("FILE", "PYTHON"), help="this one; may be repeated")
+    parser.add_argument(
+        "--other", nargs=2, action="append", metavar=("FILE", "PYTHON"), help="this one; may be repeated"
+    )
     parser.add_argument("--fixed", action="store_true", help="declare all sizes: some runtimes take no free ones")
     given = parser.parse_args()
     names = given.runtime or ([] if given.other else RUNTIMES_HERE)

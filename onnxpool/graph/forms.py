@@ -338,8 +338,8 @@ def _check_range(nodes: list[ir.Node], within: float) -> None:
         window, dtype = _window(node), _dtype(node)
         if within > (limit := largest_range(window, dtype)):
             raise ArgumentError(
-                f"within={within!r}: node {node.name!r} pools {window} in {wide_for(dtype).numpy()}, where sums of exponentials "
-                f"stay in range up to {limit:g} only"
+                f"within={within!r}: node {node.name!r} pools {window} in {wide_for(dtype).numpy()}, where sums of "
+                f"exponentials stay in range up to {limit:g} only"
             )
 
 

@@ -5,9 +5,9 @@
 True
 
 ``network.certificate.json`` beside ``network.onnx`` holds ``content`` (the SHA-256 of the model, of each file of
-external weights, of the golden file and of the native library; the tolerances; the range of a bounded standard form; the whole report with its versions; the
-date), the SHA-256 of that content in canonical JSON (keys sorted, no spaces, ASCII), and, where the environment
-variable ``ONNXPOOL_SIGNING_KEY`` was set, its HMAC-SHA256 under that key.
+external weights, of the golden file and of the native library; the tolerances; the range of a bounded standard form;
+the whole report with its versions; the date), the SHA-256 of that content in canonical JSON (keys sorted, no spaces,
+ASCII), and, where the environment variable ``ONNXPOOL_SIGNING_KEY`` was set, its HMAC-SHA256 under that key.
 
 What this proves: the digest shows damage and careless edits; anybody can make another. The signature shows that
 somebody who has the key issued the certificate; whoever can check it can also issue one, and the key itself is no part

@@ -6,8 +6,8 @@ True
 
 For each run, case and output the report gives the measured error, the allowed error and where that comes from
 (:mod:`onnxpool.golden.bounds`). Every runtime runs in a process of its own: one that dies has crashed, and the others
-go on. Cases that go beyond the range of a bounded standard form are not tried in it. A run that cannot be tried here is skipped, and shown. The worst verdict decides
-(:mod:`onnxpool.validation.report`).
+go on. A run that cannot be tried here is skipped, and shown; so is a case in a bounded standard form whose range it
+exceeds. The worst verdict decides (:mod:`onnxpool.validation.report`).
 """
 
 import os
