@@ -4,7 +4,8 @@ All ways to pool one input take turns, in rounds of random order, so that whatev
 alike; reported are medians, quartiles and ratios of medians. A call of less than a millisecond is repeated within its
 turn, until that has passed. Before that each result is compared with the float64 reference, within the bounds of
 onnxpool.golden.bounds: what is outside is marked WRONG and not timed. See bench_ways.py for the ways, and for what is
-done so that they do not disturb each other.
+done so that they do not disturb each other. Then our kernels on data of other kinds, and networks end to end, small
+ones beside their twins with MaxPool.
 """
 
 import argparse
@@ -23,8 +24,10 @@ import bench_cuda
 import numpy as np
 import onnxruntime
 import torch
+from bench_networks import SMALL
 from bench_report import (
     FUNCTION,
+    MAX,
     NATIVE,
     PYTORCH,
     STANDARD,
@@ -36,7 +39,21 @@ from bench_report import (
     to_json,
     write_json,
 )
-from bench_ways import CPU, CUDA, Absent, Case, Way, bound, in_pytorch, session, share_of_allowed, ways
+from bench_ways import (
+    BENCHED,
+    CPU,
+    CUDA,
+    DATA,
+    Absent,
+    Case,
+    Way,
+    bound,
+    in_pytorch,
+    native,
+    session,
+    share_of_allowed,
+    ways,
+)
 from rich.console import Console
 
 import onnxpool
@@ -53,8 +70,20 @@ GEOMETRIES = (  # shape, kernel, stride, padding
     ((16, 128, 4096), 3, 2, 1),
     ((2, 32, 16, 56, 56), 3, 2, 1),
     ((2, 32, 16, 56, 56), 2, 2, 0),
+    ((8, 64, 112, 112), 3, 1, 1),
+    ((32, 512, 7, 7), 3, 1, 1),
+    ((1, 512, 20, 20), 5, 1, 2),  # as in YOLO's SPPF
+    ((8, 512, 20, 20), 5, 1, 2),
+    ((8, 256, 13, 13), 5, 1, 2),
+    ((8, 256, 13, 13), 9, 1, 4),
+    ((8, 256, 13, 13), 13, 1, 6),
+    ((8, 64, 56, 56), 5, 1, 2),
+    ((1, 3, 512, 512), 3, 2, 1),
+    ((1, 1, 2048, 2048), 2, 2, 0),
+    ((4, 1, 1000000), 4, 4, 0),
 )
 QUICK = (GEOMETRIES[0], GEOMETRIES[4])
+DATA_GEOMETRIES = (GEOMETRIES[0], GEOMETRIES[1], GEOMETRIES[3], GEOMETRIES[4], GEOMETRIES[8], GEOMETRIES[12])
 NETWORKS = ("lip_resnet50", "softpool_resnet50")
 TURN_S = 1e-3
 ROUNDS = (7, 101)
@@ -149,33 +178,73 @@ def poolings(
                 yield timed(chosen, name, dtype, (provider, threads), makers, share)
 
 
+def data(chosen: argparse.Namespace, geometries: Sequence[Any], threads: int) -> Iterator[Group]:
+    """A group for each geometry and operator: our kernel on the processor, on data of every kind."""
+    for shape, *arguments in geometries:
+        window = Window.of(len(shape) - 2, *arguments)
+        for operator in BENCHED:
+            name = f"{operator} {'x'.join(map(str, shape))} {window}, by data"
+            cases = {kind: Case(shape, window, "float32", threads, CPU, 1.0, kind) for kind in DATA}
+            makers = [(operator, kind, lambda case=case, o=operator: native(case, o)) for kind, case in cases.items()]
+            share = lambda way, cases=cases: share_of_allowed(cases[way.name], way)  # noqa: E731
+            yield timed(chosen, name, "float32", (CPU, threads), makers, share)
+
+
 def network(chosen: argparse.Namespace, name: str, settings: Sequence[tuple[str, int]]) -> Iterator[Group]:
-    """A whole network on one image, in every form and in PyTorch; its answer is PyTorch's in float64."""
+    """A whole network on one image, in every form and in PyTorch."""
     torch.manual_seed(0)
-    module = _lively(getattr(models, name)()).eval()
     image = torch.randn(1, 3, 224, 224)
-    with console.status(f"Exporting {name} ..."), torch.inference_mode():
-        model = onnxpool.export(module, (image,), golden=False)
-        yardstick = module(image).numpy()
-        answer = module.double()(image.double()).numpy()
-        module.float()
-    feeds = {model.graph.inputs[0].name: image.numpy()}
-    allowed = bounds.network(answer, np.float32, float(np.abs(yardstick - answer).max()), PYTORCH).allowed
-    share = lambda way: bounds.measure(way.output(), answer, allowed).share  # noqa: E731
+    whole = Network(name, _lively(getattr(models, name)()).eval(), image)
     for provider, threads in settings:
-
-        def in_onnxruntime(way: str, form: Any, library: bool, at: tuple[str, int] = (provider, threads)) -> Way:
-            opened = session(onnxpool.to_form(model, form), at[1], at[0], library=library)
-            return Way(name, way, *bound(opened, at[0], feeds, answer.shape))
-
-        makers = [
-            (name, NATIVE, lambda make=in_onnxruntime: make(NATIVE, "function", True)),
-            (name, FUNCTION, lambda make=in_onnxruntime: make(FUNCTION, "function", False)),
-            (name, STANDARD, lambda make=in_onnxruntime: make(STANDARD, "standard", False)),
-        ]
+        makers = whole.forms(provider, threads)
         if provider == CPU:
-            makers.append((name, PYTORCH, lambda: in_pytorch(name, PYTORCH, module, [image])))
+            makers.append((name, PYTORCH, lambda: in_pytorch(name, PYTORCH, whole.module, [image])))
+        yield timed(chosen, f"{name} 1x3x224x224", "float32", (provider, threads), makers, whole.share)
+
+
+def small(chosen: argparse.Namespace, name: str, settings: Sequence[tuple[str, int]]) -> Iterator[Group]:
+    """A small network with max pooling beside its twins with each of our native operators, end to end."""
+    image = torch.randn(1, 3, 224, 224, generator=torch.manual_seed(0))
+    twins = {operator: Network(operator, SMALL[name](operator), image) for operator in BENCHED}
+    largest = Network("", SMALL[name](MAX), image)
+    for provider, threads in settings:
+        makers = [("", MAX, lambda at=(provider, threads): largest.open(MAX, "function", *at, library=False))]
+        for twin in twins.values():
+            makers += twin.forms(provider, threads)
+        share = lambda way: twins.get(way.operator, largest).share(way)  # noqa: E731
         yield timed(chosen, f"{name} 1x3x224x224", "float32", (provider, threads), makers, share)
+
+
+class Network:
+    """A network that was exported, and its answer to one image: PyTorch's in float64."""
+
+    def __init__(self, name: str, module: torch.nn.Module, image: torch.Tensor) -> None:
+        self.name, self.module = name, module
+        with console.status(f"Exporting {name or 'the network'} ..."), torch.inference_mode():
+            self.model = onnxpool.export(module, (image,), golden=False)
+            yardstick = module(image).numpy()
+            self.answer = module.double()(image.double()).numpy()
+            module.float()
+        self.feeds = {self.model.graph.inputs[0].name: image.numpy()}
+        difference = float(np.abs(yardstick - self.answer).max())
+        self.allowed = bounds.network(self.answer, np.float32, difference, PYTORCH).allowed
+
+    def share(self, way: Way) -> float:
+        """The largest error over the allowed one."""
+        return bounds.measure(way.output(), self.answer, self.allowed).share
+
+    def open(self, way: str, form: Any, provider: str, threads: int, *, library: bool) -> Way:
+        """It in ONNX Runtime."""
+        opened = session(onnxpool.to_form(self.model, form), threads, provider, library=library)
+        return Way(self.name, way, *bound(opened, provider, self.feeds, self.answer.shape))
+
+    def forms(self, provider: str, threads: int) -> list[tuple[str, str, Callable[[], Way]]]:
+        """It in every form."""
+        return [
+            (self.name, NATIVE, lambda: self.open(NATIVE, "function", provider, threads, library=True)),
+            (self.name, FUNCTION, lambda: self.open(FUNCTION, "function", provider, threads, library=False)),
+            (self.name, STANDARD, lambda: self.open(STANDARD, "standard", provider, threads, library=False)),
+        ]
 
 
 def _lively(module: torch.nn.Module) -> torch.nn.Module:
@@ -249,7 +318,14 @@ def measured(chosen: argparse.Namespace) -> Iterator[Group]:
         return not chosen.only or chosen.only in "x".join(map(str, geometry[0]))
 
     yield from poolings(chosen, list(filter(wanted, QUICK if chosen.quick else GEOMETRIES)), settings)
-    for name in () if chosen.quick else NETWORKS:
+    if chosen.quick:
+        return
+    for threads in chosen.threads[:1]:
+        yield from data(chosen, list(filter(wanted, DATA_GEOMETRIES)), threads)
+    for name in SMALL:
+        if not chosen.only or chosen.only in name:
+            yield from small(chosen, name, settings)
+    for name in NETWORKS:
         if not chosen.only or chosen.only in name:
             yield from network(chosen, name, settings)
 

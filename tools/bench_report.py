@@ -17,7 +17,8 @@ from rich.table import Table
 
 COPY, MAX, AVERAGE = "copy", "MaxPool", "AveragePool"
 NATIVE, FUNCTION, STANDARD = "native", "function form", "standard form"
-NAIVE, PYTORCH, COMPILED = "naive graph", "PyTorch", "torch.compile"
+NAIVE, PYTORCH, COMPILED, MODULE = "naive graph", "PyTorch", "torch.compile", "onnxpool.nn"
+NORMAL = "normal values"
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,9 @@ class Group:
 
 
 def table(group: Group) -> Table:
-    """Every way of one group: its time, and that in times of MaxPool, the standard form and PyTorch."""
+    """Every way of one group: its time, and that in times of MaxPool, standard form, PyTorch, and of normal data."""
     found = Table(title=str(group), title_justify="left")
-    against = [way for way in (COPY, MAX, STANDARD, PYTORCH) if any(r.way == way for r in group.results)]
+    against = [way for way in (COPY, MAX, STANDARD, PYTORCH, NORMAL) if any(r.way == way for r in group.results)]
     for column in ("", "", "ms", "quartiles", *(f"x {way}" for way in against), "error / allowed"):
         found.add_column(column, justify="left" if column == "" else "right", no_wrap=True)
     for result in group.results:
@@ -128,6 +129,8 @@ def _ratio(ratio: float) -> str:
 
 # --- as JSON
 
+_RATIOS = (COPY, MAX, AVERAGE, FUNCTION, STANDARD, PYTORCH, NORMAL)
+
 
 def to_json(groups: Sequence[Group], machine: dict[str, Any]) -> dict[str, Any]:
     """Everything measured; what is not a number (a median without times) is null."""
@@ -149,7 +152,7 @@ def _group(group: Group) -> dict[str, Any]:
                 "fault": result.fault,
                 "median_s": _number(result.median_s),
                 "quartiles_s": [_number(quartile) for quartile in result.quartiles_s],
-                "ratios": {way: _number(group.ratio(result, way)) for way in (COPY, MAX, AVERAGE, STANDARD, PYTORCH)},
+                "ratios": {way: _number(group.ratio(result, way)) for way in _RATIOS},
                 "times_s": list(result.times_s),
             }
             for result in group.results
@@ -170,7 +173,14 @@ def write_json(found: dict[str, Any], path: Path) -> None:
 
 # --- as a picture
 
-_COLORS = {NATIVE: "#1a7f37", FUNCTION: "#4a9fd8", STANDARD: "#a6c8e0", PYTORCH: "#e07b39", COMPILED: "#f0b080"}
+_COLORS = {
+    NATIVE: "#1a7f37",
+    FUNCTION: "#4a9fd8",
+    STANDARD: "#a6c8e0",
+    PYTORCH: "#e07b39",
+    COMPILED: "#f0b080",
+    MODULE: "#c05a90",
+}
 _OTHER = "#9a9a9a"
 _WIDTH, _ROW, _HEAD, _LABEL, _VALUE, _MARGIN = 900, 22, 40, 250, 70, 24
 

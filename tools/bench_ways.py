@@ -7,9 +7,14 @@ Of each operator of ours, with values drawn from a normal distribution:
     standard form    for every other runtime                                   ONNX Runtime
     naive graph      the formula as it stands: Exp, Mul, AveragePool, Div      ONNX Runtime
     PyTorch          the same with avg_pool, eager; torch.compile if asked for
+    onnxpool.nn      our own operator, eager                                   PyTorch
 
 and ONNX Runtime's own MaxPool and AveragePool with the same window, and ``copy``, which moves as many bytes as any
 pooling must: half of input and output together, read and written. Nothing can be faster than that by much.
+
+The number of channels is left open in every model. Where it is fixed, ONNX Runtime puts a lone MaxPool or AveragePool
+between two that reorder channels, which triples its time; within a network it does that once for many operators. No
+session of one pooling that does so is timed.
 
 All sessions have the same options. Their threads wait actively while a model runs, as usual, but not afterwards: they
 would take their processors from the next. Input and output lie in memory made once. PyTorch makes its output anew.
@@ -19,7 +24,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +33,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from bench_report import AVERAGE, COMPILED, COPY, FUNCTION, MAX, NAIVE, NATIVE, PYTORCH, STANDARD
+from bench_report import AVERAGE, COMPILED, COPY, FUNCTION, MAX, MODULE, NAIVE, NATIVE, NORMAL, PYTORCH, STANDARD
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, parser
 
@@ -39,6 +44,9 @@ from onnxpool.golden import bounds
 from onnxpool.graph import forms
 from onnxpool.pools import OPERATORS
 from onnxpool.pools._method import over_windows
+from onnxpool.pools.local_importance import local_importance_pool
+from onnxpool.pools.soft import soft_pool
+from onnxpool.pools.stochastic import stochastic_pool
 from onnxpool.run import native_library
 from onnxpool.run.session import Session
 from onnxpool.window import Window
@@ -53,7 +61,10 @@ class Absent(Exception):  # noqa: N818 - no error: a way that this machine does 
 
 @dataclass(frozen=True)
 class Case:
-    """One input and window, where and with how many threads. ``scale`` is the deviation of the values."""
+    """One input and window, where and with how many threads.
+
+    ``scale`` is the deviation of the values; ``data``, of :data:`DATA`, is what is done to them.
+    """
 
     shape: tuple[int, ...]
     window: Window
@@ -61,11 +72,12 @@ class Case:
     threads: int
     provider: str
     scale: float
+    data: str = NORMAL
 
     def inputs(self, operator: str) -> dict[str, NDArray[Any]]:
         """By name; what serves all operators has one input."""
         names = OPERATORS[operator].inputs if operator in OPERATORS else ("x",)
-        return {name: _values(i, self.shape, self.dtype, self.scale) for i, name in enumerate(names)}
+        return {name: _values(i, self.shape, self.dtype, self.scale, self.data) for i, name in enumerate(names)}
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -83,17 +95,40 @@ class Way:
     output: Callable[[], NDArray[Any]]
 
 
-@cache
-def _values(seed: int, shape: tuple[int, ...], dtype: str, scale: float) -> NDArray[Any]:
-    return (np.random.default_rng(seed).standard_normal(shape, np.float32) * scale).astype(dtype)
+def _one_per_plane(value: float) -> "Callable[[NDArray[Any]], NDArray[Any]]":
+    def put(x: NDArray[Any]) -> NDArray[Any]:
+        x = x.copy()
+        x.reshape(*x.shape[:2], -1)[..., math.prod(x.shape[2:]) // 2] = value
+        return x
+
+    return put
+
+
+DATA: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    NORMAL: lambda x: x,
+    "after ReLU": lambda x: np.maximum(x, 0),
+    "zeros": np.zeros_like,
+    "times 20": lambda x: x * 20,
+    "times 100": lambda x: x * 100,
+    "one 1000 per plane": _one_per_plane(1000),
+    "one NaN per plane": _one_per_plane(math.nan),
+    "times 1e-30": lambda x: x * 1e-30,
+}
+"""What networks make of normal values, now and then. How long a kernel takes should not depend on it."""
+
+
+@lru_cache(4)
+def _values(seed: int, shape: tuple[int, ...], dtype: str, scale: float, data: str) -> NDArray[Any]:
+    x = np.random.default_rng(seed).standard_normal(shape, np.float32) * scale
+    return DATA[data](x.astype(np.float32)).astype(dtype)
 
 
 # --- what is right
 
 
-@cache
-def _answer(operator: str, shape: tuple[int, ...], window: Window, dtype: str, scale: float) -> Array:
-    case = Case(shape, window, dtype, 1, CPU, scale)
+@lru_cache(4)
+def _answer(operator: str, shape: tuple[int, ...], window: Window, dtype: str, scale: float, data: str) -> Array:
+    case = Case(shape, window, dtype, 1, CPU, scale, data)
     wide = [x.astype(np.float64) for x in case.inputs(operator).values()]
     plain = {MAX: partial(over_windows, lambda x: x.max(-1)), AVERAGE: partial(over_windows, lambda x: x.mean(-1))}
     return plain[operator](window, *wide) if operator in plain else OPERATORS[operator].reference(window, *wide)
@@ -104,9 +139,9 @@ def share_of_allowed(case: Case, way: Way) -> float | None:
     if way.name == COPY:
         return None
     operator = way.operator or way.name
-    answer = _answer(operator, case.shape, case.window, case.dtype, case.scale)
+    answer = _answer(operator, case.shape, case.window, case.dtype, case.scale, case.data)
     x = case.inputs(operator)["x"].astype(np.float64)
-    bound = bounds.pooling(case.window, x, answer, case.dtype, native=way.name == NATIVE)
+    bound = bounds.pooling(case.window, x, answer, case.dtype, native=way.name in {NATIVE, *DATA})
     error = bounds.measure(way.output(), answer, bound.allowed)
     return math.inf if error.nan or error.infinite else error.share
 
@@ -114,8 +149,15 @@ def share_of_allowed(case: Case, way: Way) -> float | None:
 # --- ONNX Runtime
 
 
-def session(model: Any, threads: int, provider: str, *, library: bool) -> Session:
-    """A session with the options that all have here; with the ``library``, every pooling node must run natively."""
+class Reordered(Exception):  # noqa: N818 - named for what it is
+    """A lone pooling that would be timed with what reorders its channels."""
+
+
+def session(model: Any, threads: int, provider: str, *, library: bool, alone: bool = False) -> Session:
+    """A session with the options that all have here; with the ``library``, every pooling node must run natively.
+
+    Raises :class:`Reordered` where the model is one pooling ``alone`` and ONNX Runtime reorders channels for it.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
@@ -128,7 +170,13 @@ def session(model: Any, threads: int, provider: str, *, library: bool) -> Sessio
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
         forms.write(forms.read(model), path)
+        if alone:
+            options.optimized_model_filepath = str(Path(folder, "optimised.onnx"))
         inner = onnxruntime.InferenceSession(path, options, providers=[provider])
+        if alone:
+            nodes = onnx.load(options.optimized_model_filepath, load_external_data=False).graph.node
+            if reorders := {node.op_type for node in nodes if node.op_type.startswith("Reorder")}:
+                raise Reordered(f"{', '.join(sorted(reorders))} would be timed as well")
     opened = Session(inner, onnxpool.pool_nodes(model))
     if library and not all(placement.provider == provider for placement in opened.placements):
         raise Absent(f"the native library has no such kernel for {provider}")
@@ -154,17 +202,18 @@ def bound(opened: Session, provider: str, feeds: dict[str, NDArray[Any]], shape:
 
 
 def _in_onnxruntime(case: Case, operator: str, name: str, model: Any, *, library: bool = False) -> Way:
-    opened = session(model, case.threads, case.provider, library=library)
+    opened = session(model, case.threads, case.provider, library=library, alone=True)
     return Way(operator, name, *bound(opened, case.provider, case.inputs(operator), case.output_shape))
 
 
 def _graph(case: Case, operator: str, nodes: list[onnx.NodeProto]) -> onnx.ModelProto:
     code, inputs = CODES[case.dtype], case.inputs(operator)
+    shape, output = ((case.shape[0], "channels", *sizes[2:]) for sizes in (case.shape, case.output_shape))
     graph = helper.make_graph(
         nodes,
         "pooling",
-        [helper.make_tensor_value_info(name, code, case.shape) for name in inputs],
-        [helper.make_tensor_value_info("y", code, case.output_shape)],
+        [helper.make_tensor_value_info(name, code, shape) for name in inputs],
+        [helper.make_tensor_value_info("y", code, output)],
     )
     opsets = [helper.make_opsetid("", OPSETS[0]), helper.make_opsetid(DOMAIN, VERSION)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
@@ -262,6 +311,8 @@ def _copy(case: Case) -> Way:
 
 BENCHED = tuple(operator for operator in OPERATORS if operator in _FORMULAS)
 
+OURS = {"SoftPool": soft_pool, "LocalImportancePool": local_importance_pool, "StochasticPool": stochastic_pool}
+
 _Make = Callable[[], Way]
 
 
@@ -279,6 +330,14 @@ def ways(case: Case, compiled: bool) -> Iterator[tuple[str, str, _Make]]:
         yield operator, NAIVE, lambda run=run, o=operator: run(NAIVE, _naive(case, o))
         formula = naive_formula(operator, case.window)
         yield operator, PYTORCH, lambda o=operator, f=formula: in_pytorch(o, PYTORCH, f, _tensors(case, o))
+        ours = partial(OURS[operator], case.window)
+        yield operator, MODULE, lambda o=operator, f=ours: in_pytorch(o, MODULE, f, _tensors(case, o))
         if compiled:
             quick = torch.compile(formula)
             yield operator, COMPILED, lambda o=operator, f=quick: in_pytorch(o, COMPILED, f, _tensors(case, o))
+
+
+def native(case: Case, operator: str) -> Way:
+    """Our kernel alone, named by the data that it gets."""
+    model = onnxpool.to_form(_node(case, operator), "function")
+    return _in_onnxruntime(case, operator, case.data, model, library=True)
