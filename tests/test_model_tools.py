@@ -184,7 +184,7 @@ def test_loops_without_a_guard_and_narrow_types_are_lifted(op_type, dtype, tmp_p
 @native
 def test_require_refuses_a_model_whose_pooling_nodes_are_gone(tmp_path):
     after = rewritten(onnx_inliner, network("SoftPool"), "function", tmp_path)
-    with pytest.raises(KernelError, match="wrote out the functions of 2 pooling nodes, at If_5__1, If_5__2: onnxpool"):
+    with pytest.raises(KernelError, match=r"wrote out the functions of 2 pooling nodes, at If_\d+__1, If_\d+__2: onnx"):
         onnxpool.load(after, kernels="require")
     assert onnxpool.load(after).placements == ()
 

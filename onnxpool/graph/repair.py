@@ -89,7 +89,8 @@ def _body(function: ir.Function) -> bytes:
     """What it computes, as bytes: the same for functions that differ in name alone."""
     proto = ir.to_proto(function)
     proto.name = ""
-    return proto.SerializeToString(deterministic=True)
+    contents: bytes = proto.SerializeToString(deterministic=True)
+    return contents
 
 
 def _ordered(model: ir.Model) -> ir.Model:

@@ -158,6 +158,6 @@ def _drop(graph: ir.Graph, constant: ir.Value) -> None:
         _drop(graph, given)
 
 
-def names(values: Iterable[ir.Value]) -> tuple[str, ...]:
-    """What they are called."""
-    return tuple(str(value.name) for value in values)
+def names(values: Iterable[ir.Value | None]) -> tuple[str, ...]:
+    """What they are called; nothing where an optional input is left out."""
+    return tuple("" if value is None else str(value.name) for value in values)

@@ -151,12 +151,13 @@ def _computed(value: ir.Value | None, opset: int) -> NDArray[Any]:
     if value is None:
         raise Mismatch("its padding is not a constant of the model")
     if (tensor := constant(value)) is not None:
-        return tensor.numpy()
+        array: NDArray[Any] = tensor.numpy()
+        return array
     output = copy(value)
     output.type = ir.TensorType(ir.DataType.INT64)
     graph = ir.Graph([], [output], nodes=nodes, opset_imports={"": opset}, name="constants")
-    (array,) = load(ir.Model(graph, ir_version=10), kernels="off", threads=1).run({}).values()
-    return array
+    (computed,) = load(ir.Model(graph, ir_version=10), kernels="off", threads=1).run({}).values()
+    return computed
 
 
 # --- operator, inputs, output
@@ -226,7 +227,7 @@ def _is(array: NDArray[Any], answer: Array, bound: bounds.Bound) -> bool:
 
 def _after(graph: ir.Graph, node: ir.Node, inputs: Sequence[ir.Value]) -> list[ir.Value]:
     """The values from ``node`` on that depend on ``inputs`` and constants alone, in the order of execution."""
-    known, reached = set(inputs), set()
+    known, reached = set(inputs), set[ir.Value]()
     for one in graph:
         needed = taken(one)
         if any(value not in known and constant(value) is None for value in needed):
