@@ -92,8 +92,9 @@ def page(defects: Sequence[Defect]) -> str:
         f"{len(defects)} defects of {len(releases)} current runtimes in plain pooling operators of ONNX, each as the "
         "smallest model that shows it. `tools/atlas --docs`",
         "writes this page from the scripts in `examples/atlas`, which import nothing of onnxpool and run on their own.",
-        "What onnxpool exports is spelled so that ONNX Runtime, OpenVINO and the ReferenceEvaluator cannot misread it,",
-        "but for NaN and -infinity in a maximum: `tools/fuzz_runtimes` looks for what is left.",
+        "What onnxpool exports is spelled so that ONNX Runtime, OpenVINO and the ReferenceEvaluator are right in all "
+        "that",
+        "`tools/fuzz_runtimes` draws, but for NaN, which they may drop, and -infinity in a maximum.",
         "",
         f"Seen in {'; '.join(releases)}.",
         "",
