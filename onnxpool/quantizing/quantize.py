@@ -13,6 +13,7 @@ are written beside it.
 import logging
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -21,9 +22,11 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 from onnx_ir.passes import common as passes
 
 from onnxpool.domain import DOMAIN
+from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError, FormError, MissingExtra, nearest
 from onnxpool.golden import bounds, from_quantized
 from onnxpool.golden import file as golden_file
@@ -80,10 +83,12 @@ class Quantized:
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for ``json.dumps``; a ratio that is infinite is None."""
+        """Plain values for ``json.dumps``; what is not a finite number is None."""
         values = asdict(self)
         for one in values["outputs"]:
-            one["snr_db"] = one["snr_db"] if np.isfinite(one["snr_db"]) else None
+            one.update(
+                {name: None for name, value in one.items() if isinstance(value, float) and not np.isfinite(value)}
+            )
         return values
 
 
@@ -287,7 +292,8 @@ def _silent() -> Iterator[None]:
     root.addHandler(nowhere)
     root.setLevel(logging.CRITICAL)
     try:
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
     finally:
         root.setLevel(level)
@@ -326,20 +332,22 @@ def _lost(made: ir.Model, base: ir.Model) -> Iterator[forms.PoolNode]:
 def _compared(floating: Any, whole: Any, given: Samples, made: ir.Model) -> tuple[Distance, ...]:
     """How far the outputs are from those of the float model, both in ONNX Runtime."""
     steps = quantized.output_steps(made)
-    pairs: dict[str, list[tuple[float, int, Any, Any]]] = {}
+    pairs: dict[str, list[tuple[float, int, NDArray[Any], Array]]] = {}
     for i in range(min(len(given), MOST_COMPARED)):
         feeds = given.feeds(i)
         wanted, mine = floating.run(feeds), whole.run(feeds)
         for name, answer in mine.items():
             if answer.size and answer.dtype.kind == "f":
-                off = float(np.abs(answer.astype(np.float64) - wanted[name]).max())
-                pairs.setdefault(name, []).append((off, i, answer, wanted[name].astype(np.float64)))
+                right = wanted[name].astype(np.float64)
+                pairs.setdefault(name, []).append((float(np.abs(answer - right).max()), i, answer, right))
     found = []
     for name, of in pairs.items():
         most, sample, *_ = max(of, key=lambda one: one[0])
-        error = bounds.measure(*(np.concatenate([one[i].ravel() for one in of]) for i in (2, 3)), 0)
+        every = np.concatenate([one[2].ravel() for one in of])
+        right = np.concatenate([one[3].ravel() for one in of])
         step = steps[name] or float("nan")
-        found.append(Distance(name, step, most / step, most, error.snr_db, f"sample {sample}"))
+        snr_db = bounds.measure(every, right, 0).snr_db
+        found.append(Distance(name, step, most / step, most, snr_db, f"sample {sample}"))
     return tuple(found)
 
 
