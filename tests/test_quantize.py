@@ -222,6 +222,21 @@ def test_the_model_itself_is_not_written_over(written):
         onnxpool.quantize(folder / "float.onnx", folder / "float.onnx")
 
 
+def test_nothing_is_printed_and_a_float_output_has_a_measured_step(tmp_path, capsys):
+    """The last operator is not one that is quantised: exp of about 0 moves as far as what it takes."""
+    model = made_of(
+        helper.make_node("Conv", ["x", "w"], ["h"], "conv"),
+        helper.make_node("Exp", ["h"], ["y"], "exp"),
+        weights=[("w", np.full((1, 3, 1, 1), 1e-3, np.float32))],
+        channels=(3, 1),
+    )
+    (y,) = onnxpool.quantize(model, tmp_path / "int8.onnx", [{"x": data()}], method="entropy").outputs
+    stored = {entry.name: numpy_helper.to_array(entry) for entry in onnx.load(tmp_path / "int8.onnx").graph.initializer}
+    assert y.step == pytest.approx(stored["h_scale"], rel=0.02)
+    assert y.max_steps == pytest.approx(y.max_abs / y.step)
+    assert capsys.readouterr() == ("", "")
+
+
 # --- calibration
 
 
@@ -430,6 +445,10 @@ def test_max_steps_needs_a_quantised_model_and_its_original(written):
         onnxpool.validate(folder / "float.onnx", max_steps=1)
     with pytest.raises(ArgumentError, match="max_steps=1 needs the float original"):
         onnxpool.validate(folder / "int8.onnx", max_steps=1)
+    with pytest.raises(ArgumentError, match="reference='nowhere.onnx': there is no model file nowhere.onnx"):
+        onnxpool.validate(folder / "int8.onnx", "nowhere.onnx")
+    with pytest.raises(ArgumentError, match="is quantised, as the model is"):
+        onnxpool.validate(folder / "int8.onnx", folder / "int8.onnx")
     with pytest.raises(ArgumentError, match="max_steps=0 must be a positive number"):
         onnxpool.validate(folder / "int8.onnx", max_steps=0)
 

@@ -10,12 +10,13 @@ are written beside it.
 (Output(name='scores', step=0.21, max_steps=1.4, ...),)
 """
 
+import io
 import logging
 import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -286,13 +287,13 @@ def _quantize(
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Inside, the quantiser's advice, which goes to the root logger, is not printed; errors are exceptions anyway."""
+    """Inside, the quantiser's advice, on the root logger and on standard output, is not printed; its errors raise."""
     root, nowhere = logging.getLogger(), logging.NullHandler()
     level = root.level
     root.addHandler(nowhere)
     root.setLevel(logging.CRITICAL)
     try:
-        with np.errstate(all="ignore"), warnings.catch_warnings():
+        with redirect_stdout(io.StringIO()), np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -331,7 +332,8 @@ def _lost(made: ir.Model, base: ir.Model) -> Iterator[forms.PoolNode]:
 
 def _compared(floating: Any, whole: Any, given: Samples, made: ir.Model) -> tuple[Distance, ...]:
     """How far the outputs are from those of the float model, both in ONNX Runtime."""
-    steps = quantized.output_steps(made)
+    evaluated, first = from_quantized.Evaluated(forms.to_form(made, "custom")), given.feeds(0)
+    steps = evaluated.steps(first, evaluated.exact(first))
     pairs: dict[str, list[tuple[float, int, NDArray[Any], Array]]] = {}
     for i in range(min(len(given), MOST_COMPARED)):
         feeds = given.feeds(i)
@@ -345,9 +347,9 @@ def _compared(floating: Any, whole: Any, given: Samples, made: ir.Model) -> tupl
         most, sample, *_ = max(of, key=lambda one: one[0])
         every = np.concatenate([one[2].ravel() for one in of])
         right = np.concatenate([one[3].ravel() for one in of])
-        step = steps[name] or float("nan")
         snr_db = bounds.measure(every, right, 0).snr_db
-        found.append(Distance(name, step, most / step, most, snr_db, f"sample {sample}"))
+        away = most / steps[name] if steps[name] else float("inf")
+        found.append(Distance(name, steps[name], away, most, snr_db, f"sample {sample}"))
     return tuple(found)
 
 

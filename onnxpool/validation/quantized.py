@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxpool.dtypes import Array
-from onnxpool.errors import ArgumentError, GoldenError
+from onnxpool.errors import ArgumentError, FormError, GoldenError
 from onnxpool.golden import bounds, collect, from_model, from_quantized
 from onnxpool.golden.file import Case, Golden
 from onnxpool.graph import quantized
@@ -49,6 +49,22 @@ class Distance:
 def is_model(reference: object) -> bool:
     """Whether a reference is the path of an ONNX file."""
     return isinstance(reference, str | Path) and Path(reference).suffix == ".onnx"
+
+
+def original_of(held: HeldModel, reference: object) -> HeldModel | None:
+    """The ONNX file that a reference names; None for any other reference.
+
+    Raises :class:`ArgumentError` for a file that cannot be read, and for a quantised one beside a quantised model.
+    """
+    if not is_model(reference):
+        return None
+    try:
+        original = HeldModel(reference)  # type: ignore[arg-type]
+    except FormError as error:
+        raise ArgumentError(f"reference={str(reference)!r}: {error}") from error
+    if quantized.is_quantized(held.original) and quantized.is_quantized(original.original):
+        raise ArgumentError(f"reference={str(reference)!r} is quantised, as the model is; name its float original")
+    return original
 
 
 def judge(

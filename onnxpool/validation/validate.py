@@ -85,7 +85,7 @@ def validate(
     """
     names = _checked(on, forms, require, threads, timeout_s, max_steps)
     held = HeldModel(model)
-    original = HeldModel(reference) if quantized.is_model(reference) else None  # type: ignore[arg-type]
+    original = quantized.original_of(held, reference)
     golden, unanswered = _answers(held, reference, case)
     unlike, told = quantized.judge(held, golden, original, max_steps)
     configurations = plan(names, forms, [os.fspath(python) for python in pythons], threads, pools=held.pools)
