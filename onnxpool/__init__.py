@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from onnxpool.network.export import export
     from onnxpool.network.swap import swap
     from onnxpool.network.translate import finish, translations
+    from onnxpool.quantizing.quantize import quantize
     from onnxpool.run.native_library import library_path
     from onnxpool.run.predict import predict
     from onnxpool.run.session import Session, load
@@ -44,6 +45,7 @@ __all__ = [
     "nn",
     "pool_nodes",
     "predict",
+    "quantize",
     "serve",
     "swap",
     "to_form",
@@ -63,6 +65,7 @@ _HOMES = {
     "load": "run.session",
     "pool_nodes": "graph.forms",
     "predict": "run.predict",
+    "quantize": "quantizing.quantize",
     "swap": "network.swap",
     "to_form": "graph.forms",
     "translations": "network.translate",

@@ -20,7 +20,7 @@ FLOORS = [
     ["models", "golden", "runtimes"],
     ["network", "run"],
     ["lifting", "validation"],
-    ["about", "diagnosis", "serve"],
+    ["about", "diagnosis", "quantizing", "serve"],
     ["deploy"],
     ["cli"],
     ["__main__"],

@@ -1,6 +1,6 @@
 """The command line, a skin: each command parses, calls one function of the library, and prints the value it returns.
 
-    commands.py       all of them: models.py, checks.py, serving.py, about.py
+    commands.py       all of them: models.py, quantizing.py, checks.py, serving.py, about.py
     application.py    what they share                 spelling.py    what their arguments spell: networks, inputs, axes
     tables.py         what a person reads of each value
 

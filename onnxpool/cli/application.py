@@ -70,7 +70,10 @@ FormWanted = Annotated[Form, typer.Option(help="What the file holds; see onnxpoo
 OutputFolder = Annotated[Path, typer.Argument(help="Folder to write: a new or an empty one.", show_default=False)]
 ReferenceName = Annotated[
     str | None,
-    typer.Option(help=f"What is right: a golden file (.npz), or the network: {Source}. Default: the golden file."),
+    typer.Option(
+        help=f"What is right: a golden file (.npz), another model (.onnx: for a quantised one its float original), or "
+        f"the network: {Source}. Default: the golden file."
+    ),
 ]
 Checkpoint = Annotated[
     Path | None, typer.Option(help="File of the network's parameters: its state_dict, as torch.save writes it.")

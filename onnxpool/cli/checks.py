@@ -44,6 +44,10 @@ def validate(
     threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds that a runtime may take for one answer.")] = 600,
     case: Case = None,
+    max_steps: Annotated[
+        float | None,
+        typer.Option(help="Quantised model: steps that an output may be off its float original, named by --reference."),
+    ] = None,
     per_node: Annotated[
         bool,
         typer.Option("--per-node", help="Compare node by node, too: which introduces an error, which passes it on."),
@@ -88,6 +92,7 @@ def validate(
                 threads=threads,
                 timeout_s=timeout,
                 progress=progress,
+                max_steps=max_steps,
             )
     except FormError as error:  # a file that cannot be loaded fails; one that is not there is a usage error
         typer.echo(f"onnxpool: {error}", err=True)

@@ -50,10 +50,10 @@ def predict(
             labels=labels,
             top=top,
             scores=scores,
-            size=_size(size),
+            size=picture_size(size),
             crop=crop,
-            mean=_numbers("mean", mean),
-            std=_numbers("std", std),
+            mean=numbers("mean", mean),
+            std=numbers("std", std),
         )
     show(predictions, tables.predictions, as_json)
 
@@ -97,10 +97,10 @@ def batch(
             threads=threads,
             shard=shard,
             max_batch=max_batch,
-            size=_size(size),
+            size=picture_size(size),
             crop=crop,
-            mean=_numbers("mean", mean),
-            std=_numbers("std", std),
+            mean=numbers("mean", mean),
+            std=numbers("std", std),
             address=address,
             progress=lambda finished, total, _: bar.update(shards, completed=finished, total=total),
         )
@@ -256,7 +256,8 @@ def deploy_ray(
         ray_app.wait()
 
 
-def _size(text: str | None) -> tuple[int, int] | None:
+def picture_size(text: str | None) -> tuple[int, int] | None:
+    """HEIGHTxWIDTH as numbers; :class:`ArgumentError` for anything else."""
     if text is None:
         return None
     height, _, width = text.partition("x")
@@ -265,7 +266,8 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return int(height), int(width)
 
 
-def _numbers(option: str, text: str | None) -> list[float] | None:
+def numbers(option: str, text: str | None) -> list[float] | None:
+    """Numbers with commas between them, of this option; :class:`ArgumentError` for anything else."""
     try:
         return None if text is None else [float(number) for number in text.split(",")]
     except ValueError as error:

@@ -61,11 +61,11 @@ def module(source: str, seed: int = 0) -> "torch.nn.Module":
 
 
 def reference(text: str | None, seed: int = 0) -> "torch.nn.Module | str | None":
-    """What a model is compared with: the path of a golden file as it is, a module for anything else.
+    """What a model is compared with: the path of a golden or an ONNX file as it is, a module for anything else.
 
     Raises as :func:`module`.
     """
-    return text if text is None or text.endswith(".npz") else module(text, seed)
+    return text if text is None or text.endswith((".npz", ".onnx")) else module(text, seed)
 
 
 def inputs(texts: Sequence[str], dtype: str, seed: int = 0) -> "tuple[torch.Tensor, ...]":

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from onnxpool.diagnosis.results import Nodes, NodesOfReport
     from onnxpool.lifting.lift import Lifted
     from onnxpool.network.swap import Swapped
+    from onnxpool.quantizing.quantize import Quantized
     from onnxpool.run.predict import Output, Predictions
     from onnxpool.validation.certificate import Verification
     from onnxpool.validation.history import Difference
@@ -140,6 +141,25 @@ def lifted(value: "Lifted") -> RenderableType:
     for refused in value.refused:
         others.add_row(refused.node, refused.likeness, refused.reason)
     return Group(*(table for table in (folds, others) if table.row_count), value.checked)
+
+
+def quantized(value: "Quantized") -> RenderableType:
+    """What was written, how far each output is from the float model, and what was judged."""
+    before, after = (f"{size / 1e6:.3g} MB" for size in (value.size_before_bytes, value.size_after_bytes))
+    facts = _facts(
+        ("written", f"{value.output} and {value.golden}"),
+        ("calibrated", f"with {value.samples} samples of {value.source}"),
+        ("size", f"{before} before, {after} after"),
+        ("nodes", f"{value.quantized} in whole numbers, {value.in_float} in float"),
+        ("pooling", ", ".join(value.native) + " run natively" if value.native else "no node runs natively here"),
+    )
+    names = ("output", "step", "most off, steps", "most off", "signal to noise, dB", "worst")
+    table = _columns(names, title=f"against the float model, on {value.compared} samples")
+    for one in value.outputs:
+        figures = (one.step, one.max_steps, one.max_abs, one.snr_db)
+        table.add_row(one.output, *(f"{number:.3g}" for number in figures), one.case)
+    judged = f"judged: each of {value.weights} weights within its rounding; {value.checked}"
+    return Group(facts, table, *map(Text, (judged, "the table is reported, not judged", *value.notes)))
 
 
 # --- running

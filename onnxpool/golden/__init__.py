@@ -4,6 +4,7 @@
     collect.py         asks for the answers to each, and makes a golden of them
     from_torch.py      answered by a PyTorch module       from_model.py    by the model itself: the float64 reference
     from_function.py   by any function                    file.py          the golden file beside a model
+    from_quantized.py  by a quantised model, exactly      rounding.py      its roundings in float64
     bounds.py          every allowed error, and measuring
     arrangement.py     how a module takes a model's inputs
 

@@ -37,6 +37,9 @@ largest magnitude in the window, ``D = m - y >= 0`` how far the result lies belo
 - A narrower output type adds one ULP of that type at the answer, for its rounding.
 - For float64 the answer itself was rounded like a result, by at most :func:`reference_ulps`.
 
+**A quantised network**: by measurement on itself, one step of the output and what moved roundings change; see
+:mod:`onnxpool.golden.from_quantized`, which gives a yardstick for :func:`network`.
+
 **A whole network** (:func:`network`): by measurement. The network's own float32 (or float16) run in PyTorch has an
 error against the same float64 answers; another program that sums in other orders may have :data:`YARDSTICK_FACTOR`
 times that, and :data:`FLOOR_ULPS` of the largest answer for when PyTorch was lucky.

@@ -10,7 +10,7 @@ are for small models only.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,9 @@ from onnxpool.errors import GoldenError
 from onnxpool.golden import collect
 from onnxpool.golden.file import Answers, Golden
 from onnxpool.golden.inputs import Feeds
+from onnxpool.golden.rounding import Rounding
 from onnxpool.graph.forms import Model, to_form
+from onnxpool.graph.quantized import is_quantized
 from onnxpool.pools._method import Operator
 from onnxpool.window import Window
 
@@ -52,8 +54,8 @@ def record_bare(bare: ir.Model, *, only: str | None = None) -> Golden:
             f"the model has {weights:,} weights and no golden file; onnx's reference evaluator takes up to "
             f"{MOST_WEIGHTS:,}: give reference= (the PyTorch module, a golden file, or a function)"
         )
-    double = _evaluator(in_dtype(bare, ir.DataType.DOUBLE))
-    own = _evaluator(in_dtype(bare, ir.DataType.FLOAT) if collect.is_double(bare) else bare)
+    double = evaluator(in_dtype(bare, ir.DataType.DOUBLE))
+    own = evaluator(in_dtype(bare, ir.DataType.FLOAT) if collect.is_double(bare) else bare)
 
     def answer(feeds: Feeds) -> Answers:
         return {name: np.asarray(array, np.float64) for name, array in double(feeds).items()}
@@ -89,29 +91,35 @@ def exact(bare: ir.Model, feeds: Feeds) -> Answers:
 
     Raises :class:`GoldenError` where the reference evaluator cannot run it in float64.
     """
-    double = _evaluator(in_dtype(bare, ir.DataType.DOUBLE))
+    operators = Rounding().operators() if is_quantized(bare) else ()
+    double = evaluator(in_dtype(bare, ir.DataType.DOUBLE), operators)
     try:
         return {name: np.asarray(array, np.float64) for name, array in double(collect.widen(feeds)).items()}
     except Exception as error:  # whatever an operator raises
         raise GoldenError(f"onnx's reference evaluator cannot run this model in float64: {error}") from error
 
 
-def _evaluator(model: ir.Model) -> Callable[[Feeds], dict[str, NDArray[Any]]]:
+def evaluator(model: ir.Model, operators: Sequence[type[OpRun]] = ()) -> Callable[[Feeds], dict[str, NDArray[Any]]]:
+    """A function from the inputs of a model in custom form to its outputs, by name; ``operators`` are further ones.
+
+    Raises :class:`GoldenError` where the reference evaluator does not know an operator.
+    """
     names = [str(value.name) for value in model.graph.outputs]
-    evaluator = _start(ir.to_proto(model))
+    started = _start(ir.to_proto(model), operators)
 
     def run(feeds: Feeds) -> dict[str, NDArray[Any]]:
         with np.errstate(all="ignore"):  # NaN and infinity are part of some cases
-            return dict(zip(names, evaluator.run(None, feeds), strict=True))
+            return dict(zip(names, started.run(None, feeds), strict=True))
 
     return run
 
 
-def _start(proto: Any, **arguments: Any) -> ReferenceEvaluator:
+def _start(proto: Any, operators: Sequence[type[OpRun]] = (), **arguments: Any) -> ReferenceEvaluator:
     from onnxpool.pools import OPERATORS
 
+    known = [*map(_evaluated, OPERATORS.values()), *operators]
     try:
-        return ReferenceEvaluator(proto, new_ops=[_evaluated(operator) for operator in OPERATORS.values()], **arguments)
+        return ReferenceEvaluator(proto, new_ops=known, **arguments)
     except Exception as error:
         raise GoldenError(f"onnx's reference evaluator cannot run this model ({error}); give reference=") from error
 

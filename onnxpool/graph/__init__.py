@@ -4,6 +4,7 @@
     repair.py    what others did to a file, undone when it is read       tags.py          what folds a standard form
     inlined.py   pooling nodes that another program has written out
     shapes.py    what the model declares, against what came out          subgraph.py      parts of it, as models
+    quantized.py where a quantised model rounds, and what of that cannot be right
 
 Models are those of ``onnx_ir``. What gives another form or a part of a model leaves the model as it is.
 """

@@ -14,6 +14,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
@@ -28,8 +29,10 @@ from onnxpool.graph import shapes
 from onnxpool.graph.fingerprint import Change, changes
 from onnxpool.graph.forms import Model, range_of
 from onnxpool.graph.inlined import inlined
+from onnxpool.graph.quantized import is_quantized
 from onnxpool.run.native_library import why_missing
 from onnxpool.runtimes import RUNTIMES
+from onnxpool.validation import quantized
 from onnxpool.validation.blame import sides
 from onnxpool.validation.compare import Judge
 from onnxpool.validation.matrix import Files, Matrix
@@ -57,6 +60,7 @@ def validate(
     threads: int | None = None,
     timeout_s: float = 600,
     progress: Progress | None = None,
+    max_steps: float | None = None,
 ) -> Report:
     """Run ``model`` in each of ``forms`` and compare every output with float64 answers.
 
@@ -64,6 +68,11 @@ def validate(
     function ``{name: float64 array} -> {name: array}``. By default it is the golden file beside ``model``; where there
     is none, a small model is judged by onnx's reference evaluator in float64. ``case`` names the only one to replay;
     all are drawn from fixed seeds, so that a case is the same each time.
+
+    ``reference`` may also be the path of another ONNX file, whose golden file, or float64 evaluation, answers. For a
+    quantised model that is its float original: the model itself answers, exactly, each weight is compared with the
+    original's, and how far the outputs are from the original's is a note, or judged where that is more than
+    ``max_steps`` steps of the output (:mod:`onnxpool.validation.quantized`).
 
     ``on`` names runtimes of :mod:`onnxpool.runtimes`, or is ``"all"``: each is tried in all of its variants. By default
     it is ONNX Runtime as it comes, without and with native kernels. ``pythons`` are Python programs of other
@@ -75,9 +84,11 @@ def validate(
     Raises :class:`ArgumentError` for an argument that names nothing, :class:`FormError` for what is not a model, and
     :class:`GoldenError` where no answers can be had. Whatever goes wrong while the model runs is in the report.
     """
-    names = _checked(on, forms, require, threads, timeout_s)
+    names = _checked(on, forms, require, threads, timeout_s, max_steps)
     held = HeldModel(model)
+    original = quantized.original_of(held, reference)
     golden, unanswered = _answers(held, reference, case)
+    unlike, told = quantized.judge(held, golden, original, max_steps)
     configurations = plan(names, forms, [os.fspath(python) for python in pythons], threads, pools=held.pools)
     with tempfile.TemporaryDirectory(prefix="onnxpool-") as folder:
         module: Any = reference if hasattr(reference, "state_dict") else None
@@ -91,15 +102,18 @@ def validate(
     verdict = worst([*(run.verdict for run in runs), "unloadable" if unproven else "skipped"])
     if any(change.fault for change in found) and not failed(verdict):
         verdict = "structure"  # the model is another one, even where no answer shows it
+    if unlike:
+        verdict = worst([verdict, "mismatch"])
     wrong = sides(held, golden, runs, matrix.differing)
     return Report(
         model=held.name,
         verdict=verdict,
         reference=golden.source,
         runs=runs,
-        causes=(*(change.text for change in found), *unproven),
+        causes=(*(change.text for change in found), *unlike, *unproven),
         notes=(
             *wrong,
+            *told,
             *golden.notes,
             *_promised(held, outside),
             *_unchecked(held, golden),
@@ -110,7 +124,12 @@ def validate(
 
 
 def _checked(
-    on: Sequence[str] | None, forms: Sequence[str], require: Sequence[str], threads: int | None, timeout_s: float
+    on: Sequence[str] | None,
+    forms: Sequence[str],
+    require: Sequence[str],
+    threads: int | None,
+    timeout_s: float,
+    max_steps: float | None,
 ) -> list[str] | None:
     """The names of runtimes, None for the default."""
     if not forms or not set(forms) <= set(get_args(Form)):
@@ -122,6 +141,8 @@ def _checked(
         raise ArgumentError(f"require={require!r} must be ('native',) or empty")
     if threads is not None and (type(threads) is not int or threads < 1):
         raise ArgumentError(f"threads={threads!r} must be a positive int, or None")
+    if max_steps is not None and not max_steps > 0:
+        raise ArgumentError(f"max_steps={max_steps!r} must be a positive number of steps, or None")
     if not timeout_s > 0:
         raise ArgumentError(f"timeout_s={timeout_s!r} must be a positive number of seconds")
     return names
@@ -144,22 +165,42 @@ def answers_for(held: HeldModel, reference: Reference = None, case: str | None =
     """What a model is judged by, on every case or on one; arguments and errors as of :func:`validate`."""
     if isinstance(reference, Golden):
         return reference.only(case)
-    if isinstance(reference, str | os.PathLike):
-        return golden_file.load(reference).only(case)
-    if reference is None:
-        if isinstance(held.source, str | os.PathLike) and golden_file.path_for(held.source).exists():
-            return golden_file.load(golden_file.path_for(held.source)).only(case)
-
-        from onnxpool.golden import from_model
-
-        return from_model.record_bare(held.converted("custom"), only=case)
+    if reference is None or isinstance(reference, str | os.PathLike):
+        return _in_a_file(held, reference, case)
     if hasattr(reference, "state_dict"):  # a PyTorch module, without importing PyTorch
         return from_torch.record(reference, held.original, only=case)  # type: ignore[arg-type]
     if callable(reference):
         return from_function.record(reference, held.original, only=case)
     raise ArgumentError(
-        f"reference={reference!r:.80} must be a golden file, a PyTorch module, a function, or None for the default"
+        f"reference={reference!r:.80} must be a golden file, an ONNX file, a PyTorch module, a function, or None for "
+        "the default"
     )
+
+
+def _in_a_file(held: HeldModel, reference: str | os.PathLike[str] | None, case: str | None) -> Golden:
+    """From a golden file, from the model itself, or from another ONNX file."""
+    beside = _beside(held)
+    if reference is None:
+        return golden_file.load(beside).only(case) if beside else _of_itself(held, case)
+    if not quantized.is_model(reference):
+        return golden_file.load(reference).only(case)
+    if is_quantized(held.original):
+        fingerprints = golden_file.load(beside).fingerprints if beside else None
+        return replace(_of_itself(held, case), fingerprints=fingerprints)
+    return answers_for(HeldModel(reference), None, case)
+
+
+def _beside(held: HeldModel) -> Path | None:
+    """The golden file beside the file of a model, if there is one."""
+    found = golden_file.path_for(held.source) if isinstance(held.source, str | os.PathLike) else None
+    return found if found is not None and found.exists() else None
+
+
+def _of_itself(held: HeldModel, case: str | None) -> Golden:
+    from onnxpool.golden import from_model, from_quantized  # bring onnx's evaluator
+
+    record = from_quantized.record_bare if is_quantized(held.original) else from_model.record_bare
+    return record(held.converted("custom"), only=case)
 
 
 # --- what the report adds
