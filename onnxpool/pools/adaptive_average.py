@@ -92,7 +92,7 @@ def _mean_along(x: "Tensor", axis: int, size: int) -> "Tensor":
     if size == 1:
         return x.mean(axis, keepdim=True)
     cells, inside, counts = free_parts(x, axis, size)
-    return torch.where(inside, cells, 0).sum(axis + 1) / counts
+    return (torch.where(inside, cells, 0) / counts).sum(axis + 1)  # a sum of cells could leave float32's range
 
 
 def free_parts(x: "Tensor", axis: int, size: int) -> "tuple[Tensor, Tensor, Tensor]":
@@ -109,7 +109,7 @@ def free_parts(x: "Tensor", axis: int, size: int) -> "tuple[Tensor, Tensor, Tens
     index = first[:, None] + torch.minimum(place, last)
     cells = x.index_select(axis, index.flatten()).unflatten(axis, (size, -1))  # type: ignore[no-untyped-call]
     inside = place <= last
-    return cells, inside.reshape(*inside.shape, *after), counts.reshape(-1, *after)
+    return cells, inside.reshape(*inside.shape, *after), counts.reshape(-1, 1, *after)
 
 
 def adapted_shape(x: "Tensor", sizes: Sequence[int]) -> tuple[int, ...]:
