@@ -234,10 +234,12 @@ def test_a_tampered_body_fails_and_is_named(exported, old, new):
     body = copy.functions[("onnxpool", "SoftPool", "")]
     every = list(body.graph.all_nodes())
     if new == "Neg":
-        cast = next(node for node in every if node.op_type == "Cast")
-        negated = ir.node("Neg", [cast.inputs[0]])
-        cast.replace_input_with(0, negated.outputs[0])
-        body.insert_before(cast, negated)
+        (x,) = body.graph.inputs
+        negated = ir.node("Neg", [x])
+        for node, place in list(x.uses()):
+            if node is not negated:
+                node.replace_input_with(place, negated.outputs[0])
+        body.insert_before(body.graph[0], negated)
     elif new == "ReduceMax":
         exact = next(node for node in every if node.op_type == old)
         exact.op_type = new
