@@ -445,7 +445,7 @@ def test_max_steps_needs_a_quantised_model_and_its_original(written):
         onnxpool.validate(folder / "float.onnx", max_steps=1)
     with pytest.raises(ArgumentError, match="max_steps=1 needs the float original"):
         onnxpool.validate(folder / "int8.onnx", max_steps=1)
-    with pytest.raises(ArgumentError, match="reference='nowhere.onnx': there is no model file nowhere.onnx"):
+    with pytest.raises(ArgumentError, match=r"reference='nowhere\.onnx': there is no model file nowhere\.onnx"):
         onnxpool.validate(folder / "int8.onnx", "nowhere.onnx")
     with pytest.raises(ArgumentError, match="is quantised, as the model is"):
         onnxpool.validate(folder / "int8.onnx", folder / "int8.onnx")

@@ -23,6 +23,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx.reference.op_run import OpRun
 from onnx.reference.ops import op_max_pool
 
 from onnxpool.dtypes import Array
@@ -82,7 +83,7 @@ class Evaluated:
     def __init__(self, bare: ir.Model) -> None:
         self._rounding = Rounding()
         double = from_model.in_dtype(bare, ir.DataType.DOUBLE)
-        operators = [*self._rounding.operators(), MaxPool]
+        operators: list[type[OpRun]] = [*self._rounding.operators(), MaxPool]
         self._run: Callable[[Feeds], Feeds] = from_model.evaluator(double, operators)
         self._steps = output_steps(bare)
         self._last = {str(value.name): _last(value) for value in bare.graph.outputs}
@@ -126,7 +127,7 @@ class MaxPool(op_max_pool.MaxPool):
 
     op_domain = ""
 
-    def _run(self, x: NDArray[Any], **told: Any) -> Any:
+    def _run(self, x: NDArray[Any], **told: Any) -> Any:  # type: ignore[override]
         plain = (
             len(self.onnx_node.output) == 1 and not told.get("ceil_mode") and told.get("auto_pad") in (None, "NOTSET")
         )
