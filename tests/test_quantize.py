@@ -19,6 +19,7 @@ from onnxpool.golden import file as golden_file
 from onnxpool.golden.rounding import Rounding
 from onnxpool.graph import quantized
 from onnxpool.run.native_library import why_missing
+from onnxpool.validation.compare import Judge
 from onnxpool.validation.model import HeldModel
 from onnxpool.validation.quantized import distances, judge
 from onnxpool.window import Window
@@ -299,6 +300,21 @@ def test_a_moved_rounding_goes_to_the_other_step_in_the_middle_alone():
         feeds = {"x": np.full((1, 1, 1, 64), value, np.float32)}
         allowed = evaluated.allowed(feeds, evaluated.exact(feeds))["y"] * bounds.YARDSTICK_FACTOR
         assert allowed == (1.0 if moves else 0.5)  # one step, and one more
+
+
+@pytest.mark.parametrize(("steps", "verdict"), [(0, "passed"), (1, "passed"), (1.5, "mismatch"), (-2, "mismatch")])
+def test_a_runtime_may_be_off_by_one_step(steps, verdict):
+    """No quotient is near the middle of two, so that nothing else is allowed."""
+    x = np.array([-1, 0.2, 0.7, 50], np.float32).reshape(1, 1, 1, 4)
+    evaluated = from_quantized.Evaluated(onnxpool.to_form(pair(0.5, 3), "custom"))
+    answers = evaluated.exact({"x": x})
+    case = golden_file.Case("hand", {"x": x}, answers, evaluated.allowed({"x": x}, answers))
+    golden = golden_file.Golden("hand", "a quarter of a step", {"y": "float32"}, (case,), (), None)
+    given = answers["y"].astype(np.float32)
+    given[0, 0, 0, 1] += np.float32(steps * 0.5)
+    (result,) = Judge(golden, HeldModel(pair(0.5, 3))).results(case, {"y": given}, native=False, loses=())
+    assert result.verdict == verdict
+    assert result.share == pytest.approx(abs(steps), rel=1e-3)  # 16 ULP of 50 are allowed, too
 
 
 def test_the_step_of_an_output_that_is_computed_in_float_is_measured():
