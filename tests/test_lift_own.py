@@ -73,15 +73,15 @@ def test_other_types(op_type, dtype):
 
 
 @pytest.mark.parametrize("op_type", OPERATORS)
-def test_tags_that_no_longer_hold(op_type):
-    """Another program has renamed what they speak of."""
+def test_tags_of_inputs_that_were_renamed(op_type):
+    """Tags still hold where there is one input, which can be no other; else they count for nothing."""
     window = Window.of(2, 3, 2, 1)
     model = renamed(standard(op_type, window), tags=True)
     model.graph.inputs[0].name = "other"
-    told = [node.op_type for node in onnxpool.to_form(model, "custom").graph]
-    assert (told == [op_type]) == (len(OPERATORS[op_type].inputs) == 1)  # a single input can be no other
-    lifted = lift(model)
-    assert [fold.op_type for fold in lifted.folds] == [op_type]
+    found = [node.op_type for node in onnxpool.to_form(model, "custom").graph]
+    assert (found == [op_type]) == (len(OPERATORS[op_type].inputs) == 1)
+    if found != [op_type]:
+        assert [fold.op_type for fold in lift(model).folds] == [op_type]
     assert all(TAG in node.metadata_props for node in model.graph)
 
 
