@@ -158,7 +158,9 @@ class LanesLoop {
     const Schedule& s = schedule_;
     const int64_t first = most(s.slices * s.rows * s.columns + kN, s.slices * s.band * s.tile);
     const int64_t second = most(s.slices * s.rows * s.tile, depth_out(plan_) * s.band * s.tile + kN);
-    Sums a{scratch_, scratch_ + first, scratch_ + 2 * first}, b{a.n + first, a.n + first + second, a.n + first + 2 * second};
+    Sums a{scratch_, scratch_ + first, scratch_ + 2 * first};
+    V* const start = scratch_ + 3 * first;
+    Sums b{start, start + second, start + 2 * second};
     W weights(plan_.depth.kernel * plan_.height.kernel * plan_.width.kernel);
     if (!weigh<kRanged>(a, &weights)) return false;
     const PlannedAxis &depth = plan_.depth, &height = plan_.height, &width = plan_.width;
@@ -216,9 +218,14 @@ class LanesLoop {
   };
 
   KEEP_CALL void load_cells(const T* cells, const Run& run, int64_t i, bool whole, V* rows) const {
+    // As many streams as lanes are more than a processor follows by itself: where the next register's planes will be.
+    const int64_t ahead = kN * (run.start[1] - run.start[0]);
     if (whole) {
       UNROLL_ALL
-      for (int64_t lane = 0; lane < kN; ++lane) rows[lane] = load(cells + run.start[lane] + i);
+      for (int64_t lane = 0; lane < kN; ++lane) {
+        __builtin_prefetch(cells + run.start[lane] + i + ahead);
+        rows[lane] = load(cells + run.start[lane] + i);
+      }
     } else {
       UNROLL_NONE
       for (int64_t lane = 0; lane < kN; ++lane) {

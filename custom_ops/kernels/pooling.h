@@ -74,7 +74,8 @@ class Pooling {
   static bool suits_rows(const Plan& plan) {
     const PlannedAxis &height = plan.height, &width = plan.width;
     const bool square = height.kernel == width.kernel && height.stride == width.stride;
-    const bool known = width.kernel == 3 ? width.stride <= 2 : width.kernel == 2 && width.stride == 2 && width.pad == 0 && height.pad == 0;
+    const bool pairs = width.kernel == 2 && width.stride == 2 && width.pad == 0 && height.pad == 0;
+    const bool known = width.kernel == 3 ? width.stride <= 2 : pairs;
     const bool close = width.dilation == 1 && height.dilation == 1 && plan.depth.kernel == 1;
     const int64_t lanes = (width.out + kN - 1) / kN * kN;
     return kRows && square && known && close && 4 * width.out >= 3 * lanes;
@@ -97,7 +98,8 @@ class Pooling {
   static void rows(const Plan& plan, const Schedule& s, const Inputs<T>& inputs, T* y, int64_t begin, int64_t end) {
     const PlannedAxis &height = plan.height, &width = plan.width;
     while (begin < end) {
-      const int64_t strip = begin % s.bands, column = begin / s.bands % s.tiles * s.tile, unit = begin / s.bands / s.tiles;
+      const int64_t strip = begin % s.bands, column = begin / s.bands % s.tiles * s.tile;
+      const int64_t unit = begin / s.bands / s.tiles;
       const int64_t last = least(s.bands, strip + end - begin);
       const int64_t plane = unit / plan.depth.out, z = unit % plan.depth.out;
       const int64_t in = (plane * plan.depth.in + z * plan.depth.stride) * height.in * width.in;

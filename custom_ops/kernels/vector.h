@@ -84,6 +84,18 @@ INLINE Vec<Value> number_of(Ints<Value> bits) {
   return reinterpret_cast<Vec<Value>>(bits);
 }
 
+// The same without a sign, for arithmetic that wraps around.
+template <class Value>
+using Words = Vec<typename ExpConstants<Value>::Unsigned>;
+template <class Value>
+INLINE Words<Value> words(Vec<Value> x) {
+  return reinterpret_cast<Words<Value>>(x);
+}
+template <class Value>
+INLINE Vec<Value> number_of_words(Words<Value> words) {
+  return reinterpret_cast<Vec<Value>>(words);
+}
+
 template <class Value>
 INLINE Vec<Value> magnitude(Vec<Value> x) {
   using Unsigned = typename ExpConstants<Value>::Unsigned;
@@ -96,6 +108,12 @@ INLINE V larger(V a, V b) {
 #if defined(__AVX512F__)
   if constexpr (same<V, Vec<float>>) return reinterpret_cast<V>(_mm512_maskz_max_ps(0xffff, a, b));
   if constexpr (same<V, Vec<double>>) return reinterpret_cast<V>(_mm512_maskz_max_pd(0xff, a, b));
+#elif defined(__AVX2__)
+  if constexpr (same<V, Vec<float>>) return reinterpret_cast<V>(_mm256_max_ps(a, b));
+  if constexpr (same<V, Vec<double>>) return reinterpret_cast<V>(_mm256_max_pd(a, b));
+#elif defined(__SSE2__)
+  if constexpr (same<V, Vec<float>>) return reinterpret_cast<V>(_mm_max_ps(a, b));
+  if constexpr (same<V, Vec<double>>) return reinterpret_cast<V>(_mm_max_pd(a, b));
 #endif
   return a > b ? a : b;
 }
@@ -202,7 +220,7 @@ INLINE V quotient(V a, V b) {
 template <class Value>
 INLINE Vec<Value> power_of_two(Vec<Value> n) {
   using K = ExpConstants<Value>;
-  return number_of<Value>(whole_bits<Value>(n + (K::magic + K::kBias)) << K::kMantissa);
+  return number_of_words<Value>(words<Value>(n + (K::magic + K::kBias)) << K::kMantissa);
 }
 
 // p * 2^d for whole d <= 0; 0 where that is below the normal numbers.
@@ -224,19 +242,19 @@ INLINE Vec<Value> scaled(Vec<Value> p, Vec<Value> d) {
 // table[i] of the low bits of each i, where a register is a table: 16 entries, 8, or none.
 #if defined(__AVX512F__)
 constexpr int kTableBits = 4;
-INLINE Vec<int32_t> look_up(Vec<int32_t> table, Vec<int32_t> i) {
-  return reinterpret_cast<Vec<int32_t>>(_mm512_maskz_permutexvar_epi32(0xffff, reinterpret_cast<__m512i>(i),
-                                                                       reinterpret_cast<__m512i>(table)));
+INLINE Vec<uint32_t> look_up(Vec<uint32_t> table, Vec<uint32_t> i) {
+  return reinterpret_cast<Vec<uint32_t>>(_mm512_maskz_permutexvar_epi32(0xffff, reinterpret_cast<__m512i>(i),
+                                                                        reinterpret_cast<__m512i>(table)));
 }
 #elif defined(__AVX2__)
 constexpr int kTableBits = 3;
-INLINE Vec<int32_t> look_up(Vec<int32_t> table, Vec<int32_t> i) {
-  return reinterpret_cast<Vec<int32_t>>(
+INLINE Vec<uint32_t> look_up(Vec<uint32_t> table, Vec<uint32_t> i) {
+  return reinterpret_cast<Vec<uint32_t>>(
       _mm256_permutevar8x32_epi32(reinterpret_cast<__m256i>(table), reinterpret_cast<__m256i>(i)));
 }
 #else
 constexpr int kTableBits = 0;
-INLINE Vec<int32_t> look_up(Vec<int32_t> table, Vec<int32_t>) { return table; }
+INLINE Vec<uint32_t> look_up(Vec<uint32_t> table, Vec<uint32_t>) { return table; }
 #endif
 
 // --- rearranging

@@ -43,26 +43,26 @@ class Exp {
 
  public:
   // Weights are exp(l) * 2^offset.
-  INLINED explicit Exp(int offset) : offset_(all<Signed>(static_cast<Signed>(static_cast<Unsigned>(offset) << K::kMantissa))) {
+  INLINED explicit Exp(int offset) : offset_(all(static_cast<Unsigned>(offset) << K::kMantissa)) {
     if constexpr (kBits > 0) {
       constexpr float kPowers[] = {1.0F, 0x1.0b5586p+0F, 0x1.172b84p+0F, 0x1.2387a6p+0F,
                                    0x1.306fep+0F, 0x1.3dea64p+0F, 0x1.4bfdaep+0F, 0x1.5ab07ep+0F,
                                    0x1.6a09e6p+0F, 0x1.7a1148p+0F, 0x1.8ace54p+0F, 0x1.9c4918p+0F,
                                    0x1.ae89fap+0F, 0x1.c199bep+0F, 0x1.d5818ep+0F, 0x1.ea4afap+0F};
-      for (int j = 0; j < kLanes<Value>; ++j) powers_[j] = bits<Signed>(kPowers[j << (4 - kBits)]);
+      for (int j = 0; j < kLanes<Value>; ++j) powers_[j] = bits<Unsigned>(kPowers[j << (4 - kBits)]);
       // The low bits of t come along when t is shifted into the exponent; they are taken off here.
-      table_ = (powers_ - (count_up<Value>() << kShift)) + offset_;
+      table_ = (powers_ - (reinterpret_cast<Words<Value>>(count_up<Value>()) << kShift)) + offset_;
     }
   }
 
   INLINED V operator()(V l) const {
     const Step step = reduce(l);
-    const Ints<Value> shifted = whole_bits<Value>(step.t) << kShift;
+    const Words<Value> shifted = words<Value>(step.t) << kShift;
     if constexpr (kBits > 0) {
-      return power(step.r, number_of<Value>(look_up(table_, whole_bits<Value>(step.t)) + shifted));
+      return power(step.r, number_of_words<Value>(look_up(table_, words<Value>(step.t)) + shifted));
     } else {
-      constexpr Signed kOne = static_cast<Signed>(Unsigned{K::kBias} << K::kMantissa);
-      return power(step.r, V{}) * number_of<Value>(shifted + kOne + offset_);
+      constexpr Unsigned kOne = Unsigned{K::kBias} << K::kMantissa;
+      return power(step.r, V{}) * number_of_words<Value>(shifted + kOne + offset_);
     }
   }
 
@@ -70,7 +70,7 @@ class Exp {
   INLINED V split(V l, V* n) const {
     const Step step = reduce(l);
     *n = number_of<Value>(whole_bits<Value>(step.t) & ~((Signed{1} << kBits) - 1)) - kMagic;
-    if constexpr (kBits > 0) return power(step.r, number_of<Value>(look_up(powers_, whole_bits<Value>(step.t))));
+    if constexpr (kBits > 0) return power(step.r, number_of_words<Value>(look_up(powers_, words<Value>(step.t))));
     return power(step.r, V{});
   }
 
@@ -102,10 +102,12 @@ class Exp {
     return sum;
   }
 
-  V log2e_ = held(K::log2e), magic_ = held(kMagic), minus_ln2_high_ = held(-K::ln2_high), minus_ln2_low_ = held(-K::ln2_low);
-  V third_ = held(Value(kBits == 4 ? 0.16666979F : 0.16667919F)), second_ = held(Value(kBits == 4 ? 0.50001618F : 0.5000648F));
+  V log2e_ = held(K::log2e), magic_ = held(kMagic);
+  V minus_ln2_high_ = held(-K::ln2_high), minus_ln2_low_ = held(-K::ln2_low);
+  V third_ = held(Value(kBits == 4 ? 0.16666979F : 0.16667919F));
+  V second_ = held(Value(kBits == 4 ? 0.50001618F : 0.5000648F));
   V one_ = held(Value(1));
-  Ints<Value> offset_, powers_ = {}, table_ = {};
+  Words<Value> offset_, powers_ = {}, table_ = {};
 };
 
 // SoftPool and local importance: w = exp(l). Logits l are the values themselves where there are none.

@@ -64,8 +64,8 @@ KEEP_CALL T pool_window(const Plan& plan, const Inputs<T>& inputs, int64_t plane
 
 // Those of the outputs [from, to) of a row that are NaN.
 template <template <class, class> class OfMethod, class T>
-KEEP_CALL void repair_row(const Plan& plan, const Inputs<T>& inputs, int64_t plane, int64_t z, int64_t h, int64_t from, int64_t to,
-                T* row) {
+KEEP_CALL void repair_row(const Plan& plan, const Inputs<T>& inputs, int64_t plane, int64_t z, int64_t h,
+                          int64_t from, int64_t to, T* row) {
   for (int64_t i = from; i < to; ++i) {
     const Wide<T> y = widen(row[i]);
     if (y != y) row[i] = pool_window<OfMethod>(plan, inputs, plane, z, h, i);
