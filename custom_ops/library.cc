@@ -5,6 +5,10 @@
 #include <cstring>
 #include <new>
 
+#if !defined(_WIN32)
+#include <unistd.h>
+#endif
+
 #include "cuda/load.h"
 #include "kernels/kernel.h"
 
@@ -67,6 +71,37 @@ struct InferenceAttributes {
   }
 };
 
+// Which pieces of scratch memory are free, at most 64. Who finds none waits for one: there are as many as processors.
+class Pieces {
+ public:
+  explicit Pieces(int64_t count) : free_(count >= kMost ? ~uint64_t{0} : (uint64_t{1} << count) - 1) {}
+
+  static int64_t most() {
+#if defined(_WIN32)
+    return kMost;
+#else
+    const auto processors = static_cast<int64_t>(sysconf(_SC_NPROCESSORS_ONLN));
+    return processors >= 1 && processors < kMost ? processors : kMost;
+#endif
+  }
+
+  int64_t take() {
+    for (;;) {
+      uint64_t free = free_.load(std::memory_order_relaxed);
+      const uint64_t lowest = free & (~free + 1);
+      if (free == 0 || !free_.compare_exchange_weak(free, free & ~lowest, std::memory_order_acquire)) continue;
+      int64_t index = 0;
+      while ((lowest >> index) > 1) ++index;
+      return index;
+    }
+  }
+  void give_back(int64_t index) { free_.fetch_or(uint64_t{1} << index, std::memory_order_release); }
+
+ private:
+  static constexpr int64_t kMost = 64;
+  std::atomic<uint64_t> free_;
+};
+
 // One node of one session.
 struct Node {
   Ort ort;
@@ -93,7 +128,7 @@ struct Node {
     void* output = nullptr;
     ORT_TRY(output_tensor(ort, context, 0, out, &output));
     const Plan plan = make_plan(window, in, out);
-    if (plan.steps == 0) return nullptr;
+    if (plan.planes == 0) return nullptr;
     if (cuda != nullptr) return start(context, in, out, inputs, output);
     return run(context, plan, inputs, output, memory);
   }
@@ -109,33 +144,30 @@ struct Node {
     return ort.CreateStatus(abi::kFail, who().add("%s", why).text());
   }
 
-  // Scratch is on each thread's stack where it fits there; else a bounded number of lanes share one allocation.
+  // Threads hold a piece of scratch memory for each task, the lowest that is free: one thread alone always has the same,
+  // which then is in its cache.
   OrtStatus* run(OrtKernelContext* context, const Plan& plan, const void* const* inputs, void* output,
                  const OrtMemoryInfo* memory) const {
-    constexpr size_t kStackBytes = 96 * 1024;
-    constexpr int64_t kLanes = 64;
-    const auto task = [&plan, this, inputs, output](int64_t index, void* scratch) noexcept {
-      const int64_t begin = index * plan.steps_per_task, end = begin + plan.steps_per_task;
-      kernel.steps[element](plan, inputs, output, begin, end < plan.steps ? end : plan.steps, scratch);
-    };
-    const size_t bytes = kernel.scratch_bytes(plan);
-    if (bytes <= kStackBytes) {
-      auto body = [&task](int64_t index) noexcept {
-        alignas(64) unsigned char scratch[kStackBytes];
-        task(index, scratch);
-      };
-      return parallel_for(ort, context, plan.tasks, body);
-    }
-    const int64_t lanes = plan.tasks < kLanes ? plan.tasks : kLanes;
-    const size_t lane_bytes = (bytes + 63) / 64 * 64;
+    const ElementKernel& element_kernel = kernel.of[element];
+    const Schedule schedule = element_kernel.schedule(plan);
+    const size_t piece = (schedule.scratch_bytes + 63) / 64 * 64, shared_bytes = (schedule.shared_bytes + 63) / 64 * 64;
+    const int64_t pieces = piece == 0 ? 0 : schedule.tasks < Pieces::most() ? schedule.tasks : Pieces::most();
     Scratch scratch(ort);
-    ORT_TRY(scratch.allocate(context, memory, lane_bytes * static_cast<size_t>(lanes) + 64));
-    const auto start = (reinterpret_cast<uintptr_t>(scratch.start()) + 63) / 64 * 64;
-    auto body = [&plan, &task, start, lanes, lane_bytes](int64_t lane) noexcept {
-      void* const own = reinterpret_cast<void*>(start + lane_bytes * static_cast<size_t>(lane));
-      for (int64_t index = lane; index < plan.tasks; index += lanes) task(index, own);
+    unsigned char* start = nullptr;
+    if (pieces > 0 || shared_bytes > 0) {
+      ORT_TRY(scratch.allocate(context, memory, shared_bytes + piece * static_cast<size_t>(pieces) + 64));
+      start = reinterpret_cast<unsigned char*>((reinterpret_cast<uintptr_t>(scratch.start()) + 63) / 64 * 64);
+    }
+    Pieces free(pieces);
+    auto body = [&](int64_t index) noexcept {
+      const int64_t own = pieces > 0 ? free.take() : 0;
+      void* const own_scratch = start + shared_bytes + piece * static_cast<size_t>(own);
+      element_kernel.task(plan, schedule, inputs, output, index, own_scratch, start);
+      if (pieces > 0) free.give_back(own);
     };
-    return parallel_for(ort, context, lanes, body);
+    ORT_TRY(parallel_for(ort, context, schedule.tasks, body));
+    if (shared_bytes > 0) element_kernel.finish(plan, schedule, inputs, output, start);
+    return nullptr;
   }
 };
 
@@ -256,8 +288,8 @@ constexpr const Kernel* kBaseline[kMethods] = {&baseline::soft, &baseline::local
 #if defined(ONNXPOOL_AVX2)
 constexpr const Kernel* kAvx2[kMethods] = {&avx2::soft, &avx2::local_importance, &avx2::stochastic};
 #endif
-#if defined(ONNXPOOL_AVX512)  // where there is no exp, wider registers only cost
-constexpr const Kernel* kAvx512[kMethods] = {&avx512::soft, &avx512::local_importance, &avx2::stochastic};
+#if defined(ONNXPOOL_AVX512)
+constexpr const Kernel* kAvx512[kMethods] = {&avx512::soft, &avx512::local_importance, &avx512::stochastic};
 #endif
 
 Kernels choose_kernels(const Ort& ort, OrtStatus** status) {

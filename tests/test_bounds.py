@@ -142,15 +142,28 @@ def test_body_bound_holds_and_is_far_below_the_values(window, scale):
     assert not bounds.measure(spoilt, answer, bound.allowed).within
 
 
-def test_native_bound_is_four_ulp():
+def test_native_bound_at_hand_values():
+    """2x2: one addition along each axis, 2 x 2 + 3 + 2.5."""
     x = np.full((1, 1, 2, 2), 1.5)
     bound = bounds.pooling(Window.of(2, 2), x, x[..., :1, :1], "float32", native=True)
-    assert bound.allowed.item() == 4 * 2**-23
-    assert "4 ULP" in bound.origin
-    four = np.full((1, 1, 1, 1), 1.5 + 4 * 2**-23, np.float32)
-    assert bounds.measure(four, x[..., :1, :1], bound.allowed).share == 1
-    five = np.full((1, 1, 1, 1), 1.5 + 5 * 2**-23, np.float32)
-    assert not bounds.measure(five, x[..., :1, :1], bound.allowed).within
+    assert bound.allowed.item() == 9.5 * 2**-23
+    assert "9.5 ULP" in bound.origin
+    nine = np.full((1, 1, 1, 1), 1.5 + 9 * 2**-23, np.float32)
+    assert bounds.measure(nine, x[..., :1, :1], bound.allowed).within
+    ten = np.full((1, 1, 1, 1), 1.5 + 10 * 2**-23, np.float32)
+    assert not bounds.measure(ten, x[..., :1, :1], bound.allowed).within
+
+
+@pytest.mark.parametrize(
+    ("kernel", "additions"), [((1,), 0), ((8,), 7), ((9,), 8), ((3, 3, 3), 6), ((7, 7), 12), ((1, 64), 14)]
+)
+def test_native_bound_counts_additions(kernel, additions):
+    assert bounds.native_ulps(kernel) == 2 * additions + 5.5
+
+
+def test_native_bound_of_short_types_is_below_one_ulp():
+    """Half an ULP to round, and what float32 may err in windows of 1000 cells a side is less than another half."""
+    assert 0.5 + bounds.native_ulps((1000, 1000, 1000)) * 2.0**-23 / 2.0**-10 < 1
 
 
 @pytest.mark.parametrize("cells", [2, 3, 4, 9, 25, 49, 1000, 10**6, 2**24])

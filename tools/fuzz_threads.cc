@@ -78,25 +78,34 @@ std::vector<unsigned char> draw_input(std::mt19937_64& random, const Task& task)
   return input;
 }
 
-void run(const Task& task, const Plan& plan, const void* const* inputs, void* output, std::atomic<int64_t>* next) {
-  std::vector<unsigned char> memory(task.kernel->scratch_bytes(plan) + 64);
-  void* const scratch = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
-  for (int64_t i = next->fetch_add(1); i < plan.tasks; i = next->fetch_add(1)) {
-    const int64_t begin = i * plan.steps_per_task, end = begin + plan.steps_per_task;
-    task.kernel->steps[task.element](plan, inputs, output, begin, end < plan.steps ? end : plan.steps, scratch);
+unsigned char* aligned(std::vector<unsigned char>* memory, size_t bytes) {
+  memory->resize(bytes + 64);
+  return reinterpret_cast<unsigned char*>((reinterpret_cast<uintptr_t>(memory->data()) + 63) / 64 * 64);
+}
+
+void run(const Task& task, const Plan& plan, const Schedule& schedule, const void* const* inputs, void* output,
+         void* shared, std::atomic<int64_t>* next) {
+  std::vector<unsigned char> memory;
+  void* const scratch = aligned(&memory, schedule.scratch_bytes);
+  for (int64_t i = next->fetch_add(1); i < schedule.tasks; i = next->fetch_add(1)) {
+    task.kernel->of[task.element].task(plan, schedule, inputs, output, i, scratch, shared);
   }
 }
 
 std::vector<unsigned char> pooled(const Task& task, const void* const* inputs, int threads) {
-  std::vector<unsigned char> output(cells(task.out) * kElementBytes[task.element]);
+  std::vector<unsigned char> output(cells(task.out) * kElementBytes[task.element]), memory;
+  const ElementKernel& kernel = task.kernel->of[task.element];
   const Plan plan = make_plan(task.window, task.in, task.out);
+  const Schedule schedule = kernel.schedule(plan);
+  void* const shared = aligned(&memory, schedule.shared_bytes);
   std::atomic<int64_t> next{0};
   std::vector<std::thread> others;
   for (int i = 1; i < threads; ++i) {
-    others.emplace_back(run, std::cref(task), std::cref(plan), inputs, output.data(), &next);
+    others.emplace_back(run, std::cref(task), std::cref(plan), std::cref(schedule), inputs, output.data(), shared, &next);
   }
-  run(task, plan, inputs, output.data(), &next);
+  run(task, plan, schedule, inputs, output.data(), shared, &next);
   for (std::thread& other : others) other.join();
+  if (schedule.shared_bytes > 0) kernel.finish(plan, schedule, inputs, output.data(), shared);
   return output;
 }
 

@@ -53,22 +53,10 @@ struct PlannedAxis : Axis {
   int64_t in = 1, out = 1;
 };
 
-// Which outputs one step computes, and how steps are grouped for threads. Depends on the shape alone, never on the
-// number of threads or the batch, so that results are the same bits for all of those.
+// A window over a shape.
 struct Plan {
   int64_t planes = 0;  // N * C, each pooled by itself
   PlannedAxis depth, height, width;
-  int64_t ring = 1;       // input rows of which something is kept, because the next output row needs them again
-  int64_t tile = 1;       // output columns of a step
-  int64_t tile_in = 1;    // input columns under them, inside the input
-  int64_t tile_span = 1;  // and with the padding
-  int64_t band = 1;       // output rows of a step, counted over depth and height
-  int64_t tiles = 1, bands = 1;
-  int64_t steps = 0;  // planes * bands * tiles
-  int64_t steps_per_task = 1;
-  int64_t tasks = 0;
-  bool whole = false;  // every plane is one window, with no cell left out
-  bool small = false;  // steps are planes, of few cells
 };
 
 // Names of pooling attributes elsewhere. ONNX Runtime does not list a node's attributes to its kernel, so unknown names
@@ -77,8 +65,6 @@ constexpr const char* kForeignAttributes[] = {
     "auto_pad", "storage_order",  "count_include_pad", "kernel_size", "kernel",           "stride",
     "pad",      "padding",        "dilation",          "ceil",        "divisor_override", "output_size",
     "output_padding", "p",        "axis",              "axes",        "beta",             "temperature"};
-
-inline int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
 // Reads and checks one node's attributes. `read_ints(name, out, room, &count)` and `read_int(name, &out)` return
 // whether the attribute is there with that type. False leaves the reason in `why`.
@@ -199,37 +185,6 @@ inline Plan make_plan(const Window& window, const Shape& in, const Shape& out) {
     axis.in = in.dims[2 + i];
     axis.out = out.dims[2 + i];
   }
-  const PlannedAxis &depth = plan.depth, &height = plan.height, &width = plan.width;
-  const auto least = [](int64_t a, int64_t b) { return a < b ? a : b; };
-
-  // Small planes keep all their rows, others as many as windows need, or more where rows are short: loops shall be long.
-  // A whole number of strides, so that the rows that come together do not lie at both ends of the ring.
-  constexpr int64_t kSmallPlane = 2048, kScratchCells = 4096, kSweepCells = 512;
-  const int64_t needed = height.extent < height.stride ? height.extent : round_up(height.extent, height.stride);
-  const int64_t ahead = kSweepCells / width.in / height.stride * height.stride;
-  plan.ring = height.in * width.in <= kSmallPlane ? height.in : least(needed > ahead ? needed : ahead, height.in);
-  // Tiles bound what a step holds; the overlap of neighbours is computed twice, so a tile is at least 4 extents wide.
-  const int64_t columns = least(width.in, kScratchCells / plan.ring + 4 * width.extent);
-  plan.tile = least(width.out, columns / width.stride + 1);
-  plan.tiles = (width.out + plan.tile - 1) / plan.tile;
-  plan.tile_span = (plan.tile - 1) * width.stride + width.extent;
-  plan.tile_in = plan.tiles == 1 ? width.in : least(width.in, plan.tile_span);
-
-  // About 30 microseconds a task at a little over a nanosecond a cell.
-  constexpr int64_t kTaskCells = 24 * 1024;
-  const int64_t rows = depth.out * height.out;
-  const int64_t row_cells = plan.tile_in * least(height.stride, height.extent) * least(depth.kernel, depth.in) +
-                            plan.tile * (width.kernel + height.kernel) / 4 + 16;
-  const int64_t startup = 4 * height.extent / height.stride;  // a band's first row has more to do than its others
-  const int64_t band = kTaskCells / row_cells > startup ? kTaskCells / row_cells : startup;
-  plan.bands = band < rows ? (rows + band) / (band + 1) : 1;
-  plan.band = (rows + plan.bands - 1) / plan.bands;
-  plan.bands = (rows + plan.band - 1) / plan.band;
-  plan.steps = plan.planes * plan.bands * plan.tiles;
-  plan.steps_per_task = kTaskCells / (plan.band * row_cells) + 1;
-  plan.tasks = (plan.steps + plan.steps_per_task - 1) / plan.steps_per_task;
-  plan.whole = depth.whole(depth.in) && height.whole(height.in) && width.whole(width.in);
-  plan.small = plan.bands == 1 && plan.tiles == 1 && depth.in * height.in * width.in <= kSmallPlane;
   return plan;
 }
 

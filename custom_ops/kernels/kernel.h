@@ -7,15 +7,39 @@ namespace onnxpool {
 
 enum ElementType : int { kF32, kF64, kF16, kBF16, kElementTypes };
 
-// Computes steps [begin, end) of a plan. `scratch` holds `scratch_bytes(plan)` bytes of this thread's own, aligned to 64.
-using Steps = void (*)(const Plan& plan, const void* const* inputs, void* output, int64_t begin, int64_t end,
-                       void* scratch);
+// How a plan is divided: steps, and tasks of several steps, which threads share. Depends on the shape and the number of
+// a register's lanes alone, never on the number of threads, so that results are the same bits for any.
+struct Schedule {
+  enum Loop { kRows, kLanes, kWhole } loop = kRows;
+  int64_t units = 0, slices = 1;    // what is pooled by itself, and the slices along depth of each
+  int64_t tile = 1, tiles = 1;      // output columns at once
+  int64_t band = 1, bands = 1;      // output rows at once
+  int64_t rows = 1, columns = 1;    // of the input, under these
+  int64_t cells = 0, parts = 1;     // of a plane that is one window
+  int64_t steps = 0, steps_per_task = 1, tasks = 0;
+  size_t scratch_bytes = 0;         // for each thread
+  size_t shared_bytes = 0;          // for all of them: what tasks leave for `finish`
+};
+
+// About 30 microseconds of work at somewhat less than a nanosecond a cell.
+constexpr int64_t kTaskCells = 48 * 1024;
+
+// `scratch` and `shared` are aligned to 64 bytes. `finish` is called once after all tasks, where there are shared_bytes.
+using RunTask = void (*)(const Plan& plan, const Schedule& schedule, const void* const* inputs, void* output,
+                         int64_t index, void* scratch, void* shared);
+using Finish = void (*)(const Plan& plan, const Schedule& schedule, const void* const* inputs, void* output,
+                        const void* shared);
+
+struct ElementKernel {
+  Schedule (*schedule)(const Plan& plan);
+  RunTask task;
+  Finish finish;
+};
 
 struct Kernel {
   const char* name;  // the operator's type in the domain `onnxpool`
   size_t inputs;     // all of one element type and shape
-  size_t (*scratch_bytes)(const Plan& plan);
-  Steps steps[kElementTypes];
+  ElementKernel of[kElementTypes];
 };
 
 // One per instruction set and method; those a build does not hold are not referred to (see library.cc).
@@ -26,7 +50,7 @@ namespace avx2 {
 extern const Kernel soft, local_importance, stochastic;
 }
 namespace avx512 {
-extern const Kernel soft, local_importance;
+extern const Kernel soft, local_importance, stochastic;
 }
 
 }  // namespace onnxpool

@@ -1,11 +1,11 @@
-// Local importance pooling on the CPU: local_importance.h has the formula and its special values, weighted.h the loops.
+// Local importance pooling on the CPU: local_importance.h has the formula and its special values, pooling.h the loops.
 #include "local_importance.h"
 
-#include "weighted.h"
+#include "pooling.h"
 
 namespace onnxpool::ONNXPOOL_ISA {
 
 extern const Kernel local_importance;
-constexpr Kernel local_importance = weighted_kernel<LocalImportance>();
+constexpr Kernel local_importance = pooling_kernel<LocalImportance>();
 
 }  // namespace onnxpool::ONNXPOOL_ISA

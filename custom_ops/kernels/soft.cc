@@ -1,11 +1,11 @@
-// SoftPool on the CPU: soft.h has the formula and its special values, weighted.h the loops.
+// SoftPool on the CPU: soft.h has the formula and its special values, pooling.h the loops.
 #include "soft.h"
 
-#include "weighted.h"
+#include "pooling.h"
 
 namespace onnxpool::ONNXPOOL_ISA {
 
 extern const Kernel soft;
-constexpr Kernel soft = weighted_kernel<Soft>();
+constexpr Kernel soft = pooling_kernel<Soft>();
 
 }  // namespace onnxpool::ONNXPOOL_ISA

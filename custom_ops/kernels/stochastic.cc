@@ -1,11 +1,11 @@
-// Stochastic pooling on the CPU: stochastic.h has the formula and its special values, weighted.h the loops.
+// Stochastic pooling on the CPU: stochastic.h has the formula and its special values, pooling.h the loops.
 #include "stochastic.h"
 
-#include "weighted.h"
+#include "pooling.h"
 
 namespace onnxpool::ONNXPOOL_ISA {
 
 extern const Kernel stochastic;
-constexpr Kernel stochastic = weighted_kernel<Stochastic>();
+constexpr Kernel stochastic = pooling_kernel<Stochastic>();
 
 }  // namespace onnxpool::ONNXPOOL_ISA

@@ -1,156 +1,148 @@
-// Planes that are one window (global pooling): contiguous cells, weighed in long sweeps and summed in lanes.
-//
-// Exponentials are taken relative to 1, since most logits are near 0; where that leaves sums that cannot be trusted,
-// once more relative to the largest logit, and then the window by itself. The result depends on the window alone.
+// Large planes that are one window each: lanes are cells that follow each other, and a plane is cut into parts, which
+// threads share. A part's sums are joined to the others' when all are done.
 #pragma once
 
-#include "exact.h"
+#include "weights.h"
+#include "window.h"
 
 namespace onnxpool::ONNXPOOL_ISA {
 
-// A sum of many numbers, as several sums side by side: one alone would wait for each addition. So many as kTogether are
-// added as they are, then as double; what rounding loses is kept for double only.
-template <class Value, int64_t kTogether>
-class LaneSum {
-  static constexpr bool kCareful = same<Value, double>;
-  static constexpr int64_t kLanes = 8;
-
- public:
-  void add_all(const Value* values, int64_t count) {
-    int64_t i = 0;
-    for (; i + kLanes * kTogether <= count; i += kLanes * kTogether) add_lanes<kTogether>(values + i);
-    for (; i + kLanes <= count; i += kLanes) add_lanes<1>(values + i);
-    for (; i < count; ++i) add_one(values[i], 0);
-  }
-
-  double total() const {
-    double sum = 0, lost = 0;
-    for (int64_t j = 0; j < kLanes; ++j) {
-      if (kCareful) {
-        add(sums_[j], &sum, &lost);
-        lost += lost_[j];
-      } else {
-        sum += sums_[j];
-      }
-    }
-    return sum + lost;
-  }
-
- private:
-  template <int64_t kCount>
-  void add_lanes(const Value* values) {
-    for (int64_t j = 0; j < kLanes; ++j) {
-      Value together = values[j];
-      for (int64_t k = 1; k < kCount; ++k) together += values[k * kLanes + j];
-      add_one(together, j);
-    }
-  }
-
-  void add_one(Value value, int64_t lane) {
-    if (kCareful) add(double{value}, sums_ + lane, lost_ + lane);
-    else sums_[lane] += double{value};
-  }
-
-  double sums_[8] = {}, lost_[8] = {};
+// The sums of one part, relative to 2^n.
+struct Part {
+  double w, p, n;
+  bool huge;
 };
 
-template <template <class, class> class OfMethod, class T, class Value>
-class Whole {
-  using Sum = double;
-  using Method = OfMethod<Value, Sum>;
-  using Weigher = typename Method::Weigher;
-  static constexpr size_t kInputs = Method::kInputs;
+template <template <class, class> class OfMethod, class T>
+class WholeLoop {
+  using Value = Wide<T>;
+  using V = Vec<Value>;
+  using Method = OfMethod<Value, double>;
+  using W = Weights<Method, Value>;
+  static constexpr int64_t kN = kLanes<Value>, kInRow = 8;
+  static constexpr double kMost = 0x1p990;  // that the sums of all parts do not overflow
 
  public:
-  static size_t scratch_bytes(const Plan& plan) {
-    return Exact<Method, T, Value, Sum>::scratch_bytes(plan) + Room<Value, kInputs>::kBytes;
+  static constexpr int64_t kPart = 16384;  // cells
+
+  static Schedule schedule(const Plan& plan) {
+    Schedule s;
+    s.cells = plan.depth.in * plan.height.in * plan.width.in;
+    s.parts = (s.cells + kPart - 1) / kPart;
+    s.steps = plan.planes * s.parts;
+    s.steps_per_task = kTaskCells / least(s.cells, kPart) + 1;
+    s.tasks = (s.steps + s.steps_per_task - 1) / s.steps_per_task;
+    s.shared_bytes = static_cast<size_t>(s.steps) * sizeof(Part);
+    return s;
   }
 
-  Whole(const Plan& plan, const Cells<T, kInputs>& inputs, T* y, Memory memory)
-      : count_(plan.depth.in * plan.height.in * plan.width.in),
-        inputs_(inputs),
-        y_(y),
-        exact_(plan, inputs, &memory),
-        room_(&memory) {
-    row_.columns = 1;
-    row_.start = -plan.width.pad;
-    row_.end = plan.width.in;
-    row_.z = -plan.depth.pad;
+  static void step(const Schedule& s, const Inputs<T>& inputs, int64_t step, Part* part) {
+    const int64_t from = step % s.parts * kPart, count = least(kPart, s.cells - from);
+    const int64_t at = step / s.parts * s.cells + from;
+    const Inputs<T> cells{inputs.x + at, inputs.logit + at};
+    if (!sum<false>(cells, count, part)) sum<true>(cells, count, part);
   }
 
-  // Planes [begin, end).
-  void operator()(int64_t begin, int64_t end) {
-    const int64_t at_once = most(1, kChunk / count_);
-    for (int64_t plane = begin; plane < end; plane += at_once) {
-      if (at_once == 1) {
-        long_sums(plane, Weigher(0));
-        finish(plane);
-        continue;
+  static void finish(const Plan& plan, const Schedule& s, const Inputs<T>& inputs, T* y, const Part* parts) {
+    for (int64_t plane = 0; plane < plan.planes; ++plane) {
+      const Part* const own = parts + plane * s.parts;
+      double top = kNone<double>, w = 0, p = 0, lost_w = 0, lost_p = 0;
+      bool huge = false;
+      for (int64_t i = 0; i < s.parts; ++i) top = own[i].n > top ? own[i].n : top, huge |= own[i].huge;
+      for (int64_t i = 0; i < s.parts; ++i) {
+        const double factor = power(own[i].n - top);
+        add(own[i].w * factor, &w, &lost_w);
+        add(own[i].p * (W::kSquares ? factor * factor : factor), &p, &lost_p);
       }
-      const int64_t planes = least(at_once, end - plane);
-      weigh(Weigher(0), cells(plane), planes * count_);
-      for (int64_t i = 0; i < planes; ++i) {
-        weight_ = product_ = {};
-        weight_.add_all(weights_ + i * count_, count_);
-        product_.add_all(products_ + i * count_, count_);
-        finish(plane + i);
-      }
+      w += lost_w, p += lost_p;
+      const double mean = W::kSquares && w == 0 ? 0 : p / w;
+      narrow(static_cast<Value>(W::kSquares && mean == mean ? mean * power(top) : mean), y + plane);
+      if (huge) repair_row<OfMethod>(plan, inputs, plane, 0, 0, 0, 1, y + plane);
     }
   }
 
  private:
-  Cells<T, kInputs> cells(int64_t plane) const { return inputs_ + plane * count_; }
+  // 2^n, or 0 below what matters.
+  static double power(double n) {
+    return n < -1020 ? 0 : bits<double>(static_cast<uint64_t>(static_cast<int64_t>(n) + 1023) << 52);
+  }
 
-  // From the sums relative to 1 to the result.
-  void finish(int64_t plane) {
-    Value result;
-    if (!quotient(plane, &result)) {
-      long_sums(plane, Weigher(largest(plane)));
-      row_.plane = plane;
-      if (!Method::kExponential || !quotient(plane, &result)) exact_(row_, 0, 1, &result);
+  // Sums of kInRow registers at a time, then of these as double (for double with what rounding loses), lane by lane.
+  template <bool kRanged>
+  KEEP_CALL static bool sum(const Inputs<T>& cells, int64_t count, Part* part) {
+    W weights(count);
+    V tops = all(kNone<Value>);
+    constexpr size_t kRows = kInRow;
+    double w[kRoom<Value>] = {}, p[kRoom<Value>] = {}, lost_w[kRoom<Value>] = {}, lost_p[kRoom<Value>] = {};
+    for (int64_t i = 0; i < count; i += kInRow * kN) {
+      Cells<Value> own[kRows];
+      V top = tops;
+      const int64_t end = least(kInRow, (count - i + kN - 1) / kN);
+      UNROLL_NONE
+      for (int64_t k = 0; k < end; ++k) {
+        own[k] = weigh<kRanged>(cells, i + k * kN, count, &weights);
+        if constexpr (kRanged) top = larger(own[k].n, top);
+      }
+      V sum_w = {}, sum_p = {};
+      for (int64_t k = 0; k < end; ++k) {
+        V scale_w = own[k].w;
+        if constexpr (kRanged) scale_w = scaled<Value>(scale_w, own[k].n - top);
+        sum_w = sum_w + scale_w;
+        sum_p = sum_p + scale_w * (W::kSquares ? scale_w : own[k].x);
+      }
+      if constexpr (!kRanged) {
+        weights.see(sum_w, sum_p);
+        if (!weights.near()) return false;
+      }
+      UNROLL_NONE
+      for (int64_t lane = 0; lane < kN; ++lane) {
+        if constexpr (kRanged) {
+          const double factor = power(double{tops[lane]} - double{top[lane]});
+          const double factor_p = W::kSquares ? factor * factor : factor;
+          w[lane] *= factor, lost_w[lane] *= factor, p[lane] *= factor_p, lost_p[lane] *= factor_p;
+        }
+        if constexpr (same<Value, double>) {
+          add(sum_w[lane], w + lane, lost_w + lane), add(sum_p[lane], p + lane, lost_p + lane);
+        } else {
+          w[lane] += double{sum_w[lane]}, p[lane] += double{sum_p[lane]};
+        }
+      }
+      tops = top;
     }
-    narrow(result, y_ + plane);
-  }
-
-  Value largest(int64_t plane) const {
-    return largest_of(cells(plane).logit(), Method::kExponential ? count_ : 0, -ScaledExp<Value>::kMostReference);
-  }
-
-  void long_sums(int64_t plane, const Weigher& weigher) {
-    weight_ = product_ = {};
-    for (int64_t i = 0; i < count_; i += kChunk) {
-      const int64_t count = least(kChunk, count_ - i);
-      weigh(weigher, cells(plane) + i, count);
-      weight_.add_all(weights_, count);
-      product_.add_all(products_, count);
+    *part = {0, 0, 0, kRanged && weights.huge()};
+    if (kRanged) part->n = kNone<double>;
+    for (int64_t lane = 0; lane < kN; ++lane) {
+      if (kRanged && double{tops[lane]} > part->n) part->n = double{tops[lane]};
     }
-  }
-
-  void weigh(Weigher weigher, const Cells<T, kInputs>& from, int64_t count) {
-    if constexpr (same<T, Half> && kHalfInstruction && Method::kExponential) {
-      weigh_few<Method>(weigher, from, count, weights_, products_);
-    } else {
-      weigh_all<Method>(weigher, room_(from, count), count, weights_, products_);
+    double lost_w_all = 0, lost_p_all = 0;
+    UNROLL_NONE
+    for (int64_t lane = 0; lane < kN; ++lane) {
+      const double factor = kRanged ? power(double{tops[lane]} - part->n) : 1;
+      add((w[lane] + lost_w[lane]) * factor, &part->w, &lost_w_all);
+      add((p[lane] + lost_p[lane]) * (W::kSquares ? factor * factor : factor), &part->p, &lost_p_all);
     }
+    part->w += lost_w_all, part->p += lost_p_all;
+    if (!kRanged) part->n = W::kPlainExponent;
+    return kRanged || (part->p < kMost && part->p > -kMost);
   }
 
-  // False where it cannot be trusted.
-  bool quotient(int64_t plane, Value* result) const {
-    const Sum weight = weight_.total(), product = product_.total();
-    *result = static_cast<Value>(Method::quotient(product, weight));
-    if (trusted<Method, Value>(product, weight, static_cast<Sum>(Trust<Value>::least_sum))) return true;
-    return Method::kExponential && trusted<Method, Value>(product, weight, Sum{0}) &&
-           !any_tiny<Value>(cells(plane).x(), count_);
+  template <bool kRanged>
+  INLINED static Cells<Value> weigh(const Inputs<T>& cells, int64_t i, int64_t count, W* weights) {
+    const bool part = count - i < kN;
+    Cells<Value> own;
+    own.x = part ? load_part(cells.x + i, 0, count - i) : load(cells.x + i);
+    V logit = own.x;
+    if constexpr (Method::kInputs > 1) logit = part ? load_part(cells.logit + i, 0, count - i) : load(cells.logit + i);
+    if constexpr (kRanged) own = weights->split(own.x, logit);
+    else own.w = weights->weight(own.x, logit);
+    if (part) {
+      const auto within = lanes_between<Value>(0, count - i);
+      own.w = within ? own.w : V{};
+      if constexpr (kRanged) own.n = within ? own.n : all(kNone<Value>);
+      if constexpr (kRanged) own.x = within ? own.x : V{};
+    }
+    return own;
   }
-
-  const int64_t count_;
-  const Cells<T, kInputs> inputs_;
-  T* y_;
-  Exact<Method, T, Value, Sum> exact_;
-  Room<Value, kInputs> room_;
-  alignas(kAlign) Value weights_[kChunk], products_[kChunk];
-  LaneSum<Value, sizeof(T) < sizeof(float) ? 3 : 1> weight_, product_;
-  Row row_;
 };
 
 }  // namespace onnxpool::ONNXPOOL_ISA

@@ -1,0 +1,253 @@
+// Weights of cells, a register at a time, for a method that is a quotient of two sums over the window (see method.h).
+//
+// Plainly, a weight is a number of the type that is computed in. That serves where all logits are near 0; whether they
+// are, `near` knows afterwards. In `Ranged` form it is w * 2^n, which serves all cells but the hugest: a window's
+// largest n takes the place of its largest logit. Scaling by powers of two is exact, and both forms take the same steps,
+// so a window gives the same bits in either, and which one is taken need not depend on the window alone.
+//
+// A cell that even the ranged form cannot hold becomes NaN there, and `huge` is set: a window that comes out NaN is then
+// to be done by the formula. NaN in a window gives NaN in either form.
+#pragma once
+
+#include "cells.h"
+
+namespace onnxpool::ONNXPOOL_ISA {
+
+// A cell's value, and its weight w * 2^n. Where n is kNone, w is 0; where it is kBad, NaN. (Plainly, n is not used.)
+template <class Value>
+struct Cells {
+  Vec<Value> x, w, n;
+};
+template <class Value>
+constexpr Value kNone = -1000000;
+template <class Value>
+constexpr Value kBad = 1000000;
+
+template <class Value>
+INLINE Cells<Value> no_cells() {
+  return {Vec<Value>{}, Vec<Value>{}, all<Value>(kNone<Value>)};
+}
+
+// exp, with an error of about 1.2 ULP within its range. The lowest kTableBits bits of t choose a table's entry: powers
+// of two of whole sixteenths (or eighths); what is left of the exponent is so small that a cubic does. Where a register
+// is no table, and for double, exponents are whole and the polynomial is longer.
+template <class Value>
+class Exp {
+  using K = ExpConstants<Value>;
+  using V = Vec<Value>;
+  using Unsigned = typename K::Unsigned;
+  using Signed = typename K::Signed;
+  static constexpr int kBits = same<Value, float> ? kTableBits : 0;
+  static constexpr Value kMagic = K::magic / (1 << kBits);
+  static constexpr int kShift = K::kMantissa - kBits;
+
+ public:
+  // Weights are exp(l) * 2^offset.
+  INLINED explicit Exp(int offset) : offset_(all(static_cast<Unsigned>(offset) << K::kMantissa)) {
+    if constexpr (kBits > 0) {
+      constexpr float kPowers[] = {1.0F, 0x1.0b5586p+0F, 0x1.172b84p+0F, 0x1.2387a6p+0F,
+                                   0x1.306fep+0F, 0x1.3dea64p+0F, 0x1.4bfdaep+0F, 0x1.5ab07ep+0F,
+                                   0x1.6a09e6p+0F, 0x1.7a1148p+0F, 0x1.8ace54p+0F, 0x1.9c4918p+0F,
+                                   0x1.ae89fap+0F, 0x1.c199bep+0F, 0x1.d5818ep+0F, 0x1.ea4afap+0F};
+      for (int j = 0; j < kLanes<Value>; ++j) powers_[j] = bits<Unsigned>(kPowers[j << (4 - kBits)]);
+      // The low bits of t come along when t is shifted into the exponent; they are taken off here.
+      table_ = (powers_ - (reinterpret_cast<Words<Value>>(count_up<Value>()) << kShift)) + offset_;
+    }
+  }
+
+  INLINED V operator()(V l) const {
+    const Step step = reduce(l);
+    const Words<Value> shifted = words<Value>(step.t) << kShift;
+    if constexpr (kBits > 0) {
+      return power(step.r, number_of_words<Value>(look_up(table_, words<Value>(step.t)) + shifted));
+    } else {
+      constexpr Unsigned kOne = Unsigned{K::kBias} << K::kMantissa;
+      return power(step.r, V{}) * number_of_words<Value>(shifted + kOne + offset_);
+    }
+  }
+
+  // exp(l) = result * 2^n.
+  INLINED V split(V l, V* n) const {
+    const Step step = reduce(l);
+    *n = number_of<Value>(whole_bits<Value>(step.t) & ~((Signed{1} << kBits) - 1)) - kMagic;
+    if constexpr (kBits > 0) return power(step.r, number_of_words<Value>(look_up(powers_, words<Value>(step.t))));
+    return power(step.r, V{});
+  }
+
+ private:
+  struct Step {
+    V t, r;
+  };
+  INLINED Step reduce(V l) const {
+    const V t = fma(l, log2e_, magic_), n = t - magic_;
+    return {t, fma(n, minus_ln2_low_, fma(n, minus_ln2_high_, l))};
+  }
+  INLINED V power(V r, [[maybe_unused]] V times) const {
+    // No r * r: where values are tiny that is below the normal numbers, which processors are slow with.
+    if constexpr (kBits > 0) return fma(times * r, fma(fma(r, third_, second_), r, one_), times);
+    return fma(fma(polynomial(r), r, one_), r, one_);
+  }
+  INLINED static Vec<float> polynomial(Vec<float> r) {
+    constexpr float kTerms[] = {0x1.123a6cp-7F, 0x1.5558f4p-5F, 0x1.555490p-3F, 0x1.fffffcp-2F};
+    Vec<float> sum = all(0x1.6a2352p-10F);
+    for (const float term : kTerms) sum = fma(sum, r, all(term));
+    return sum;
+  }
+  INLINED static Vec<double> polynomial(Vec<double> r) {
+    constexpr double kTerms[] = {0x1.28adce7339679p-22, 0x1.71df262c451e1p-19, 0x1.a01999adcb23bp-16,
+                                 0x1.a01a0129b4612p-13, 0x1.6c16c1844b01cp-10, 0x1.1111111127e83p-7,
+                                 0x1.55555555507f1p-5,  0x1.55555555554f9p-3,  0x1.000000000000ap-1};
+    Vec<double> sum = all(0x1.ad7f02ab63935p-26);
+    for (const double term : kTerms) sum = fma(sum, r, all(term));
+    return sum;
+  }
+
+  V log2e_ = held(K::log2e), magic_ = held(kMagic);
+  V minus_ln2_high_ = held(-K::ln2_high), minus_ln2_low_ = held(-K::ln2_low);
+  V third_ = held(Value(kBits == 4 ? 0.16666979F : 0.16667919F));
+  V second_ = held(Value(kBits == 4 ? 0.50001618F : 0.5000648F));
+  V one_ = held(Value(1));
+  Words<Value> offset_, powers_ = {}, table_ = {};
+};
+
+// SoftPool and local importance: w = exp(l). Logits l are the values themselves where there are none.
+template <class Value, bool kLogits>
+class ExponentialWeights {
+  using V = Vec<Value>;
+  static constexpr bool kFloat = same<Value, float>;
+  // With logits within +-kMost, values may be of any size, and so weights are kept above 1; else weights and products
+  // stay in range by themselves, with sums of up to 64 cells or of any number.
+  static constexpr int kOffset = kLogits ? (kFloat ? 44 : 440) : 0;
+  static constexpr Value kMost = kLogits ? (kFloat ? 30 : 300) : (kFloat ? 80 : 600);
+  static constexpr Value kMostOfMany = kLogits ? kMost : (kFloat ? 64 : 600);
+  static constexpr int64_t kMany = 64;
+  // Beyond these a cell is huge: exponents would not be exact, sums would overflow.
+  static constexpr Value kHugeLogit = ScaledExp<Value>::kMostReference, kHuge = kFloat ? 0x1p90F : Value(0x1p900);
+
+ public:
+  static constexpr bool kSquares = false;
+  static constexpr double kPlainExponent = -kOffset;  // plain sums are relative to 2 to this power
+
+  INLINED explicit ExponentialWeights(int64_t cells) : exp_(kOffset), limit_(cells > kMany ? kMostOfMany : kMost) {}
+
+  INLINED V weight(V x, V l) {
+    const V logit = kLogits ? l : x;
+    top_ = larger_magnitude<Value>(logit, top_);
+    return exp_(logit);
+  }
+  INLINED static V factor(V x, V) { return x; }
+  // With a window's sums, or a cell's where its sums are not at hand.
+  INLINED void see(V, V products) {
+    if constexpr (kLogits) poison_ = fma(products, V{}, poison_);  // infinity and NaN stay
+  }
+  INLINED void see_cell(V, V product) { see(product, product); }
+  INLINED bool near() const {
+    if (kLogits && any(poison_ != 0)) return false;
+    return !any(top_ > limit_);
+  }
+
+  INLINED Cells<Value> split(V x, V l) {
+    const V logit = kLogits ? l : x;
+    Cells<Value> cells;
+    cells.x = x;
+    cells.w = exp_.split(logit, &cells.n);
+    auto odd = ~(magnitude<Value>(logit) <= kHugeLogit);  // and NaN
+    if constexpr (kLogits) odd |= magnitude<Value>(x) > kHuge;
+    if (any(odd)) correct(logit, &cells);
+    return cells;
+  }
+  INLINED bool huge() const { return any(huge_); }
+  INLINED static V result(V y, V) { return y; }
+  INLINED static V result(V y, V, V) { return y; }
+
+ private:
+  // Cells of -inf and those far below all others weigh nothing; huge ones become NaN.
+  INLINED void correct(V logit, Cells<Value>* cells) {
+    const V nan = all(-infinity<Value>()) * 0;
+    const auto masked = logit == -infinity<Value>(), low = logit < -kHugeLogit, high = ~(logit <= kHugeLogit);
+    cells->x = masked ? V{} : cells->x;
+    cells->w = low ? V{} : high ? nan : cells->w;
+    cells->n = low ? all(kNone<Value>) : high ? all(kBad<Value>) : cells->n;
+    huge_ |= (low & ~masked) | (logit > kHugeLogit);
+    if constexpr (kLogits) {
+      const auto far = magnitude<Value>(cells->x) > kHuge;
+      cells->x = far ? nan : cells->x;
+      huge_ |= far;
+    }
+  }
+
+  Exp<Value> exp_;
+  V top_ = {}, poison_ = {};
+  Value limit_;
+  Ints<Value> huge_ = {};
+};
+
+// Stochastic: w = max(x, 0), and the values are the weights.
+template <class Value>
+class RectifiedWeights {
+  using K = ExpConstants<Value>;
+  using V = Vec<Value>;
+  static constexpr bool kFloat = same<Value, float>;
+  static constexpr Value kLeast = kFloat ? 0x1p-40F : Value(0x1p-400), kLeastCell = kFloat ? 0x1p-62F : Value(0x1p-500);
+  static constexpr Value kHuge = kFloat ? 0x1p100F : Value(0x1p900), kSmallest = kFloat ? 0x1p-126F : 0x1p-1022;
+
+ public:
+  static constexpr bool kSquares = true;
+  static constexpr double kPlainExponent = 0;
+
+  INLINED explicit RectifiedWeights(int64_t) {}
+
+  INLINED V weight(V x, V) { return larger(V{}, x); }  // NaN stays
+  INLINED static V factor(V, V w) { return w; }
+  INLINED void see(V weights, V products) {
+    const V sum = weights > 0 ? weights : all<Value>(1);
+    smallest_ = sum < smallest_ ? sum : smallest_;
+    poison_ = fma(products, V{}, poison_);
+  }
+  INLINED void see_cell(V w, V product) {
+    const V own = w > 0 ? w * (kLeast / kLeastCell) : all<Value>(1);
+    smallest_ = own < smallest_ ? own : smallest_;
+    poison_ = fma(product, V{}, poison_);
+  }
+  INLINED bool near() const { return !any(~(smallest_ > kLeast)) && !any(poison_ != 0); }
+
+  INLINED Cells<Value> split(V x, V) {
+    constexpr typename K::Signed kFraction = (typename K::Signed{1} << K::kMantissa) - 1;
+    constexpr Value kShifter = Value(typename K::Unsigned{1} << K::kMantissa);
+    const Ints<Value> word = whole_bits<Value>(x);
+    const V one = all<Value>(1), zero = {};
+    Cells<Value> cells;
+    cells.w = number_of<Value>((word & kFraction) | whole_bits<Value>(one));
+    const Ints<Value> exponent = (word >> K::kMantissa) | whole_bits<Value>(all(kShifter));
+    cells.n = number_of<Value>(exponent) - (kShifter + K::kBias);
+    const auto none = x <= 0, odd = ~(x <= kHuge) | ((x < kSmallest) & ~none);
+    cells.w = none ? zero : cells.w;
+    cells.n = none ? all(kNone<Value>) : cells.n;
+    cells.n = odd ? all(kBad<Value>) : cells.n;
+    cells.w = odd ? all(-infinity<Value>()) * 0 : cells.w;
+    cells.x = cells.w;
+    huge_ |= odd & (x == x);
+    return cells;
+  }
+  INLINED bool huge() const { return any(huge_); }
+  // 0 where there is no weight; in ranged form values were scaled by 2^-n.
+  INLINED static V result(V y, V weights) { return weights == 0 ? V{} : y; }
+  INLINED static V result(V y, V weights, V n) { return weights == 0 ? V{} : y * power_of_two<Value>(n); }
+
+ private:
+  V smallest_ = all<Value>(1), poison_ = {};
+  Ints<Value> huge_ = {};
+};
+
+template <class Value, bool kExponential, bool kLogits>
+struct WeightsFor {
+  using type = ExponentialWeights<Value, kLogits>;
+};
+template <class Value>
+struct WeightsFor<Value, false, false> {
+  using type = RectifiedWeights<Value>;
+};
+template <class Method, class Value>
+using Weights = typename WeightsFor<Value, Method::kExponential, (Method::kInputs > 1)>::type;
+
+}  // namespace onnxpool::ONNXPOOL_ISA
