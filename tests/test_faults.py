@@ -106,9 +106,9 @@ PLANTED = {
         "attributes of node 'node_average_pool' (AveragePool) changed since export: count_include_pad was 1, is 0",
     ),
     "ceil_mode dropped": (
-        attribute("MaxPool", "ceil_mode", 0),
+        attribute("MaxPool", "pads", [0, 0, 0, 0]),  # it is spelled as padding
         4,
-        "(MaxPool) changed since export: ceil_mode was 1, is 0",
+        "(MaxPool) changed since export: pads was [0, 0, 1, 1], is [0, 0, 0, 0]",
     ),
     "LIP logits swapped": (
         swapped_logits,

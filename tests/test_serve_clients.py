@@ -27,6 +27,7 @@ triton_grpc = pytest.importorskip("tritonclient.grpc")
 InferenceServerException = triton_http.InferenceServerException
 X = np.array([[[[1, 2], [3, 4]]]], np.float32)
 Y = 3.4926527
+NEAR = pytest.approx(Y, rel=1e-6)
 WAYS = ("http", "grpc")
 
 
@@ -126,12 +127,12 @@ def test_model_configuration(client):
 
 @both
 def test_inference(client):
-    assert answer(client).tolist() == [[[[np.float32(Y)]]]]
+    assert answer(client).tolist() == [[[[NEAR]]]]
 
 
 @both
 def test_versions(client):
-    assert answer(client, model="both", model_version="1").item() == np.float32(Y)
+    assert answer(client, model="both", model_version="1").item() == NEAR
     assert answer(client, model="both", model_version="2").item() == 2.5
     assert answer(client, model="both").item() == 2.5
 
@@ -159,7 +160,7 @@ def test_binary_json_and_compression(client, given, wanted, compression):
         request_id="42",
         request_compression_algorithm=compression,
     )
-    assert found.as_numpy("y").item() == np.float32(Y)
+    assert found.as_numpy("y").item() == NEAR
     assert found.get_response()["id"] == "42"
 
 
@@ -169,7 +170,7 @@ def test_typed_contents(client):
     given = triton.InferInput("x", [1, 1, 2, 2], "FP32")
     given._get_tensor().contents.fp32_contents.extend([1, 2, 3, 4])
     found = connection.infer("soft", [given], request_id="42")
-    assert found.as_numpy("y").item() == np.float32(Y)
+    assert found.as_numpy("y").item() == NEAR
     assert found.get_response().id == "42"
 
 
@@ -200,7 +201,7 @@ def test_a_stream_answers_in_order_and_goes_on_after_an_error(client):
     for x in (X, X[:, :, :1], X + 1):
         connection.async_stream_infer("soft", [filled(triton, x)])
     connection.stop_stream()
-    assert (came[0], came[2]) == (np.float32(Y), np.float32(Y + 1))
+    assert (came[0], came[2]) == (NEAR, pytest.approx(Y + 1, rel=1e-6))
     assert isinstance(came[1], InferenceServerException)
 
 
@@ -223,7 +224,7 @@ def test_repository(client):
     with pytest.raises(InferenceServerException, match="not loaded"):
         answer(client, model="moves")
     connection.load_model("moves")
-    assert answer(client, model="moves").item() == np.float32(Y)
+    assert answer(client, model="moves").item() == NEAR
 
 
 # --- faults, each answered
@@ -246,7 +247,7 @@ def test_repository(client):
 def test_refusals(client, arguments, said):
     with pytest.raises(InferenceServerException, match=said):
         answer(client, **arguments)
-    assert answer(client).item() == np.float32(Y)
+    assert answer(client).item() == NEAR
 
 
 @both
@@ -273,7 +274,7 @@ def test_more_refusals(client):
 def test_too_much_is_refused(client):
     with pytest.raises(InferenceServerException, match=r"larger than|[Mm]essage larger"):
         answer(client, np.zeros((1, 1, 1024, 1024), np.float32))
-    assert answer(client).item() == np.float32(Y)
+    assert answer(client).item() == NEAR
 
 
 def test_rpc_refuses_what_is_no_message(server):
@@ -390,7 +391,7 @@ def test_a_replaced_file_drops_no_request_and_every_answer_is_the_old_or_the_new
                 except Exception as error:
                     failures.append(error)
                     continue
-                close = [abs(y - known) < 1e-6 for known in (float(soft_answer(x).item()), float(x.mean()))]
+                close = [abs(y - known) < 3e-6 for known in (float(soft_answer(x).item()), float(x.mean()))]
                 answers.append(close.index(True) if any(close) else failures.append((x, y)))
 
     askers = [threading.Thread(target=ask, args=(i,)) for i in range(4)]
@@ -411,7 +412,7 @@ def test_a_replaced_file_drops_no_request_and_every_answer_is_the_old_or_the_new
         for asker in askers:
             asker.join()
     assert failures == []
-    assert answer((triton_http, patient(server.address)), model="moves").item() == np.float32(Y)
+    assert answer((triton_http, patient(server.address)), model="moves").item() == NEAR
 
 
 def reason(server, name):
@@ -468,7 +469,7 @@ def test_sigterm_answers_what_has_arrived(tmp_path):
         third.close()
         for asker in askers:
             asker.join(HANGS_S)
-        assert answers == [np.float32(Y)] * 2
+        assert answers == [NEAR] * 2
         assert server.process.wait(HANGS_S) == 0
     assert connection_is_refused(server)
 
@@ -533,6 +534,6 @@ def test_a_token_and_tls_over_grpc(guarded):
         with pytest.raises(InferenceServerException, match="needs a token"):
             answer((triton_grpc, client))
         headers = {"authorization": "Bearer 0123456789abcdef"}
-        assert answer((triton_grpc, client), headers=headers).item() == np.float32(Y)
+        assert answer((triton_grpc, client), headers=headers).item() == NEAR
         with pytest.raises(InferenceServerException, match="does not let clients load"):
             client.unload_model("soft", headers=headers)

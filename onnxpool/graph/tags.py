@@ -24,13 +24,18 @@ TAG = "onnxpool.node"
 """Metadata key: the pooling node that a node came from, as JSON."""
 
 
-def groups(graph: ir.Graph) -> "list[Group]":
-    """What inlined pooling nodes of this graph became, where it is still what was written."""
+def groups(graph: ir.Graph) -> "Iterator[Group]":
+    """What inlined pooling nodes of this graph became, where it is still what was written.
+
+    Each is looked for when it is asked for, so that those before may have been folded: their values are others then.
+    """
     members: dict[str, list[ir.Node]] = {}
     for node in graph:
         if TAG in node.metadata_props:
             members.setdefault(node.metadata_props[TAG], []).append(node)
-    return [group for tag, nodes in members.items() if (group := _group(tag, nodes))]
+    for tag, nodes in members.items():
+        if group := _group(tag, nodes):
+            yield group
 
 
 @dataclass(frozen=True)
