@@ -850,6 +850,7 @@ def test_an_attention_pool_of_others_is_no_layer_of_ours():
     assert official.rank(AttentionPool(3)) == 1
 
 
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm`:FutureWarning")
 def test_weights_that_hooks_compute_are_copied():
     """copy.deepcopy alone refuses what weight_norm has left in a layer."""
     network = torch.nn.Sequential(torch.nn.utils.weight_norm(torch.nn.Conv2d(2, 3, 3)), torch.nn.MaxPool2d(2))
