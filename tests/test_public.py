@@ -33,7 +33,12 @@ LAZY = ["onnxpool", "onnxpool.deploy", "onnxpool.diagnosis", "onnxpool.validatio
 LEAST_COMPLETE = 0.99
 """Part of the public symbols whose type pyright must know without inferring it."""
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),  # pyright looks for python
+    "PYTHONPATH": str(ROOT),
+    "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1",
+}
 
 PROGRAM = """
 import torch
