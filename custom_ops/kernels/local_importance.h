@@ -16,24 +16,20 @@ struct LocalImportance {
   static constexpr const char* kName = "LocalImportancePool";
   static constexpr size_t kInputs = 2;
   static constexpr bool kExponential = true;
-  using Weigher = ScaledExp<Value>;
 
-  HOST_DEVICE static Value factor(Value x, Value) { return x; }
-  HOST_DEVICE static Sum quotient(Sum products, Sum weights) { return products / weights; }
-
-  HOST_DEVICE static void see(Value x, Value logit, Value* top, Value* size) {
+  ALWAYS_INLINE static void see(Value x, Value logit, Value* top, Value* size) {
     const Value own = absolute(x);
     *top = logit > *top ? logit : *top;
     *size = (logit != -infinity<Value>()) & (own < infinity<Value>()) & (own > *size) ? own : *size;
   }
-  HOST_DEVICE static void weigh(Value x, Value logit, Value top, Value size, Sum* weight, Sum* product) {
+  ALWAYS_INLINE static void weigh(Value x, Value logit, Value top, Value size, Sum* weight, Sum* product) {
     const bool masked = logit == -infinity<Value>();
     const Value w = masked ? 0 : ScaledExp<Value>(0)(logit - top);
     const Sum value = static_cast<Sum>(masked ? 0 : x * Unit<Value>(size).down);
     *weight = static_cast<Sum>(w);
     *product = absolute(value) == infinity<Sum>() ? value : value * *weight;  // never 0 * inf
   }
-  HOST_DEVICE static Value result(Sum products, Sum weights, Value, Value size) {
+  ALWAYS_INLINE static Value result(Sum products, Sum weights, Value, Value size) {
     return Unit<Value>(size).result(products / weights, size);
   }
 };

@@ -3,15 +3,11 @@
 //   kName, kInputs       the operator's type; the inputs, of one shape: values x, and logits l (where there are none, l = x)
 //   kExponential         weights are exponentials, which need a reference to stay in range
 //
-//   Weigher(reference)(l)                  w, of a cell for all windows over it
-//   factor(x, w)                           p / w
-//   quotient(sum of p, sum of w)           y
-//
 //   see(x, l, &top, &size)                 one window by itself, right for every input, in two looks at its cells:
 //   weigh(x, l, top, size, &w, &p)         `top` starts at -inf, `size` at 0, and padding has x = l = -inf
 //   result(sum of p, sum of w, top, size)  y
 //
-// Plain functions of one cell, for loops that a compiler vectorises and for one thread of a GPU.
+// Plain functions of one cell, for window.h; the loops weigh cells a register at a time (weights.h).
 #pragma once
 
 #include "numeric.h"
@@ -19,12 +15,12 @@
 namespace onnxpool::ONNXPOOL_ISA {
 
 template <class T>
-HOST_DEVICE inline T infinity() {
+ALWAYS_INLINE inline T infinity() {
   return bits<T>(ExpConstants<T>::kMinusInfinity ^ (typename ExpConstants<T>::Unsigned{1} << (8 * sizeof(T) - 1)));
 }
 
 template <class T>
-HOST_DEVICE inline T absolute(T x) {
+ALWAYS_INLINE inline T absolute(T x) {
   using Unsigned = typename ExpConstants<T>::Unsigned;
   return bits<T>(bits<Unsigned>(x) & (~Unsigned{0} >> 1));
 }
@@ -36,7 +32,7 @@ struct Unit {
   using K = ExpConstants<T>;
   T down, up;
 
-  HOST_DEVICE explicit Unit(T size) {
+  ALWAYS_INLINE explicit Unit(T size) {
     using Unsigned = typename K::Unsigned;
     constexpr Unsigned kMost = 2 * K::kBias - 1;
     const Unsigned own = bits<Unsigned>(size) >> K::kMantissa, above = own < 1 ? 1 : own;
@@ -47,7 +43,7 @@ struct Unit {
 
   // A mean of cells scaled down, back up; rounding does not take it beyond the largest of them.
   template <class Sum>
-  HOST_DEVICE T result(Sum mean, T size) const {
+  ALWAYS_INLINE T result(Sum mean, T size) const {
     const Sum most = static_cast<Sum>(size * down);
     const bool beyond = (absolute(mean) > most) & (absolute(mean) < infinity<Sum>());
     return static_cast<T>(beyond ? (mean < 0 ? -most : most) : mean) * up;

@@ -11,14 +11,12 @@
 #define ONNXPOOL_ISA baseline
 #endif
 
-// The functions of one cell or number serve a GPU's threads too. On the CPU, loops over cells are vectorised only where
-// all of these are inlined, which is not left to the compiler's estimate.
-#if defined(__CUDACC__)
-#define HOST_DEVICE __host__ __device__
-#elif defined(__GNUC__)
-#define HOST_DEVICE __attribute__((always_inline))
+// Functions of one cell or number. Loops over cells are vectorised only where all of these are inlined, which is not
+// left to the compiler's estimate.
+#if defined(__GNUC__)
+#define ALWAYS_INLINE __attribute__((always_inline))
 #else
-#define HOST_DEVICE
+#define ALWAYS_INLINE
 #endif
 
 // For loops whose pointers are __restrict: compilers believe that of a function's parameters, and forget it where the
@@ -34,7 +32,7 @@
 namespace onnxpool::ONNXPOOL_ISA {
 
 template <class To, class From>
-HOST_DEVICE inline To bits(From from) {
+ALWAYS_INLINE inline To bits(From from) {
   static_assert(sizeof(To) == sizeof(From), "same bits, same size");
   To to;
   std::memcpy(&to, &from, sizeof to);
@@ -55,7 +53,7 @@ struct ExpConstants<float> {
   static constexpr float log2e = 0x1.715476p+0F, magic = 0x1.8p+23F, ln2 = 0x1.62e43p-1F, ln2_high = 0x1.63p-1F,
                          ln2_low = -0x1.bd0106p-13F, floor = -200.0F;
   // In pairs of terms, not one after the other: a processor waits for each result.
-  HOST_DEVICE static float q(float r) {
+  ALWAYS_INLINE static float q(float r) {
     const float low = 0x1.555490p-3F * r + 0x1.fffffcp-2F, high = 0x1.123a6cp-7F * r + 0x1.5558f4p-5F, r2 = r * r;
     return (0x1.6a2352p-10F * r2 + high) * r2 + low;
   }
@@ -69,7 +67,7 @@ struct ExpConstants<double> {
   static constexpr Unsigned kMinusInfinity = 0xfff0000000000000;
   static constexpr double log2e = 0x1.71547652b82fep+0, magic = 0x1.8p+52, ln2 = 0x1.62e42fefa39efp-1,
                           ln2_high = 0x1.62e42feep-1, ln2_low = 0x1.a39ef35793c76p-33, floor = -1600.0;
-  HOST_DEVICE static double q(double r) {
+  ALWAYS_INLINE static double q(double r) {
     constexpr double terms[] = {0x1.28adce7339679p-22, 0x1.71df262c451e1p-19, 0x1.a01999adcb23bp-16,
                                 0x1.a01a0129b4612p-13, 0x1.6c16c1844b01cp-10, 0x1.1111111127e83p-7,
                                 0x1.55555555507f1p-5,  0x1.55555555554f9p-3,  0x1.000000000000ap-1};
@@ -90,7 +88,7 @@ class ScaledExp {
   // Beyond this the exponent's arithmetic is no longer exact, and a reference is of no use.
   static constexpr T kMostReference = 11000;
 
-  HOST_DEVICE explicit ScaledExp(T reference) {
+  ALWAYS_INLINE explicit ScaledExp(T reference) {
     const T shifted = reference * K::log2e + K::magic;
     const T m = shifted - K::magic;
     low_ = (m - K::kBias) * K::ln2;
@@ -98,7 +96,7 @@ class ScaledExp {
     magic_ = K::magic - (m - K::kBias);
   }
 
-  HOST_DEVICE T operator()(T x) const {
+  ALWAYS_INLINE T operator()(T x) const {
     const T above = x < low_ ? low_ : x;  // in this form NaN stays, and both are single instructions
     const T inside = above > high_ ? high_ : above;
     const T shifted = inside * K::log2e + magic_;  // the nearest whole number, with m and bias, in the low bits
@@ -119,11 +117,11 @@ struct Bfloat {
   uint16_t bits;
 };
 
-HOST_DEVICE inline float widen(float x) { return x; }
-HOST_DEVICE inline double widen(double x) { return x; }
-HOST_DEVICE inline float widen(Bfloat x) { return bits<float>(static_cast<uint32_t>(x.bits) << 16); }
+ALWAYS_INLINE inline float widen(float x) { return x; }
+ALWAYS_INLINE inline double widen(double x) { return x; }
+ALWAYS_INLINE inline float widen(Bfloat x) { return bits<float>(static_cast<uint32_t>(x.bits) << 16); }
 
-HOST_DEVICE inline float widen(Half x) {
+ALWAYS_INLINE inline float widen(Half x) {
 #if defined(__CUDA_ARCH__)
   float wide;
   asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(x.bits));
@@ -137,17 +135,17 @@ HOST_DEVICE inline float widen(Half x) {
 }
 
 // To nearest, ties to even.
-HOST_DEVICE inline void narrow(float x, float* out) { *out = x; }
-HOST_DEVICE inline void narrow(double x, double* out) { *out = x; }
+ALWAYS_INLINE inline void narrow(float x, float* out) { *out = x; }
+ALWAYS_INLINE inline void narrow(double x, double* out) { *out = x; }
 
-HOST_DEVICE inline void narrow(float x, Bfloat* out) {
+ALWAYS_INLINE inline void narrow(float x, Bfloat* out) {
   const uint32_t word = bits<uint32_t>(x);
   const uint32_t rounded = (word + 0x7fffU + ((word >> 16) & 1U)) >> 16;
   const uint32_t nan = (word >> 16) | 0x40U;
   out->bits = static_cast<uint16_t>((word & 0x7fffffffU) > 0x7f800000U ? nan : rounded);
 }
 
-HOST_DEVICE inline void narrow(float x, Half* out) {
+ALWAYS_INLINE inline void narrow(float x, Half* out) {
   const uint32_t word = bits<uint32_t>(x), sign = (word >> 16) & 0x8000U, rest = word & 0x7fffffffU;
   const uint32_t subnormal = bits<uint32_t>(bits<float>(rest) + 0.5F) - 0x3f000000U;  // 0.5's ulp is half's smallest
   const uint32_t normal = (rest + 0xfffU + ((rest >> 13) & 1U) - 0x38000000U) >> 13;

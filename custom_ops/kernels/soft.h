@@ -16,19 +16,15 @@ struct Soft {
   static constexpr const char* kName = "SoftPool";
   static constexpr size_t kInputs = 1;
   static constexpr bool kExponential = true;
-  using Weigher = ScaledExp<Value>;
 
-  HOST_DEVICE static Value factor(Value x, Value) { return x; }
-  HOST_DEVICE static Sum quotient(Sum products, Sum weights) { return products / weights; }
-
-  HOST_DEVICE static void see(Value x, Value, Value* top, Value*) { *top = x > *top ? x : *top; }
-  HOST_DEVICE static void weigh(Value x, Value, Value top, Value, Sum* weight, Sum* product) {
+  ALWAYS_INLINE static void see(Value x, Value, Value* top, Value*) { *top = x > *top ? x : *top; }
+  ALWAYS_INLINE static void weigh(Value x, Value, Value top, Value, Sum* weight, Sum* product) {
     const Value below = x - top;
     const Value d = below < ExpConstants<Value>::floor ? ExpConstants<Value>::floor : below;  // no 0 * -inf; NaN stays
     *weight = static_cast<Sum>(ScaledExp<Value>(0)(d));
     *product = static_cast<Sum>(d) * *weight;
   }
-  HOST_DEVICE static Value result(Sum products, Sum weights, Value top, Value) {
+  ALWAYS_INLINE static Value result(Sum products, Sum weights, Value top, Value) {
     return static_cast<Value>(static_cast<Sum>(top) + products / weights);
   }
 };

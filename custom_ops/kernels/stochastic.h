@@ -8,31 +8,21 @@
 
 namespace onnxpool::ONNXPOOL_ISA {
 
-template <class Value>
-struct Rectified {
-  HOST_DEVICE explicit Rectified(Value) {}
-  HOST_DEVICE Value operator()(Value x) const { return x < 0 ? 0 : x; }  // NaN stays
-};
-
 template <class Value, class Sum>
 struct Stochastic {
   static constexpr const char* kName = "StochasticPool";
   static constexpr size_t kInputs = 1;
   static constexpr bool kExponential = false;
-  using Weigher = Rectified<Value>;
 
-  HOST_DEVICE static Value factor(Value, Value weight) { return weight; }
-  HOST_DEVICE static Sum quotient(Sum products, Sum weights) { return weights == 0 ? 0 : products / weights; }
-
-  HOST_DEVICE static void see(Value x, Value, Value*, Value* size) {
+  ALWAYS_INLINE static void see(Value x, Value, Value*, Value* size) {
     *size = (x < infinity<Value>()) & (x > *size) ? x : *size;
   }
-  HOST_DEVICE static void weigh(Value x, Value, Value, Value size, Sum* weight, Sum* product) {
-    *weight = static_cast<Sum>(Weigher(0)(x) * Unit<Value>(size).down);
+  ALWAYS_INLINE static void weigh(Value x, Value, Value, Value size, Sum* weight, Sum* product) {
+    *weight = static_cast<Sum>((x < 0 ? 0 : x) * Unit<Value>(size).down);  // NaN stays
     *product = *weight * *weight;
   }
-  HOST_DEVICE static Value result(Sum products, Sum weights, Value, Value size) {
-    return Unit<Value>(size).result(quotient(products, weights), size);
+  ALWAYS_INLINE static Value result(Sum products, Sum weights, Value, Value size) {
+    return Unit<Value>(size).result(weights == 0 ? 0 : products / weights, size);
   }
 };
 

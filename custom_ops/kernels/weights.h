@@ -135,7 +135,6 @@ class ExponentialWeights {
     top_ = larger_magnitude<Value>(logit, top_);
     return exp_(logit);
   }
-  INLINED static V factor(V x, V) { return x; }
   // With a window's sums, or a cell's where its sums are not at hand.
   INLINED void see(V, V products) {
     if constexpr (kLogits) poison_ = fma(products, V{}, poison_);  // infinity and NaN stay
@@ -198,7 +197,6 @@ class RectifiedWeights {
   INLINED explicit RectifiedWeights(int64_t) {}
 
   INLINED V weight(V x, V) { return larger(V{}, x); }  // NaN stays
-  INLINED static V factor(V, V w) { return w; }
   INLINED void see(V weights, V products) {
     const V sum = weights > 0 ? weights : all<Value>(1);
     smallest_ = sum < smallest_ ? sum : smallest_;
