@@ -147,7 +147,8 @@ def test_every_runtime_takes_it(op_type, name):
     if reason := RUNTIMES[name].why_not({"dtypes": ["float32"]}):
         pytest.skip(reason)
     node = OPERATORS[op_type]
-    for window in (WINDOW, Window.of(2, 3, 2, 1, 1, True), Window.of(1, 3, 2, 1, 2), Window.of(3, 2)):
+    windows = (WINDOW, Window.of(2, 3, 2, 1, 1, True), Window.of(1, 3, 2, 1, 2), Window.of(3, 2))
+    for window in windows[: 2 if name == "reference" else 4]:  # that one takes 5 s for each
         golden = from_function.record(
             lambda feeds, window=window: {"y": node.reference(window, *(feeds[given] for given in node.inputs))},
             pooled(window, op_type=op_type, inputs=node.inputs),

@@ -67,9 +67,7 @@ def vit():
 
 
 def swin():
-    config = transformers.SwinConfig(
-        image_size=64, patch_size=4, embed_dim=8, depths=[2, 1], num_heads=[1, 2], window_size=4
-    )
+    config = transformers.SwinConfig(image_size=64, patch_size=4, embed_dim=8, depths=[2], num_heads=[1], window_size=4)
     return transformers.SwinModel(config)
 
 

@@ -18,6 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import ecosystem_runtimes
 import numpy as np
 import torch
 
@@ -273,7 +274,7 @@ WAYS: dict[str, Callable[[torch.nn.Module, torch.Tensor, bool], Run]] = {
     for name, way in globals().items()
     if callable(way) and getattr(way, "__annotations__", {}).get("return") == Run and name[0] != "_"
     if name not in {"in_onnxruntime", "in_openvino"}
-}
+} | ecosystem_runtimes.WAYS
 
 
 def tried(way: str, name: str) -> dict[str, Any]:
@@ -284,7 +285,8 @@ def tried(way: str, name: str) -> dict[str, Any]:
         try:
             with torch.no_grad():
                 run = WAYS[way](net, x, free)
-                worst = max(error(run(batch), net, batch) for batch in ((x, other) if free else (x,)))
+                batches = (x, torch.ones_like(x), *([other] if free else []))
+                worst = max(error(run(batch), net, batch) for batch in batches)
             limit = 0.1 if way == "pt2e_quantized" else LARGEST_ERROR
             if worst <= limit:
                 return {"error": worst, "free": free, "said": "".join(told)}
