@@ -8,10 +8,13 @@ import pytest
 from cases import WINDOWS, inputs, shape
 from models import model, pooled
 from onnx import helper
+from typer.testing import CliRunner
 
 import onnxpool
+from onnxpool.cli.commands import app
 from onnxpool.errors import ArgumentError, FormError
 from onnxpool.golden import bounds, from_function
+from onnxpool.golden.file import path_for, save
 from onnxpool.graph import forms
 from onnxpool.pools import OPERATORS
 from onnxpool.pools._bounded import largest_range
@@ -155,6 +158,45 @@ def test_every_runtime_takes_it(op_type, name):
         )
         report = validate(made(op_type, window), golden, on=[name], forms=["standard"], threads=1)
         assert report.passed, (str(window), sentences(report))
+
+
+def test_a_range_from_golden_answers(tmp_path):
+    """Twice what the network pools in its ordinary cases, so that only huge numbers and infinities go beyond."""
+    nodes = [
+        helper.make_node("Add", ["x", "x"], ["doubled"], "double"),
+        helper.make_node("SoftPool", ["doubled"], ["y"], "pool", domain="onnxpool", **WINDOW.attributes()),
+    ]
+    path, bounded = tmp_path / "m.onnx", tmp_path / "bounded.onnx"
+    forms.write(forms.to_form(model(nodes, 2), "function"), path)
+    golden = from_function.record(lambda feeds: soft({"x": 2 * feeds["x"]}), forms.read(path))
+    save(golden, path_for(path))
+    largest = max(
+        np.nanmax(np.abs(case.inputs["x"]), initial=0)
+        for case in golden.cases
+        if case.name not in ("huge", "inf", "-inf")
+    )
+    command = ["form", str(path), str(bounded), "--to", "standard", "--range", "golden"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert forms.range_of(forms.read(bounded)) == 4 * largest
+    report = validate(bounded, golden, forms=["standard"], threads=1)
+    assert report.passed, sentences(report)
+    assert {result.case for result in report.runs[0].results if result.verdict == "skipped"} == {"huge", "inf", "-inf"}
+
+
+def test_a_range_that_cannot_be_measured(tmp_path):
+    def said(text):
+        result = CliRunner().invoke(app, [*command, text])
+        assert result.exit_code == 2
+        return " ".join(result.output.replace("│", "").split())
+
+    path = tmp_path / "m.onnx"
+    forms.write(forms.read(pooled(WINDOW, op_type="StochasticPool")), path)
+    command = ["form", str(path), str(tmp_path / "bounded.onnx"), "--to", "standard", "--range"]
+    assert "m.golden.npz" in said("golden")
+    save(from_function.record(soft, forms.read(path)), path_for(path))
+    assert "no pooling node has a bounded form" in said("golden")
+    assert "--range 'wide' is neither a number nor 'golden'" in said("wide")
+    assert not (tmp_path / "bounded.onnx").exists()
 
 
 def test_a_wrong_answer_within_the_range_is_a_mismatch():

@@ -123,8 +123,12 @@ def form(
     output: OutputFile,
     to: Annotated[Form, typer.Option(help="function, standard or custom.")],
     within: Annotated[
-        float | None,
-        typer.Option("--range", help="With --to standard: pooling inputs promised to have no larger magnitude."),
+        str | None,
+        typer.Option(
+            "--range",
+            metavar="NUMBER|golden",
+            help="With --to standard: the largest magnitude of pooling inputs; golden: twice that of the golden file.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -140,10 +144,23 @@ def form(
     from onnxpool.graph import forms
 
     with working(f"Writing {output} in {to} form"):
-        forms.write(forms.to_form(model, to, within=within), output)
+        forms.write(forms.to_form(model, to, within=None if within is None else _range(model, within)), output)
         golden_file.follow(model, output)
         description = describe(output)
     show(description, tables.description, as_json)
+
+
+def _range(model: Path, text: str) -> float:
+    """The number of ``--range``, or what the golden file says."""
+    from onnxpool.golden import file as golden_file
+    from onnxpool.validation.within import range_from
+
+    if text == "golden":
+        return range_from(model, golden_file.load(golden_file.path_for(model)))
+    try:
+        return float(text)
+    except ValueError:
+        raise ArgumentError(f"--range {text!r} is neither a number nor 'golden'") from None
 
 
 @app.command(rich_help_panel="Models")
