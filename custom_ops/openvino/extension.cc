@@ -237,7 +237,9 @@ class Named : public Pooling {
                           context.get_attribute<int64_t>("ceil_mode")};
     ov::OutputVector inputs;
     for (size_t i = 0; i < context.get_input_size(); ++i) inputs.push_back(context.get_input(static_cast<int>(i)));
-    return made(inputs, attributes)->outputs();
+    const auto node = made(inputs, attributes);
+    node->get_rt_info()["onnxpool_node"] = context.get_name();  // OpenVINO calls a node by its output
+    return node->outputs();
   }
 
   // For the file formats of OpenVINO and of ONNX.
