@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from onnxpool.errors import ArgumentError
 from onnxpool import openvino
+from onnxpool.errors import ArgumentError
 from onnxpool.run.native_library import CPU, library_path, why_none_for
 from onnxpool.runtimes import RUNTIMES, Options, Runtime
 from onnxpool.validation.report import Run, Verdict
