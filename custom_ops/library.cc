@@ -1,5 +1,6 @@
-// The library's one exported function, RegisterCustomOps, and the operator object that stands between ONNX Runtime and
-// the kernels: it reads attributes when a model loads, infers shapes, and splits each run over the session's threads.
+// What the library exports: RegisterCustomOps for ONNX Runtime, and the kernels alone for other hosts. Between ONNX Runtime
+// and the kernels stands the operator object: it reads attributes when a model loads, infers shapes, and splits each run
+// over the session's threads.
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -283,7 +284,6 @@ struct Operator : abi::CustomOp {
 
 // The kernels for the best instruction set of this processor, or for the one that ONNXPOOL_CPU names (for tests).
 using Kernels = const Kernel* const*;
-constexpr size_t kMethods = 3;
 constexpr const Kernel* kBaseline[kMethods] = {&baseline::soft, &baseline::local_importance, &baseline::stochastic};
 #if defined(ONNXPOOL_AVX2)
 constexpr const Kernel* kAvx2[kMethods] = {&avx2::soft, &avx2::local_importance, &avx2::stochastic};
@@ -292,7 +292,7 @@ constexpr const Kernel* kAvx2[kMethods] = {&avx2::soft, &avx2::local_importance,
 constexpr const Kernel* kAvx512[kMethods] = {&avx512::soft, &avx512::local_importance, &avx512::stochastic};
 #endif
 
-Kernels choose_kernels(const Ort& ort, OrtStatus** status) {
+Kernels choose_kernels(Message* why) {
   const char* const wanted = std::getenv("ONNXPOOL_CPU");
   const bool any = wanted == nullptr || *wanted == '\0';
 #if defined(ONNXPOOL_AVX512)
@@ -309,8 +309,8 @@ Kernels choose_kernels(const Ort& ort, OrtStatus** status) {
   }
 #endif
   if (any || std::strcmp(wanted, "baseline") == 0) return kBaseline;
-  *status = ort.invalid(Message().add("onnxpool: environment variable ONNXPOOL_CPU is '%s', which this build or this "
-                                      "processor does not have; unset it, or use 'baseline'", wanted));
+  why->add("onnxpool: environment variable ONNXPOOL_CPU is '%s', which this build or this processor does not have; unset "
+           "it, or use 'baseline'", wanted);
   return nullptr;
 }
 
@@ -349,9 +349,9 @@ OrtStatus* fill_domain(const Ort& ort, OrtCustomOpDomain* domain) {
   constexpr size_t kEach = kMethods * kElementTypes;
   static Operator operators[2 * kEach];  // on the CPU, then on CUDA
   const CudaLibrary* cuda = nullptr;
-  OrtStatus* status = nullptr;
-  const Kernels kernels = choose_kernels(ort, &status);
-  if (kernels == nullptr) return status;
+  Message why;
+  const Kernels kernels = choose_kernels(&why);
+  if (kernels == nullptr) return ort.invalid(why);
   ORT_TRY(choose_cuda(ort, &cuda));
   for (size_t i = 0; i < (cuda != nullptr ? 2 * kEach : kEach); ++i) {
     const Kernel& kernel = *kernels[i % kEach / kElementTypes];
@@ -404,4 +404,12 @@ OrtStatus* register_operators(OrtSessionOptions* options, const abi::ApiBase* ba
 extern "C" ONNXPOOL_EXPORT OrtStatus* ONNXPOOL_ORT_CALL RegisterCustomOps(OrtSessionOptions* options,
                                                                           const OrtApiBase* base) {
   return onnxpool::register_operators(options, reinterpret_cast<const onnxpool::abi::ApiBase*>(base));
+}
+
+extern "C" ONNXPOOL_EXPORT const onnxpool::Kernel* const* OnnxpoolKernels(int version, char* why, size_t room) {
+  onnxpool::Message told;
+  const onnxpool::Kernels kernels = version == onnxpool::kKernelsVersion ? onnxpool::choose_kernels(&told) : nullptr;
+  if (version != onnxpool::kKernelsVersion) told.add("onnxpool: the library of kernels is of another build");
+  if (kernels == nullptr) std::snprintf(why, room, "%s", told.text());
+  return kernels;
 }

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from onnxpool._lazy import on_demand
 
 if TYPE_CHECKING:
-    from onnxpool import deploy, diagnosis, errors, models, nn, serve, validation
+    from onnxpool import deploy, diagnosis, errors, models, nn, openvino, serve, validation
     from onnxpool.graph.forms import form_of, pool_nodes, to_form
     from onnxpool.lifting.lift import lift
     from onnxpool.network.export import export
@@ -43,6 +43,7 @@ __all__ = [
     "load",
     "models",
     "nn",
+    "openvino",
     "pool_nodes",
     "predict",
     "quantize",

@@ -19,6 +19,7 @@ FLOORS = [
     ["nn", "graph"],
     ["models", "golden", "runtimes"],
     ["network", "run"],
+    ["openvino"],
     ["lifting", "validation"],
     ["about", "diagnosis", "quantizing", "serve"],
     ["deploy"],

@@ -24,7 +24,7 @@ from onnxpool.validation import report as report_file
 
 ROOT = Path(onnxpool.__file__).parents[1]
 DOCS = Path(__file__).parents[1] / "docs"
-PUBLIC = ["deploy", "diagnosis", "errors", "models", "nn", "serve", "validation"]
+PUBLIC = ["deploy", "diagnosis", "errors", "models", "nn", "openvino", "serve", "validation"]
 """The modules whose names are public, beside the package itself."""
 
 LAZY = ["onnxpool", "onnxpool.deploy", "onnxpool.diagnosis", "onnxpool.validation"]

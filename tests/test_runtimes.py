@@ -382,7 +382,7 @@ def test_native_is_required_and_the_library_is_missing(pooling, monkeypatch, tmp
 
 @native
 def test_a_native_cell_in_which_a_body_ran_fails_and_names_the_node(pooling, monkeypatch):
-    monkeypatch.setattr(matrix, "library_path", lambda: "")  # nothing is registered
+    monkeypatch.setattr(plan, "library_path", lambda: "")  # nothing is registered
     report = validate(*pooling, forms=["function"])
     assert [run.verdict for run in report.runs] == ["passed", "unloadable"]
     assert report.runs[1].reason == "no native kernel of CPUExecutionProvider ran for 'pool'"
@@ -442,8 +442,8 @@ def test_wrong_questions(pooling):
 
 
 def test_a_runtime_that_takes_none_of_the_forms_is_skipped(pooling):
-    (run,) = validate(*pooling, on=["openvino"], forms=["function"]).runs
-    assert (run.verdict, run.reason) == ("skipped", "openvino takes standard form")
+    (run,) = validate(*pooling, on=["onnxruntime_web"], forms=["custom"]).runs
+    assert (run.verdict, run.reason) == ("skipped", "onnxruntime_web takes function and standard form")
 
 
 def test_progress_tells_what_comes_next(pooling):

@@ -53,4 +53,11 @@ namespace avx512 {
 extern const Kernel soft, local_importance, stochastic;
 }
 
+// For hosts other than ONNX Runtime, which load the library and ask its symbol OnnxpoolKernels: the kernels for this
+// processor, kMethods of them, or null and the reason, also where the caller was compiled with another version of this
+// header. A host reads attributes and shapes by geometry.h, runs every task of a schedule, and then finishes it.
+constexpr size_t kMethods = 3;
+constexpr int kKernelsVersion = 1;  // raised when what this header or geometry.h declares changes
+extern "C" using GetKernels = const Kernel* const* (*)(int version, char* why, size_t room);
+
 }  // namespace onnxpool

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
+from onnxpool import openvino
 from onnxpool.run.native_library import CPU, CUDA, OVERRIDE, CudaKernels, cuda_kernels, library_path, why_missing
 from onnxpool.runtimes._devices import TENSORRT, why_no_device
 
@@ -28,6 +29,7 @@ PACKAGES = (
     "onnxruntime-gpu",
     "torch",
     "onnxscript",
+    "openvino",
 )
 """What this looks for; their allowed versions are those in onnxpool's own metadata."""
 
@@ -42,7 +44,9 @@ class Problem:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The state of this machine. ``versions`` has None for what is not installed."""
+    """The state of this machine. ``versions`` has None for what is not installed; ``library`` and ``openvino`` are
+    the files of the native library and of its extension for OpenVINO, None where there is none.
+    """
 
     python: str
     platform: str
@@ -50,6 +54,7 @@ class Diagnosis:
     providers: tuple[str, ...]
     library: str | None
     cuda: CudaKernels
+    openvino: str | None
     problems: tuple[Problem, ...]
     notes: tuple[str, ...]
 
@@ -82,6 +87,7 @@ def diagnose() -> Diagnosis:
         providers=providers,
         library=None if missing else str(library_path()),
         cuda=cuda,
+        openvino=None if openvino.why_missing() else str(openvino.extension_path()),
         problems=tuple(problems),
         notes=(*_notes(versions, missing, cuda if CUDA in providers else None), *_on_providers(providers, versions)),
     )
@@ -191,6 +197,8 @@ def _notes(versions: dict[str, str | None], missing: str | None, cuda: CudaKerne
         yield f"{missing}; until then pooling runs as standard operators"
     elif cuda and cuda.missing and not why_no_device(CUDA):
         yield f"{cuda.missing}; until then pooling runs as standard operators on CUDA"
+    if versions["openvino"] and not missing and (reason := openvino.why_missing()):
+        yield f"{reason}; until then OpenVINO takes the standard form alone"
 
 
 def _on_providers(providers: Sequence[str], versions: Mapping[str, str | None]) -> Iterator[str]:

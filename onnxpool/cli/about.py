@@ -1,9 +1,11 @@
-"""Commands about onnxpool itself and the machine: pools, doctor."""
+"""Commands about onnxpool itself and the machine: pools, doctor, build."""
+
+from typing import Annotated, Literal
 
 import typer
 
 from onnxpool.cli import tables
-from onnxpool.cli.application import Json, app, show
+from onnxpool.cli.application import Json, app, show, working
 
 
 @app.command(rich_help_panel="This installation")
@@ -28,3 +30,22 @@ def doctor(as_json: Json = False) -> None:
     diagnosis = diagnose()
     show(diagnosis, tables.diagnosis, as_json)
     raise typer.Exit(0 if diagnosis.healthy else 1)
+
+
+@app.command(rich_help_panel="This installation")
+def build(
+    host: Annotated[Literal["openvino"], typer.Argument(help="What the native kernels are to run in.")],
+    anew: Annotated[bool, typer.Option("--anew", help="Even where it has been built for this release.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compile the extension that runs pooling natively in OpenVINO, for the release that is installed here.
+
+    Needs a C++ compiler (CXX names another), and takes some seconds. It is kept in the user's cache.
+
+    Example: onnxpool build openvino
+    """
+    from onnxpool.openvino import build_extension
+
+    with working(f"Building for {host}"):
+        made = build_extension(anew=anew)
+    show(made, tables.built, as_json)

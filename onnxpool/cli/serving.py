@@ -181,7 +181,7 @@ def serve(
 def package(
     model: ModelFile,
     output: Annotated[Path, typer.Argument(help="Folder to write into.", show_default=False)],
-    target: Annotated[Literal["triton", "kserve"], typer.Option(help="The server.")],
+    target: Annotated[Literal["triton", "kserve", "openvino"], typer.Option(help="The server, or OpenVINO.")],
     name: Annotated[str | None, typer.Option(help="The model's name there. Default: the file's.")] = None,
     native: Annotated[
         bool | None,
@@ -196,6 +196,8 @@ def package(
     as_json: Json = False,
 ) -> None:
     """Write what another server needs to run a model: a Triton model repository, or KServe's manifest with one.
+
+    For OpenVINO: the model with the native extension, and a program of ten lines.
 
     Example: onnxpool package resnet.onnx repository --target triton
     """

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from onnxpool.diagnosis.results import Nodes, NodesOfReport
     from onnxpool.lifting.lift import Lifted
     from onnxpool.network.swap import Swapped
+    from onnxpool.openvino import Built
     from onnxpool.quantizing.quantize import Quantized
     from onnxpool.run.predict import Output, Predictions
     from onnxpool.validation.certificate import Verification
@@ -230,10 +231,17 @@ def diagnosis(value: "Diagnosis") -> RenderableType:
         facts.add_row("  devices", str(value.cuda.devices))
     if value.cuda.missing:
         facts.add_row("  not used", value.cuda.missing)
+    facts.add_row("for OpenVINO", value.openvino or "none")
     notes = [Text(f"note: {note}") for note in value.notes]
     problems = [Text(f"problem: {found.what}; remedy: {found.remedy}", "red") for found in value.problems]
     verdict = Text("all that is installed works", "green") if value.healthy else Text("something is broken", "red")
     return Group(facts, *notes, *problems, verdict)
+
+
+def built(value: "Built") -> RenderableType:
+    """Where it is, and what it is for."""
+    made = "was there already" if value.cached else f"compiled in {value.time_s:.0f} s"
+    return Text(f"{value.path}: for OpenVINO {value.release}, {made}")
 
 
 # --- parts

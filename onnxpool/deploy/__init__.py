@@ -1,8 +1,9 @@
-"""Validated models on other servers: packages for Triton and KServe, and applications for Ray.
+"""Validated models on other servers: packages for Triton, KServe and OpenVINO, and applications for Ray.
 
     packages.py   which target takes what
     triton.py     a Triton model repository
     kserve.py     the same with KServe's manifest
+    openvino.py   a folder with the native extension and a program
     cluster.py    a Ray cluster, or one of this machine alone
     ray_app.py    the server's application in replicas of Ray Serve
     batch.py      folders of pictures and Parquet through Ray Data; shards.py what each output file answers, rows.py how

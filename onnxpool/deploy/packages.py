@@ -1,4 +1,4 @@
-"""The package of a model for another server: what each target takes, and what it needs.
+"""The package of a model for another server, or for OpenVINO: what each target takes, and what it needs.
 
 >>> package("network.onnx", "repository", "triton", max_batch=8).files  # doctest: +SKIP
 ('network/1/libonnxpool.so', 'network/1/model.golden.npz', 'network/1/model.onnx', 'network/config.pbtxt', ...)
@@ -9,11 +9,11 @@ import os
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, get_args
 
-from onnxpool.deploy import kserve, triton
+from onnxpool.deploy import kserve, openvino, triton
 from onnxpool.deploy.triton import Package
 from onnxpool.errors import ArgumentError
 
-Target: TypeAlias = Literal["triton", "kserve"]
+Target: TypeAlias = Literal["triton", "kserve", "openvino"]
 
 
 def package(
@@ -30,14 +30,19 @@ def package(
     min_replicas: int | None = None,
     max_replicas: int | None = None,
 ) -> Package:
-    """Write what the server ``target`` needs to run ``model`` into ``folder``.
+    """Write what the server or program ``target`` needs to run ``model`` into ``folder``.
 
-    Options are those of :func:`onnxpool.deploy.triton.package` and :func:`onnxpool.deploy.kserve.package`; None leaves
-    one out. ``root`` is for Triton alone; ``storage``, which KServe needs, and the numbers of replicas for KServe.
+    Options are those of :func:`onnxpool.deploy.triton.package`, :func:`onnxpool.deploy.kserve.package` and
+    :func:`onnxpool.deploy.openvino.package`; None leaves one out. ``root`` is for Triton alone; ``storage``, which
+    KServe needs, and the numbers of replicas for KServe; OpenVINO takes ``name`` and ``native``.
 
     Raises :class:`ArgumentError` for an option that this target does not take, and what its own ``package`` raises.
     """
-    makers: dict[str, Callable[..., Package]] = {"triton": triton.package, "kserve": kserve.package}
+    makers: dict[str, Callable[..., Package]] = {
+        "triton": triton.package,
+        "kserve": kserve.package,
+        "openvino": openvino.package,
+    }
     if target not in makers:
         raise ArgumentError(f"target={target!r} is unknown; use one of {', '.join(get_args(Target))}")
     make = makers[target]

@@ -38,7 +38,7 @@ from onnxpool.run.session import Session, TensorInfo, load
 ROOT = "/models"
 """Where Triton's documentation mounts a repository."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def package(
 
 
 def _check(name: str, root: str, max_batch: int, delay_s: float) -> None:
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise ArgumentError(f"name={name!r} must be letters, digits, '.', '_' and '-', with a letter or digit first")
     if not PurePosixPath(root).is_absolute():
         raise ArgumentError(f"root={root!r} must be an absolute path inside of the server, such as {ROOT}")

@@ -87,7 +87,7 @@ def library_path() -> Path:
     Raises :class:`KernelError` where there is none, with the reason and the remedy.
     """
     override = os.environ.get(OVERRIDE)
-    places = [Path(override)] if override else [Path(folder, "lib", FILE_NAME) for folder in _folders()]
+    places = [Path(override)] if override else [Path(folder, "lib", FILE_NAME) for folder in folders()]
     for place in places:
         if place.is_file():
             return place.resolve()
@@ -99,7 +99,7 @@ def library_path() -> Path:
     )
 
 
-def _folders() -> list[str]:
+def folders() -> list[str]:
     """Where the package is: two folders where it is installed editable, one of sources and one of what was built."""
     spec = find_spec("onnxpool")
     return list(spec.submodule_search_locations or ()) if spec else []

@@ -7,7 +7,7 @@
 
     VARIANTS, or one {}          options of every way to run it, all of which ``on=`` tries
     ordinary() -> variants       those that are tried where nothing is asked for
-    KERNELS, or False            whether our native library can be registered with it
+    KERNELS, or none             forms in which it can run our native kernels; ``library`` is then what it loads
     LOSES_NAN, or none           operators in which it may give a number for NaN; "*" for any
     LIMITS, or none              what it cannot do, by a part of the error that it then raises: such cases are skipped
     one_size(options) -> bool    whether cases cost so much that those of the commonest size must do
@@ -15,7 +15,7 @@
 
 The options that functions get are those of a variant, and ``dtypes`` (of inputs and outputs), ``outputs`` (their names,
 in order), ``weights`` (how many), ``arrangement`` (how the PyTorch module that is the reference takes inputs, or None),
-``path`` (where this process imports from) and ``library`` (the native one, or None).
+``path`` (where this process imports from) and ``library`` (with native kernels: what holds them for it, or None).
 
 Files with an underscore are not runtimes: ``_child.py`` asks the program that serves one, ``_worker.py`` is that
 program, in Python; ``_devices.py`` says whether there is a GPU.
@@ -40,7 +40,7 @@ class Runtime:
     why_not: Callable[[Options], str]
     variants: tuple[Options, ...]
     ordinary: Callable[[], tuple[Options, ...]]
-    kernels: bool
+    kernels: tuple[str, ...]
     program: Callable[[], list[str]] | None
     one_size: Callable[[Options], bool]
     loses_nan: frozenset[str]
@@ -62,7 +62,7 @@ def _runtime(name: str) -> Runtime:
         module.why_not,
         tuple(getattr(module, "VARIANTS", ({},))),
         getattr(module, "ordinary", lambda: ({},)),
-        getattr(module, "KERNELS", False),
+        tuple(getattr(module, "KERNELS", ())),
         getattr(module, "program", None),
         getattr(module, "one_size", lambda _: False),
         frozenset(getattr(module, "LOSES_NAN", ())),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 FORMS = ("function", "standard", "custom")
-KERNELS = True
+KERNELS = ("function", "custom")
 LOSES_NAN = ("MaxPool", "GlobalMaxPool", "ReduceMax")
 
 Pairs = dict[str, tuple[str, Any]]

@@ -24,7 +24,7 @@ from onnxpool.golden.file import Case
 from onnxpool.graph import forms
 from onnxpool.graph.forms import PoolNode
 from onnxpool.graph.repair import RENAMED
-from onnxpool.run.native_library import CUDA, library_path, why_none_for
+from onnxpool.run.native_library import CUDA
 from onnxpool.runtimes import Options
 from onnxpool.runtimes._child import Child, Crashed, Refused, Tensors
 from onnxpool.validation.compare import Judge, failures
@@ -174,7 +174,7 @@ class Matrix:
 
     def _options(self, configuration: Configuration) -> Options:
         graph = self.files.held.original.graph
-        native = configuration.kernels and not why_none_for(configuration.provider)
+        native = configuration.kernels and not configuration.no_kernels
         known = [value.dtype for value in (*graph.inputs, *graph.outputs) if value.dtype is not None]
         return {
             **configuration.options,
@@ -183,7 +183,7 @@ class Matrix:
             "weights": sum(value.const_value.size for value in graph.initializers.values() if value.const_value),
             "arrangement": self.files.arrangement,
             "path": sys.path,
-            "library": str(library_path()) if native else None,
+            "library": configuration.library if native else None,
         }
 
 

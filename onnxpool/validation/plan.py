@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from onnxpool import openvino
 from onnxpool.errors import ArgumentError
-from onnxpool.run.native_library import why_none_for
+from onnxpool.run.native_library import CPU, library_path, why_none_for
 from onnxpool.runtimes import RUNTIMES, Options, Runtime
 from onnxpool.validation.report import Run, Verdict
 
@@ -15,6 +16,10 @@ OLDEST = (1, 24)
 """The first release of ONNX Runtime that the native library works with."""
 
 _WITHOUT_KERNELS = "TensorrtExecutionProvider"
+
+_ONNXRUNTIME, _OPENVINO = "onnxruntime", "openvino"
+_PROVIDERS = {_OPENVINO: "CPU"}
+"""Where a runtime has our kernels, if it is not ONNX Runtime's CPU provider."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +35,18 @@ class Configuration:
 
     @property
     def provider(self) -> str:
-        """Where native kernels are to run."""
-        return str(self.options.get("provider", "CPUExecutionProvider"))
+        """Where native kernels are to run, as the runtime calls it."""
+        return str(self.options.get("provider", _PROVIDERS.get(self.runtime.name, CPU)))
+
+    @property
+    def no_kernels(self) -> str | None:
+        """Why there are no native kernels for it, or None where there are."""
+        return openvino.why_missing() if self.runtime.name == _OPENVINO else why_none_for(self.provider)
+
+    @property
+    def library(self) -> str:
+        """What has the native kernels for it. Raises :class:`onnxpool.errors.KernelError` where there is nothing."""
+        return str(openvino.extension_path() if self.runtime.name == _OPENVINO else library_path())
 
     @property
     def name(self) -> str:
@@ -40,9 +55,9 @@ class Configuration:
 
     def why_not(self, options: Options) -> str:
         """Why it cannot be tried here, or nothing."""
-        if self.form not in self.runtime.forms:
+        if self.form not in (self.runtime.kernels if self.kernels else self.runtime.forms):
             return f"{self.runtime.name} takes {' and '.join(self.runtime.forms)} form"
-        if self.kernels and (reason := why_none_for(self.provider)):
+        if self.kernels and (reason := self.no_kernels):
             return reason
         if self.kernels and self.release and tuple(map(int, self.release.split(".")[:2])) < OLDEST:
             return f"the native library needs ONNX Runtime {'.'.join(map(str, OLDEST))} or newer"
@@ -66,7 +81,7 @@ def plan(
     fixed: Options = {} if threads is None else {"threads": threads}
     for runtime in (RUNTIMES[name] for name in on or ["onnxruntime"]):
         variants = runtime.variants if on else runtime.ordinary()
-        if runtime.kernels:
+        if runtime.name == _ONNXRUNTIME:
             variants = tuple({**options, **fixed} for options in variants)
         for form, kernels in _ways(runtime, wanted, pools):
             able = [options for options in variants if not kernels or options.get("provider") != _WITHOUT_KERNELS]
@@ -79,15 +94,16 @@ def plan(
 
 
 def _ways(runtime: Runtime, wanted: Sequence[str], pools: bool) -> Iterator[tuple[str, bool]]:
-    """Forms that the runtime takes, without and with native kernels."""
+    """Forms that the runtime takes, without and with native kernels; one that it refuses where it takes none."""
     if not pools:
         wanted = ["standard"]
-    taken = [form for form in wanted if form in runtime.forms] or [f for f in runtime.forms if f == "module"]
-    for form in taken or wanted[:1]:  # one that says that it takes no such form
-        if form != "custom" or not taken:
-            yield form, False
-        if form in ("function", "custom") and runtime.kernels:
-            yield form, True
+    ways = []
+    for form in wanted:
+        if form in runtime.forms and form != "custom":
+            ways.append((form, False))
+        if form in runtime.kernels:
+            ways.append((form, True))
+    yield from ways or [("module" if "module" in runtime.forms else wanted[0], False)]
 
 
 def _release(python: str) -> str:
