@@ -12,6 +12,8 @@
 
 #include "cuda/load.h"
 #include "kernels/kernel.h"
+#include "operators.h"
+#include "quantized.h"
 
 #if defined(_WIN32)
 #define ONNXPOOL_EXPORT __declspec(dllexport)
@@ -20,57 +22,13 @@
 #endif
 
 namespace onnxpool {
+
+std::atomic<const OrtApi*> served{nullptr};
+
 namespace {
 
 constexpr char kDomain[] = "onnxpool", kCudaProvider[] = "CUDAExecutionProvider";
 constexpr int kElement[kElementTypes] = {abi::kFloat, abi::kDouble, abi::kFloat16, abi::kBfloat16};
-
-// The ONNX Runtime that we serve. Shape inference is the one callback that is not given it.
-std::atomic<const OrtApi*> served{nullptr};
-
-struct KernelAttributes {
-  const Ort& ort;
-  const OrtKernelInfo* info;
-
-  bool ints(const char* name, int64_t* out, size_t room, size_t* count) const {
-    *count = 0;
-    if (!ort.succeeded(ort.KernelInfoGetAttributeArray_int64(info, name, nullptr, count)) || *count > room) return false;
-    return ort.succeeded(ort.KernelInfoGetAttributeArray_int64(info, name, out, count));
-  }
-  bool integer(const char* name, int64_t* out) const {
-    return ort.succeeded(ort.KernelInfoGetAttribute_int64(info, name, out));
-  }
-  bool has(const char* name) const {
-    int64_t whole = 0;
-    float number = 0;
-    size_t count = 0;
-    return ort.succeeded(ort.KernelInfoGetAttribute_int64(info, name, &whole)) ||
-           ort.succeeded(ort.KernelInfoGetAttribute_float(info, name, &number)) ||
-           ort.succeeded(ort.KernelInfoGetAttribute_string(info, name, nullptr, &count)) ||
-           ort.succeeded(ort.KernelInfoGetAttributeArray_int64(info, name, nullptr, &count));
-  }
-};
-
-struct InferenceAttributes {
-  const Ort& ort;
-  const OrtShapeInferContext* context;
-
-  bool ints(const char* name, int64_t* out, size_t room, size_t* count) const {
-    size_t bytes = 0;
-    if (!read(name, abi::kAttributeInts, out, room * sizeof(int64_t), &bytes)) return false;
-    *count = bytes / sizeof(int64_t);
-    return true;
-  }
-  bool integer(const char* name, int64_t* out) const {
-    size_t bytes = 0;
-    return read(name, abi::kAttributeInt, out, sizeof(int64_t), &bytes);
-  }
-  bool read(const char* name, int kind, void* out, size_t room, size_t* bytes) const {
-    const OrtOpAttr* attribute = nullptr;
-    return ort.succeeded(ort.ShapeInferContext_GetAttribute(context, name, &attribute)) && attribute != nullptr &&
-           ort.succeeded(ort.ReadOpAttr(attribute, kind, out, room, bytes));
-  }
-};
 
 // Which pieces of scratch memory are free, at most 64. Who finds none waits for one: there are as many as processors.
 class Pieces {
@@ -213,7 +171,7 @@ struct Operator : abi::CustomOp {
       std::free(node);
     };
     InferOutputShapeFn = [](const OrtCustomOp*, OrtShapeInferContext* context) {
-      return infer(Ort(served.load(std::memory_order_acquire)), context);
+      return infer_shape(Ort(served.load(std::memory_order_acquire)), context, 2);
     };
   }
 
@@ -238,77 +196,38 @@ struct Operator : abi::CustomOp {
     KernelDestroy(node);
     return ort.invalid(why);
   }
-
-  // Known sizes give sizes, a named size gives a formula of its name (equal names must mean equal sizes: ONNX Runtime
-  // shares memory by them), N and C pass through. Where a size has neither, nothing is set: ONNX Runtime would take -1
-  // for a size and warn in every run. What is wrong with the node is left for create() to refuse.
-  static OrtStatus* infer(const Ort& ort, OrtShapeInferContext* context) {
-    OrtTensorTypeAndShapeInfo* input = nullptr;  // the context's own
-    ORT_TRY(ort.ShapeInferContext_GetInputTypeShape(context, size_t{0}, &input));
-    Shape shape;
-    Window window;
-    Message ignored;
-    ORT_TRY(read_shape(ort, input, &shape));
-    if (!read_window(InferenceAttributes{ort, context}, &window, &ignored)) return nullptr;
-    if (shape.rank != static_cast<size_t>(window.rank) + 2) return nullptr;  // an unknown rank looks like rank 0
-    const char* names[Shape::kMost] = {};
-    Message formulas[kMostAxes];
-    ORT_TRY(ort.GetSymbolicDimensions(input, names, shape.rank));
-    for (size_t i = 0; i < shape.rank; ++i) {
-      const bool named = names[i] != nullptr && names[i][0] != '\0';
-      if (shape.dims[i] < 0 && !named) return nullptr;
-      if (i < 2) continue;
-      const Axis& axis = window.axis[i - 2];
-      if (shape.dims[i] >= 0) {
-        shape.dims[i] = axis.output(shape.dims[i]);
-        if (shape.dims[i] < 1) return nullptr;
-      } else {
-        const auto shift = static_cast<long long>(axis.shift()), stride = static_cast<long long>(axis.stride);
-        formulas[i - 2].add("floor((%s %c %lld)/%lld) + 1", names[i], shift < 0 ? '-' : '+', shift < 0 ? -shift : shift,
-                            stride);
-        names[i] = formulas[i - 2].text();
-      }
-    }
-    OrtTensorTypeAndShapeInfo* output = nullptr;
-    ORT_TRY(ort.CreateTensorTypeAndShapeInfo(&output));
-    int type = 0;  // the input's: ONNX Runtime asks the operator of the first element type for all of them
-    OrtStatus* status = ort.GetTensorElementType(input, &type);
-    if (status == nullptr) status = ort.SetTensorElementType(output, type);
-    if (status == nullptr) status = ort.SetDimensions(output, shape.dims, shape.rank);
-    if (status == nullptr) status = ort.SetSymbolicDimensions(output, names, shape.rank);
-    if (status == nullptr) status = ort.ShapeInferContext_SetOutputTypeShape(context, size_t{0}, output);
-    ort.ReleaseTensorTypeAndShapeInfo(output);
-    return status;
-  }
 };
 
 // The kernels for the best instruction set of this processor, or for the one that ONNXPOOL_CPU names (for tests).
-using Kernels = const Kernel* const*;
-constexpr const Kernel* kBaseline[kMethods] = {&baseline::soft, &baseline::local_importance, &baseline::stochastic};
+struct Kernels {
+  const Kernel* of[kMethods];
+  const QuantizedKernel* quantized;
+};
+constexpr Kernels kBaseline{{&baseline::soft, &baseline::local_importance, &baseline::stochastic}, baseline::quantized};
 #if defined(ONNXPOOL_AVX2)
-constexpr const Kernel* kAvx2[kMethods] = {&avx2::soft, &avx2::local_importance, &avx2::stochastic};
+constexpr Kernels kAvx2{{&avx2::soft, &avx2::local_importance, &avx2::stochastic}, avx2::quantized};
 #endif
 #if defined(ONNXPOOL_AVX512)
-constexpr const Kernel* kAvx512[kMethods] = {&avx512::soft, &avx512::local_importance, &avx512::stochastic};
+constexpr Kernels kAvx512{{&avx512::soft, &avx512::local_importance, &avx512::stochastic}, avx512::quantized};
 #endif
 
-Kernels choose_kernels(Message* why) {
+const Kernels* choose_kernels(Message* why) {
   const char* const wanted = std::getenv("ONNXPOOL_CPU");
   const bool any = wanted == nullptr || *wanted == '\0';
 #if defined(ONNXPOOL_AVX512)
   if ((any || std::strcmp(wanted, "avx512") == 0) && __builtin_cpu_supports("avx512f") &&
       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
-    return kAvx512;
+    return &kAvx512;
   }
 #endif
 #if defined(ONNXPOOL_AVX2)
   if ((any || std::strcmp(wanted, "avx2") == 0) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
       __builtin_cpu_supports("f16c")) {
-    return kAvx2;
+    return &kAvx2;
   }
 #endif
-  if (any || std::strcmp(wanted, "baseline") == 0) return kBaseline;
+  if (any || std::strcmp(wanted, "baseline") == 0) return &kBaseline;
   why->add("onnxpool: environment variable ONNXPOOL_CPU is '%s', which this build or this processor does not have; unset "
            "it, or use 'baseline'", wanted);
   return nullptr;
@@ -350,16 +269,16 @@ OrtStatus* fill_domain(const Ort& ort, OrtCustomOpDomain* domain) {
   static Operator operators[2 * kEach];  // on the CPU, then on CUDA
   const CudaLibrary* cuda = nullptr;
   Message why;
-  const Kernels kernels = choose_kernels(&why);
+  const Kernels* const kernels = choose_kernels(&why);
   if (kernels == nullptr) return ort.invalid(why);
   ORT_TRY(choose_cuda(ort, &cuda));
   for (size_t i = 0; i < (cuda != nullptr ? 2 * kEach : kEach); ++i) {
-    const Kernel& kernel = *kernels[i % kEach / kElementTypes];
+    const Kernel& kernel = *kernels->of[i % kEach / kElementTypes];
     operators[i].fill(kernel, static_cast<ElementType>(i % kElementTypes), i < kEach ? nullptr : cuda);
     ORT_TRY(ort.CustomOpDomain_Add(domain, reinterpret_cast<const OrtCustomOp*>(
                                                static_cast<const abi::CustomOp*>(&operators[i]))));
   }
-  return nullptr;
+  return add_quantized(ort, kernels->quantized, domain);
 }
 
 OrtStatus* domain_of(const Ort& ort, OrtCustomOpDomain** out) {
@@ -408,8 +327,10 @@ extern "C" ONNXPOOL_EXPORT OrtStatus* ONNXPOOL_ORT_CALL RegisterCustomOps(OrtSes
 
 extern "C" ONNXPOOL_EXPORT const onnxpool::Kernel* const* OnnxpoolKernels(int version, char* why, size_t room) {
   onnxpool::Message told;
-  const onnxpool::Kernels kernels = version == onnxpool::kKernelsVersion ? onnxpool::choose_kernels(&told) : nullptr;
+  const onnxpool::Kernels* const kernels =
+      version == onnxpool::kKernelsVersion ? onnxpool::choose_kernels(&told) : nullptr;
   if (version != onnxpool::kKernelsVersion) told.add("onnxpool: the library of kernels is of another build");
-  if (kernels == nullptr) std::snprintf(why, room, "%s", told.text());
-  return kernels;
+  if (kernels != nullptr) return kernels->of;
+  std::snprintf(why, room, "%s", told.text());
+  return nullptr;
 }

@@ -41,7 +41,7 @@ constexpr uint32_t kVersion = 24;
 // Error codes (OrtErrorCode), attribute kinds (OrtOpAttrType), element types (ONNXTensorElementDataType).
 enum : int { kFail = 1, kInvalidArgument = 2 };
 enum : int { kAttributeInt = 1, kAttributeInts = 2 };
-enum : int { kFloat = 1, kFloat16 = 10, kDouble = 11, kBfloat16 = 16 };
+enum : int { kFloat = 1, kUint8 = 2, kInt8 = 3, kFloat16 = 10, kDouble = 11, kBfloat16 = 16 };
 
 struct ApiBase {
   const OrtApi*(ONNXPOOL_ORT_CALL* GetApi)(uint32_t version)noexcept;

@@ -24,6 +24,7 @@ from onnxpool.errors import ArgumentError, KernelError, MissingExtra, SessionErr
 from onnxpool.graph import forms
 from onnxpool.graph.forms import Model, PoolNode
 from onnxpool.graph.inlined import inlined
+from onnxpool.graph.integers import folded
 from onnxpool.graph.repair import RENAMED
 from onnxpool.graph.shapes import fits
 from onnxpool.run.native_library import CPU, CUDA, register, why_missing, why_none_for
@@ -161,10 +162,9 @@ def load(
             "load the ONNX model that it was made from"
         )
     held = None if own_format else forms.read(model)
-    renamed = held is not None and RENAMED in held.meta
     nodes = [] if held is None else forms.pool_nodes(held)
     try:
-        session = Session(_started(held if renamed and held else model, chosen, kernels, threads), nodes)
+        session = Session(_started(model, held, chosen, kernels, threads), nodes)
     except KernelError:
         raise
     except Exception as error:
@@ -195,21 +195,27 @@ def _name(provider: Provider) -> str:
 
 
 def _started(
-    model: Model, providers: Sequence[Provider], kernels: Kernels, threads: int | None
+    given: Model, held: ir.Model | None, providers: Sequence[Provider], kernels: Kernels, threads: int | None
 ) -> "onnxruntime.InferenceSession":
-    """A session with the first of the providers that starts, and with the kernels for that one."""
+    """A session with the first of the providers that starts, and with the kernels for that one.
+
+    ``held`` is what was read of the model that was given; None where that cannot be read.
+    """
     options = _onnxruntime().SessionOptions()
     options.log_severity_level = 4  # errors reach the caller as exceptions
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     first, *others = providers
+    model = held if held is not None and RENAMED in held.meta else given
     if kernels == "require" or (kernels == "auto" and why_none_for(_name(first)) is None):
         register(options)  # with no kernel for another provider, its function body beats a copy to the CPU and back
+        if held is not None and _name(first) == CPU:
+            model = folded(held) or model
     session: onnxruntime.InferenceSession = _open(model, options, providers)
     if _name(first) in session.get_providers():
         return session
-    return _started(model, others or [CPU], kernels, threads)
+    return _started(given, held, others or [CPU], kernels, threads)
 
 
 def _insist(session: Session, model: ir.Model) -> None:

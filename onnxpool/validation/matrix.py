@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from onnxpool.domain import DOMAIN
+from onnxpool.domain import DOMAIN, Form
 from onnxpool.errors import OnnxpoolError
 from onnxpool.golden import bounds, from_torch
 from onnxpool.golden.file import Case
 from onnxpool.graph import forms
 from onnxpool.graph.forms import PoolNode
+from onnxpool.graph.integers import folded
 from onnxpool.graph.repair import RENAMED
-from onnxpool.run.native_library import CUDA
+from onnxpool.run.native_library import CPU, CUDA
 from onnxpool.runtimes import Options
 from onnxpool.runtimes._child import Child, Crashed, Refused, Tensors
 from onnxpool.validation.compare import Judge, failures
@@ -50,11 +51,23 @@ class Files:
     folder: Path
     _written: dict[str, Path] = field(default_factory=dict)
 
-    def path(self, form: str) -> Path:
-        """The file of this form. The model's own form is run as it is, with the function bodies that it carries."""
+    def path(self, form: str, *, native: bool = False) -> Path:
+        """The file of this form. The model's own form is run as it is, with the function bodies that it carries.
+
+        ``native``: for the library's kernels on the CPU, some of which pool whole numbers.
+        """
         if form not in self._written:
             self._written[form] = self._write(form)
-        return self._written[form]
+        if not native:
+            return self._written[form]
+        if f"{form}, native" not in self._written:
+            own: Form = form  # type: ignore[assignment]
+            whole = folded(self.held.original if form == self.held.form else self.held.converted(own))
+            path = self.folder / f"{form}-native.onnx"
+            if whole is not None:
+                forms.write(whole, path)
+            self._written[f"{form}, native"] = self._written[form] if whole is None else path
+        return self._written[f"{form}, native"]
 
     def nodes(self, form: str) -> list[PoolNode]:
         """The pooling nodes of the model in this form."""
@@ -114,7 +127,7 @@ class Matrix:
         if reason := configuration.why_not(options):
             return configuration.reported("skipped", reason)
         try:
-            path, nodes = self.files.path(configuration.form), self.files.nodes(configuration.form)
+            path, nodes = self._path(configuration), self.files.nodes(configuration.form)
         except OnnxpoolError as error:
             return configuration.reported("unloadable", str(error))
         except Exception as error:  # whatever a stranger's class does when it is pickled
@@ -151,7 +164,7 @@ class Matrix:
             else:
                 try:
                     if not child.alive:
-                        child.open(self.files.path(configuration.form), options)
+                        child.open(self._path(configuration), options)
                     outputs = child.run(case.inputs)
                 except Crashed as crash:
                     crashes += 1
@@ -171,6 +184,10 @@ class Matrix:
             if result.verdict == "mismatch":
                 self.differing[configuration.name, case.name, result.output] = outputs[result.output]
         return results
+
+    def _path(self, configuration: Configuration) -> Path:
+        native = configuration.kernels and configuration.provider == CPU
+        return self.files.path(configuration.form, native=native)
 
     def _options(self, configuration: Configuration) -> Options:
         graph = self.files.held.original.graph

@@ -1,0 +1,337 @@
+// Pooling of stored numbers of 8 bits, with channels last: a lane is a channel, so that any window is a few loads.
+//
+//   y = (sum w q / sum w - centre) * x_scale / y_scale, rounded to the nearest whole number, half to even, and saturated
+//
+//   SoftPool, local importance   w = exp(scale * q), of the values or of the logits; centre = x's zero point
+//   stochastic                   w = max(q - zero, 0), and so is q in the sum; centre = 0; y = 0 where sum w = 0
+//
+// There are 256 weights. A register is a table, so that a weight is two factors from tables of 16 (three from 8), one for
+// each part of q's bits; where no register is a table, it is one of 256. Relative to the middle of q's range they stay within
+// floats where 128 steps of the logits are at most 64; else they are taken relative to the window's largest logit.
+//
+// All is float32, with at most kHeld additions in one sum; sums of larger windows are added up in double. Errors, in
+// steps of y: see quantized_steps in onnxpool/golden/bounds.py.
+#pragma once
+
+#include "cells.h"
+#include "quantized.h"
+
+namespace onnxpool::ONNXPOOL_ISA {
+
+constexpr int64_t kHeld = 16;          // cells in one sum of floats
+constexpr float kPlainRange = 64;      // of logits: exp(64) * 255 * kMostCells is a float, and so is exp(-64)
+constexpr int kFactorBits = kTableBits > 0 ? kTableBits : 8;
+constexpr int kFactors = (8 + kFactorBits - 1) / kFactorBits;
+
+// exp(scale * (v - zero)) for each value v of a byte, or factors of that: entry i of factor j is for the bits of v from
+// j * kFactorBits on. What would not be a normal number is 0.
+template <bool kSigned>
+void fill_weights(double scale, double zero, float* weight) {
+  const ScaledExp<double> exp(0);
+  for (int j = 0; j < kFactors; ++j) {
+    const int shift = j * kFactorBits;
+    const bool last = j == kFactors - 1;
+    for (int i = 0; i < (1 << kFactorBits); ++i) {
+      const bool negative = kSigned && last && (i >> (kFactorBits - 1)) != 0;
+      const double v = (i << shift) - (negative ? 1 << (shift + kFactorBits) : 0);
+      const double power = scale * (last ? v - zero : v);
+      weight[(j << kFactorBits) + i] = power < -87 ? 0.0F : static_cast<float>(exp(power < 87 ? power : 87));
+    }
+  }
+}
+
+template <bool kExponential>
+void prepare(const Quantization& stored, QuantizedTables* tables) {
+  const int32_t lowest = stored.is_signed ? -128 : 0;
+  const double scale = static_cast<double>(stored.logit_scale);
+  tables->ranged = kExponential && scale * 128 > static_cast<double>(kPlainRange);
+  if (tables->ranged) {
+    fill_weights<false>(-scale, 0, tables->weight);
+  } else if (kExponential && stored.is_signed) {
+    fill_weights<true>(scale, 0, tables->weight);
+  } else if (kExponential) {
+    fill_weights<false>(scale, 128, tables->weight);
+  }
+  tables->ratio = static_cast<float>(static_cast<double>(stored.x_scale) / static_cast<double>(stored.y_scale));
+  tables->centre = static_cast<float>(stored.x_zero);
+  tables->y_zero = stored.y_zero;
+  tables->least = static_cast<float>(lowest - stored.y_zero);
+  tables->most = static_cast<float>(lowest + 255 - stored.y_zero);
+}
+
+// The cells of one window along an axis that are in the input: from `first` on, `step` apart, before `end`.
+struct Reach {
+  int64_t first, end, step;
+
+  INLINED Reach(const PlannedAxis& axis, int64_t output) : step(axis.dilation) {
+    const int64_t start = output * axis.stride - axis.pad;
+    first = start >= 0 ? start : start + (-start + axis.dilation - 1) / axis.dilation * axis.dilation;
+    end = least(axis.in, start + axis.extent);
+  }
+  INLINED int64_t cells() const { return (end - first + step - 1) / step; }
+};
+
+enum Weighing { kPlain, kRanged, kRectified };
+
+template <class Byte, bool kLogits, Weighing kWeighing>
+class QuantizedLoop {
+  using V = Vec<float>;
+  using I = Vec<int32_t>;
+  static constexpr int64_t kN = kLanes<float>;
+  typedef Byte Bytes __attribute__((vector_size(kVectorBytes / 4)));
+
+ public:
+  QuantizedLoop(const QuantizedPlan& plan, const QuantizedTables& tables, const void* const* inputs, void* output)
+      : plan_(plan), tables_(tables), x_(static_cast<const Byte*>(inputs[0])),
+        logit_(static_cast<const Byte*>(inputs[kLogits ? 1 : 0])), y_(static_cast<Byte*>(output)) {
+    if constexpr (kTableBits > 0) {
+      for (int j = 0; j < kFactors; ++j) std::memcpy(&factor_[j], tables.weight + (j << kFactorBits), kVectorBytes);
+    }
+  }
+
+  void step(int64_t index) {
+    const Plan& plan = plan_.plan;
+    const int64_t part = index % plan_.chunks, tile = index / plan_.chunks % plan_.tiles;
+    const int64_t row = index / plan_.chunks / plan_.tiles;  // of all outputs
+    const int64_t h = row % plan.height.out, z = row / plan.height.out % plan.depth.out;
+    const int64_t n = row / plan.height.out / plan.depth.out;
+    const Row one{n, z, h, row, tile * plan_.tile, least((tile + 1) * plan_.tile, plan.width.out)};
+    const int64_t end = least(plan_.channels, (part + 1) * plan_.chunk);
+    int64_t channel = part * plan_.chunk;
+    for (; channel + kN <= end; channel += kN) pool_row<false>(one, channel, kN);
+    if (channel < end) pool_row<true>(one, channel, end - channel);
+  }
+
+ private:
+  struct Row {
+    int64_t n, z, h, output, from, to;
+  };
+  struct Sums {
+    V w, p;
+    INLINED Sums operator+(const Sums& other) const { return {w + other.w, p + other.p}; }
+  };
+
+  template <bool kPart>
+  INLINED I cells(const Byte* from, int64_t count) const {
+    Bytes bytes = {};
+#if defined(__AVX512F__)
+    if constexpr (kPart) {
+      const auto mask = static_cast<__mmask16>(bits_between(0, count));
+      return __builtin_convertvector(reinterpret_cast<Bytes>(_mm_maskz_loadu_epi8(mask, from)), I);
+    }
+#endif
+    if constexpr (kPart) {
+      Byte part[kRoom<float>] = {};
+      for (int64_t i = 0; i < count; ++i) part[i] = from[i];
+      std::memcpy(&bytes, part, sizeof bytes);
+    } else {
+      std::memcpy(&bytes, from, sizeof bytes);
+    }
+    return __builtin_convertvector(bytes, I);
+  }
+
+  INLINED V weight(I index) const {
+    if constexpr (kTableBits > 0) {
+      const auto i = reinterpret_cast<Vec<uint32_t>>(index);
+      V w = reinterpret_cast<V>(look_up(factor_[0], i));
+      UNROLL_ALL
+      for (int j = 1; j < kFactors; ++j) w = w * reinterpret_cast<V>(look_up(factor_[j], i >> (j * kFactorBits)));
+      return w;
+    } else {
+      V w;
+      for (int lane = 0; lane < kN; ++lane) w[lane] = tables_.weight[static_cast<uint8_t>(index[lane])];
+      return w;
+    }
+  }
+
+  // One more cell of a window.
+  template <bool kPart>
+  INLINED void add(int64_t at, int64_t count, I top, Sums* sums) const {
+    const I q = cells<kPart>(x_ + at, count);
+    const V x = __builtin_convertvector(q, V);
+    if constexpr (kWeighing == kRectified) {
+      const V w = larger(x - tables_.centre, V{});
+      sums->w = sums->w + w, sums->p = fma(w, w, sums->p);
+    } else {
+      const I l = kLogits ? cells<kPart>(logit_ + at, count) : q;
+      const V w = weight(kWeighing == kRanged ? top - l : l);
+      sums->w = sums->w + w, sums->p = fma(w, x, sums->p);
+    }
+  }
+
+  INLINED void put(V mean, Byte* to, int64_t count) const {
+    const V centred = kWeighing == kRectified ? mean : mean - tables_.centre;
+    const V y = centred * tables_.ratio, above = larger(y, all(tables_.least));
+    const V inside = above < tables_.most ? above : all(tables_.most);
+    constexpr float kMagic = 0x1.8p+23F;  // from here on floats are whole numbers
+    const I whole = whole_bits<float>(inside + kMagic) + (tables_.y_zero - bits<int32_t>(kMagic));
+    const Bytes stored = __builtin_convertvector(whole, Bytes);
+    if (count == kN) {
+      std::memcpy(to, &stored, sizeof stored);
+    } else {
+      Byte part[kRoom<float>];
+      std::memcpy(part, &stored, sizeof part);
+      for (int64_t i = 0; i < count; ++i) to[i] = part[i];
+    }
+  }
+
+  INLINED V mean(const Sums& sums) const {
+    const V y = quotient(sums.p, sums.w);
+    return kWeighing == kRectified ? (sums.w == 0 ? V{} : y) : y;
+  }
+
+  INLINED Byte* output(const Row& row, int64_t w, int64_t channel) const {
+    return y_ + (row.output * plan_.plan.width.out + w) * plan_.channels + channel;
+  }
+
+  template <bool kPart>
+  void pool_row(const Row& row, int64_t channel, int64_t count) const {
+    const PlannedAxis &depth = plan_.plan.depth, &height = plan_.plan.height, &width = plan_.plan.width;
+    const bool close = depth.kernel == 1 && height.kernel == width.kernel && height.dilation == 1 && width.dilation == 1;
+    if (kWeighing != kRanged && close) {
+      if (width.kernel == 2 && width.stride == 2) return pool_columns<kPart, 2, 2>(row, channel, count);
+      if (width.kernel == 3 && width.stride == 2) return pool_columns<kPart, 3, 2>(row, channel, count);
+      if (width.kernel == 3 && width.stride == 1) return pool_columns<kPart, 3, 1>(row, channel, count);
+    }
+    const Reach z(depth, row.z), h(height, row.h);
+    for (int64_t w = row.from; w < row.to; ++w) {
+      const Reach reach[] = {z, h, {width, w}};
+      const int64_t total = reach[0].cells() * reach[1].cells() * reach[2].cells();
+      const V y = total <= kHeld ? pool_window<kPart>(row.n, reach, channel, count)
+                                 : pool_large<kPart>(row.n, reach, channel, count);
+      put(y, output(row, w, channel), count);
+    }
+  }
+
+  template <class Visit>
+  INLINED void each(int64_t n, const Reach (&reach)[3], int64_t channel, Visit visit) const {
+    const Plan& plan = plan_.plan;
+    for (int64_t i = reach[0].first; i < reach[0].end; i += reach[0].step) {
+      for (int64_t j = reach[1].first; j < reach[1].end; j += reach[1].step) {
+        const int64_t row = ((n * plan.depth.in + i) * plan.height.in + j) * plan.width.in;
+        for (int64_t k = reach[2].first; k < reach[2].end; k += reach[2].step) {
+          visit((row + k) * plan_.channels + channel);
+        }
+      }
+    }
+  }
+
+  template <bool kPart>
+  INLINED I top_of(int64_t n, const Reach (&reach)[3], int64_t channel, int64_t count) const {
+    I top = I{} - 128;
+    if constexpr (kWeighing == kRanged) {
+      each(n, reach, channel, [&](int64_t at) INLINED {
+        const I l = cells<kPart>((kLogits ? logit_ : x_) + at, count);
+        top = l > top ? l : top;
+      });
+    }
+    return top;
+  }
+
+  template <bool kPart>
+  INLINED V pool_window(int64_t n, const Reach (&reach)[3], int64_t channel, int64_t count) const {
+    const I top = top_of<kPart>(n, reach, channel, count);
+    Sums sums{};
+    each(n, reach, channel, [&](int64_t at) INLINED { add<kPart>(at, count, top, &sums); });
+    return mean(sums);
+  }
+
+  template <bool kPart>
+  KEEP_CALL V pool_large(int64_t n, const Reach (&reach)[3], int64_t channel, int64_t count) const {
+    const I top = top_of<kPart>(n, reach, channel, count);
+    double w[kRoom<float>] = {}, p[kRoom<float>] = {};
+    Sums sums{};
+    int64_t held = 0;
+    const auto flush = [&]() INLINED {
+      for (int64_t lane = 0; lane < kN; ++lane) {
+        w[lane] += static_cast<double>(sums.w[lane]), p[lane] += static_cast<double>(sums.p[lane]);
+      }
+      sums = Sums{}, held = 0;
+    };
+    each(n, reach, channel, [&](int64_t at) INLINED {
+      add<kPart>(at, count, top, &sums);
+      if (++held == kHeld) flush();
+    });
+    flush();
+    V y = {};
+    for (int64_t lane = 0; lane < kN; ++lane) {
+      if (w[lane] > 0) y[lane] = static_cast<float>(p[lane] / w[lane]);
+    }
+    return y;
+  }
+
+  // Squares of 2 or 3 cells: sums of columns, which windows that overlap share.
+  template <bool kPart, int kKernel, int kStride>
+  void pool_columns(const Row& row, int64_t channel, int64_t count) const {
+    const Reach rows(plan_.plan.height, row.h);
+    if (rows.cells() == kKernel) pool_columns<kPart, kKernel, kStride>(row, channel, count, Fixed<kKernel>{});
+    else pool_columns<kPart, kKernel, kStride>(row, channel, count, Counted{rows.cells()});
+  }
+  template <int kCount>
+  struct Fixed {
+    static constexpr int64_t count = kCount;
+  };
+  struct Counted {
+    int64_t count;
+  };
+
+  template <bool kPart, int kKernel, int kStride, class Rows>
+  KEEP_CALL void pool_columns(const Row& row, int64_t channel, int64_t count, Rows rows) const {
+    const PlannedAxis &height = plan_.plan.height, &width = plan_.plan.width;
+    const int64_t first = ((row.n * plan_.plan.depth.in + row.z * plan_.plan.depth.stride) * height.in +
+                           Reach(height, row.h).first) * width.in;
+    const auto column = [&](int64_t w) INLINED {
+      Sums sums{};
+      if (w < 0 || w >= width.in) return sums;
+      UNROLL_ALL
+      for (int64_t r = 0; r < rows.count; ++r) {
+        add<kPart>((first + r * width.in + w) * plan_.channels + channel, count, I{}, &sums);
+      }
+      return sums;
+    };
+    Sums columns[static_cast<size_t>(kKernel)];
+    int64_t w = row.from * kStride - width.pad;
+    UNROLL_ALL
+    for (int k = kStride; k < kKernel; ++k) columns[k] = column(w + k - kStride);
+    for (int64_t o = row.from; o < row.to; ++o, w += kStride) {
+      UNROLL_ALL
+      for (int k = 0; k < kKernel - kStride; ++k) columns[k] = columns[k + kStride];
+      UNROLL_ALL
+      for (int k = kKernel - kStride; k < kKernel; ++k) columns[k] = column(w + k);
+      Sums sums = columns[0];
+      UNROLL_ALL
+      for (int k = 1; k < kKernel; ++k) sums = sums + columns[k];
+      put(mean(sums), output(row, o, channel), count);
+    }
+  }
+
+  const QuantizedPlan& plan_;
+  const QuantizedTables& tables_;
+  const Byte *const x_, *const logit_;
+  Byte* const y_;
+  Vec<uint32_t> factor_[kFactors] = {};
+};
+
+template <class Byte, bool kLogits, Weighing kWeighing>
+void run_quantized(const QuantizedPlan& plan, const QuantizedTables& tables, const void* const* inputs, void* output,
+                   int64_t index) {
+  QuantizedLoop<Byte, kLogits, kWeighing> loop(plan, tables, inputs, output);
+  const int64_t begin = index * plan.steps_per_task, end = least(begin + plan.steps_per_task, plan.steps);
+  for (int64_t step = begin; step < end; ++step) loop.step(step);
+}
+
+template <class Byte, bool kLogits, bool kExponential>
+void quantized_task(const QuantizedPlan& plan, const QuantizedTables& tables, const void* const* inputs, void* output,
+                    int64_t index) {
+  if constexpr (!kExponential) return run_quantized<Byte, kLogits, kRectified>(plan, tables, inputs, output, index);
+  if (tables.ranged) return run_quantized<Byte, kLogits, kRanged>(plan, tables, inputs, output, index);
+  run_quantized<Byte, kLogits, kPlain>(plan, tables, inputs, output, index);
+}
+
+template <bool kLogits, bool kExponential>
+constexpr QuantizedKernel quantized_kernel(const char* name) {
+  return {name, kLogits ? size_t{2} : size_t{1}, prepare<kExponential>,
+          {quantized_task<uint8_t, kLogits, kExponential>, quantized_task<int8_t, kLogits, kExponential>}};
+}
+
+}  // namespace onnxpool::ONNXPOOL_ISA
