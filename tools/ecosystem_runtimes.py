@@ -117,8 +117,10 @@ def ncnn_bounded(net: torch.nn.Module, x: torch.Tensor, free: bool) -> Run:
     path = standard_form(net, x, free, bounded=True)
     shape = str(list(x.shape)).replace(" ", "")
     pnnx = Path(sys.executable).with_name("pnnx")
-    subprocess.run([pnnx, path.name, f"inputshape={shape}"], cwd=FOLDER, check=True, capture_output=True)
+    subprocess.run([pnnx, path.name, f"inputshape={shape}", "fp16=0"], cwd=FOLDER, check=True, capture_output=True)
     network = ncnn.Net()
+    for name in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
+        setattr(network.opt, name, False)
     network.load_param(str(path.with_suffix(".ncnn.param")))
     network.load_model(str(path.with_suffix(".ncnn.bin")))
 
@@ -152,9 +154,8 @@ def iree_standard(net: torch.nn.Module, x: torch.Tensor, free: bool) -> Run:
     target = "--iree-hal-target-backends=llvm-cpu"
     subprocess.run([tools / "iree-compile", between, target, "-o", compiled], check=True, capture_output=True)
     module = iree.runtime.load_vm_flatbuffer_file(str(compiled), driver="local-task")
-    return lambda x: np.asarray(
-        next(module[name] for name in module.vm_module.function_names if name[:2] != "__")(x.numpy())
-    )
+    (name,) = (name for name in module.vm_module.function_names if not name.startswith("_") and "$" not in name)
+    return lambda x: np.asarray(module[name](x.numpy()))
 
 
 _ENDINGS = ("_standard", "_bounded", "_denormals")
