@@ -1,8 +1,8 @@
 """Ways from a network with our poolings to something that runs: tools/ecosystem runs each in its own environment.
 
-    python tools/ecosystem_ways.py WAY...
+    python tools/ecosystem_ways.py WAY NETWORK
 
-Prints one JSON object for each way and network: what it is worth against float64, or what was said instead.
+Prints a JSON object: what the way is worth against float64, or what was said instead.
 """
 
 import contextlib
@@ -300,14 +300,13 @@ def tried(way: str, name: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Print a line for each way that is named, and each network."""
+    """Print a line for the way and the network that are named."""
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
-    for way in sys.argv[1:]:
-        for name in NETWORKS:
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                row = tried(way, name)
-            print(json.dumps({"way": way, "network": name, **row}), flush=True)
+    way, name = sys.argv[1:]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        row = tried(way, name)
+    print(json.dumps({"way": way, "network": name, **row}), flush=True)
 
 
 def versions(*packages: str) -> dict[str, str]:
