@@ -10,7 +10,7 @@
 #endif
 
 #include "cuda/load.h"
-#include "kernels/kernel.h"
+#include "instruction_sets.h"
 
 #if defined(_WIN32)
 #define ONNXPOOL_EXPORT __declspec(dllexport)
@@ -281,39 +281,6 @@ struct Operator : abi::CustomOp {
   }
 };
 
-// The kernels for the best instruction set of this processor, or for the one that ONNXPOOL_CPU names (for tests).
-using Kernels = const Kernel* const*;
-constexpr size_t kMethods = 3;
-constexpr const Kernel* kBaseline[kMethods] = {&baseline::soft, &baseline::local_importance, &baseline::stochastic};
-#if defined(ONNXPOOL_AVX2)
-constexpr const Kernel* kAvx2[kMethods] = {&avx2::soft, &avx2::local_importance, &avx2::stochastic};
-#endif
-#if defined(ONNXPOOL_AVX512)
-constexpr const Kernel* kAvx512[kMethods] = {&avx512::soft, &avx512::local_importance, &avx512::stochastic};
-#endif
-
-Kernels choose_kernels(const Ort& ort, OrtStatus** status) {
-  const char* const wanted = std::getenv("ONNXPOOL_CPU");
-  const bool any = wanted == nullptr || *wanted == '\0';
-#if defined(ONNXPOOL_AVX512)
-  if ((any || std::strcmp(wanted, "avx512") == 0) && __builtin_cpu_supports("avx512f") &&
-      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
-    return kAvx512;
-  }
-#endif
-#if defined(ONNXPOOL_AVX2)
-  if ((any || std::strcmp(wanted, "avx2") == 0) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-      __builtin_cpu_supports("f16c")) {
-    return kAvx2;
-  }
-#endif
-  if (any || std::strcmp(wanted, "baseline") == 0) return kBaseline;
-  *status = ort.invalid(Message().add("onnxpool: environment variable ONNXPOOL_CPU is '%s', which this build or this "
-                                      "processor does not have; unset it, or use 'baseline'", wanted));
-  return nullptr;
-}
-
 bool offers_cuda(const Ort& ort) {
   char** names = nullptr;
   int count = 0;
@@ -349,9 +316,9 @@ OrtStatus* fill_domain(const Ort& ort, OrtCustomOpDomain* domain) {
   constexpr size_t kEach = kMethods * kElementTypes;
   static Operator operators[2 * kEach];  // on the CPU, then on CUDA
   const CudaLibrary* cuda = nullptr;
-  OrtStatus* status = nullptr;
-  const Kernels kernels = choose_kernels(ort, &status);
-  if (kernels == nullptr) return status;
+  Message why = Message().add("onnxpool: ");
+  const Kernels kernels = choose_kernels(&why);
+  if (kernels == nullptr) return ort.invalid(why);
   ORT_TRY(choose_cuda(ort, &cuda));
   for (size_t i = 0; i < (cuda != nullptr ? 2 * kEach : kEach); ++i) {
     const Kernel& kernel = *kernels[i % kEach / kElementTypes];
