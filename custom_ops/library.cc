@@ -11,7 +11,7 @@
 #endif
 
 #include "cuda/load.h"
-#include "kernels/kernel.h"
+#include "instruction_sets.h"
 #include "operators.h"
 #include "quantized.h"
 
@@ -198,41 +198,6 @@ struct Operator : abi::CustomOp {
   }
 };
 
-// The kernels for the best instruction set of this processor, or for the one that ONNXPOOL_CPU names (for tests).
-struct Kernels {
-  const Kernel* of[kMethods];
-  const QuantizedKernel* quantized;
-};
-constexpr Kernels kBaseline{{&baseline::soft, &baseline::local_importance, &baseline::stochastic}, baseline::quantized};
-#if defined(ONNXPOOL_AVX2)
-constexpr Kernels kAvx2{{&avx2::soft, &avx2::local_importance, &avx2::stochastic}, avx2::quantized};
-#endif
-#if defined(ONNXPOOL_AVX512)
-constexpr Kernels kAvx512{{&avx512::soft, &avx512::local_importance, &avx512::stochastic}, avx512::quantized};
-#endif
-
-const Kernels* choose_kernels(Message* why) {
-  const char* const wanted = std::getenv("ONNXPOOL_CPU");
-  const bool any = wanted == nullptr || *wanted == '\0';
-#if defined(ONNXPOOL_AVX512)
-  if ((any || std::strcmp(wanted, "avx512") == 0) && __builtin_cpu_supports("avx512f") &&
-      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
-    return &kAvx512;
-  }
-#endif
-#if defined(ONNXPOOL_AVX2)
-  if ((any || std::strcmp(wanted, "avx2") == 0) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-      __builtin_cpu_supports("f16c")) {
-    return &kAvx2;
-  }
-#endif
-  if (any || std::strcmp(wanted, "baseline") == 0) return &kBaseline;
-  why->add("onnxpool: environment variable ONNXPOOL_CPU is '%s', which this build or this processor does not have; unset "
-           "it, or use 'baseline'", wanted);
-  return nullptr;
-}
-
 bool offers_cuda(const Ort& ort) {
   char** names = nullptr;
   int count = 0;
@@ -268,7 +233,7 @@ OrtStatus* fill_domain(const Ort& ort, OrtCustomOpDomain* domain) {
   constexpr size_t kEach = kMethods * kElementTypes;
   static Operator operators[2 * kEach];  // on the CPU, then on CUDA
   const CudaLibrary* cuda = nullptr;
-  Message why;
+  Message why = Message().add("onnxpool: ");
   const Kernels* const kernels = choose_kernels(&why);
   if (kernels == nullptr) return ort.invalid(why);
   ORT_TRY(choose_cuda(ort, &cuda));
@@ -326,10 +291,10 @@ extern "C" ONNXPOOL_EXPORT OrtStatus* ONNXPOOL_ORT_CALL RegisterCustomOps(OrtSes
 }
 
 extern "C" ONNXPOOL_EXPORT const onnxpool::Kernel* const* OnnxpoolKernels(int version, char* why, size_t room) {
-  onnxpool::Message told;
+  onnxpool::Message told = onnxpool::Message().add("onnxpool: ");
   const onnxpool::Kernels* const kernels =
       version == onnxpool::kKernelsVersion ? onnxpool::choose_kernels(&told) : nullptr;
-  if (version != onnxpool::kKernelsVersion) told.add("onnxpool: the library of kernels is of another build");
+  if (version != onnxpool::kKernelsVersion) told.add("the library of kernels is of another build");
   if (kernels != nullptr) return kernels->of;
   std::snprintf(why, room, "%s", told.text());
   return nullptr;

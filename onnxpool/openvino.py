@@ -27,6 +27,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from onnxpool._library import folders
 from onnxpool.errors import KernelError
 from onnxpool.run import native_library
 
@@ -142,7 +143,7 @@ class _Release:
 
 def sources() -> Path:
     """The folder of :data:`SOURCES`: beside the native library, or in the source tree."""
-    places = [_TREE, *(Path(folder, "lib", "sources") for folder in native_library.folders())]
+    places = [_TREE, *(Path(folder, "lib", "sources") for folder in folders())]
     for place in places:
         if all(place.joinpath(name).is_file() for name in SOURCES):
             return place

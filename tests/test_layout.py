@@ -14,7 +14,7 @@ import onnxpool
 PACKAGE = Path(onnxpool.__file__).parent
 FLOORS = [
     ["errors", "_files", "_lazy", "domain", "dtypes"],
-    ["window"],
+    ["window", "_library"],
     ["pools"],
     ["nn", "graph"],
     ["models", "golden", "runtimes"],

@@ -7,6 +7,8 @@ from cases import WINDOWS, inputs, shape
 
 from onnxpool import nn
 from onnxpool.errors import ArgumentError
+from onnxpool.golden import bounds
+from onnxpool.pools import soft
 from onnxpool.pools.soft import reference, soft_pool
 from onnxpool.window import Window
 
@@ -76,7 +78,9 @@ def test_laws():
 
 def test_equal_cells_give_their_value_and_padding_takes_no_part():
     x = torch.full((1, 1, 5, 5), -7.5)
-    assert (soft_pool(Window.of(2, 3, 1, 1), x) == -7.5).all()
+    assert (soft._forward(Window.of(2, 3, 1, 1), x) == -7.5).all()
+    assert (soft_pool(Window.of(2, 3, 1, 1), x.half()) == -7.5).all()
+    torch.testing.assert_close(soft_pool(Window.of(2, 3, 1, 1), x), x, rtol=bounds.native_ulps((3, 3)) * 2**-24, atol=0)
 
 
 @pytest.mark.parametrize("window", WINDOWS, ids=str)

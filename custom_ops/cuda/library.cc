@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "../numbers.h"
 #include "kernel.h"
 
 namespace onnxpool::cuda {
@@ -38,25 +39,6 @@ int launch(const char* op_type, int element, const Window* window, const Shape* 
   return refuse(Message().add("there is no CUDA kernel of the name '%s'", op_type), why, room);
 }
 
-// read_window's view of plain numbers.
-struct Numbers {
-  size_t rank;
-  const int64_t* window;
-
-  bool ints(const char* name, int64_t* out, size_t room, size_t* count) const {
-    const bool pads = std::strcmp(name, "pads") == 0;
-    const size_t at = std::strcmp(name, "kernel_shape") == 0 ? 0 : std::strcmp(name, "strides") == 0 ? 1 : pads ? 2 : 4;
-    *count = pads ? 2 * rank : rank;
-    if (*count > room) return false;
-    std::memcpy(out, window + at * rank, *count * sizeof *out);
-    return true;
-  }
-  bool integer(const char*, int64_t* out) const {
-    *out = window[5 * rank];
-    return true;
-  }
-};
-
 int pool(const char* op_type, int element, int64_t rank, const int64_t* shape, const int64_t* numbers,
          const void* const* inputs, void* output, void* stream, char* why, size_t room) {
   Window window;
@@ -66,13 +48,7 @@ int pool(const char* op_type, int element, int64_t rank, const int64_t* shape, c
     return refuse(message.add("element type %d is unknown; 0 is float32, 1 float64, 2 float16, 3 bfloat16", element),
                   why, room);
   }
-  if (rank < 1 || rank > kMostAxes) {
-    return refuse(message.add("rank %lld; expected 1, 2 or 3", static_cast<long long>(rank)), why, room);
-  }
-  in.rank = static_cast<size_t>(rank) + 2;
-  std::memcpy(in.dims, shape, in.rank * sizeof *shape);
-  if (!read_window(Numbers{static_cast<size_t>(rank), numbers}, &window, &message)) return refuse(message, why, room);
-  if (!output_shape(window, in, &out, &message)) return refuse(message, why, room);
+  if (!read_numbers(rank, shape, numbers, &window, &in, &out, &message)) return refuse(message, why, room);
   if (in.dims[0] * in.dims[1] == 0) return 0;
   return launch(op_type, element, &window, &in, &out, inputs, output, stream, why, room);
 }

@@ -36,10 +36,31 @@ struct ElementKernel {
   Finish finish;
 };
 
+// How the gradients of a plan are divided: a task is a part of some planes' input. Depends on the same as Schedule.
+struct GradientParts {
+  int64_t own = 1, parts = 1;        // of the input's cells along an axis
+  int64_t cells = 1, outputs = 1;    // at most: with those that a part's windows reach, and of these windows
+};
+struct GradientSchedule {
+  GradientParts depth, height, width;
+  int64_t groups = 0, tasks = 0;
+  size_t scratch_bytes = 0;          // for each thread, aligned to 64 bytes
+};
+
+// From `grad`, of the output's shape, to the gradients of all inputs.
+using RunGradient = void (*)(const Plan& plan, const GradientSchedule& schedule, const void* const* inputs,
+                             const void* grad, void* const* slopes, int64_t index, void* scratch);
+
+struct GradientKernel {
+  GradientSchedule (*schedule)(const Plan& plan);
+  RunGradient task;
+};
+
 struct Kernel {
   const char* name;  // the operator's type in the domain `onnxpool`
   size_t inputs;     // all of one element type and shape
   ElementKernel of[kElementTypes];
+  GradientKernel gradient[kElementTypes];
 };
 
 // One per instruction set and method; those a build does not hold are not referred to (see library.cc).

@@ -6,6 +6,6 @@
 namespace onnxpool::ONNXPOOL_ISA {
 
 extern const Kernel local_importance;
-constexpr Kernel local_importance = pooling_kernel<LocalImportance>();
+constexpr Kernel local_importance = pooling_kernel<LocalImportance, LocalImportanceGradient>();
 
 }  // namespace onnxpool::ONNXPOOL_ISA

@@ -2,6 +2,7 @@
 // registers along them; whole.h where a large plane is one window; lanes.h for everything else.
 #pragma once
 
+#include "gradient.h"
 #include "lanes.h"
 #include "rows.h"
 #include "whole.h"
@@ -119,12 +120,15 @@ constexpr ElementKernel element_kernel() {
   return {Pooling<OfMethod, T>::schedule, Pooling<OfMethod, T>::task, Pooling<OfMethod, T>::finish};
 }
 
-template <template <class, class> class OfMethod>
+template <template <class, class> class OfMethod, template <class> class OfGradient>
 constexpr Kernel pooling_kernel() {
+  constexpr size_t kInputs = OfMethod<float, double>::kInputs;
   return {OfMethod<float, double>::kName,
-          OfMethod<float, double>::kInputs,
+          kInputs,
           {element_kernel<OfMethod, float>(), element_kernel<OfMethod, double>(), element_kernel<OfMethod, Half>(),
-           element_kernel<OfMethod, Bfloat>()}};
+           element_kernel<OfMethod, Bfloat>()},
+          {gradient_of<OfGradient, kInputs, float>(), gradient_of<OfGradient, kInputs, double>(),
+           gradient_of<OfGradient, kInputs, Half>(), gradient_of<OfGradient, kInputs, Bfloat>()}};
 }
 
 }  // namespace onnxpool::ONNXPOOL_ISA

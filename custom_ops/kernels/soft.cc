@@ -6,6 +6,6 @@
 namespace onnxpool::ONNXPOOL_ISA {
 
 extern const Kernel soft;
-constexpr Kernel soft = pooling_kernel<Soft>();
+constexpr Kernel soft = pooling_kernel<Soft, SoftGradient>();
 
 }  // namespace onnxpool::ONNXPOOL_ISA

@@ -6,6 +6,6 @@
 namespace onnxpool::ONNXPOOL_ISA {
 
 extern const Kernel stochastic;
-constexpr Kernel stochastic = pooling_kernel<Stochastic>();
+constexpr Kernel stochastic = pooling_kernel<Stochastic, StochasticGradient>();
 
 }  // namespace onnxpool::ONNXPOOL_ISA

@@ -42,6 +42,7 @@ if TYPE_CHECKING or HAVE_TORCH:
     from torch import Tensor
     from torch.nn import Module, Sequential
 
+    from onnxpool.pools import _native
     from onnxpool.pools._composite import called, composite, differentiable, is_functorch_active
 else:
     torch = None
@@ -70,7 +71,8 @@ def operator(exported_as: Operator, name: str, forward: Forward, backward: Backw
     """Register ``torch.ops.onnxpool.<name>`` for PyTorch; returns a function ``(window, *inputs) -> output``.
 
     ``forward(window, *inputs) -> output`` and ``backward(window, grad, *inputs) -> gradients`` get plain tensors
-    ``(N, C, *spatial)``; both are traceable code, so that they compile and can be differentiated again. To
+    ``(N, C, *spatial)``; both are traceable code, so that they compile and can be differentiated again. Where native
+    kernels take the tensors (:func:`onnxpool.pools._native.takes`), they run in place of both. To
     ``torch.export`` it is one call, which is one node in ONNX with our translation (:data:`EXPORTED_AS`); whoever does
     not know the operator takes ``forward`` in its place. Without PyTorch the function raises :class:`MissingExtra`.
     """
@@ -90,13 +92,27 @@ def operator(exported_as: Operator, name: str, forward: Forward, backward: Backw
                 )
         return output
 
-    def with_slopes(window: Window, *tensors: "Tensor") -> "Tensor":
+    def native_forward(window: Window, *tensors: "Tensor") -> "Tensor":
+        return _native.pool(exported_as.op_type, window, *tensors)
+
+    def native_backward(window: Window, grad: "Tensor", *tensors: "Tensor") -> "tuple[Tensor, ...]":
+        if torch.is_grad_enabled() or not _native.takes(grad, *tensors):  # it may be differentiated again, or batched
+            return backward(window, grad, *tensors)
+        return _native.gradients(exported_as.op_type, window, grad, *tensors)
+
+    native_pool = differentiable(native_forward, native_backward)
+
+    def with_slopes(window: Window, *tensors: "Tensor", native: bool = False) -> "Tensor":
         slopes = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-        return pool(window, *tensors) if slopes else forward(window, *tensors)
+        if native:
+            return (native_pool if slopes else native_forward)(window, *tensors)
+        return (pool if slopes else forward)(window, *tensors)
 
     def run(window: Window, *tensors: "Tensor") -> "Tensor":
         """Inside of the operator, where functorch takes no function with a gradient of its own."""
-        return (forward if is_functorch_active() else with_slopes)(window, *tensors)
+        if is_functorch_active():
+            return forward(window, *tensors)
+        return with_slopes(window, *tensors, native=_native.takes(*tensors))
 
     def gather(flat: Sequence[Any]) -> tuple[Any, ...]:
         return (window_from(flat[len(inputs) :]), *flat[: len(inputs)])

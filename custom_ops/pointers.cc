@@ -1,0 +1,132 @@
+// The table that pointers.h describes, over the kernels of each method.
+#include "pointers.h"
+
+#include <atomic>
+
+#include "instruction_sets.h"
+#include "numbers.h"
+
+#if defined(_WIN32)
+#define ONNXPOOL_EXPORT __declspec(dllexport)
+#else
+#define ONNXPOOL_EXPORT __attribute__((visibility("default")))
+#endif
+
+namespace onnxpool {
+namespace {
+
+// Memory that is aligned to 64 bytes; null where there is none left.
+class Aligned {
+ public:
+  explicit Aligned(size_t bytes) : all_(bytes == 0 ? nullptr : std::malloc(bytes + 64)) {}
+  Aligned(const Aligned&) = delete;
+  Aligned& operator=(const Aligned&) = delete;
+  ~Aligned() { std::free(all_); }
+
+  void* start() const { return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(all_) + 63) / 64 * 64); }
+
+ private:
+  void* all_;
+};
+
+// One call, checked.
+struct Call {
+  const Kernel* kernel = nullptr;
+  Plan plan;
+  Message why;
+
+  bool read(const char* op_type, int element, int64_t rank, const int64_t* shape, const int64_t* numbers) {
+    why.add("%s: ", op_type);
+    const Kernels* const kernels = choose_kernels(&why);
+    if (kernels == nullptr) return false;
+    for (size_t i = 0; i < kMethods; ++i) {
+      if (std::strcmp(kernels->of[i]->name, op_type) == 0) kernel = kernels->of[i];
+    }
+    if (kernel == nullptr || element < 0 || element >= kElementTypes) {
+      why.add("there is no kernel of this name for element type %d; 0 is float32, 1 float64, 2 float16, 3 bfloat16",
+              element);
+      return false;
+    }
+    Window window;
+    Shape in, out;
+    if (!read_numbers(rank, shape, numbers, &window, &in, &out, &why)) return false;
+    plan = make_plan(window, in, out);
+    return true;
+  }
+
+  int refuse(char* to, size_t room) const {
+    std::snprintf(to, room, "%s", why.text());
+    return 1;
+  }
+};
+
+// Runs task(index, scratch) for each index below `tasks`, with scratch memory for each range of them; false where there
+// is none left.
+template <class Task>
+bool run_tasks(int64_t tasks, size_t scratch_bytes, Parallel parallel, const Task& task) {
+  struct Work {
+    const Task& task;
+    size_t scratch_bytes;
+    std::atomic<bool> failed;
+  } work{task, scratch_bytes, {false}};
+  const auto body = [](int64_t begin, int64_t end, void* user) {
+    auto* const own = static_cast<Work*>(user);
+    const Aligned scratch(own->scratch_bytes);
+    if (own->scratch_bytes > 0 && scratch.start() == nullptr) {
+      own->failed.store(true, std::memory_order_relaxed);
+      return;
+    }
+    for (int64_t i = begin; i < end; ++i) own->task(i, scratch.start());
+  };
+  if (parallel == nullptr) {
+    body(0, tasks, &work);
+    return !work.failed.load();
+  }
+  return parallel(0, tasks, 1, body, &work) == 0 && !work.failed.load();
+}
+
+int pool(const char* op_type, int element, int64_t rank, const int64_t* shape, const int64_t* window,
+         const void* const* inputs, void* output, Parallel parallel, char* why, size_t room) {
+  Call call;
+  if (!call.read(op_type, element, rank, shape, window)) return call.refuse(why, room);
+  const Plan& plan = call.plan;
+  if (plan.planes == 0) return 0;
+  const ElementKernel& kernel = call.kernel->of[element];
+  const Schedule schedule = kernel.schedule(plan);
+  const Aligned shared(schedule.shared_bytes);
+  const bool done = (schedule.shared_bytes == 0 || shared.start() != nullptr) &&
+                    run_tasks(schedule.tasks, schedule.scratch_bytes, parallel, [&](int64_t index, void* scratch) {
+                      kernel.task(plan, schedule, inputs, output, index, scratch, shared.start());
+                    });
+  if (!done) {
+    call.why.add("out of memory");
+    return call.refuse(why, room);
+  }
+  if (schedule.shared_bytes > 0) kernel.finish(plan, schedule, inputs, output, shared.start());
+  return 0;
+}
+
+int gradients(const char* op_type, int element, int64_t rank, const int64_t* shape, const int64_t* window,
+              const void* const* inputs, const void* grad, void* const* slopes, Parallel parallel, char* why,
+              size_t room) {
+  Call call;
+  if (!call.read(op_type, element, rank, shape, window)) return call.refuse(why, room);
+  const Plan& plan = call.plan;
+  if (plan.planes == 0) return 0;
+  const GradientKernel& kernel = call.kernel->gradient[element];
+  const GradientSchedule schedule = kernel.schedule(plan);
+  const auto task = [&](int64_t index, void* scratch) {
+    kernel.task(plan, schedule, inputs, grad, slopes, index, scratch);
+  };
+  if (run_tasks(schedule.tasks, schedule.scratch_bytes, parallel, task)) return 0;
+  call.why.add("out of memory");
+  return call.refuse(why, room);
+}
+
+}  // namespace
+}  // namespace onnxpool
+
+extern "C" ONNXPOOL_EXPORT const onnxpool::CpuLibrary* OnnxpoolCpu() {
+  static constexpr onnxpool::CpuLibrary kLibrary = {onnxpool::kCpuVersion, onnxpool::pool, onnxpool::gradients};
+  return &kLibrary;
+}

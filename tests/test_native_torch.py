@@ -1,0 +1,315 @@
+"""The native kernels in PyTorch's eager mode: forward and gradients beside the same formulas as PyTorch operators."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from cases import WINDOWS, inputs, shape
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from onnxpool import nn
+from onnxpool.pools import _native, local_importance, soft, stochastic
+from onnxpool.run import native_library
+from onnxpool.window import Window
+
+pytestmark = pytest.mark.skipif(_native.why_not() is not None, reason="without the native library")
+
+METHODS = {"SoftPool": soft, "LocalImportancePool": local_importance, "StochasticPool": stochastic}
+CALLS = {
+    "SoftPool": soft.soft_pool,
+    "LocalImportancePool": local_importance.local_importance_pool,
+    "StochasticPool": stochastic.stochastic_pool,
+}
+EACH = pytest.mark.parametrize("name", METHODS)
+BIG = [
+    Window.of(1, 40, 7, 20),
+    Window.of(1, 700),
+    Window.of(2, 13, 1, 6),
+    Window.of(2, (1, 9), (4, 1)),
+    Window.of(3, (2, 3, 1), 1, (1, 1, 0)),
+]
+"""Windows for tensors that are cut into several parts."""
+BIG_SIZES = {1: (9001,), 2: (61, 70), 3: (14, 19, 23)}
+
+
+def of(name, x, logit):
+    """The method's inputs."""
+    return (x, logit) if name == "LocalImportancePool" else (x,)
+
+
+def by_operators(name, window, grad, *tensors):
+    """Output and gradients by PyTorch's own operators, in the type of the tensors."""
+    method = METHODS[name]
+    return method._forward(window, *tensors), *method._backward(window, grad, *tensors)
+
+
+def natively(name, window, grad, *tensors):
+    """The same as a program would have it, after a look that it is native."""
+    leaves = [tensor.clone().requires_grad_() for tensor in tensors]
+    assert _native.takes(*leaves)
+    y = CALLS[name](window, *leaves)
+    assert y.grad_fn is None or "Pooling" in type(y.grad_fn).__name__
+    return y.detach(), *torch.autograd.grad(y, leaves, grad)
+
+
+def assert_near(found, wanted, ulps, scale):
+    """Within so many ULPs of the type, of ``scale``; NaN and infinity in the same places."""
+    assert wanted.dtype in (found.dtype, torch.float64)
+    atol = ulps * torch.finfo(found.dtype).eps * scale
+    torch.testing.assert_close(found.double(), wanted.double(), rtol=0, atol=atol, equal_nan=True)
+
+
+# --- values
+
+
+@EACH
+@pytest.mark.parametrize("window", [*WINDOWS, *BIG], ids=str)
+def test_float64_is_that_of_pytorch_operators(name, window):
+    torch.manual_seed(3)
+    size = (2, 3, *BIG_SIZES[window.rank]) if window in BIG else shape(window, 3, 7)
+    tensors = of(name, torch.randn(size, dtype=torch.float64), torch.randn(size, dtype=torch.float64))
+    grad = torch.randn(size[0], size[1], *window.output(size[2:]), dtype=torch.float64)
+    for found, wanted in zip(
+        natively(name, window, grad, *tensors), by_operators(name, window, grad, *tensors), strict=True
+    ):
+        assert_near(found, wanted, 200, wanted.abs().max().item())
+
+
+@EACH
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("window", [*WINDOWS[1::2], BIG[2]], ids=str)
+def test_other_types_are_near_float64(name, dtype, window):
+    torch.manual_seed(4)
+    size = (2, 3, *BIG_SIZES[window.rank]) if window in BIG else shape(window, 5, 7)
+    tensors = of(name, torch.randn(size).to(dtype), torch.randn(size).to(dtype))
+    grad = torch.randn(size[0], size[1], *window.output(size[2:])).to(dtype)
+    wide = by_operators(name, window, grad.double(), *(tensor.double() for tensor in tensors))
+    for found, wanted in zip(natively(name, window, grad, *tensors), wide, strict=True):
+        assert_near(found, wanted, 16 if dtype == torch.float32 else 0.51, wanted.abs().max().item())
+
+
+@EACH
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("window", [WINDOWS[1], WINDOWS[5], WINDOWS[9]], ids=str)
+def test_every_kind_of_value_gives_what_pytorch_operators_give(name, dtype, window):
+    kinds = inputs(window, torch.finfo(dtype).max)
+    for kind, values in kinds.items():
+        x = torch.from_numpy(values).to(dtype)
+        logit = x.flip(-1).clamp(-40, 40) if kind in ("huge", "1e4", "largest", "all largest") else x.flip(-1)
+        tensors = of(name, x, logit)
+        grad = torch.ones(*x.shape[:2], *window.output(x.shape[2:]), dtype=dtype)
+        grad[..., ::2] = -0.5
+        _, *found = natively(name, window, grad, *tensors)
+        _, *wanted = by_operators(name, window, grad, *tensors)
+        for place, (own, other) in enumerate(zip(found, wanted, strict=True)):
+            finite = torch.cat([each[each.isfinite()].abs() for each in (other, x)[: place + 1]])  # of x: w (x - y)
+            scale = max(finite.max().item() if finite.numel() else 0.0, 1e-6)
+            atol = 64 * torch.finfo(torch.float32).eps * scale if dtype == torch.float32 else 1e-3 * scale
+            torch.testing.assert_close(own, other, rtol=0, atol=atol, equal_nan=True, msg=lambda m, k=kind: f"{k}: {m}")
+
+
+@EACH
+def test_gradients_of_float64_are_those_of_differences(name):
+    torch.manual_seed(5)
+    for window in WINDOWS:
+        tensors = of(name, *(torch.randn(shape(window, 1, 2), dtype=torch.float64) for _ in range(2)))
+        leaves = [tensor.requires_grad_() for tensor in tensors]
+        call = lambda *given, window=window: CALLS[name](window, *given)  # noqa: E731
+        assert torch.autograd.gradcheck(call, leaves, fast_mode=True)
+
+
+# --- what a call is
+
+
+def test_gradients_by_hand():
+    x = torch.tensor([[[0.0, 1.0]]], dtype=torch.float64)
+    _, slope = natively("SoftPool", Window.of(1, 2), torch.ones(1, 1, 1, dtype=torch.float64), x)
+    w = torch.softmax(torch.tensor([0.0, 1.0], dtype=torch.float64), 0)
+    torch.testing.assert_close(slope[0, 0], w * (1 + x[0, 0] - w[1]))
+    _, *slopes = natively("LocalImportancePool", Window.of(1, 2), torch.ones(1, 1, 1, dtype=torch.float64), x, 0 * x)
+    torch.testing.assert_close(torch.stack(slopes)[:, 0, 0], torch.tensor([[0.5, 0.5], [-0.25, 0.25]]).double())
+    x = torch.tensor([[[1.0, 3.0, -1.0]]], dtype=torch.float64)
+    _, slope = natively("StochasticPool", Window.of(1, 3), torch.ones(1, 1, 1, dtype=torch.float64), x)
+    torch.testing.assert_close(slope[0, 0], torch.tensor([-0.125, 0.875, 0.0], dtype=torch.float64))
+
+
+@EACH
+def test_bits_are_the_same_for_any_number_of_threads_and_any_batch(name):
+    torch.manual_seed(6)
+    window = Window.of(2, 3, 2, 1)
+    tensors = of(name, torch.randn(3, 19, 61, 70), torch.randn(3, 19, 61, 70))
+    grad = torch.randn(3, 19, *window.output((61, 70)))
+    threads = torch.get_num_threads()
+    try:
+        runs = []
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            runs += [natively(name, window, grad, *tensors) for _ in range(2)]
+    finally:
+        torch.set_num_threads(threads)
+    part = natively(name, window, grad[1:2, 3:7], *(tensor[1:2, 3:7] for tensor in tensors))
+    for run in runs[1:]:
+        assert all(map(torch.equal, run, runs[0]))
+    assert all(torch.equal(one, whole[1:2, 3:7]) for one, whole in zip(part, runs[0], strict=True))
+
+
+@EACH
+def test_memory_formats_and_strides(name):
+    torch.manual_seed(7)
+    window = Window.of(2, 3, 2, 1)
+    tensors = of(name, torch.randn(2, 6, 9, 8), torch.randn(2, 6, 9, 8))
+    grad = torch.randn(2, 6, 5, 4)
+    wanted = natively(name, window, grad, *tensors)
+    last = [tensor.contiguous(memory_format=torch.channels_last) for tensor in tensors]
+    found = natively(name, window, grad, *last)
+    assert all(map(torch.equal, found, wanted))
+    assert all(each.is_contiguous(memory_format=torch.channels_last) for each in found)
+    strided = [tensor.transpose(2, 3).contiguous().transpose(2, 3) for tensor in tensors]
+    assert all(map(torch.equal, natively(name, window, grad, *strided), wanted))
+    constant = torch.ones(()).expand(2, 6, 5, 4)
+    expected = natively(name, window, constant.contiguous(), *tensors)
+    assert all(map(torch.equal, natively(name, window, constant, *tensors), expected))
+
+
+@EACH
+def test_an_empty_batch(name):
+    window = Window.of(2, 2)
+    x = torch.zeros(0, 3, 4, 4)
+    y, *slopes = natively(name, window, torch.zeros(0, 3, 2, 2), *of(name, x, x))
+    assert y.shape == (0, 3, 2, 2)
+    assert all(slope.shape == x.shape for slope in slopes)
+
+
+def test_inputs_of_two_types():
+    torch.manual_seed(8)
+    window = Window.of(2, 2)
+    x, logit, grad = torch.randn(1, 2, 4, 4), torch.randn(1, 2, 4, 4).bfloat16(), torch.randn(1, 2, 2, 2)
+    y, *slopes = natively("LocalImportancePool", window, grad, x, logit)
+    assert [each.dtype for each in (y, *slopes)] == [torch.float32, torch.float32, torch.bfloat16]
+    for found, wanted in zip((y, *slopes), by_operators("LocalImportancePool", window, grad, x, logit), strict=True):
+        torch.testing.assert_close(found, wanted)
+    assert natively("LocalImportancePool", window, grad.bfloat16(), logit, x)[0].dtype == torch.bfloat16
+
+
+@EACH
+def test_second_derivatives_are_those_of_pytorch_operators(name):
+    torch.manual_seed(9)
+    leaves = [torch.randn(1, 1, 5, 4, dtype=torch.float64, requires_grad=True) for _ in of(name, 0, 0)]
+    assert torch.autograd.gradgradcheck(lambda *given: CALLS[name](Window.of(2, 3, 2, 1), *given), leaves)
+
+
+@EACH
+def test_gradients_of_a_batch_of_gradients(name):
+    torch.manual_seed(10)
+    leaves = [torch.randn(1, 2, 5, 4, requires_grad=True) for _ in of(name, 0, 0)]
+    y = CALLS[name](Window.of(2, 3, 2, 1), *leaves)
+    grads = torch.randn(3, *y.shape)
+    batch = torch.autograd.grad(y, leaves, grads, is_grads_batched=True, retain_graph=True)
+    for i, grad in enumerate(grads):
+        for one, all_of_them in zip(torch.autograd.grad(y, leaves, grad, retain_graph=True), batch, strict=True):
+            torch.testing.assert_close(all_of_them[i], one)
+
+
+class Watch(TorchDispatchMode):
+    """Counts the operators that run."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+class Other(torch.Tensor):
+    pass
+
+
+def test_other_tensors_are_left_to_pytorch():
+    x = torch.randn(1, 2, 4, 4)
+    assert _native.takes(x, torch.nn.Parameter(x))
+    with torch.inference_mode():
+        assert _native.takes(torch.randn(1, 2, 4, 4))
+    imaginary = torch.randn(1, 2, 4, 4, dtype=torch.complex64).conj().imag
+    with pytest.warns(UserWarning, match="nested"):
+        nested = torch.nested.nested_tensor([x])
+    others = [x.to("meta"), x.as_subclass(Other), x.int(), x.to_sparse(), imaginary, nested]
+    others.append(torch._efficientzerotensor((1, 2, 4, 4)))
+    for other in others:
+        assert not _native.takes(other)
+        assert not _native.takes(x, other)
+    pool = nn.SoftPool2d(2)
+    torch.testing.assert_close(pool(imaginary), pool(imaginary.clone()))
+    torch.testing.assert_close(pool(x.as_subclass(Other)), pool(x))
+    assert pool(x.to("meta")).shape == (1, 2, 2, 2)
+    with Watch() as watch:
+        torch.testing.assert_close(pool(x), pool(x))
+    assert watch.count > 10
+
+
+def test_forward_mode_derivatives_are_not_lost():
+    torch.manual_seed(11)
+    x, direction = (torch.randn(1, 2, 4, 4, dtype=torch.float64) for _ in range(2))
+    pool = nn.SoftPool2d(2)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, direction)
+        slope = torch.autograd.forward_ad.unpack_dual(pool(dual)).tangent
+    step = 1e-6 * direction
+    torch.testing.assert_close(slope, (pool(x + step) - pool(x - step)) / 2e-6, rtol=1e-6, atol=1e-8)
+
+
+def test_changing_an_input_before_its_gradient_is_an_error():
+    x = torch.randn(1, 1, 4, 4, requires_grad=True)
+    values = x * 1
+    y = nn.SoftPool2d(2)(values)
+    values.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+# --- the library
+
+
+def answers(environment):
+    """What a process with these variables says of native kernels, and its SoftPool's answer."""
+    program = """
+import torch
+from onnxpool import nn
+from onnxpool.pools import _native
+x = torch.linspace(-3, 3, 3 * 35 * 35).reshape(1, 3, 35, 35).requires_grad_()
+y = nn.SoftPool2d(3, 2, 1)(x)
+y.square().sum().backward()
+print(_native.why_not())
+print(y.double().sum().item(), x.grad.double().abs().sum().item())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **environment}, capture_output=True, text=True, check=True
+    )
+    why, numbers = done.stdout.splitlines()
+    return why, np.array([float(number) for number in numbers.split()])
+
+
+def test_every_instruction_set_and_none(tmp_path):
+    _, wanted = answers({})
+    for name in ("baseline", "avx2"):
+        if name == "baseline" or "avx2" in torch.backends.cpu.get_cpu_capability().lower() + " avx2":
+            why, found = answers({"ONNXPOOL_CPU": name, native_library.OVERRIDE: str(native_library.library_path())})
+            assert why == "None"
+            np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    why, found = answers({_native.SWITCH: "off"})
+    assert why == "environment variable ONNXPOOL_TORCH is off"
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    damaged = tmp_path / "damaged.so"
+    damaged.write_bytes(b"no library")
+    for path, words in ((tmp_path / "absent.so", "names no file"), (damaged, "cannot be loaded for PyTorch")):
+        why, found = answers({native_library.OVERRIDE: str(path)})
+        assert words in why
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+def test_the_door_refuses_what_it_does_not_know():
+    x = torch.randn(1, 1, 4, 4)
+    with pytest.raises(_native.KernelError, match="HardPool: there is no kernel of this name"):
+        _native.pool("HardPool", Window.of(2, 2), x)
