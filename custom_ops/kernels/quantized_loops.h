@@ -13,7 +13,7 @@
 // steps of y: see quantized_steps in onnxpool/golden/bounds.py.
 #pragma once
 
-#include "cells.h"
+#include "bytes.h"
 #include "quantized.h"
 
 namespace onnxpool::ONNXPOOL_ISA {
@@ -78,7 +78,6 @@ class QuantizedLoop {
   using V = Vec<float>;
   using I = Vec<int32_t>;
   static constexpr int64_t kN = kLanes<float>;
-  typedef Byte Bytes __attribute__((vector_size(kVectorBytes / 4)));
 
  public:
   QuantizedLoop(const QuantizedPlan& plan, const QuantizedTables& tables, const void* const* inputs, void* output)
@@ -112,22 +111,8 @@ class QuantizedLoop {
   };
 
   template <bool kPart>
-  INLINED I cells(const Byte* from, int64_t count) const {
-    Bytes bytes = {};
-#if defined(__AVX512F__)
-    if constexpr (kPart) {
-      const auto mask = static_cast<__mmask16>(bits_between(0, count));
-      return __builtin_convertvector(reinterpret_cast<Bytes>(_mm_maskz_loadu_epi8(mask, from)), I);
-    }
-#endif
-    if constexpr (kPart) {
-      Byte part[kRoom<float>] = {};
-      for (int64_t i = 0; i < count; ++i) part[i] = from[i];
-      std::memcpy(&bytes, part, sizeof bytes);
-    } else {
-      std::memcpy(&bytes, from, sizeof bytes);
-    }
-    return __builtin_convertvector(bytes, I);
+  INLINED static I cells(const Byte* from, int64_t count) {
+    return kPart ? load_bytes_part(from, count) : load_bytes(from);
   }
 
   INLINED V weight(I index) const {
@@ -165,14 +150,8 @@ class QuantizedLoop {
     const V inside = above < tables_.most ? above : all(tables_.most);
     constexpr float kMagic = 0x1.8p+23F;  // from here on floats are whole numbers
     const I whole = whole_bits<float>(inside + kMagic) + (tables_.y_zero - bits<int32_t>(kMagic));
-    const Bytes stored = __builtin_convertvector(whole, Bytes);
-    if (count == kN) {
-      std::memcpy(to, &stored, sizeof stored);
-    } else {
-      Byte part[kRoom<float>];
-      std::memcpy(part, &stored, sizeof part);
-      for (int64_t i = 0; i < count; ++i) to[i] = part[i];
-    }
+    if (count == kN) store_bytes(whole, to);
+    else store_bytes_part(whole, count, to);
   }
 
   INLINED V mean(const Sums& sums) const {
