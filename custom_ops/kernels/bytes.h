@@ -44,17 +44,35 @@ INLINE Vec<int32_t> load_bytes_part(const Byte* from, int64_t count) {
 #endif
 }
 
-// Numbers that a Byte can hold.
+// To the nearest whole number, half to even; of numbers up to 2^21.
+INLINE Vec<int32_t> rounded(Vec<float> x) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Vec<int32_t>>(
+      _mm512_maskz_cvt_roundps_epi32(0xffff, x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Vec<int32_t>>(_mm256_cvtps_epi32(x));
+#elif defined(__SSE2__)
+  return reinterpret_cast<Vec<int32_t>>(_mm_cvtps_epi32(x));
+#else
+  constexpr float kMagic = 0x1.8p+23F;  // from here on floats are whole numbers
+  return whole_bits<float>(x + kMagic) - bits<int32_t>(kMagic);
+#endif
+}
+
+// Numbers of less than 2^31 - 2^8, saturated.
 template <class Byte>
 INLINE void store_bytes(Vec<int32_t> numbers, Byte* to) {
-#if defined(__AVX512F__)
-  const __m128i bytes = _mm512_maskz_cvtepi32_epi8(0xffff, reinterpret_cast<__m512i>(numbers));
-  std::memcpy(to, &bytes, sizeof bytes);
-#elif defined(__SSE2__)
   constexpr bool kSigned = same<Byte, int8_t>;
+#if defined(__AVX512F__)
+  // There is no instruction from signed to unsigned.
+  const auto centred = reinterpret_cast<__m512i>(kSigned ? numbers : numbers - 128);
+  const __m128i bytes = _mm512_maskz_cvtsepi32_epi8(0xffff, centred);
+  const __m128i stored = kSigned ? bytes : _mm_xor_si128(bytes, _mm_set1_epi8(-128));
+  std::memcpy(to, &stored, sizeof stored);
+#elif defined(__SSE2__)
 #if defined(__AVX2__)
-  const auto all = reinterpret_cast<__m256i>(numbers);
-  const __m128i low = _mm256_castsi256_si128(all), high = _mm256_extracti128_si256(all, 1);
+  const auto both = reinterpret_cast<__m256i>(numbers);
+  const __m128i low = _mm256_castsi256_si128(both), high = _mm256_extracti128_si256(both, 1);
 #else
   const auto low = reinterpret_cast<__m128i>(numbers), high = low;
 #endif
@@ -62,7 +80,11 @@ INLINE void store_bytes(Vec<int32_t> numbers, Byte* to) {
   const __m128i bytes = kSigned ? _mm_packs_epi16(shorts, shorts) : _mm_packus_epi16(shorts, shorts);
   std::memcpy(to, &bytes, kRoom<float>);
 #else
-  for (int i = 0; i < kLanes<float>; ++i) to[i] = static_cast<Byte>(numbers[i]);
+  constexpr int32_t kLeast = kSigned ? -128 : 0;
+  for (int i = 0; i < kLanes<float>; ++i) {
+    const int32_t above = numbers[i] < kLeast ? kLeast : numbers[i];
+    to[i] = static_cast<Byte>(above > kLeast + 255 ? kLeast + 255 : above);
+  }
 #endif
 }
 
