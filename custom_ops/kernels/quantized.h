@@ -22,9 +22,8 @@ constexpr float kMostRatio = 0x1p8F, kLeastRatio = 0x1p-24F;
 struct QuantizedTables {
   float weight[256] = {};          // or factors of weights, a register of them for each part of q
   bool ranged = false;             // weights are relative to the window's largest logit
-  float ratio = 1, centre = 0;     // y = (mean of q - centre) * ratio
-  float least = 0, most = 0;       // of y, before its zero point is added
-  int32_t y_zero = 0;
+  float ratio = 1, shift = 0;      // stored y = mean of q * ratio + shift + y_zero
+  int32_t x_zero = 0, y_zero = 0;
 };
 
 // A window over a tensor, and how it is divided: a step is one row of outputs, or a tile of one, of some channels.

@@ -1,9 +1,9 @@
 // Pooling of stored numbers of 8 bits, with channels last: a lane is a channel, so that any window is a few loads.
 //
-//   y = (sum w q / sum w - centre) * x_scale / y_scale, rounded to the nearest whole number, half to even, and saturated
+//   y = (sum w q / sum w - zero) * x_scale / y_scale, rounded to the nearest whole number, half to even, and saturated
 //
-//   SoftPool, local importance   w = exp(scale * q), of the values or of the logits; centre = x's zero point
-//   stochastic                   w = max(q - zero, 0), and so is q in the sum; centre = 0; y = 0 where sum w = 0
+//   SoftPool, local importance   w = exp(scale * q), of the values or of the logits; zero is x's zero point
+//   stochastic                   w = max(q - zero, 0), which is also what stands for q - zero; y = 0 where sum w = 0
 //
 // There are 256 weights. A register is a table, so that a weight is two factors from tables of 16 (three from 8), one for
 // each part of q's bits; where no register is a table, it is one of 256. Relative to the middle of q's range they stay within
@@ -13,7 +13,7 @@
 // steps of y: see quantized_steps in onnxpool/golden/bounds.py.
 #pragma once
 
-#include "cells.h"
+#include "bytes.h"
 #include "quantized.h"
 
 namespace onnxpool::ONNXPOOL_ISA {
@@ -42,7 +42,6 @@ void fill_weights(double scale, double zero, float* weight) {
 
 template <bool kExponential>
 void prepare(const Quantization& stored, QuantizedTables* tables) {
-  const int32_t lowest = stored.is_signed ? -128 : 0;
   const double scale = static_cast<double>(stored.logit_scale);
   tables->ranged = kExponential && scale * 128 > static_cast<double>(kPlainRange);
   if (tables->ranged) {
@@ -52,11 +51,10 @@ void prepare(const Quantization& stored, QuantizedTables* tables) {
   } else if (kExponential) {
     fill_weights<false>(scale, 128, tables->weight);
   }
-  tables->ratio = static_cast<float>(static_cast<double>(stored.x_scale) / static_cast<double>(stored.y_scale));
-  tables->centre = static_cast<float>(stored.x_zero);
-  tables->y_zero = stored.y_zero;
-  tables->least = static_cast<float>(lowest - stored.y_zero);
-  tables->most = static_cast<float>(lowest + 255 - stored.y_zero);
+  const double ratio = static_cast<double>(stored.x_scale) / static_cast<double>(stored.y_scale);
+  tables->ratio = static_cast<float>(ratio);
+  tables->shift = kExponential ? static_cast<float>(-stored.x_zero * ratio) : 0;
+  tables->x_zero = stored.x_zero, tables->y_zero = stored.y_zero;
 }
 
 // The cells of one window along an axis that are in the input: from `first` on, `step` apart, before `end`.
@@ -78,7 +76,6 @@ class QuantizedLoop {
   using V = Vec<float>;
   using I = Vec<int32_t>;
   static constexpr int64_t kN = kLanes<float>;
-  typedef Byte Bytes __attribute__((vector_size(kVectorBytes / 4)));
 
  public:
   QuantizedLoop(const QuantizedPlan& plan, const QuantizedTables& tables, const void* const* inputs, void* output)
@@ -112,22 +109,8 @@ class QuantizedLoop {
   };
 
   template <bool kPart>
-  INLINED I cells(const Byte* from, int64_t count) const {
-    Bytes bytes = {};
-#if defined(__AVX512F__)
-    if constexpr (kPart) {
-      const auto mask = static_cast<__mmask16>(bits_between(0, count));
-      return __builtin_convertvector(reinterpret_cast<Bytes>(_mm_maskz_loadu_epi8(mask, from)), I);
-    }
-#endif
-    if constexpr (kPart) {
-      Byte part[kRoom<float>] = {};
-      for (int64_t i = 0; i < count; ++i) part[i] = from[i];
-      std::memcpy(&bytes, part, sizeof bytes);
-    } else {
-      std::memcpy(&bytes, from, sizeof bytes);
-    }
-    return __builtin_convertvector(bytes, I);
+  INLINED static I cells(const Byte* from, int64_t count) {
+    return kPart ? load_bytes_part(from, count) : load_bytes(from);
   }
 
   INLINED V weight(I index) const {
@@ -144,35 +127,31 @@ class QuantizedLoop {
     }
   }
 
-  // One more cell of a window.
+  // A cell's weight and its value.
+  struct Cell {
+    V w, x;
+  };
   template <bool kPart>
-  INLINED void add(int64_t at, int64_t count, I top, Sums* sums) const {
+  INLINED Cell weigh(int64_t at, int64_t count, I top) const {
     const I q = cells<kPart>(x_ + at, count);
-    const V x = __builtin_convertvector(q, V);
     if constexpr (kWeighing == kRectified) {
-      const V w = larger(x - tables_.centre, V{});
-      sums->w = sums->w + w, sums->p = fma(w, w, sums->p);
+      const V w = larger(__builtin_convertvector(q - tables_.x_zero, V), V{});
+      return {w, w};
     } else {
       const I l = kLogits ? cells<kPart>(logit_ + at, count) : q;
-      const V w = weight(kWeighing == kRanged ? top - l : l);
-      sums->w = sums->w + w, sums->p = fma(w, x, sums->p);
+      return {weight(kWeighing == kRanged ? top - l : l), __builtin_convertvector(q, V)};
     }
   }
 
+  // One more cell of a window.
+  INLINED static void add(const Cell& cell, Sums* sums) {
+    sums->w = sums->w + cell.w, sums->p = fma(cell.w, cell.x, sums->p);
+  }
+
   INLINED void put(V mean, Byte* to, int64_t count) const {
-    const V centred = kWeighing == kRectified ? mean : mean - tables_.centre;
-    const V y = centred * tables_.ratio, above = larger(y, all(tables_.least));
-    const V inside = above < tables_.most ? above : all(tables_.most);
-    constexpr float kMagic = 0x1.8p+23F;  // from here on floats are whole numbers
-    const I whole = whole_bits<float>(inside + kMagic) + (tables_.y_zero - bits<int32_t>(kMagic));
-    const Bytes stored = __builtin_convertvector(whole, Bytes);
-    if (count == kN) {
-      std::memcpy(to, &stored, sizeof stored);
-    } else {
-      Byte part[kRoom<float>];
-      std::memcpy(part, &stored, sizeof part);
-      for (int64_t i = 0; i < count; ++i) to[i] = part[i];
-    }
+    const I stored = rounded(fma(mean, all(tables_.ratio), all(tables_.shift))) + tables_.y_zero;
+    if (count == kN) store_bytes(stored, to);
+    else store_bytes_part(stored, count, to);
   }
 
   INLINED V mean(const Sums& sums) const {
@@ -232,7 +211,7 @@ class QuantizedLoop {
   INLINED V pool_window(int64_t n, const Reach (&reach)[3], int64_t channel, int64_t count) const {
     const I top = top_of<kPart>(n, reach, channel, count);
     Sums sums{};
-    each(n, reach, channel, [&](int64_t at) INLINED { add<kPart>(at, count, top, &sums); });
+    each(n, reach, channel, [&](int64_t at) INLINED { add(weigh<kPart>(at, count, top), &sums); });
     return mean(sums);
   }
 
@@ -249,7 +228,7 @@ class QuantizedLoop {
       sums = Sums{}, held = 0;
     };
     each(n, reach, channel, [&](int64_t at) INLINED {
-      add<kPart>(at, count, top, &sums);
+      add(weigh<kPart>(at, count, top), &sums);
       if (++held == kHeld) flush();
     });
     flush();
@@ -278,15 +257,17 @@ class QuantizedLoop {
   template <bool kPart, int kKernel, int kStride, class Rows>
   KEEP_CALL void pool_columns(const Row& row, int64_t channel, int64_t count, Rows rows) const {
     const PlannedAxis &height = plan_.plan.height, &width = plan_.plan.width;
-    const int64_t first = ((row.n * plan_.plan.depth.in + row.z * plan_.plan.depth.stride) * height.in +
-                           Reach(height, row.h).first) * width.in;
+    const int64_t line = (row.n * plan_.plan.depth.in + row.z * plan_.plan.depth.stride) * height.in;
+    const int64_t pitch = width.in * plan_.channels;  // from row to row
+    const int64_t first = (line + Reach(height, row.h).first) * pitch + channel;
     const auto column = [&](int64_t w) INLINED {
       Sums sums{};
       if (w < 0 || w >= width.in) return sums;
+      const int64_t at = first + w * plan_.channels;
+      const Cell top = weigh<kPart>(at, count, I{});
+      sums = {top.w, top.w * top.x};
       UNROLL_ALL
-      for (int64_t r = 0; r < rows.count; ++r) {
-        add<kPart>((first + r * width.in + w) * plan_.channels + channel, count, I{}, &sums);
-      }
+      for (int64_t r = 1; r < rows.count; ++r) add(weigh<kPart>(at + r * pitch, count, I{}), &sums);
       return sums;
     };
     Sums columns[static_cast<size_t>(kKernel)];

@@ -104,17 +104,17 @@ def _fold(place: _Place) -> None:
     rank = Window.from_attributes({name: attribute.value for name, attribute in node.attributes.items()}).rank
     last, first = [0, *range(2, rank + 2), 1], [0, rank + 1, *range(1, rank + 1)]
     name = node.name or str(node.outputs[0].name)
-    made = [
-        ir.node("Transpose", [value], {"perm": last}, name=f"{name}/{role}")
-        for role, value in zip(_NAMES, place.stored, strict=False)
-    ]
+    made = {
+        value: ir.node("Transpose", [value], {"perm": last}, name=f"{name}/{role}")
+        for role, value in reversed(list(zip(_NAMES, place.stored, strict=False)))
+    }
     counts: dict[str, float | int] = {"y_scale": _scale(place.given), "y_zero_point": _zero(place.given)}
     for role, one in zip(_NAMES, place.taken, strict=False):
         counts[f"{role}_scale"] = _scale(one)
     counts["x_zero_point"] = _zero(place.taken[0])
     pooled = ir.node(
         WHOLE[node.op_type],
-        [one.outputs[0] for one in made],
+        [made[value].outputs[0] for value in place.stored],
         {**{key: attribute.value for key, attribute in node.attributes.items()}, **counts},
         domain=DOMAIN,
         name=node.name,
@@ -122,13 +122,13 @@ def _fold(place: _Place) -> None:
     back = ir.node("Transpose", [pooled.outputs[0]], {"perm": first}, name=f"{name}/y")
     graph, y = node.graph, q.outputs[0]
     assert graph is not None
-    for value in (*(one.outputs[0] for one in made), pooled.outputs[0], back.outputs[0]):
+    for value in (*(one.outputs[0] for one in made.values()), pooled.outputs[0], back.outputs[0]):
         value.dtype = ir.DataType.INT8 if place.given.dtype == np.int8 else ir.DataType.UINT8
     back.outputs[0].shape = y.shape
-    graph.insert_before(q, [*made, pooled, back])
+    graph.insert_before(q, [*made.values(), pooled, back])
     ir.convenience.replace_all_uses_with(y, back.outputs[0], replace_graph_outputs=True)
     back.outputs[0].name, y.name = y.name, f"{y.name}/float"
-    for unused in (q, node, *(value.producer() for value in node.inputs if value is not None)):
+    for unused in dict.fromkeys((q, node, *(value.producer() for value in node.inputs if value is not None))):
         if unused is not None and not any(value.uses() or value.is_graph_output() for value in unused.outputs):
             graph.remove(unused, safe=True)
 
