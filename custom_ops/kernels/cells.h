@@ -89,55 +89,68 @@ INLINE void store(Vec<Wide<T>> numbers, T* cells) {
   std::memcpy(cells, &stored, sizeof stored);
 }
 
-#if defined(__AVX512F__)
-INLINE uint32_t bits_between(int64_t from, int64_t to) {
-  return (to >= 32 ? ~0U : to <= 0 ? 0U : (1U << to) - 1) & (from <= 0 ? ~0U : from >= 32 ? 0U : ~0U << from);
-}
-#endif
-
-// Lanes [from, to) of the cells, 0 elsewhere; nothing else is read.
+// Which lanes of a register cells in memory have: [from, to).
 template <class T>
-INLINE Vec<Wide<T>> load_part(const T* cells, int64_t from, int64_t to) {
+class Span {
+ public:
+  INLINED Span(int64_t begin, int64_t end)
 #if defined(__AVX512F__)
-  const uint32_t mask = bits_between(from, to);
-  if constexpr (same<T, float>) return reinterpret_cast<Vec<float>>(_mm512_maskz_loadu_ps(mask & 0xffff, cells));
-  if constexpr (same<T, double>) return reinterpret_cast<Vec<double>>(_mm512_maskz_loadu_pd(mask & 0xff, cells));
+      : mask((end >= 32 ? ~0U : end <= 0 ? 0U : (1U << end) - 1) &
+             (begin <= 0 ? ~0U : begin >= 32 ? 0U : ~0U << begin)) {}
+  uint32_t mask;
+#elif defined(__AVX2__)
+      : from(begin), to(end), mask(lanes_between<Wide<T>>(begin, end)) {}
+  int64_t from, to;
+  Ints<Wide<T>> mask;
+#else
+      : from(begin), to(end) {}
+  int64_t from, to;
+#endif
+};
+
+// These lanes of the cells, 0 elsewhere; nothing else is read.
+template <class T>
+INLINE Vec<Wide<T>> load_part(const T* cells, const Span<T>& lanes) {
+#if defined(__AVX512F__)
+  if constexpr (same<T, float>) return reinterpret_cast<Vec<float>>(_mm512_maskz_loadu_ps(lanes.mask & 0xffff, cells));
+  if constexpr (same<T, double>) return reinterpret_cast<Vec<double>>(_mm512_maskz_loadu_pd(lanes.mask & 0xff, cells));
   if constexpr (sizeof(T) == 2) {
-    const __m256i stored = _mm256_maskz_loadu_epi16(mask & 0xffff, cells);
+    const __m256i stored = _mm256_maskz_loadu_epi16(lanes.mask & 0xffff, cells);
     return Conversion<T>::widen(reinterpret_cast<StoredShort::type>(stored));
   }
 #else
 #if defined(__AVX2__)
   if constexpr (same<T, float>) {
-    return reinterpret_cast<Vec<float>>(
-        _mm256_maskload_ps(cells, reinterpret_cast<__m256i>(lanes_between<float>(from, to))));
+    return reinterpret_cast<Vec<float>>(_mm256_maskload_ps(cells, reinterpret_cast<__m256i>(lanes.mask)));
   }
 #endif
   T part[kRoom<Wide<T>>] = {};
-  for (int64_t i = most(from, 0); i < least(to, kLanes<Wide<T>>); ++i) part[i] = cells[i];
+  for (int64_t i = most(lanes.from, 0); i < least(lanes.to, kLanes<Wide<T>>); ++i) part[i] = cells[i];
   return load(part);
 #endif
 }
 
-// The first `count` lanes.
 template <class T>
-INLINE void store_part(Vec<Wide<T>> numbers, int64_t count, T* cells) {
+INLINE void store_part(Vec<Wide<T>> numbers, const Span<T>& lanes, T* cells) {
   const typename Stored<T>::type stored = Conversion<T>::narrow(numbers);
 #if defined(__AVX512F__)
-  const uint32_t mask = bits_between(0, count);
-  if constexpr (same<T, float>) _mm512_mask_storeu_ps(cells, mask & 0xffff, stored);
-  if constexpr (same<T, double>) _mm512_mask_storeu_pd(cells, mask & 0xff, stored);
-  if constexpr (sizeof(T) == 2) _mm256_mask_storeu_epi16(cells, mask & 0xffff, reinterpret_cast<__m256i>(stored));
+  if constexpr (same<T, float>) _mm512_mask_storeu_ps(cells, lanes.mask & 0xffff, stored);
+  if constexpr (same<T, double>) _mm512_mask_storeu_pd(cells, lanes.mask & 0xff, stored);
+  if constexpr (sizeof(T) == 2) _mm256_mask_storeu_epi16(cells, lanes.mask & 0xffff, reinterpret_cast<__m256i>(stored));
 #else
 #if defined(__AVX2__)
-  if constexpr (same<T, float>) {
-    return _mm256_maskstore_ps(cells, reinterpret_cast<__m256i>(lanes_between<float>(0, count)), stored);
-  }
+  if constexpr (same<T, float>) return _mm256_maskstore_ps(cells, reinterpret_cast<__m256i>(lanes.mask), stored);
 #endif
   T part[kRoom<Wide<T>>];
   std::memcpy(part, &stored, sizeof part);
-  for (int64_t i = 0; i < least(count, kLanes<Wide<T>>); ++i) cells[i] = part[i];
+  for (int64_t i = most(lanes.from, 0); i < least(lanes.to, kLanes<Wide<T>>); ++i) cells[i] = part[i];
 #endif
+}
+
+// Lanes outside a mask become 0.
+template <class Value>
+INLINE Vec<Value> kept(Ints<Value> within, Vec<Value> x) {
+  return number_of<Value>(whole_bits<Value>(x) & within);
 }
 
 }  // namespace onnxpool::ONNXPOOL_ISA

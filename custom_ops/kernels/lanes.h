@@ -229,7 +229,7 @@ class LanesLoop {
     } else {
       UNROLL_NONE
       for (int64_t lane = 0; lane < kN; ++lane) {
-        rows[lane] = load_part(cells + run.start[lane] + i, run.from[lane] - i, run.to[lane] - i);
+        rows[lane] = load_part(cells + run.start[lane] + i, Span<T>(run.from[lane] - i, run.to[lane] - i));
       }
     }
     transpose<Value>(rows);
@@ -296,7 +296,7 @@ class LanesLoop {
             const int64_t slice = at.plane * depth.out + at.z + z, row = at.band * s.band + r;
             T* const out = y_ + (slice * height.out + row) * width.out + at.tile * s.tile + i;
             const int64_t own = joined ? at.out_rows * width.out : r < at.out_rows ? at.out_columns : 0;
-            if (own - i >= kN) store(rows[lane], out); else store_part(rows[lane], own - i, out);
+            if (own - i >= kN) store(rows[lane], out); else store_part(rows[lane], Span<T>(0, own - i), out);
           }
         }
       }

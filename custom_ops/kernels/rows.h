@@ -68,16 +68,6 @@ INLINE Vec<Value> pool_taps(Taps<Value, kSide> (&rows)[kSide], Weights* weights)
   return Weights::result(y, W);
 }
 
-// Cells that are not within a mask weigh nothing.
-template <bool kRanged, class Value>
-INLINE void keep_within(Ints<Value> within, Cells<Value>* cells) {
-  cells->w = within ? cells->w : Vec<Value>{};
-  if constexpr (kRanged) {
-    cells->n = within ? cells->n : all(kNone<Value>);
-    cells->x = within ? cells->x : Vec<Value>{};
-  }
-}
-
 // Windows of kSide x kSide cells, two apart. All in registers, but for the row that windows below need again.
 template <class Method, class T, size_t kSide, bool kRanged>
 class StripsTwoApart {
@@ -117,21 +107,38 @@ class StripsTwoApart {
     return {slice_.inputs.x + offset, slice_.inputs.logit + offset, inside};
   }
 
+  // Which of the cells from a column on are in the input, and which of these are at even and odd places.
+  struct Edge {
+    int64_t column;
+    Span<T> first, second;
+    Ints<Value> even, odd;
+
+    INLINED Edge(int64_t at, int64_t left)
+        : column(at), first(-at, left), second(-at - kN, left - kN),
+          even(lanes_between<Value>((1 - at) / 2, (left + 1) / 2)), odd(lanes_between<Value>(-at / 2, left / 2)) {}
+  };
+  // A row has two of them, and the next row the same.
+  INLINED const Edge* edge_at(int64_t column, bool end) {
+    Edge* const edge = edges_ + end;
+    if (edge->column != column) *edge = Edge(column, slice_.width - column);
+    return edge;
+  }
+
   // Even and odd cells from this column on.
   template <bool kPart>
-  INLINED void load_pair(const T* row, int64_t column, V* even, V* odd) const {
+  INLINED void load_pair(const T* row, int64_t column, const Edge* edge, V* even, V* odd) const {
     const T* const at = row + column;
-    const int64_t left = slice_.width - column;
-    const V a = kPart ? load_part(at, -column, left) : load(at);
-    const V b = kPart ? load_part(at + kN, -column - kN, left - kN) : load(at + kN);
+    const V a = kPart ? load_part(at, edge->first) : load(at);
+    const V b = kPart ? load_part(at + kN, edge->second) : load(at + kN);
     *even = evens<Value>(a, b), *odd = odds<Value>(a, b);
   }
 
   template <bool kPart>
-  INLINED void weigh_row(W* weights, const Row& row, int64_t column, Cells<Value>* even, Cells<Value>* odd) const {
+  INLINED void weigh_row(W* weights, const Row& row, int64_t column, const Edge* edge, Cells<Value>* even,
+                         Cells<Value>* odd) const {
     V even_logit, odd_logit;
-    load_pair<kPart>(row.x, column, &even->x, &odd->x);
-    if constexpr (Method::kInputs > 1) load_pair<kPart>(row.logit, column, &even_logit, &odd_logit);
+    load_pair<kPart>(row.x, column, edge, &even->x, &odd->x);
+    if constexpr (Method::kInputs > 1) load_pair<kPart>(row.logit, column, edge, &even_logit, &odd_logit);
     else even_logit = even->x, odd_logit = odd->x;
     if constexpr (kRanged) {
       *even = weights->split(even->x, even_logit), *odd = weights->split(odd->x, odd_logit);
@@ -139,9 +146,8 @@ class StripsTwoApart {
       even->w = weights->weight(even->x, even_logit), odd->w = weights->weight(odd->x, odd_logit);
     }
     if constexpr (kPart) {
-      const int64_t left = row.inside ? slice_.width - column : 0;
-      keep_within<kRanged>(lanes_between<Value>((1 - column) / 2, (left + 1) / 2), even);
-      keep_within<kRanged>(lanes_between<Value>(-column / 2, left / 2), odd);
+      keep_within<kRanged>(row.inside ? edge->even : Ints<Value>{}, even);
+      keep_within<kRanged>(row.inside ? edge->odd : Ints<Value>{}, odd);
     }
   }
 
@@ -172,7 +178,7 @@ class StripsTwoApart {
     const int64_t first = first_block(from);
     for (int64_t i = first; i < to; i += kN) {
       Cells<Value> even, odd;
-      weigh_row<true>(weights, row, column_of(i), &even, &odd);
+      weigh_row<true>(weights, row, column_of(i), edge_at(column_of(i), i >= from), &even, &odd);
       keep(even, odd, carry_ + (i - first) / kN);
     }
   }
@@ -200,11 +206,12 @@ class StripsTwoApart {
     const auto step = [&](int64_t i, auto part, auto emit) INLINED {
       constexpr bool kPart = decltype(part)::value;
       const int64_t column = column_of(i);
+      const Edge* const edge = kPart ? edge_at(column, decltype(emit)::value) : nullptr;
       Taps<Value, kSide> taps[kSide];
       Cells<Value> even, odd;
       UNROLL_ALL
       for (size_t r = 0; r < 2; ++r) {
-        weigh_row<kPart>(weights, rows[r], column, &even, &odd);
+        weigh_row<kPart>(weights, rows[r], column, edge, &even, &odd);
         take_taps(even, odd, before + r, taps + r);
       }
       if constexpr (kCarries) {
@@ -212,7 +219,7 @@ class StripsTwoApart {
         if constexpr (kRanged) {
           old_even = {carry->even_x, carry->even_w, carry->even_n}, old_odd = {carry->odd_x, carry->odd_w, carry->odd_n};
         } else {
-          load_pair<kPart>(old.x, column, &old_even.x, &old_odd.x);
+          load_pair<kPart>(old.x, column, edge, &old_even.x, &old_odd.x);
           old_even.w = carry->even_w, old_odd.w = carry->odd_w;
         }
         take_taps(old_even, old_odd, before + 2, taps + 2);
@@ -220,7 +227,7 @@ class StripsTwoApart {
       }
       if constexpr (decltype(emit)::value) {
         const V y = pool_taps<kRanged, kLook>(taps, weights);
-        if (to - i >= kN) store(y, out + i); else store_part(y, to - i, out + i);
+        if (to - i >= kN) store(y, out + i); else store_part(y, Span<T>(0, to - i), out + i);
       }
     };
     const auto yes = std::true_type();
@@ -233,6 +240,7 @@ class StripsTwoApart {
   }
 
   const Slice<T>& slice_;
+  Edge edges_[2] = {{slice_.width, 0}, {slice_.width, 0}};
   Carry carry_[kCarries ? kRoomOfTile : 1];
 };
 
@@ -285,7 +293,7 @@ class StripsOneApart {
   INLINED Cells<Value> weigh(const T* x, const T* logits, int64_t column, W* weights) const {
     const int64_t left = slice_.width - column;
     const auto read = [&](const T* row) INLINED {
-      return kPart ? load_part(row + column, -column, left) : load(row + column);
+      return kPart ? load_part(row + column, Span<T>(-column, left)) : load(row + column);
     };
     Cells<Value> cells;
     cells.x = read(x);
@@ -334,7 +342,7 @@ class StripsOneApart {
         before[r] = own[r], own[r] = next;
       }
       const V y = pool_taps<kRanged, kLook>(taps, weights);
-      if (count - i >= kN) store(y, out + i); else store_part(y, count - i, out + i);
+      if (count - i >= kN) store(y, out + i); else store_part(y, Span<T>(0, count - i), out + i);
     }
   }
 

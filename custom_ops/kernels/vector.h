@@ -166,7 +166,14 @@ INLINE bool any(Mask mask) {
 
 // --- arithmetic
 
-// a * b + c, rounded once where there is an instruction for it.
+// Whether there is an instruction for a * b + c that rounds once.
+#if defined(__AVX512F__) || defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+constexpr bool kFused = true;
+#else
+constexpr bool kFused = false;
+#endif
+
+// a * b + c, rounded once where kFused.
 INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) {
 #if defined(__AVX512F__)
   return reinterpret_cast<Vec<float>>(_mm512_fmadd_ps(a, b, c));

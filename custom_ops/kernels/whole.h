@@ -130,17 +130,12 @@ class WholeLoop {
   INLINED static Cells<Value> weigh(const Inputs<T>& cells, int64_t i, int64_t count, W* weights) {
     const bool part = count - i < kN;
     Cells<Value> own;
-    own.x = part ? load_part(cells.x + i, 0, count - i) : load(cells.x + i);
+    own.x = part ? load_part(cells.x + i, Span<T>(0, count - i)) : load(cells.x + i);
     V logit = own.x;
-    if constexpr (Method::kInputs > 1) logit = part ? load_part(cells.logit + i, 0, count - i) : load(cells.logit + i);
+    if constexpr (Method::kInputs > 1) logit = part ? load_part(cells.logit + i, Span<T>(0, count - i)) : load(cells.logit + i);
     if constexpr (kRanged) own = weights->split(own.x, logit);
     else own.w = weights->weight(own.x, logit);
-    if (part) {
-      const auto within = lanes_between<Value>(0, count - i);
-      own.w = within ? own.w : V{};
-      if constexpr (kRanged) own.n = within ? own.n : all(kNone<Value>);
-      if constexpr (kRanged) own.x = within ? own.x : V{};
-    }
+    if (part) keep_within<kRanged>(lanes_between<Value>(0, count - i), &own);
     return own;
   }
 };
