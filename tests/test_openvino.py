@@ -220,9 +220,7 @@ def test_wrong_inputs_are_refused(core):
     model = read(core, node("LocalImportancePool"))
     with pytest.raises(RuntimeError, match="one type and shape"):
         model.reshape({"x": [1, 2, 8, 8], "logit": [1, 3, 8, 8]})
-    with pytest.raises(
-        RuntimeError, match="8 cells are too few for a window that spans 9 positions 1 apart"
-    ):
+    with pytest.raises(RuntimeError, match="8 cells are too few for a window that spans 9 positions 1 apart"):
         read(core, node("SoftPool", Window.of(2, 9))).reshape([1, 1, 8, 8])
     x = np.zeros((1, 2, 8, 8), np.float32)
     with pytest.raises(RuntimeError, match="one type and shape"):
