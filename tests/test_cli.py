@@ -45,6 +45,7 @@ COMMANDS = (
     "serve",
     "pools",
     "doctor",
+    "build",
 )
 NETWORK = """
 import torch

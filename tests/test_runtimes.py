@@ -22,7 +22,7 @@ from onnxpool.pools import OPERATORS
 from onnxpool.run import native_library
 from onnxpool.runtimes import RUNTIMES
 from onnxpool.runtimes._child import Child, Crashed, worker
-from onnxpool.validation import matrix, plan
+from onnxpool.validation import plan
 from onnxpool.validation.as_text import sentences
 from onnxpool.validation.blame import sides
 from onnxpool.validation.model import HeldModel

@@ -85,10 +85,11 @@ ElementType element_of(ov::element::Type type) {
 }
 
 Shape shape_of(const ov::Tensor& tensor) {
-  const ov::Shape& sizes = tensor.get_shape();
   Shape shape;
-  shape.rank = sizes.size();
-  for (size_t i = 0; i < sizes.size() && i < Shape::kMost; ++i) shape.dims[i] = static_cast<int64_t>(sizes[i]);
+  for (const size_t size : tensor.get_shape()) {
+    if (shape.rank < Shape::kMost) shape.dims[shape.rank] = static_cast<int64_t>(size);
+    ++shape.rank;
+  }
   return shape;
 }
 
@@ -158,7 +159,9 @@ class Pooling : public ov::op::Op {
     if (shape.rank().is_static()) {
       const auto rank = static_cast<size_t>(pooled.rank);
       NODE_VALIDATION_CHECK(this, shape.size() == rank + 2, "the input has ", shape.size(), " axes, expected ", rank + 2);
-      for (size_t i = 0; i < rank; ++i) shape[2 + i] = pooled_size(pooled.axis[i], shape[2 + i]);
+      std::vector<ov::Dimension> sizes(shape.begin(), shape.end());
+      for (size_t i = 0; i < rank; ++i) sizes[2 + i] = pooled_size(pooled.axis[i], sizes[2 + i]);
+      shape = ov::PartialShape(sizes);
     }
     set_output_type(0, type, shape);
   }
@@ -203,8 +206,9 @@ class Pooling : public ov::op::Op {
 
   ov::Dimension pooled_size(const Axis& axis, const ov::Dimension& size) const {
     if (size.is_static()) {
-      const int64_t cells = axis.output(size.get_length());
-      NODE_VALIDATION_CHECK(this, cells >= 1, "the input is too small for a window");
+      const int64_t n = size.get_length(), cells = axis.output(n);
+      NODE_VALIDATION_CHECK(this, n >= 1 && cells >= 1 && !axis.misses(n), n, " cells are too few for a window that spans ",
+                            axis.extent, " positions ", axis.dilation, " apart with padding ", axis.pad);
       return cells;
     }
     const auto bounded = [&](int64_t n) { return n < 1 ? int64_t{0} : std::max(int64_t{0}, axis.output(n)); };
