@@ -11,6 +11,7 @@ are for small models only.
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from onnx.reference.op_run import OpRun
 
 from onnxpool.domain import DOMAIN
 from onnxpool.errors import GoldenError
-from onnxpool.golden import collect
+from onnxpool.golden import bounds, collect, perturbed
 from onnxpool.golden.file import Answers, Golden
 from onnxpool.golden.inputs import Feeds
 from onnxpool.golden.rounding import Rounding
@@ -55,17 +56,23 @@ def record_bare(bare: ir.Model, *, only: str | None = None) -> Golden:
             f"{MOST_WEIGHTS:,}: give reference= (the PyTorch module, a golden file, or a function)"
         )
     double = evaluator(in_dtype(bare, ir.DataType.DOUBLE))
-    own = evaluator(in_dtype(bare, ir.DataType.FLOAT) if collect.is_double(bare) else bare)
+    narrow = in_dtype(bare, ir.DataType.FLOAT) if collect.is_double(bare) else bare
+    own, draws = evaluator(narrow), Draws()
+    shaky = evaluator(narrow, draws=draws)
 
     def answer(feeds: Feeds) -> Answers:
         return {name: np.asarray(array, np.float64) for name, array in double(feeds).items()}
 
+    def otherwise(feeds: Feeds, seed: int) -> dict[str, NDArray[Any]]:
+        draws.rng = np.random.default_rng(seed)
+        return shaky(feeds)
+
     return collect.collect(
         bare,
         answer,
-        collect.own_error(own, bare),
+        collect.own_error(own, bare, otherwise),
         source=f"the model itself in float64, onnx {onnx.__version__}",
-        yardstick_source="the reference evaluator's own error",
+        yardstick_source="the reference evaluator's own errors",
         only=only,
     )
 
@@ -99,19 +106,49 @@ def exact(bare: ir.Model, feeds: Feeds) -> Answers:
         raise GoldenError(f"onnx's reference evaluator cannot run this model in float64: {error}") from error
 
 
-def evaluator(model: ir.Model, operators: Sequence[type[OpRun]] = ()) -> Callable[[Feeds], dict[str, NDArray[Any]]]:
+@dataclass
+class Draws:
+    """Where the other roundings of a run come from."""
+
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+
+
+def evaluator(
+    model: ir.Model, operators: Sequence[type[OpRun]] = (), draws: Draws | None = None
+) -> Callable[[Feeds], dict[str, NDArray[Any]]]:
     """A function from the inputs of a model in custom form to its outputs, by name; ``operators`` are further ones.
+
+    With ``draws``, every operator rounds a little otherwise (:mod:`onnxpool.golden.perturbed`).
 
     Raises :class:`GoldenError` where the reference evaluator does not know an operator.
     """
     names = [str(value.name) for value in model.graph.outputs]
     started = _start(ir.to_proto(model), operators)
+    for node in started.rt_nodes_ if draws is not None else ():
+        _shake(node, draws)  # type: ignore[arg-type]
 
     def run(feeds: Feeds) -> dict[str, NDArray[Any]]:
         with np.errstate(all="ignore"):  # NaN and infinity are part of some cases
             return dict(zip(names, started.run(None, feeds), strict=True))
 
     return run
+
+
+def _shake(node: OpRun, draws: Draws) -> None:
+    """Let a node give what it gives, rounded a little otherwise."""
+    kind, given = node.onnx_node.op_type.lower(), node.run
+    if kind in perturbed.MOVING:
+        return
+
+    def run(*inputs: Any, **told: Any) -> tuple[Any, ...]:
+        return tuple(
+            perturbed.shaken(one, draws.rng, perturbed.SATURATING.get(kind, 0.0))
+            if isinstance(one, np.ndarray) and bounds.is_floating(one.dtype) and one.size
+            else one
+            for one in given(*inputs, **told)
+        )
+
+    node.run = run  # type: ignore[method-assign]
 
 
 def _start(proto: Any, operators: Sequence[type[OpRun]] = (), **arguments: Any) -> ReferenceEvaluator:

@@ -77,7 +77,7 @@ def _share(session: Session, known: golden_file.Golden, case: golden_file.Case) 
         if name not in outputs or outputs[name].shape != answer.shape:
             return np.inf, f"golden case {case.name!r}: output {name!r} is missing, or of another shape"
         bound = bounds.network(answer, outputs[name].dtype, case.yardstick[name], known.yardstick)
-        error = bounds.measure(outputs[name], answer, bound.allowed)
+        error = bounds.measure(outputs[name], case.nearest(name, outputs[name]), bound.allowed)
         made_up = bool((np.isnan(outputs[name]) & ~np.isnan(answer)).any())
         share = np.inf if error.infinite or made_up else error.share
         fault = f"golden case {case.name!r}, output {name!r}: error {error.max_abs:.3g} is {share:.3g} of the allowed"

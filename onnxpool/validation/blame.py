@@ -18,6 +18,7 @@ from onnxpool.errors import OnnxpoolError
 from onnxpool.golden import bounds
 from onnxpool.golden.file import Case, Golden
 from onnxpool.golden.from_model import exact
+from onnxpool.golden.magnitude import ByMagnitude
 from onnxpool.validation.model import HeldModel
 from onnxpool.validation.report import Run, failed
 
@@ -94,7 +95,8 @@ def _lucky(golden: Golden, runs: Sequence[Run]) -> list[str]:
     found = [
         (own / max(errors[case.name, output], floor), case.name, output, own)
         for case in golden.cases
-        for output, own in case.yardstick.items()
+        for output, known in case.yardstick.items()
+        for own in [known.largest if isinstance(known, ByMagnitude) else known]
         if (case.name, output) in errors and (floor := _floor(case.answers[output], golden.dtypes.get(output)))
     ]
     ratio, case, output, own = max(found, default=(0.0, "", "", 0.0))

@@ -50,6 +50,7 @@ class Judge:
             reason = "; ".join(filter(None, (reason, patterns.of_shapes(actual.shape, answer.shape))))
             return Result(case.name, name, "structure", reason)
         bound = self.bound(case, name, actual.dtype, native)
+        answer = case.nearest(name, actual)
         error = bounds.measure(actual, answer, bound.allowed)
         verdict, reason = _verdict(error, actual, answer, through)
         if failed(verdict) and (guess := patterns.of_elements(actual, answer, bound.allowed)):
