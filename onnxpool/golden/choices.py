@@ -55,6 +55,11 @@ class Pointed:
             alike = (np.abs(a - b) <= allowed) | (a == b) | (np.isnan(a) & np.isnan(b))
         return np.asarray(self._back(alike & inside & known, one.shape))
 
+    def at(self, index: NDArray[Any]) -> Array:
+        """The numbers that these indices point at; NaN for those that point nowhere."""
+        found, inside = self._at(index)
+        return np.asarray(self._back(np.where(inside, found, np.nan), index.shape))
+
     def _at(self, index: NDArray[Any]) -> tuple[Array, NDArray[np.bool_]]:
         lead, size = self.values.shape[:-1], self.values.shape[-1]
         moved = np.moveaxis(index, self.axis, -1) if index.ndim else index
@@ -63,7 +68,7 @@ class Pointed:
         inside = (whole >= -size) & (whole < size)
         return np.take_along_axis(self.values, np.where(inside, whole, 0), -1), inside
 
-    def _back(self, found: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    def _back(self, found: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
         if not shape:
             return found.reshape(shape)
         moved = (*shape[: self.axis % len(shape)], *shape[self.axis % len(shape) + 1 :], shape[self.axis])
