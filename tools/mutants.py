@@ -74,6 +74,8 @@ class Subject:
         self.cases = [case for case in self.golden.cases if case.name in (*LOOKED_AT, *sizes)]
         self._run = opened(self.model)
         self.noise = {case.name: self._noise(case) for case in self.cases}
+        exact = from_model.evaluator(onnxpool.to_form(from_model.in_dtype(self.model, ir.DataType.DOUBLE), "custom"))
+        self.right = {case.name: exact(widen(case.inputs)) for case in self.cases}
 
     def _noise(self, case: Case) -> dict[str, NDArray[Any]]:
         """Of each element of each output, in the cases that are looked at."""
@@ -87,23 +89,28 @@ class Subject:
         return {name: _smooth(case.answers[name], error) for name, error in errors.items()}
 
     def effect(self, mutant: ir.Model, *, body: bool) -> float:
-        """How far the mutant is from the answers in float64, in times of the noise; infinite where it cannot run."""
-        wide = from_model.in_dtype(mutant, ir.DataType.DOUBLE)
+        """How far the mutant is from the right model in float64, in times of the noise; infinite where it cannot run.
+
+        The evaluator takes our operators for what they are: a changed body is run in ONNX Runtime, in its own type.
+        """
         try:
-            exact = opened(wide) if body else from_model.evaluator(onnxpool.to_form(wide, "custom"))
+            wide = mutant if body else onnxpool.to_form(from_model.in_dtype(mutant, ir.DataType.DOUBLE), "custom")
+            run = opened(wide) if body else from_model.evaluator(wide)
         except Exception:  # whatever is raised for what is no model
             return np.inf
         most = 0.0
         for case in self.cases:
             try:
-                found = exact(widen(case.inputs))
+                found = run(case.inputs if body else widen(case.inputs))
             except Exception:  # such as a shape that does not fit
                 return np.inf
-            for name, answer in case.answers.items():
+            right = self._run(case.inputs) if body else self.right[case.name]
+            for name, answer in right.items():
                 if name not in found or np.shape(found[name]) != answer.shape:
                     return np.inf
-                most = max(most, _apart(np.asarray(found[name], np.float64), answer, self.noise[case.name][name],
-                                        bounds.is_floating(self.golden.dtypes[name])))
+                noise, floating = self.noise[case.name][name], bounds.is_floating(self.golden.dtypes[name])
+                apart = _apart(np.asarray(found[name], np.float64), np.asarray(answer, np.float64), noise, floating)
+                most = max(most, apart)
         return most
 
     def judged(self, model: ir.Model) -> tuple[Verdict, str]:

@@ -190,7 +190,7 @@ def attribute(name: str, function: Callable[[Any], Any], *ops: str, default: Any
                 continue
             before = known.value if known is not None else default
             after = function(list(before) if isinstance(before, list | tuple) else before)
-            if after is not None and after != before:
+            if after is not None and after != (list(before) if isinstance(before, list | tuple) else before):
                 node.attributes[name] = ir.convenience.convert_attribute(name, after)
                 return True
         return False

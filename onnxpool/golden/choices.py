@@ -20,8 +20,14 @@ from onnxpool.dtypes import Array
 from onnxpool.golden import bounds
 from onnxpool.golden.magnitude import ByMagnitude, of_errors
 
-FAR = 1000.0
-"""An element has jumped where its error is so many times that of nine in ten around it."""
+FAR = 300.0
+"""Values that differ by so much less than others are one value, each time a little otherwise,"""
+
+APART = 10.0
+"""and those that differ by so much less at most are others."""
+
+LEAST_ULPS = 32.0
+"""Errors below that are no jumps, in ULP of the answer."""
 
 MOST_JUMPS = 0.05
 """Of all elements: where more jump, that is how this network is, and none is taken out."""
@@ -95,26 +101,44 @@ def nearest(
     return found
 
 
-def of_runs(answer: Array, runs: Sequence[Array], *, floating: bool, dtype: str) -> tuple[ByMagnitude, Choices]:
-    """The yardstick that ``runs`` of one shape give, and the elements at which they jump."""
+def of_runs(
+    answer: Array, runs: Sequence[Array], further: Sequence[Array] = (), *, floating: bool, dtype: str
+) -> tuple[ByMagnitude, Choices]:
+    """The yardstick that ``runs`` of one shape give, and the elements at which they, or ``further`` ones, jump."""
+    every = [*runs, *further]
     if not floating:
-        jumped = np.any([run != answer for run in runs], axis=0)
-        return ByMagnitude((), ()), _choices(runs, jumped)
+        jumped = np.any([run != answer for run in every], axis=0)
+        return ByMagnitude((), ()), _choices(every, jumped)
+    error = _error(answer, runs)
+    jumped = _jumped(answer, error, runs, dtype)
+    curve = of_errors(answer[~jumped], error[~jumped])
+    if jumped.any() and further:
+        jumped = _jumped(answer, _error(answer, every), every, dtype)
+    return curve, _choices(every, jumped)
+
+
+def _error(answer: Array, runs: Sequence[Array]) -> Array:
     with np.errstate(invalid="ignore"):
-        error = np.max([np.nan_to_num(np.abs(run - answer), nan=0.0, posinf=0.0) for run in runs], axis=0)
+        errors = [np.nan_to_num(np.abs(run - answer), nan=0.0, posinf=0.0) for run in runs]
+    error: Array = np.max(errors, axis=0) if errors else np.zeros(answer.shape)
     error[~np.isfinite(answer)] = 0
-    jumped = _jumped(answer, error, dtype)
-    return of_errors(answer[~jumped], error[~jumped]), _choices(runs, jumped)
+    return error
 
 
-def _jumped(answer: Array, error: Array, dtype: str) -> NDArray[np.bool_]:
-    finite = np.isfinite(answer)
-    if not error.any():
-        return np.zeros(answer.shape, bool)
-    usual = float(np.quantile(error[finite], 0.9))
-    unit = np.nan_to_num(bounds.ulp(answer, dtype)) + float(np.finfo(np.float32).smallest_normal)
-    largest = float(np.abs(answer[finite]).max())
-    jumped: NDArray[np.bool_] = error > FAR * np.maximum(np.maximum(usual, unit), 2.0**-24 * 1e-3 * largest)
+def _jumped(answer: Array, error: Array, runs: Sequence[Array], dtype: str) -> NDArray[np.bool_]:
+    """The elements whose values lie in two or three places far apart, and nowhere between."""
+    jumped = np.zeros(answer.shape, bool)
+    if len(runs) < 2:
+        return jumped
+    least = LEAST_ULPS * np.nan_to_num(bounds.ulp(answer, dtype)) + float(np.finfo(np.float32).smallest_normal)
+    places = np.flatnonzero(error > least)
+    values = np.sort(np.stack([answer.flat[places], *(run.flat[places] for run in runs)], axis=1), axis=1)
+    with np.errstate(invalid="ignore"):
+        steps = np.diff(values, axis=1)
+        largest = steps.max(axis=1, keepdims=True, initial=0)
+        far, near = steps > largest / APART, steps <= largest / FAR
+    apart = (far | near).all(axis=1) & (far.sum(axis=1) <= 2) & (near.sum(axis=1) > 0)
+    jumped.flat[places[apart]] = True
     return jumped if jumped.sum() <= MOST_JUMPS * answer.size else np.zeros(answer.shape, bool)
 
 

@@ -5,7 +5,7 @@ who answers, and a yardstick: how far a run in the model's own type is from thes
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -29,6 +29,12 @@ One that is larger by itself does not count."""
 
 _SIZES = ((MODEST // 2, MODEST // 4), (MODEST, MODEST))
 """Sizes of axes that may change, at most, and the size that a network must take for that: half of it is tried too."""
+
+Otherwise: TypeAlias = Callable[[Feeds, int, float], dict[str, NDArray[Any]]]
+"""A run in which every operator rounds otherwise, as a seed draws, by so many ULP."""
+
+JUMPING = 4.0
+"""ULP by which roundings move in the runs that look for outputs that jump: as many as another program may err."""
 
 MANY, FEW, SMALL = 12, 4, 2000
 """How many runs with other roundings there are: of so many elements at most, and of more."""
@@ -108,12 +114,12 @@ def collect(
 def own_error(
     run: Callable[[Feeds], dict[str, NDArray[Any]]],
     model: ir.Model,
-    otherwise: Callable[[Feeds, int], dict[str, NDArray[Any]]],
+    otherwise: Otherwise,
     pointed: Callable[[Feeds], Mapping[str, Pointed]] = lambda _: {},
 ) -> Yardstick:
     """The yardstick of a network that ``run`` runs on inputs in whatever floating point type they come in.
 
-    ``otherwise`` runs it with other roundings, as a seed draws (:mod:`onnxpool.golden.perturbed`), ``pointed`` says
+    ``otherwise`` runs it with other roundings (:mod:`onnxpool.golden.perturbed`), ``pointed`` says
     what outputs of indices point at. A float64 network would have no error against itself: it is run in float32, and
     the error scaled to float64.
     """
@@ -131,16 +137,25 @@ def own_error(
                     f"in its own type the network overflows, or has NaN where float64 has none, in {name!r} "
                     f"({error.nan + error.infinite} elements)"
                 )
-        others = list(_others(own, otherwise, sum(array.size for array in answers.values())))
+        size = sum(array.size for array in answers.values())
+        others = list(_others(own, otherwise, range(MANY if size <= SMALL else FEW), 1))
+        jumps = any(not bounds.is_floating(array.dtype) for array in first.values())
         yardstick, choices = {}, {}
         for name, answer in answers.items():
             dtype = "float32" if double else types.get(name, "float32")
             floating = bounds.is_floating(first[name].dtype)
-            found = [one[name] for one in (first, *others) if name in one and one[name].shape == answer.shape]
-            curve, chosen = of_runs(answer, [_wide(array) for array in found], floating=floating, dtype=dtype)
+            found = _of_shape(name, answer, (first, *others))
+            curve, chosen = of_runs(answer, found, floating=floating, dtype=dtype)
             if floating and _undetermined(answer, curve, found[1:]):
                 raise UndeterminedError(f"rounding alone decides what {name!r} is")
             yardstick[name] = curve.scaled(scale)
+            jumps |= len(chosen.places) > 0
+        further = list(_others(own, otherwise, range(MANY, 2 * MANY), JUMPING)) if jumps else []
+        for name, answer in answers.items() if jumps else ():
+            floating = bounds.is_floating(first[name].dtype)
+            dtype = "float32" if double else types.get(name, "float32")
+            near, far = (_of_shape(name, answer, runs) for runs in ((first, *others), further))
+            _, chosen = of_runs(answer, near, far, floating=floating, dtype=dtype)
             if len(chosen.places):
                 choices[name] = chosen
         return Measured(yardstick, choices, pointed(feeds))
@@ -148,13 +163,16 @@ def own_error(
     return measured
 
 
-def _others(
-    feeds: Feeds, otherwise: Callable[[Feeds, int], dict[str, NDArray[Any]]], size: int
-) -> Iterator[dict[str, NDArray[Any]]]:
+def _others(feeds: Feeds, otherwise: Otherwise, seeds: Iterable[int], ulps: float) -> Iterator[Feeds]:
     """Runs with other roundings."""
-    for seed in range(MANY if size <= SMALL else FEW):
+    for seed in seeds:
         with suppress(Exception):  # a network that looks at its numbers, and refuses some
-            yield otherwise(moved_inputs(feeds, np.random.default_rng(seed)), seed)
+            yield otherwise(moved_inputs(feeds, np.random.default_rng(seed), ulps), seed, ulps)
+
+
+def _of_shape(name: str, answer: Array, runs: Iterable[Mapping[str, NDArray[Any]]]) -> list[Array]:
+    """What these runs gave for one output, those of its shape, in float64."""
+    return [_wide(run[name]) for run in runs if name in run and run[name].shape == answer.shape]
 
 
 def _wide(array: NDArray[Any]) -> Array:

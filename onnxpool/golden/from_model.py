@@ -22,6 +22,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from onnxpool.domain import DOMAIN
+from onnxpool.dtypes import Array
 from onnxpool.errors import GoldenError
 from onnxpool.golden import bounds, collect, perturbed
 from onnxpool.golden.file import Answers, Golden
@@ -63,8 +64,8 @@ def record_bare(bare: ir.Model, *, only: str | None = None) -> Golden:
     def answer(feeds: Feeds) -> Answers:
         return {name: np.asarray(array, np.float64) for name, array in double(feeds).items()}
 
-    def otherwise(feeds: Feeds, seed: int) -> dict[str, NDArray[Any]]:
-        draws.rng = np.random.default_rng(seed)
+    def otherwise(feeds: Feeds, seed: int, ulps: float) -> dict[str, NDArray[Any]]:
+        draws.rng, draws.ulps = np.random.default_rng(seed), ulps
         return shaky(feeds)
 
     return collect.collect(
@@ -111,6 +112,7 @@ class Draws:
     """Where the other roundings of a run come from."""
 
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+    ulps: float = 1.0
 
 
 def evaluator(
@@ -142,7 +144,7 @@ def _shake(node: OpRun, draws: Draws) -> None:
 
     def run(*inputs: Any, **told: Any) -> tuple[Any, ...]:
         return tuple(
-            perturbed.shaken(one, draws.rng, perturbed.SATURATING.get(kind, 0.0))
+            perturbed.shaken(one, draws.rng, perturbed.SATURATING.get(kind, 0.0), draws.ulps)
             if isinstance(one, np.ndarray) and bounds.is_floating(one.dtype) and one.size
             else one
             for one in given(*inputs, **told)
@@ -154,11 +156,42 @@ def _shake(node: OpRun, draws: Draws) -> None:
 def _start(proto: Any, operators: Sequence[type[OpRun]] = (), **arguments: Any) -> ReferenceEvaluator:
     from onnxpool.pools import OPERATORS
 
-    known = [*map(_evaluated, OPERATORS.values()), *operators]
+    imports = arguments.get("opsets") or {one.domain: one.version for one in proto.opset_import}
+    old = _OLD if imports.get("", NEW_SOFTMAX) < NEW_SOFTMAX else ()
+    known = [*map(_evaluated, OPERATORS.values()), *old, *operators]
     try:
         return ReferenceEvaluator(proto, new_ops=known, **arguments)
     except Exception as error:
         raise GoldenError(f"onnx's reference evaluator cannot run this model ({error}); give reference=") from error
+
+
+NEW_SOFTMAX = 13
+"""The opset from which Softmax works along one axis; before, along all from ``axis`` on together, which is 1."""
+
+
+def _flat(name: str, function: Callable[[Array], Array]) -> type[OpRun]:
+    """The operator as it was; onnx's evaluator computes it by the newer rule at every opset."""
+
+    def run(node: OpRun, x: NDArray[Any], **_: Any) -> tuple[NDArray[Any]]:
+        told = (one.i for one in node.onnx_node.attribute if one.name == "axis")  # the evaluator's default is newer
+        axis = next(told, 1) % max(x.ndim, 1)
+        rows = x.reshape(int(np.prod(x.shape[:axis])), -1)
+        return (function(rows).reshape(x.shape).astype(x.dtype),)
+
+    return type(name, (OpRun,), {"op_domain": "", "_run": run})
+
+
+def _softmax(rows: Array) -> Array:
+    powers = np.exp(rows - rows.max(axis=1, keepdims=True, initial=-np.inf))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def _log_softmax(rows: Array) -> Array:
+    shifted = rows - rows.max(axis=1, keepdims=True, initial=-np.inf)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+
+
+_OLD = (_flat("Softmax", _softmax), _flat("LogSoftmax", _log_softmax))
 
 
 def _evaluated(operator: Operator) -> type[OpRun]:

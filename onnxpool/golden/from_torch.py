@@ -21,7 +21,7 @@ from onnxpool.golden import bounds
 from onnxpool.golden.arrangement import Arrangement, arrangements
 from onnxpool.golden.arrangement import parameters as parameters_of
 from onnxpool.golden.choices import Pointed
-from onnxpool.golden.collect import Measured, Yardstick, collect, first_line, is_double, moved, own_error, widen
+from onnxpool.golden.collect import Measured, Otherwise, Yardstick, collect, first_line, is_double, moved, own_error, widen
 from onnxpool.golden.file import Answers, Golden
 from onnxpool.golden.inputs import Feeds, generate, inputs_of
 from onnxpool.golden.perturbed import in_torch
@@ -99,7 +99,7 @@ def record(
 class Answering:
     """What a module makes of a model's inputs, by the model's output names: in float64, and in the types it has.
 
-    ``otherwise`` is ``own`` with other roundings, as a seed draws; ``pointed`` says what outputs of indices point at.
+    ``otherwise`` is ``own`` with other roundings; ``pointed`` says what outputs of indices point at.
     ``narrow`` takes float64 as ``double`` does, and answers in the types the module has; ``near`` is that of a copy
     whose weights are moved by one ULP. ``example`` is what it was exported with, where that is known.
     """
@@ -108,7 +108,7 @@ class Answering:
     own: Callable[[Feeds], dict[str, NDArray[Any]]]
     narrow: Callable[[Feeds], Answers]
     near: Callable[[Feeds], Answers]
-    otherwise: Callable[[Feeds, int], dict[str, NDArray[Any]]]
+    otherwise: Otherwise
     pointed: Callable[[Feeds], Mapping[str, Pointed]]
     example: Feeds | None
 
@@ -168,8 +168,8 @@ def answers(
         with _in_float32() if narrowed else nullcontext():
             return call(own, feeds)
 
-    def otherwise(feeds: Feeds, seed: int) -> dict[str, NDArray[Any]]:
-        with _in_float32() if narrowed else nullcontext(), in_torch(seed):
+    def otherwise(feeds: Feeds, seed: int, ulps: float) -> dict[str, NDArray[Any]]:
+        with _in_float32() if narrowed else nullcontext(), in_torch(seed, ulps):
             return call(own, feeds)
 
     whole = {str(value.name) for value in model.graph.outputs if value.dtype in _WHOLE}

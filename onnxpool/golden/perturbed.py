@@ -1,7 +1,7 @@
 """A network that rounds a little otherwise: what another order of sums, or another library, would do to it.
 
 One run of a network in its own type may be lucky, and exact where others are not. So it runs several times more, with
-every input moved by up to one ULP, and with what each operator gives moved by up to :data:`ULPS` of them, at random.
+every input, and what each operator gives, moved by up to one ULP at random.
 What operators only move about is left as it is, and so are numbers whose last bits are 0: they are exact in every
 program (sizes, grids, indices). Where a function saturates, programs promise an absolute error: :data:`SATURATING`.
 """
@@ -18,15 +18,10 @@ from onnxpool.golden import bounds
 if TYPE_CHECKING:
     import torch
 
-ULPS = 1.0
-"""What the result of one operator moves by, at most."""
-
 SATURATING = {
     "sigmoid": 2.0**-23,
     "tanh": 2.0**-23,
     "erf": 2.0**-23,
-    "softmax": 2.0**-24,
-    "_softmax": 2.0**-24,
     "silu": 2.0**-23,
     "gelu": 2.0**-23,
 }
@@ -52,15 +47,19 @@ MOVING = {
 """Operators that round nothing, of PyTorch and of ONNX, in small letters."""
 
 
-def moved_inputs(feeds: dict[str, NDArray[Any]], rng: np.random.Generator) -> dict[str, NDArray[Any]]:
-    """The same, with floating point numbers moved by one ULP up, down or not at all."""
-    return {name: shaken(array, rng) if bounds.is_floating(array.dtype) else array for name, array in feeds.items()}
+def moved_inputs(
+    feeds: dict[str, NDArray[Any]], rng: np.random.Generator, ulps: float = 1.0
+) -> dict[str, NDArray[Any]]:
+    """The same, with floating point numbers moved by up to so many ULP."""
+    return {name: shaken(array, rng, ulps=ulps) if bounds.is_floating(array.dtype) else array for name, array in feeds.items()}
 
 
-def shaken(array: NDArray[Any], rng: np.random.Generator, absolute: float = 0.0) -> NDArray[Any]:
-    """Moved by up to :data:`ULPS` and ``absolute``, but for numbers that are exact; what is not finite stays."""
+def shaken(
+    array: NDArray[Any], rng: np.random.Generator, absolute: float = 0.0, ulps: float = 1.0
+) -> NDArray[Any]:
+    """Moved by up to so many ULP and ``absolute``, but for numbers that are exact; what is not finite stays."""
     wide = array.astype(np.float64)
-    step = ULPS * rng.uniform(-1, 1, array.shape) * np.nan_to_num(bounds.ulp(wide, array.dtype))
+    step = ulps * rng.uniform(-1, 1, array.shape) * np.nan_to_num(bounds.ulp(wide, array.dtype))
     step[_exact(array)] = 0
     if absolute:
         step += absolute * rng.uniform(-1, 1, array.shape)
@@ -77,8 +76,8 @@ def _exact(array: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 @contextmanager
-def in_torch(seed: int) -> Iterator[None]:
-    """Every operator that PyTorch runs rounds a little otherwise, as ``seed`` draws."""
+def in_torch(seed: int, ulps: float = 1.0) -> Iterator[None]:
+    """Every operator that PyTorch runs rounds otherwise by up to so many ULP, as ``seed`` draws."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_map
@@ -91,7 +90,7 @@ def in_torch(seed: int) -> Iterator[None]:
         dtype = tensor.dtype
         wide = tensor.to(torch.float64 if dtype == torch.float64 else torch.float32)
         draw = 2 * torch.rand(tensor.shape, generator=draws, dtype=wide.dtype) - 1
-        step = wide * draw * (ULPS * eps[dtype])
+        step = wide * draw * (ulps * eps[dtype])
         if dtype in whole:
             mask = (1 << _EXACT_BITS[str(dtype).removeprefix("torch.")]) - 1
             step = torch.where((tensor.contiguous().view(whole[dtype]) & mask) == 0, torch.zeros_like(step), step)

@@ -14,7 +14,7 @@ import numpy as np
 
 FORMS = ("function", "standard", "custom")
 KERNELS = True
-LOSES_NAN = ("MaxPool", "GlobalMaxPool", "ReduceMax", "LSTM", "GRU")
+LOSES_NAN = ("MaxPool", "GlobalMaxPool", "ReduceMax", "ArgMax", "ArgMin", "LSTM", "GRU")
 
 Pairs = dict[str, tuple[str, Any]]
 

@@ -107,6 +107,16 @@ LIMITS = (
             name,
             "nan",
             "drops",
+            f"{_HEAD}(float[N,9] x) => (float[N,1] y) {{ i = {name}<axis=1>(x) y = GatherElements<axis=1>(x, i) }}",
+        )
+        for name in ("ArgMax", "ArgMin")
+    ),
+    *(
+        Limit(
+            "onnxruntime",
+            name,
+            "nan",
+            "drops",
             f"{_HEAD}(float[3,N,2] x, float[1,{size},2] w, float[1,{size},2] r, float[1,{2 * size}] b)"
             f" => (float[a,b,c,d] y) {{ y = {name}<hidden_size=2>(x, w, r, b) }}",
         )
