@@ -44,7 +44,9 @@ def feeds(limit, model: onnx.ModelProto, *, usual: bool = False) -> dict[str, np
         x = rng.normal(size=shape).astype("float32")
         if i == 0 and not usual:
             if limit.kind == "nan":
-                x.flat[4 if limit.operator.startswith("Arg") else 0 :: 1 if limit.operator in ("LSTM", "GRU") else 5] = np.nan  # one at least in every window
+                x.flat[
+                    4 if limit.operator.startswith("Arg") else 0 :: 1 if limit.operator in ("LSTM", "GRU") else 5
+                ] = np.nan  # one at least in every window
             elif limit.kind == "infinite":
                 x.flat[0] = np.inf
             elif limit.kind == "subnormal":

@@ -259,7 +259,19 @@ for _before, _after in (
 @kind("a node left out")
 def left_out(model: ir.Model, rng: Random) -> bool:
     """A node of one input and one output."""
-    alike = ("Relu", "Sigmoid", "Tanh", "Erf", "LeakyRelu", "HardSwish", "HardSigmoid", "Softmax", "Sqrt", "Abs", "Clip")
+    alike = (
+        "Relu",
+        "Sigmoid",
+        "Tanh",
+        "Erf",
+        "LeakyRelu",
+        "HardSwish",
+        "HardSigmoid",
+        "Softmax",
+        "Sqrt",
+        "Abs",
+        "Clip",
+    )
     found = nodes(model, *alike)
     if not found:
         return False

@@ -115,10 +115,10 @@ IMAGES: dict[str, Callable[[], nn.Module]] = {
         conv(3, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 6), nn.Softmax(1)
     ),
     "two outputs": lambda: Of(lambda x, a, b: (a(x), b(x).mean((2, 3))), conv(3, 4), conv(3, 4)),
-    "unlike channels": lambda: Of(
-        lambda x, a: a(x) * torch.tensor([1e-3, 1.0, 1e2, 1e4])[:, None, None], conv(3, 4)
+    "unlike channels": lambda: Of(lambda x, a: a(x) * torch.tensor([1e-3, 1.0, 1e2, 1e4])[:, None, None], conv(3, 4)),
+    "squeezed": lambda: Of(
+        lambda x, a, b: (y := a(x)) * b(y.mean((2, 3), keepdim=True)).sigmoid(), conv(3, 4), conv(4, 4, 1)
     ),
-    "squeezed": lambda: Of(lambda x, a, b: (y := a(x)) * b(y.mean((2, 3), keepdim=True)).sigmoid(), conv(3, 4), conv(4, 4, 1)),
     "normalised": lambda: Of(lambda x, a: F.normalize(a(x).mean((2, 3)), dim=1), conv(3, 8)),
 }
 """Of images (2, 3, 16, 16), by name."""

@@ -111,9 +111,11 @@ def of_runs(
         return ByMagnitude((), ()), _choices(every, jumped)
     error = _error(answer, runs)
     jumped = _jumped(answer, error, runs, dtype)
-    curve = of_errors(answer[~jumped], error[~jumped])
+    if jumped.sum() > MOST_JUMPS * answer.size:
+        jumped[:] = False
+    curve = of_errors(answer, np.where(jumped, np.nan, error))
     if jumped.any() and further:
-        jumped = _jumped(answer, _error(answer, every), every, dtype)
+        jumped |= _jumped(answer, _error(answer, every), every, dtype)
     return curve, _choices(every, jumped)
 
 
@@ -139,7 +141,7 @@ def _jumped(answer: Array, error: Array, runs: Sequence[Array], dtype: str) -> N
         far, near = steps > largest / APART, steps <= largest / FAR
     apart = (far | near).all(axis=1) & (far.sum(axis=1) <= 2) & (near.sum(axis=1) > 0)
     jumped.flat[places[apart]] = True
-    return jumped if jumped.sum() <= MOST_JUMPS * answer.size else np.zeros(answer.shape, bool)
+    return jumped
 
 
 def _choices(runs: Sequence[Array], jumped: NDArray[np.bool_]) -> Choices:

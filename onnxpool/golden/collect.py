@@ -36,7 +36,7 @@ Otherwise: TypeAlias = Callable[[Feeds, int, float], dict[str, NDArray[Any]]]
 JUMPING = 4.0
 """ULP by which roundings move in the runs that look for outputs that jump: as many as another program may err."""
 
-MANY, FEW, SMALL = 12, 4, 2000
+MANY, FEW, SMALL = 8, 4, 2000
 """How many runs with other roundings there are: of so many elements at most, and of more."""
 
 UNDETERMINED = 0.1

@@ -8,8 +8,9 @@ arrays that the header names. bfloat16, which NumPy's format lacks, is stored as
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,21 @@ class Golden:
     def only(self, name: str | None) -> "Golden":
         """The same with the case of that name alone; with all, for None."""
         return self if name is None else replace(self, cases=(self.case(name),))
+
+    def without(self, names: Sequence[str]) -> "Golden":
+        """The same without the cases of these names, in which ``*`` stands for anything; a note says which.
+
+        Raises :class:`ArgumentError` for a name that fits no case, and where none would be left.
+        """
+        for name in names:
+            if not any(fnmatchcase(case.name, name) for case in self.cases):
+                raise ArgumentError(f"without={name!r} is not one of {', '.join(case.name for case in self.cases)}")
+        left = tuple(case for case in self.cases if not any(fnmatchcase(case.name, name) for name in names))
+        if names and not left:
+            raise ArgumentError(f"without={[*names]!r} leaves no case")
+        gone = [repr(case.name) for case in self.cases if all(case is not one for one in left)] if names else []
+        notes = (*self.notes, f"left out as asked: {', '.join(gone)}") if gone else self.notes
+        return replace(self, cases=left, notes=notes)
 
 
 # --- the file
@@ -175,7 +191,11 @@ def load(path: str | os.PathLike[str]) -> Golden:
 
 def _listed(yardstick: float | ByMagnitude) -> Any:
     """For JSON."""
-    return yardstick if isinstance(yardstick, int | float) else [yardstick.exponents, yardstick.errors]
+    return (
+        yardstick
+        if isinstance(yardstick, int | float)
+        else [yardstick.exponents, yardstick.errors, yardstick.axis, yardstick.slices]
+    )
 
 
 def _unlisted(yardstick: Any) -> float | ByMagnitude:
@@ -183,8 +203,8 @@ def _unlisted(yardstick: Any) -> float | ByMagnitude:
 
 
 def _curve(yardstick: Any) -> ByMagnitude:
-    exponents, errors = yardstick
-    return ByMagnitude(tuple(exponents), tuple(errors))
+    exponents, errors, axis, slices = yardstick
+    return ByMagnitude(tuple(exponents), tuple(errors), axis, tuple(slices))
 
 
 def _check(version: int) -> None:

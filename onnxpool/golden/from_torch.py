@@ -21,7 +21,17 @@ from onnxpool.golden import bounds
 from onnxpool.golden.arrangement import Arrangement, arrangements
 from onnxpool.golden.arrangement import parameters as parameters_of
 from onnxpool.golden.choices import Pointed
-from onnxpool.golden.collect import Measured, Otherwise, Yardstick, collect, first_line, is_double, moved, own_error, widen
+from onnxpool.golden.collect import (
+    Measured,
+    Otherwise,
+    Yardstick,
+    collect,
+    first_line,
+    is_double,
+    moved,
+    own_error,
+    widen,
+)
 from onnxpool.golden.file import Answers, Golden
 from onnxpool.golden.inputs import Feeds, generate, inputs_of
 from onnxpool.golden.perturbed import in_torch

@@ -51,12 +51,13 @@ def moved_inputs(
     feeds: dict[str, NDArray[Any]], rng: np.random.Generator, ulps: float = 1.0
 ) -> dict[str, NDArray[Any]]:
     """The same, with floating point numbers moved by up to so many ULP."""
-    return {name: shaken(array, rng, ulps=ulps) if bounds.is_floating(array.dtype) else array for name, array in feeds.items()}
+    return {
+        name: shaken(array, rng, ulps=ulps) if bounds.is_floating(array.dtype) else array
+        for name, array in feeds.items()
+    }
 
 
-def shaken(
-    array: NDArray[Any], rng: np.random.Generator, absolute: float = 0.0, ulps: float = 1.0
-) -> NDArray[Any]:
+def shaken(array: NDArray[Any], rng: np.random.Generator, absolute: float = 0.0, ulps: float = 1.0) -> NDArray[Any]:
     """Moved by up to so many ULP and ``absolute``, but for numbers that are exact; what is not finite stays."""
     wide = array.astype(np.float64)
     step = ulps * rng.uniform(-1, 1, array.shape) * np.nan_to_num(bounds.ulp(wide, array.dtype))

@@ -175,7 +175,11 @@ def _interface_changes(then: dict[str, Any], now: dict[str, Any]) -> Iterator[Ch
                 yield Change(f"its {part} were in the order {', '.join(old)}, and are {', '.join(new)} now", fault=True)
             continue
         gone, more = [name for name in old if name not in new], [name for name in new if name not in old]
-        told = [f"{', '.join(map(repr, names[:MOST_NAMED]))} {state}" for names, state in ((gone, "went"), (more, "came")) if names]
+        told = [
+            f"{', '.join(map(repr, names[:MOST_NAMED]))} {state}"
+            for names, state in ((gone, "went"), (more, "came"))
+            if names
+        ]
         yield Change(f"it had {len(old)} {part}, and has {len(new)} now: {', '.join(told)}", fault=True)
 
 

@@ -25,6 +25,9 @@ from onnxpool.golden.file import Case
 Kind: TypeAlias = Literal["empty", "nan", "infinite", "subnormal"]
 Way: TypeAlias = Literal["stops", "dies", "drops", "clips", "vanishes"]
 
+TOLD = "a known limit of"
+"""How the sentence on a limit begins."""
+
 SUBNORMAL = 1e-30
 """Inputs that are all below this have products that vanish in float32."""
 
@@ -54,7 +57,7 @@ class Limit:
             "clips": "gives the largest number for infinity",
             "vanishes": "takes squares for 0",
         }
-        return f"a known limit of {self.runtime}: given {given[self.kind]}, its {what} {told[self.way]}"
+        return f"{TOLD} {self.runtime}: given {given[self.kind]}, its {what} {told[self.way]}"
 
 
 _HEAD = '<ir_version: 10, opset_import: ["" : 21]> g '
