@@ -1,6 +1,9 @@
 """Node by node: a right network agrees everywhere; each planted fault is found at its node, with its line of code."""
 
 import json
+import subprocess
+import sys
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -12,6 +15,7 @@ from onnx import helper
 
 import onnxpool
 from onnxpool import nn
+from onnxpool.diagnosis import bisect_model
 from onnxpool.diagnosis import runs as node_runs
 from onnxpool.diagnosis.per_node import compare_nodes
 from onnxpool.errors import ArgumentError
@@ -261,3 +265,36 @@ def test_a_segment_keeps_what_it_needs(network):
     (y,) = onnxpool.load(part).run({part.graph.inputs[0].name: x}).values()
     assert y.shape == (1, 4, 3, 3)
     assert len(made.graph) > 2, "the model itself stays"
+
+
+def cast_and_back(copy, after):
+    """A value goes through float16."""
+    value = next(node for node in copy.graph if node.op_type == after).outputs[0]
+    narrow = ir.node("Cast", [value], {"to": 10}, name="narrow")
+    wide = ir.node("Cast", [narrow.outputs[0]], {"to": 1}, name="wide")
+    narrow.outputs[0].type, narrow.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT16), value.shape
+    wide.outputs[0].type, wide.outputs[0].shape = value.type, value.shape
+    for user, place in list(value.uses()):
+        if user is not narrow:
+            user.replace_input_with(place, wide.outputs[0])
+    copy.graph.insert_after(value.producer(), [narrow, wide])
+
+
+@pytest.mark.parametrize("answers", ["module", "golden", "golden without fingerprints"])
+def test_an_inserted_cast_is_found(network, answers, tmp_path):
+    module, made = network
+    golden = from_torch.record(module, made, (torch.randn(2, 2, 12, 14),))
+    reference = module if answers == "module" else golden
+    if "without" in answers:
+        reference = replace(golden, fingerprints=None)
+    copy = made.clone()
+    cast_and_back(copy, "Relu")
+    nodes = compare_nodes(copy, reference)
+    assert (nodes.first.name, nodes.first.part, nodes.first.by) == ("narrow", "introduces", "model")
+    assert "it rounds to float16, which the network does not" in nodes.first.sentence
+    changed_since = "since the export: node 'narrow' (Cast) was not in the exported model"
+    assert (changed_since in nodes.notes) == (answers == "golden")
+    found = bisect_model(copy, tmp_path / "part", reference)
+    assert found.nodes == ("narrow", "wide")
+    assert subprocess.run([sys.executable, "reproduce.py"], cwd=tmp_path / "part", check=False).returncode == 1
+    assert compare_nodes(made, reference).first is None

@@ -44,6 +44,9 @@ def validate(
     threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds that a runtime may take for one answer.")] = 600,
     case: Case = None,
+    without: Annotated[
+        list[str] | None, typer.Option(help="Case to leave out, such as nan or 'sizes 0x*'; may be repeated.")
+    ] = None,
     max_steps: Annotated[
         float | None,
         typer.Option(help="Quantised model: steps that an output may be off its float original, named by --reference."),
@@ -86,6 +89,7 @@ def validate(
                 model,
                 given,
                 case=case,
+                without=without or (),
                 on="all" if on == ["all"] else on,
                 pythons=python or (),
                 require=(require,) if require else (),

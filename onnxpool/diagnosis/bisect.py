@@ -69,6 +69,8 @@ def bisect_model(
     if first is not None and first.part == "introduces":
         node = next(node for node in runs.graph.graph if node.name == first.name)
         names, reason = [*runs.region(node), first.name], first.sentence
+        if first.name in runs.casts:  # what it rounds away shows where the type is wide again
+            names = [first.name, *(str(user.name) for user, _ in node.outputs[0].uses() if user.op_type == "Cast")]
     else:
         names, reason = _shortest(runs), "these nodes are right one by one, and wrong together"
     part = subgraph.segment(runs.graph, names, runs.feeds)
@@ -85,7 +87,9 @@ def _first_failing(model: Model, golden: Golden, kernels: Kernels) -> str:
             return case.name
         for name, answer in case.answers.items():
             bound = bounds.network(answer, outputs[name].dtype, case.yardstick[name], golden.yardstick)
-            if outputs[name].shape != answer.shape or not bounds.measure(outputs[name], answer, bound.allowed).within:
+            if outputs[name].shape != answer.shape:
+                return case.name
+            if not bounds.measure(outputs[name], case.nearest(name, outputs[name]), bound.allowed).within:
                 return case.name
     raise ArgumentError(f"none of {len(golden.cases)} cases fails in ONNX Runtime with kernels={kernels!r}")
 

@@ -21,6 +21,7 @@ that is right node by node is run once more as it is, and a note says if that is
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,8 @@ def of_runs(runs: Runs) -> Nodes:
     """What both runs say about each node."""
     nodes = [node for node in runs.graph.graph if node.op_type != "Constant"]
     results = tuple(_result(runs, node) for node in nodes if any(value.name in runs.known for value in node.outputs))
+    if runs.casts and not any(one.part == "introduces" for one in results):
+        results = tuple(_rounding(one, runs) for one in results)
     notes = [*runs.notes, *_undeclared(runs)]
     if len(nodes) > len(results):
         notes.append(f"{len(nodes) - len(results)} nodes have no reference: onnx's evaluator does not know them")
@@ -116,6 +119,14 @@ def _result(runs: Runs, node: ir.Node) -> NodeResult:
     part: Part = "introduces" if faults else "propagates" if total > 1 else "agrees"
     by, reason = faults[0] if faults else ("", f"{total:.3g} times what is allowed" if total > 1 else "")
     return NodeResult(str(node.name), node.op_type, part, by, share, total, reason, *lines.line_of(node))
+
+
+def _rounding(result: NodeResult, runs: Runs) -> NodeResult:
+    """The same, if it is a Cast that was not exported: where no node is wrong by itself, such a one is."""
+    if result.name not in runs.casts:
+        return result
+    reason = f"it rounds to {runs.casts[result.name]}, which the network does not"
+    return replace(result, part="introduces", by="model", reason=reason)
 
 
 def _faults(runs: Runs, node: ir.Node, name: str) -> Iterator[tuple[Doer, str]]:

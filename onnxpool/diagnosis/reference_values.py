@@ -5,7 +5,7 @@ else what its node makes, in float64, of the references of its inputs. A node wh
 does not do what the network does; what comes after it starts from the anchor again.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,9 +40,12 @@ class Known:
     total_error: float
 
 
-def walk(graph: ir.Model, feeds: Feeds, anchors: Mapping[str, Array]) -> dict[str, Known]:
+def walk(
+    graph: ir.Model, feeds: Feeds, anchors: Mapping[str, Array], casts: Collection[str] = ()
+) -> dict[str, Known]:
     """What is known of each value that nodes of ``graph`` make, in the order of execution.
 
+    What nodes called as in ``casts`` round away is no error that the evaluator makes: they pass on what they take.
     Values that the reference evaluator cannot compute, and that have no anchor, are left out.
     """
     bare = subgraph.bare(graph)
@@ -56,7 +59,7 @@ def walk(graph: ir.Model, feeds: Feeds, anchors: Mapping[str, Array]) -> dict[st
     known: dict[str, Known] = {}
     for node, node_wide in zip(narrow.graph, wide.graph, strict=True):
         run, run_wide = (_runner(one, bare.opset_imports) for one in (node, node_wide))
-        own |= _ran(run, node, own)
+        own |= _passed(node, own) if node.name in casts else _ran(run, node, own)
         double |= _ran(run_wide, node, double)
         exact = _ran(run_wide, node, reference)
         rounded, meant = _ran(run, node, given), _ran(run_wide, node, widen(given))
@@ -79,6 +82,12 @@ def walk(graph: ir.Model, feeds: Feeds, anchors: Mapping[str, Array]) -> dict[st
                 total_error=scale * _error(own.get(name), double.get(name)),
             )
     return known
+
+
+def _passed(node: ir.Node, known: Mapping[str, Any]) -> Feeds:
+    """What a Cast would give if it rounded nothing."""
+    given = known.get(str(node.inputs[0].name)) if node.inputs[0] is not None else None
+    return {} if given is None else {str(node.outputs[0].name): given}
 
 
 def _runner(node: ir.Node, opsets: Mapping[str, int]) -> Callable[[Feeds], Feeds]:

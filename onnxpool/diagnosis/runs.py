@@ -21,6 +21,7 @@ from onnxpool.golden import bounds
 from onnxpool.golden.file import Case, Golden
 from onnxpool.golden.inputs import Feeds
 from onnxpool.graph import subgraph
+from onnxpool.graph.fingerprint import changes
 from onnxpool.graph.subgraph import OWN
 from onnxpool.network import traced
 from onnxpool.run.session import Kernels, load
@@ -37,8 +38,8 @@ class Runs:
 
     ``source`` says where the reference values come from, ``feeds`` holds these values in the types that nodes take.
     ``total`` holds the values of the model as a whole, ``local`` what each node makes of reference inputs, ``refused``
-    why a node cannot run on these, ``native`` the pooling nodes that ran natively, ``notes`` what else a reader should
-    know. ``kernels`` are those that ran.
+    why a node cannot run on these, ``native`` the pooling nodes that ran natively, ``casts`` what nodes round to that
+    were not exported so, in a model that fails, ``notes`` what else a reader should know. ``kernels`` are those that ran.
     """
 
     graph: ir.Model
@@ -51,6 +52,7 @@ class Runs:
     local: Feeds
     refused: Mapping[str, str]
     native: frozenset[str]
+    casts: Mapping[str, str]
     notes: tuple[str, ...]
 
     def error(self, node: ir.Node, name: str, actual: NDArray[Any] | None, answer: NDArray[Any] | None) -> float:
@@ -106,7 +108,8 @@ def run_both(held: HeldModel, golden: Golden, case: str | None, reference: Refer
     """
     graph, chosen = subgraph.flat(held.runnable), golden.case(case)
     inside, untraced = _inside(reference, graph, chosen)
-    known = walk(graph, chosen.inputs, chosen.answers | inside)
+    casts = {} if _right(graph, chosen, kernels) else _narrowing(graph, golden)
+    known = walk(graph, chosen.inputs, chosen.answers | inside, casts)
     anchored = sum(value.anchored for value in known.values())
     given = {name: value.given for name, value in known.items()}
     feeds = {**given, **chosen.inputs}
@@ -123,8 +126,47 @@ def run_both(held: HeldModel, golden: Golden, case: str | None, reference: Refer
         local=local,
         refused=refused,
         native=native | also_native,
-        notes=(*untraced, *stopped),
+        casts=casts,
+        notes=(*untraced, *stopped, *_changed(held, golden)),
     )
+
+
+def _right(graph: ir.Model, case: Case, kernels: Kernels) -> bool:
+    """Whether the model as a whole gives the answers of a case."""
+    try:
+        outputs, _ = run_part(graph, case.inputs, kernels)
+    except (OnnxpoolError, KeyError):
+        return False
+    for name, answer in case.answers.items():
+        if name not in outputs or outputs[name].shape != answer.shape:
+            return False
+        bound = bounds.network(answer, outputs[name].dtype, case.yardstick[name], "")
+        if not bounds.measure(outputs[name], case.nearest(name, outputs[name]), bound.allowed).within:
+            return False
+    return True
+
+
+_NARROW = {ir.DataType.FLOAT16: "float16", ir.DataType.BFLOAT16: "bfloat16"}
+
+
+def _narrowing(graph: ir.Model, golden: Golden) -> dict[str, str]:
+    """The Casts to a narrower floating point type that were not exported, and to which."""
+    exported = (golden.fingerprints or {}).get("nodes", {})
+    found = {}
+    for node in graph.graph:
+        if node.op_type == "Cast" and node.name not in exported:
+            to = ir.DataType(node.attributes["to"].as_int())
+            given = node.inputs[0].dtype if node.inputs[0] is not None else None
+            if to in _NARROW and given not in _NARROW:
+                found[str(node.name)] = _NARROW[to]
+    return found
+
+
+def _changed(held: HeldModel, golden: Golden) -> list[str]:
+    """What has changed since the export, where that is known."""
+    if not (golden.fingerprints and golden.fingerprints["nodes"]):
+        return []
+    return [f"since the export: {change.text}" for change in changes(golden.fingerprints, held.fingerprints())]
 
 
 def run_part(part: ir.Model, feeds: Feeds, kernels: Kernels) -> tuple[Feeds, frozenset[str]]:

@@ -50,9 +50,12 @@ largest magnitude in the window, ``D = m - y >= 0`` how far the result lies belo
 **A quantised network**: by measurement on itself, one step of the output and what moved roundings change; see
 :mod:`onnxpool.golden.from_quantized`, which gives a yardstick for :func:`network`.
 
-**A whole network** (:func:`network`): by measurement. The network's own float32 (or float16) run in PyTorch has an
-error against the same float64 answers; another program that sums in other orders may have :data:`YARDSTICK_FACTOR`
-times that, and :data:`FLOOR_ULPS` of the largest answer for when PyTorch was lucky.
+**A whole network** (:func:`network`): by measurement. The network's own float32 (or float16) runs have errors against
+the same float64 answers: one as it is, and several in which every operator rounds a little otherwise
+(:mod:`onnxpool.golden.perturbed`). The worst of them, among answers of about one magnitude
+(:mod:`onnxpool.golden.magnitude`), is the yardstick: another program may have :data:`YARDSTICK_FACTOR` times that, and
+:data:`ELEMENT_ULPS` of the answer itself. Where a single number is all that is known, it is :data:`FLOOR_ULPS` of the
+largest answer, for when that one run was lucky.
 """
 
 import math
@@ -65,6 +68,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from onnxpool.dtypes import Array
+from onnxpool.golden.magnitude import ByMagnitude
 from onnxpool.window import Window
 
 NATIVE_EXP = 2.5
@@ -82,8 +86,11 @@ CUDA_EXP = 4.0
 YARDSTICK_FACTOR = 4.0
 """How many times PyTorch's own error another implementation of the same network may have."""
 
+ELEMENT_ULPS = 2.0
+"""What any network may err in one element, in ULP of that answer, beside what its own runs err."""
+
 FLOOR_ULPS = 16.0
-"""What any network may err, in ULP of the largest magnitude of an output tensor."""
+"""What a network may err of which one run is known, in ULP of the largest magnitude of an output tensor."""
 
 Native = bool | Literal["cuda"]
 """Whether a native kernel computed a value: ``"cuda"`` for one of the CUDA kernels, True for one of the CPU's."""
@@ -206,17 +213,33 @@ def pooling(window: Window, x: Array, answer: Array, dtype: DTypeLike, *, native
     return Bound(allowed, origin)
 
 
-def network(answer: Array, dtype: DTypeLike, yardstick: float, source: str) -> Bound:
-    """The bound for one output of a network: ``yardstick`` is the largest error that ``source`` had at these answers.
+def network(answer: Array, dtype: DTypeLike, yardstick: float | ByMagnitude, source: str) -> Bound:
+    """The bound for one output of a network: ``yardstick`` holds the errors that ``source`` had at these answers.
 
-    Outputs that are not floating point numbers must be equal, unless ``source`` was wrong too.
+    Outputs that are not floating point numbers must be equal, unless ``source`` is one number and was wrong too.
     """
+    if isinstance(yardstick, ByMagnitude):
+        return _by_magnitude(answer, dtype, yardstick, source)
     allowed = YARDSTICK_FACTOR * yardstick
     origin = f"{YARDSTICK_FACTOR:g} x {source} ({yardstick:.2g})"
     if is_floating(dtype):
         allowed += floor(answer, dtype)
         origin += f" + {FLOOR_ULPS:g} ULP ({np.dtype(dtype)}) of the largest answer"
     return Bound(np.asarray(allowed), origin)
+
+
+def _by_magnitude(answer: Array, dtype: DTypeLike, yardstick: ByMagnitude, source: str) -> Bound:
+    if not is_floating(dtype):
+        return Bound(np.zeros(answer.shape), "whole numbers must be equal")
+    allowed = YARDSTICK_FACTOR * yardstick.at(answer) + ELEMENT_ULPS * np.nan_to_num(ulp(answer, dtype))
+    origin = (
+        f"{YARDSTICK_FACTOR:g} x {source} at answers of this magnitude (at most {yardstick.largest:.2g}) "
+        f"+ {ELEMENT_ULPS:g} ULP ({np.dtype(dtype)})"
+    )
+    if np.dtype(dtype) != np.float16:  # which programs compute in float32: no result of that is subnormal there
+        info: Any = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
+        allowed = allowed + float(info.smallest_normal)
+    return Bound(allowed, origin)
 
 
 def floor(answer: Array, dtype: DTypeLike) -> float:

@@ -5,18 +5,23 @@ who answers, and a yardstick: how far a run in the model's own type is from thes
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import DTypeLike, NDArray
 
+from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError, GoldenError
 from onnxpool.golden import bounds
+from onnxpool.golden.choices import Choices, Pointed, of_runs
 from onnxpool.golden.file import Answers, Case, Golden
 from onnxpool.golden.inputs import MODEST, Feeds, Input, generate, inputs_of, modest
+from onnxpool.golden.magnitude import ByMagnitude
+from onnxpool.golden.perturbed import moved_inputs
 
 MOST_BYTES = 20_000_000
 """Cases are added while inputs and answers are smaller than this; the export's own example is always there.
@@ -25,9 +30,35 @@ One that is larger by itself does not count."""
 _SIZES = ((MODEST // 2, MODEST // 4), (MODEST, MODEST))
 """Sizes of axes that may change, at most, and the size that a network must take for that: half of it is tried too."""
 
-Yardstick: TypeAlias = Callable[[Feeds, Answers], dict[str, float]]
-"""How far the network's own run in the model's type is from the answers, by output; :class:`GoldenError` if it has
-NaN or infinity in other places, so that nothing can be said about others."""
+Otherwise: TypeAlias = Callable[[Feeds, int, float], dict[str, NDArray[Any]]]
+"""A run in which every operator rounds otherwise, as a seed draws, by so many ULP."""
+
+JUMPING = 4.0
+"""ULP by which roundings move in the runs that look for outputs that jump: as many as another program may err."""
+
+MANY, FEW, SMALL = 8, 4, 2000
+"""How many runs with other roundings there are: of so many elements at most, and of more."""
+
+UNDETERMINED = 0.1
+"""Of the largest answer: where the median error of the network's own runs is above this, no answer says anything."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a network's own runs say about how far off a result may be, by output: see :class:`Case`."""
+
+    yardstick: Mapping[str, float | ByMagnitude]
+    choices: Mapping[str, Choices] = field(default_factory=dict)
+    pointed: Mapping[str, Pointed] = field(default_factory=dict)
+
+
+class UndeterminedError(GoldenError):
+    """Rounding alone decides what a case gives."""
+
+
+Yardstick: TypeAlias = Callable[[Feeds, Answers], Measured]
+"""How far the network's own runs in the model's type are from the answers; :class:`GoldenError` if one has NaN or
+infinity in other places, so that nothing can be said about others."""
 
 
 def collect(
@@ -59,11 +90,13 @@ def collect(
             continue
         try:
             answers = answer(widen(feeds))
-            case = Case(name, feeds, answers, yardstick(feeds, answers))
+            measured = yardstick(feeds, answers)
         except Exception as error:  # whatever a network raises
             refused[name] = first_line(error)
             continue
-        more = sum(array.nbytes for array in (*feeds.values(), *answers.values()))
+        case = Case(name, feeds, answers, measured.yardstick, measured.choices, measured.pointed)
+        pointed = (one.values for one in measured.pointed.values())
+        more = sum(array.nbytes for array in (*feeds.values(), *answers.values(), *pointed))
         if found and size_bytes + more > MOST_BYTES:
             refused[name] = f"the golden file would exceed {MOST_BYTES / 1e6:g} MB"
             continue
@@ -78,32 +111,80 @@ def collect(
     return Golden(source, yardstick_source, dtypes, tuple(found), tuple(notes), fingerprints=None)
 
 
-def own_error(run: Callable[[Feeds], dict[str, NDArray[Any]]], model: ir.Model) -> Yardstick:
+def own_error(
+    run: Callable[[Feeds], dict[str, NDArray[Any]]],
+    model: ir.Model,
+    otherwise: Otherwise,
+    pointed: Callable[[Feeds], Mapping[str, Pointed]] = lambda _: {},
+) -> Yardstick:
     """The yardstick of a network that ``run`` runs on inputs in whatever floating point type they come in.
 
-    A float64 network would have no error against itself: it is run in float32, and the error scaled to float64.
+    ``otherwise`` runs it with other roundings (:mod:`onnxpool.golden.perturbed`), ``pointed`` says
+    what outputs of indices point at. A float64 network would have no error against itself: it is run in float32, and
+    the error scaled to float64.
     """
-    if is_double(model):
+    double = is_double(model)
+    scale = bounds.FLOAT32_IN_FLOAT64 if double else 1.0
+    types = {str(value.name): str(np.dtype(value.dtype.numpy())) for value in model.graph.outputs if value.dtype}
 
-        def scaled(feeds: Feeds, answers: Answers) -> dict[str, float]:
-            results = run(widen(feeds, np.float32))
-            errors = {name: bounds.measure(results[name], answers[name], 0) for name in answers}
-            return {name: bounds.FLOAT32_IN_FLOAT64 * error.max_abs for name, error in errors.items()}
-
-        return scaled
-
-    def measured(feeds: Feeds, answers: Answers) -> dict[str, float]:
-        results = run(feeds)
-        errors = {name: bounds.measure(results[name], answers[name], 0) for name in answers}
-        for name, error in errors.items():
+    def measured(feeds: Feeds, answers: Answers) -> Measured:
+        own = widen(feeds, np.float32) if double else feeds
+        first = run(own)
+        for name in () if double else answers:
+            error = bounds.measure(first[name], answers[name], 0)
             if error.nan or error.infinite:
                 raise GoldenError(
                     f"in its own type the network overflows, or has NaN where float64 has none, in {name!r} "
                     f"({error.nan + error.infinite} elements)"
                 )
-        return {name: error.max_abs for name, error in errors.items()}
+        size = sum(array.size for array in answers.values())
+        others = list(_others(own, otherwise, range(MANY if size <= SMALL else FEW), 1))
+        jumps = any(not bounds.is_floating(array.dtype) for array in first.values())
+        yardstick, choices = {}, {}
+        for name, answer in answers.items():
+            dtype = "float32" if double else types.get(name, "float32")
+            floating = bounds.is_floating(first[name].dtype)
+            found = _of_shape(name, answer, (first, *others))
+            curve, chosen = of_runs(answer, found, floating=floating, dtype=dtype)
+            if floating and _undetermined(answer, curve, found[1:]):
+                raise UndeterminedError(f"rounding alone decides what {name!r} is")
+            yardstick[name] = curve.scaled(scale)
+            jumps |= len(chosen.places) > 0
+        further = list(_others(own, otherwise, range(MANY, 2 * MANY), JUMPING)) if jumps else []
+        for name, answer in answers.items() if jumps else ():
+            floating = bounds.is_floating(first[name].dtype)
+            dtype = "float32" if double else types.get(name, "float32")
+            near, far = (_of_shape(name, answer, runs) for runs in ((first, *others), further))
+            _, chosen = of_runs(answer, near, far, floating=floating, dtype=dtype)
+            if len(chosen.places):
+                choices[name] = chosen
+        return Measured(yardstick, choices, pointed(feeds))
 
     return measured
+
+
+def _others(feeds: Feeds, otherwise: Otherwise, seeds: Iterable[int], ulps: float) -> Iterator[Feeds]:
+    """Runs with other roundings."""
+    for seed in seeds:
+        with suppress(Exception):  # a network that looks at its numbers, and refuses some
+            yield otherwise(moved_inputs(feeds, np.random.default_rng(seed), ulps), seed, ulps)
+
+
+def _of_shape(name: str, answer: Array, runs: Iterable[Mapping[str, NDArray[Any]]]) -> list[Array]:
+    """What these runs gave for one output, those of its shape, in float64."""
+    return [_wide(run[name]) for run in runs if name in run and run[name].shape == answer.shape]
+
+
+def _wide(array: NDArray[Any]) -> Array:
+    return array.astype(np.float64)
+
+
+def _undetermined(answer: Array, curve: ByMagnitude, runs: Sequence[NDArray[Any]]) -> bool:
+    """Whether half of all answers could be anything, or whether they are numbers at all."""
+    if any((np.isnan(_wide(run)) != np.isnan(answer)).any() for run in runs):
+        return True
+    finite = np.abs(answer[np.isfinite(answer)])
+    return bool(finite.size) and float(np.median(curve.at(finite))) > UNDETERMINED * float(finite.max())
 
 
 def moved(feeds: Mapping[str, NDArray[Any]], rng: np.random.Generator) -> Feeds:

@@ -1,14 +1,16 @@
 """Inputs and float64 answers that travel beside a model, so that validation needs no PyTorch.
 
 ``network.golden.npz`` beside ``network.onnx`` holds for each case the inputs in the model's own types, the answers of
-the original network computed in float64, and as a yardstick the error that PyTorch's own run in the model's type has
+the original network computed in float64, and as a yardstick the errors that PyTorch's own runs in the model's type have
 against them; and a fingerprint of every exported node. It is an npz file without pickles: a ``header`` in JSON, and
 arrays that the header names. bfloat16, which NumPy's format lacks, is stored as its bits.
 """
 
 import json
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,12 @@ from numpy.typing import NDArray
 from onnxpool._files import complete
 from onnxpool.dtypes import Array, from_bits, to_bits
 from onnxpool.errors import ArgumentError, GoldenError
+from onnxpool.golden.choices import Choices, Pointed, nearest
 from onnxpool.golden.inputs import Feeds
+from onnxpool.golden.magnitude import ByMagnitude
 from onnxpool.graph.fingerprint import Fingerprints
 
-VERSION = 1
+VERSION = 2
 """Version of the file format; files of other versions are refused."""
 
 Answers = dict[str, Array]
@@ -30,12 +34,21 @@ Answers = dict[str, Array]
 
 @dataclass(frozen=True)
 class Case:
-    """One input and its answers. ``yardstick`` is the error by output that the network itself has in its own type."""
+    """One input and its answers. ``yardstick`` is the error by output that the network itself has in its own type.
+
+    ``choices`` and ``pointed`` are of the outputs that jump (:mod:`onnxpool.golden.choices`).
+    """
 
     name: str
     inputs: Feeds
     answers: Answers
-    yardstick: dict[str, float]
+    yardstick: Mapping[str, float | ByMagnitude]
+    choices: Mapping[str, Choices] = field(default_factory=dict)
+    pointed: Mapping[str, Pointed] = field(default_factory=dict)
+
+    def nearest(self, name: str, actual: NDArray[Any]) -> Array:
+        """The right answer of this output that is next to ``actual``, of the same shape."""
+        return nearest(self.answers[name], actual, self.choices.get(name), self.pointed.get(name))
 
 
 @dataclass(frozen=True)
@@ -64,6 +77,21 @@ class Golden:
         """The same with the case of that name alone; with all, for None."""
         return self if name is None else replace(self, cases=(self.case(name),))
 
+    def without(self, names: Sequence[str]) -> "Golden":
+        """The same without the cases of these names, in which ``*`` stands for anything; a note says which.
+
+        Raises :class:`ArgumentError` for a name that fits no case, and where none would be left.
+        """
+        for name in names:
+            if not any(fnmatchcase(case.name, name) for case in self.cases):
+                raise ArgumentError(f"without={name!r} is not one of {', '.join(case.name for case in self.cases)}")
+        left = tuple(case for case in self.cases if not any(fnmatchcase(case.name, name) for name in names))
+        if names and not left:
+            raise ArgumentError(f"without={[*names]!r} leaves no case")
+        gone = [repr(case.name) for case in self.cases if all(case is not one for one in left)] if names else []
+        notes = (*self.notes, f"left out as asked: {', '.join(gone)}") if gone else self.notes
+        return replace(self, cases=left, notes=notes)
+
 
 # --- the file
 
@@ -88,9 +116,18 @@ def save(golden: Golden, path: str | os.PathLike[str]) -> None:
     entries = []
     for i, case in enumerate(golden.cases):
         types = {name: array.dtype.name for name, array in case.inputs.items()}
-        entries.append({"name": case.name, "inputs": types, "answers": [*case.answers], "yardstick": case.yardstick})
+        yardstick = {name: _listed(one) for name, one in case.yardstick.items()}
+        pointed = {
+            name: {"axis": one.axis, "dtype": one.dtype, "yardstick": _listed(one.yardstick)}
+            for name, one in case.pointed.items()
+        }
+        entry = {"name": case.name, "inputs": types, "answers": [*case.answers], "yardstick": yardstick}
+        entries.append({**entry, "choices": [*case.choices], "pointed": pointed})
         arrays |= {f"{i}.input.{j}": to_bits(array) for j, array in enumerate(case.inputs.values())}
         arrays |= {f"{i}.answer.{j}": array for j, array in enumerate(case.answers.values())}
+        for j, choices in enumerate(case.choices.values()):
+            arrays |= {f"{i}.places.{j}": choices.places, f"{i}.values.{j}": choices.values}
+        arrays |= {f"{i}.pointed.{j}": one.values for j, one in enumerate(case.pointed.values())}
     header = {
         "version": VERSION,
         "source": golden.source,
@@ -126,7 +163,15 @@ def load(path: str | os.PathLike[str]) -> Golden:
                         for j, (name, dtype) in enumerate(entry["inputs"].items())
                     },
                     answers={name: file[f"{i}.answer.{j}"] for j, name in enumerate(entry["answers"])},
-                    yardstick=entry["yardstick"],
+                    yardstick={name: _unlisted(one) for name, one in entry["yardstick"].items()},
+                    choices={
+                        name: Choices(file[f"{i}.places.{j}"], file[f"{i}.values.{j}"])
+                        for j, name in enumerate(entry["choices"])
+                    },
+                    pointed={
+                        name: Pointed(file[f"{i}.pointed.{j}"], one["axis"], one["dtype"], _curve(one["yardstick"]))
+                        for j, (name, one) in enumerate(entry["pointed"].items())
+                    },
                 )
                 for i, entry in enumerate(header["cases"])
             )
@@ -142,6 +187,24 @@ def load(path: str | os.PathLike[str]) -> Golden:
         raise GoldenError(f"there is no golden file {path}; export the model again, or give reference=") from error
     except Exception as error:  # a damaged zip file, array or header fails in many ways
         raise GoldenError(f"{path} is damaged or no golden file ({error}); export the model again") from error
+
+
+def _listed(yardstick: float | ByMagnitude) -> Any:
+    """For JSON."""
+    return (
+        yardstick
+        if isinstance(yardstick, int | float)
+        else [yardstick.exponents, yardstick.errors, yardstick.axis, yardstick.slices]
+    )
+
+
+def _unlisted(yardstick: Any) -> float | ByMagnitude:
+    return yardstick if isinstance(yardstick, int | float) else _curve(yardstick)
+
+
+def _curve(yardstick: Any) -> ByMagnitude:
+    exponents, errors, axis, slices = yardstick
+    return ByMagnitude(tuple(exponents), tuple(errors), axis, tuple(slices))
 
 
 def _check(version: int) -> None:

@@ -13,10 +13,14 @@ import numpy as np
 
 from onnxpool.errors import GoldenError
 from onnxpool.golden import bounds
-from onnxpool.golden.collect import collect, moved
+from onnxpool.golden.choices import of_runs
+from onnxpool.golden.collect import Measured, collect, moved
 from onnxpool.golden.file import Answers, Golden
 from onnxpool.golden.inputs import Feeds
 from onnxpool.graph.forms import Model, read
+
+DRAWS = 3
+"""How many times the inputs are moved; the largest change counts."""
 
 
 def record(function: Callable[[Feeds], Mapping[str, Any]], model: Model, *, only: str | None = None) -> Golden:
@@ -34,9 +38,17 @@ def record(function: Callable[[Feeds], Mapping[str, Any]], model: Model, *, only
             raise GoldenError(f"the reference gave {sorted(answers)}; the model has the outputs {sorted(names)}")
         return {name: np.asarray(array, np.float64) for name, array in answers.items()}
 
-    def yardstick(feeds: Feeds, answers: Answers) -> dict[str, float]:
-        changed = answer(moved(feeds, np.random.default_rng(0)))
-        return {name: nodes * bounds.measure(changed[name], answers[name], 0).max_abs for name in answers}
+    dtypes = {str(value.name): str(np.dtype(value.dtype.numpy())) for value in model.graph.outputs if value.dtype}
+
+    def yardstick(feeds: Feeds, answers: Answers) -> Measured:
+        runs = [answer(moved(feeds, np.random.default_rng(seed))) for seed in range(DRAWS)]
+        yardsticks, choices = {}, {}
+        for name, right in answers.items():
+            dtype = dtypes.get(name, "float32")
+            found = [one[name] for one in runs if one[name].shape == right.shape]
+            curve, choices[name] = of_runs(right, found, floating=bounds.is_floating(dtype), dtype=dtype)
+            yardsticks[name] = curve.scaled(nodes)
+        return Measured(yardsticks, {name: one for name, one in choices.items() if len(one.places)})
 
     golden = collect(
         model,

@@ -11,6 +11,7 @@ are for small models only.
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,9 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from onnxpool.domain import DOMAIN
+from onnxpool.dtypes import Array
 from onnxpool.errors import GoldenError
-from onnxpool.golden import collect
+from onnxpool.golden import bounds, collect, perturbed
 from onnxpool.golden.file import Answers, Golden
 from onnxpool.golden.inputs import Feeds
 from onnxpool.golden.rounding import Rounding
@@ -55,17 +57,23 @@ def record_bare(bare: ir.Model, *, only: str | None = None) -> Golden:
             f"{MOST_WEIGHTS:,}: give reference= (the PyTorch module, a golden file, or a function)"
         )
     double = evaluator(in_dtype(bare, ir.DataType.DOUBLE))
-    own = evaluator(in_dtype(bare, ir.DataType.FLOAT) if collect.is_double(bare) else bare)
+    narrow = in_dtype(bare, ir.DataType.FLOAT) if collect.is_double(bare) else bare
+    own, draws = evaluator(narrow), Draws()
+    shaky = evaluator(narrow, draws=draws)
 
     def answer(feeds: Feeds) -> Answers:
         return {name: np.asarray(array, np.float64) for name, array in double(feeds).items()}
 
+    def otherwise(feeds: Feeds, seed: int, ulps: float) -> dict[str, NDArray[Any]]:
+        draws.rng, draws.ulps = np.random.default_rng(seed), ulps
+        return shaky(feeds)
+
     return collect.collect(
         bare,
         answer,
-        collect.own_error(own, bare),
+        collect.own_error(own, bare, otherwise),
         source=f"the model itself in float64, onnx {onnx.__version__}",
-        yardstick_source="the reference evaluator's own error",
+        yardstick_source="the reference evaluator's own errors",
         only=only,
     )
 
@@ -99,13 +107,27 @@ def exact(bare: ir.Model, feeds: Feeds) -> Answers:
         raise GoldenError(f"onnx's reference evaluator cannot run this model in float64: {error}") from error
 
 
-def evaluator(model: ir.Model, operators: Sequence[type[OpRun]] = ()) -> Callable[[Feeds], dict[str, NDArray[Any]]]:
+@dataclass
+class Draws:
+    """Where the other roundings of a run come from."""
+
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+    ulps: float = 1.0
+
+
+def evaluator(
+    model: ir.Model, operators: Sequence[type[OpRun]] = (), draws: Draws | None = None
+) -> Callable[[Feeds], dict[str, NDArray[Any]]]:
     """A function from the inputs of a model in custom form to its outputs, by name; ``operators`` are further ones.
+
+    With ``draws``, every operator rounds a little otherwise (:mod:`onnxpool.golden.perturbed`).
 
     Raises :class:`GoldenError` where the reference evaluator does not know an operator.
     """
     names = [str(value.name) for value in model.graph.outputs]
     started = _start(ir.to_proto(model), operators)
+    for node in started.rt_nodes_ if draws is not None else ():
+        _shake(node, draws)  # type: ignore[arg-type]
 
     def run(feeds: Feeds) -> dict[str, NDArray[Any]]:
         with np.errstate(all="ignore"):  # NaN and infinity are part of some cases
@@ -114,14 +136,62 @@ def evaluator(model: ir.Model, operators: Sequence[type[OpRun]] = ()) -> Callabl
     return run
 
 
+def _shake(node: OpRun, draws: Draws) -> None:
+    """Let a node give what it gives, rounded a little otherwise."""
+    kind, given = node.onnx_node.op_type.lower(), node.run
+    if kind in perturbed.MOVING:
+        return
+
+    def run(*inputs: Any, **told: Any) -> tuple[Any, ...]:
+        return tuple(
+            perturbed.shaken(one, draws.rng, perturbed.SATURATING.get(kind, 0.0), draws.ulps)
+            if isinstance(one, np.ndarray) and bounds.is_floating(one.dtype) and one.size
+            else one
+            for one in given(*inputs, **told)
+        )
+
+    node.run = run  # type: ignore[method-assign]
+
+
 def _start(proto: Any, operators: Sequence[type[OpRun]] = (), **arguments: Any) -> ReferenceEvaluator:
     from onnxpool.pools import OPERATORS
 
-    known = [*map(_evaluated, OPERATORS.values()), *operators]
+    imports = arguments.get("opsets") or {one.domain: one.version for one in proto.opset_import}
+    old = _OLD if imports.get("", NEW_SOFTMAX) < NEW_SOFTMAX else ()
+    known = [*map(_evaluated, OPERATORS.values()), *old, *operators]
     try:
         return ReferenceEvaluator(proto, new_ops=known, **arguments)
     except Exception as error:
         raise GoldenError(f"onnx's reference evaluator cannot run this model ({error}); give reference=") from error
+
+
+NEW_SOFTMAX = 13
+"""The opset from which Softmax works along one axis; before, along all from ``axis`` on together, which is 1."""
+
+
+def _flat(name: str, function: Callable[[Array], Array]) -> type[OpRun]:
+    """The operator as it was; onnx's evaluator computes it by the newer rule at every opset."""
+
+    def run(node: OpRun, x: NDArray[Any], **_: Any) -> tuple[NDArray[Any]]:
+        told = (one.i for one in node.onnx_node.attribute if one.name == "axis")  # the evaluator's default is newer
+        axis = next(told, 1) % max(x.ndim, 1)
+        rows = x.reshape(int(np.prod(x.shape[:axis])), -1)
+        return (function(rows).reshape(x.shape).astype(x.dtype),)
+
+    return type(name, (OpRun,), {"op_domain": "", "_run": run})
+
+
+def _softmax(rows: Array) -> Array:
+    powers = np.exp(rows - rows.max(axis=1, keepdims=True, initial=-np.inf))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def _log_softmax(rows: Array) -> Array:
+    shifted = rows - rows.max(axis=1, keepdims=True, initial=-np.inf)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+
+
+_OLD = (_flat("Softmax", _softmax), _flat("LogSoftmax", _log_softmax))
 
 
 def _evaluated(operator: Operator) -> type[OpRun]:

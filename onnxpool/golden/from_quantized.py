@@ -67,7 +67,7 @@ def record_bare(bare: ir.Model, example: Feeds | None = None, *, only: str | Non
     golden = collect.collect(
         bare,
         evaluated.exact,
-        evaluated.allowed,
+        lambda feeds, answers: collect.Measured(evaluated.allowed(feeds, answers)),
         source=f"the quantised model itself in float64, onnx {onnx.__version__}",
         yardstick_source=f"a quarter of (a step, and what {MOVED:.2g} of one in every rounding changes)",
         example=example,

@@ -20,14 +20,31 @@ from onnxpool.errors import GoldenError, MissingExtra
 from onnxpool.golden import bounds
 from onnxpool.golden.arrangement import Arrangement, arrangements
 from onnxpool.golden.arrangement import parameters as parameters_of
-from onnxpool.golden.collect import Yardstick, collect, first_line, is_double, moved, own_error, widen
+from onnxpool.golden.choices import Pointed
+from onnxpool.golden.collect import (
+    Measured,
+    Otherwise,
+    Yardstick,
+    collect,
+    first_line,
+    is_double,
+    moved,
+    own_error,
+    widen,
+)
 from onnxpool.golden.file import Answers, Golden
 from onnxpool.golden.inputs import Feeds, generate, inputs_of
+from onnxpool.golden.perturbed import in_torch
+from onnxpool.golden.pointed import pointed, watched
 from onnxpool.graph.fingerprint import fingerprints, of_parameters
 from onnxpool.graph.forms import Model, read
 
 if TYPE_CHECKING:
     import torch
+
+
+_WHOLE = {ir.DataType.INT64, ir.DataType.INT32}
+"""Element types of indices."""
 
 
 def record(
@@ -62,7 +79,7 @@ def record(
         golden = collect(
             model,
             answering.double,
-            own_error(answering.own, model),
+            own_error(answering.own, model, answering.otherwise, answering.pointed),
             source=f"{name} in float64, {version}",
             yardstick_source="PyTorch's own error",
             example=answering.example,
@@ -92,6 +109,7 @@ def record(
 class Answering:
     """What a module makes of a model's inputs, by the model's output names: in float64, and in the types it has.
 
+    ``otherwise`` is ``own`` with other roundings; ``pointed`` says what outputs of indices point at.
     ``narrow`` takes float64 as ``double`` does, and answers in the types the module has; ``near`` is that of a copy
     whose weights are moved by one ULP. ``example`` is what it was exported with, where that is known.
     """
@@ -100,6 +118,8 @@ class Answering:
     own: Callable[[Feeds], dict[str, NDArray[Any]]]
     narrow: Callable[[Feeds], Answers]
     near: Callable[[Feeds], Answers]
+    otherwise: Otherwise
+    pointed: Callable[[Feeds], Mapping[str, Pointed]]
     example: Feeds | None
 
 
@@ -126,17 +146,20 @@ def answers(
         raise GoldenError(f"the module was called with {len(places)} tensors, the model has the inputs {names}")
     wanted = [str(value.name) for value in model.graph.outputs]
 
-    def call(network: torch.nn.Module, feeds: Feeds) -> dict[str, NDArray[Any]]:
+    def tensors(network: torch.nn.Module, feeds: Feeds) -> dict[str, torch.Tensor]:
         filled = list(leaves)
         for place, name in zip(places, names, strict=True):
             filled[place] = to_torch(feeds[name])
         positional, named = tree_unflatten(filled, structure)
         with torch.no_grad():
             outputs = tree_leaves(network(*positional, **named))
-        tensors = [from_torch(leaf) for leaf in outputs if isinstance(leaf, torch.Tensor)]
-        if len(tensors) != len(wanted):
-            raise GoldenError(f"the module gives {len(tensors)} tensors, the model has the outputs {wanted}")
-        return dict(zip(wanted, tensors, strict=True))
+        found = [leaf for leaf in outputs if isinstance(leaf, torch.Tensor)]
+        if len(found) != len(wanted):
+            raise GoldenError(f"the module gives {len(found)} tensors, the model has the outputs {wanted}")
+        return dict(zip(wanted, found, strict=True))
+
+    def call(network: torch.nn.Module, feeds: Feeds) -> dict[str, NDArray[Any]]:
+        return {name: from_torch(tensor) for name, tensor in tensors(network, feeds).items()}
 
     own = copied(module).cpu()
     if evaluate:
@@ -155,6 +178,27 @@ def answers(
         with _in_float32() if narrowed else nullcontext():
             return call(own, feeds)
 
+    def otherwise(feeds: Feeds, seed: int, ulps: float) -> dict[str, NDArray[Any]]:
+        with _in_float32() if narrowed else nullcontext(), in_torch(seed, ulps):
+            return call(own, feeds)
+
+    whole = {str(value.name) for value in model.graph.outputs if value.dtype in _WHOLE}
+
+    def what_indices_point_at(feeds: Feeds) -> dict[str, Pointed]:
+        if not whole:
+            return {}
+        with in_float64(), watched() as source:
+            exact = {name: source(tensor) for name, tensor in tensors(wide, widen(feeds)).items()}
+        given = widen(feeds, np.float32) if narrowed else feeds
+        with _in_float32() if narrowed else nullcontext(), watched() as source:
+            near = {name: source(tensor) for name, tensor in tensors(own, given).items()}
+        found = {}
+        for name in whole:
+            dtype = str(near[name][0].dtype).removeprefix("torch.") if near[name] else ""  # type: ignore[index]
+            if (one := pointed(exact[name], near[name], dtype, from_torch)) is not None:
+                found[name] = one
+        return found
+
     types = {entry.name: entry.dtype for entry in inputs_of(model)}
 
     def narrow(network: torch.nn.Module, feeds: Feeds) -> Answers:
@@ -170,6 +214,8 @@ def answers(
         in_own_type,
         lambda feeds: narrow(own, feeds),
         lambda feeds: narrow(near(), feeds),
+        otherwise,
+        what_indices_point_at,
         example,
     )
 
@@ -211,9 +257,9 @@ def _why_not_double(answering: Answering, model: ir.Model) -> str | None:
 def _moving(answering: Answering, nodes: int) -> Yardstick:
     """How far the answers move when every input and weight moves by one ULP, once for each of the ``nodes``."""
 
-    def measured(feeds: Feeds, answers: Answers) -> dict[str, float]:
+    def measured(feeds: Feeds, answers: Answers) -> Measured:
         changed = answering.near(moved(feeds, np.random.default_rng(0)))
-        return {name: nodes * bounds.measure(changed[name], answers[name], 0).max_abs for name in answers}
+        return Measured({name: nodes * bounds.measure(changed[name], answers[name], 0).max_abs for name in answers})
 
     return measured
 

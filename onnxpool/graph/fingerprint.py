@@ -23,7 +23,8 @@ from onnxpool.graph.forms import Model, form_of, read, to_form
 Fingerprints: TypeAlias = dict[str, dict[str, Any]]
 """``nodes``: by name, each with ``op``, ``attributes`` (a digest), ``settings`` (the short ones among them, in words),
 ``inputs`` and ``weights`` (pairs of initializer and digest); ``functions``: a digest by name; ``axes``: by input, a
-size or name per axis; ``parameters``: of a PyTorch module alone, a digest by name. Plain values that survive JSON."""
+size or name per axis; ``interface``: the names of inputs and outputs, in order; ``parameters``: of a PyTorch module
+alone, a digest by name. Plain values that survive JSON."""
 
 Digests: TypeAlias = dict[int, tuple[Any, str]]
 """Tensors read so far by ``id``, kept so that no other tensor gets that ``id``, and their digests."""
@@ -56,6 +57,15 @@ def of_converted(model: ir.Model, converted: ir.Model) -> Fingerprints:
         "nodes": {name: _node(node, digests) for name, node in _named(converted.graph).items()},
         "functions": {f"{domain}::{name}": _function(body) for (domain, name, _), body in model.functions.items()},
         "axes": {str(value.name): _axes(value) for value in converted.graph.inputs if value.shape is not None},
+        "interface": interface(model),
+    }
+
+
+def interface(model: ir.Model) -> dict[str, list[str]]:
+    """The names of a model's inputs and outputs, in order; an initializer that a caller may replace is none."""
+    return {
+        "inputs": [str(value.name) for value in model.graph.inputs if not value.is_initializer()],
+        "outputs": [str(value.name) for value in model.graph.outputs],
     }
 
 
@@ -82,14 +92,15 @@ def changes(before: Fingerprints, after: Fingerprints) -> list[Change]:
     Any difference is a fault while the model still has the nodes that were exported. Where nodes came or went, a
     program has rewritten the model: it may, as long as the answers are right and pooling nodes are what they were.
     """
-    found = list(_axis_changes(before.get("axes", {}), after["axes"]))
+    found = list(_interface_changes(before.get("interface", {}), after.get("interface", {})))
+    found += _axis_changes(before.get("axes", {}), after["axes"])
     then, now = before["nodes"], after["nodes"]
     if not then:
         return found + list(_parameter_changes(before.get("parameters", {}), now)) + list(_modes(now))
     gone = [f"node {name!r} ({then[name]['op']}) is not in this model" for name in then if name not in now]
     new = [f"node {name!r} ({now[name]['op']}) was not in the exported model" for name in now if name not in then]
     rewritten = bool(gone or new)
-    found += [Change(text, fault=False) for text in (*gone, *new)]
+    found += [Change(text, fault=False) for text in (*_some(gone, "nodes"), *_some(new, "nodes"))]
     weights = list(_weight_changes(then, now))
     if len(weights) > MOST_WEIGHTS:
         found.append(Change(f"weights of {len(weights)} nodes differ: another checkpoint?", not rewritten))
@@ -106,6 +117,16 @@ def changes(before: Fingerprints, after: Fingerprints) -> list[Change]:
         if after["functions"].get(name, digest) != digest
     ]
     return found
+
+
+MOST_NAMED = 4
+"""Lines of one kind that are told; beyond that a number says more."""
+
+
+def _some(lines: list[str], what: str) -> list[str]:
+    """The first of these lines, and how many more there are."""
+    left = len(lines) - MOST_NAMED
+    return lines if left <= 1 else [*lines[:MOST_NAMED], f"and {left} more {what} like the last one"]
 
 
 MOST_WEIGHTS = 2
@@ -143,6 +164,23 @@ def _moved(name: str, then: dict[str, Any], now: dict[str, Any]) -> str:
     if sorted(then["inputs"]) == sorted(now["inputs"]):
         return f"{node} takes its inputs in another order: they are swapped"
     return f"{node} takes its inputs from other nodes"
+
+
+def _interface_changes(then: dict[str, Any], now: dict[str, Any]) -> Iterator[Change]:
+    """Inputs and outputs that came, went, or stand in another order."""
+    for part in set(then) & set(now):
+        old, new = list(then[part]), list(now[part])
+        if sorted(old) == sorted(new):
+            if old != new:
+                yield Change(f"its {part} were in the order {', '.join(old)}, and are {', '.join(new)} now", fault=True)
+            continue
+        gone, more = [name for name in old if name not in new], [name for name in new if name not in old]
+        told = [
+            f"{', '.join(map(repr, names[:MOST_NAMED]))} {state}"
+            for names, state in ((gone, "went"), (more, "came"))
+            if names
+        ]
+        yield Change(f"it had {len(old)} {part}, and has {len(new)} now: {', '.join(told)}", fault=True)
 
 
 def _axis_changes(then: dict[str, Any], now: dict[str, Any]) -> Iterator[Change]:

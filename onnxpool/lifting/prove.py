@@ -97,6 +97,6 @@ def _differences(session: Session, golden: Golden) -> Iterator[str]:
             compared += int(finite.sum())
             if not error.within:
                 odd = f", not finite in {error.nan + error.infinite} elements" if error.nan + error.infinite else ""
-                yield f"{name!r} is off by {error.max_abs:.3g} of {bound.allowed:.3g}{odd}, in case {case.name!r}"
+                yield f"{name!r} is off by {error.max_abs:.3g} of {error.allowed:.3g}{odd}, in case {case.name!r}"
     if not compared:
         yield "it gives nothing finite to compare with"

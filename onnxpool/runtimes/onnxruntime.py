@@ -14,7 +14,7 @@ import numpy as np
 
 FORMS = ("function", "standard", "custom")
 KERNELS = ("function", "custom")
-LOSES_NAN = ("MaxPool", "GlobalMaxPool", "ReduceMax")
+LOSES_NAN = ("MaxPool", "GlobalMaxPool", "ReduceMax", "ArgMax", "ArgMin", "LSTM", "GRU")
 
 Pairs = dict[str, tuple[str, Any]]
 

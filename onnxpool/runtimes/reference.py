@@ -5,7 +5,10 @@ from typing import Any
 
 FORMS = ("function", "standard")
 LOSES_NAN = ("MaxPool", "AveragePool")
-LIMITS = {"zero-size array to reduction": "the evaluator's MaxPool leaves NaN out, and fails in a window of NaN alone"}
+LIMITS = {
+    "zero-size array to reduction": "the evaluator's MaxPool leaves NaN out, and fails in a window of NaN alone",
+    "Softmax by the rule of opset 13": "the evaluator computes Softmax of opsets below 13 by the newer rule",
+}
 
 Pairs = dict[str, tuple[str, Any]]
 
@@ -31,6 +34,8 @@ def open_model(path: str, _: dict[str, Any]) -> tuple[Callable[[Pairs], Pairs], 
     from onnx.reference import ReferenceEvaluator
 
     evaluator = ReferenceEvaluator(path)
+    old = evaluator.opsets_.get("", 13) < 13
+    newer_rule = old and any(node.onnx_node.op_type in ("Softmax", "LogSoftmax") for node in evaluator.rt_nodes_)
     bfloat16 = np.dtype(ml_dtypes.bfloat16)
 
     def pair(array: Any) -> tuple[str, Any]:
@@ -38,6 +43,8 @@ def open_model(path: str, _: dict[str, Any]) -> tuple[Callable[[Pairs], Pairs], 
         return array.dtype.name, array.view(np.uint16) if array.dtype == bfloat16 else array
 
     def run(feeds: Pairs) -> Pairs:
+        if newer_rule:
+            raise RuntimeError("Softmax by the rule of opset 13")
         arrays = {
             name: array.view(bfloat16) if dtype == "bfloat16" else array for name, (dtype, array) in feeds.items()
         }

@@ -1,6 +1,7 @@
 """What a runtime gave, compared with the answers: a verdict on each output of each case, by the bound that applies."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from onnxpool.errors import ArgumentError
 from onnxpool.golden import bounds
 from onnxpool.golden.file import Case, Golden
 from onnxpool.graph import shapes
-from onnxpool.validation import patterns, spread
+from onnxpool.validation import limits, patterns, spread
 from onnxpool.validation.model import HeldModel
 from onnxpool.validation.report import Result, Verdict, failed
 from onnxpool.window import Window
@@ -27,17 +28,56 @@ class Judge:
         self._single = _single(held.bare)
         self._operators = {node.op_type for model in (held.bare, held.original) for node in model.graph.all_nodes()}
         self._unfit = {case.name: _unfit(case, held.original) for case in golden.cases}
+        self._held = held
+        self._right: dict[str, bool] = {}
 
     def unfit(self, case: Case) -> str:
         """Why the model cannot take this case, by the inputs and outputs that it declares, or nothing."""
         return self._unfit[case.name]
 
     def results(
-        self, case: Case, outputs: dict[str, NDArray[Any]], *, native: bounds.Native, loses: Collection[str]
+        self,
+        case: Case,
+        outputs: dict[str, NDArray[Any]],
+        *,
+        native: bounds.Native,
+        loses: Collection[str],
+        runtime: str = "",
     ) -> list[Result]:
         """One result per output; ``loses`` are operators in which the runtime may lose NaN, or ``*``."""
         through = sorted(self._operators) if "*" in loses else sorted(self._operators.intersection(loses))
-        return [self._result(case, name, outputs.get(name), native, through) for name in case.answers]
+        found = [self._result(case, name, outputs.get(name), native, through) for name in case.answers]
+        if any(result.verdict == "mismatch" for result in found):
+            limit = limits.known(runtime, self._operators, case, ("clips", "vanishes"))
+            if limit is not None and self._right_in_float64(case):
+                return [
+                    replace(one, verdict="noted", reason=f"{limit.sentence}; {one.reason}")
+                    if one.verdict == "mismatch"
+                    else one
+                    for one in found
+                ]
+        return found
+
+    def not_run(self, runtime: str, case: Case, verdict: Verdict, reason: str) -> list[Result]:
+        """The results of a case that a runtime refused or died of: noted where it is known to."""
+        limit = limits.known(runtime, self._operators, case, ("stops", "dies"))
+        if limit is not None and (verdict == "unloadable" or limit.way == "dies"):
+            return failures(case, "noted", limit.sentence)
+        return failures(case, verdict, reason)
+
+    def deadly(self, runtime: str, case: Case) -> bool:
+        """Whether the runtime is known to end its process with this case."""
+        return limits.known(runtime, self._operators, case, ("dies",)) is not None
+
+    def _right_in_float64(self, case: Case) -> bool:
+        """Whether the model itself gives the answers of this case."""
+        if case.name not in self._right:
+            from onnxpool.golden.from_model import exact  # brings onnx's evaluator
+
+            self._right[case.name] = limits.right_in_float64(
+                case, lambda: exact(self._held.converted("custom"), case.inputs), self.golden.yardstick
+            )
+        return self._right[case.name]
 
     def _result(
         self, case: Case, name: str, actual: NDArray[Any] | None, native: bounds.Native, through: Sequence[str]
@@ -50,8 +90,11 @@ class Judge:
             reason = "; ".join(filter(None, (reason, patterns.of_shapes(actual.shape, answer.shape))))
             return Result(case.name, name, "structure", reason)
         bound = self.bound(case, name, actual.dtype, native)
+        answer = case.nearest(name, actual)
         error = bounds.measure(actual, answer, bound.allowed)
         verdict, reason = _verdict(error, actual, answer, through)
+        if through and failed(verdict) and _points_at_nan(case, name, actual, answer):
+            verdict, reason = "noted", f"indices of NaN, which may be dropped on the way through {', '.join(through)}"
         if failed(verdict) and (guess := patterns.of_elements(actual, answer, bound.allowed)):
             reason += f"; {guess}"
         return Result(
@@ -107,6 +150,15 @@ def _verdict(error: bounds.Error, actual: NDArray[Any], answer: Array, through: 
     if error.infinite:
         faults.append(f"infinity in {error.infinite} elements where the answer has none, or another")
     return "mismatch", "; ".join(faults)
+
+
+def _points_at_nan(case: Case, name: str, actual: NDArray[Any], answer: Array) -> bool:
+    """Whether all indices that differ should point at NaN."""
+    pointed = case.pointed.get(name)
+    if pointed is None or "nan" not in limits.kinds(case.inputs):
+        return False
+    wrong = actual.astype(np.float64) != answer
+    return bool((pointed.at(answer)[wrong] != pointed.at(answer)[wrong]).all())
 
 
 # --- what the model declares

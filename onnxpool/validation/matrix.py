@@ -167,11 +167,15 @@ class Matrix:
                         child.open(self._path(configuration), options)
                     outputs = child.run(case.inputs)
                 except Crashed as crash:
-                    crashes += 1
-                    results += failures(case, "crashed", str(crash))
+                    found = self.judge.not_run(configuration.runtime.name, case, "crashed", str(crash))
+                    crashes += any(result.verdict == "crashed" for result in found)
+                    results += found
                 except Refused as refusal:
                     known = [told for part, told in configuration.runtime.limits.items() if part in str(refusal)]
-                    results += failures(case, *(("skipped", known[0]) if known else ("unloadable", str(refusal))))
+                    if known:
+                        results += failures(case, "skipped", known[0])
+                    else:
+                        results += self.judge.not_run(configuration.runtime.name, case, "unloadable", str(refusal))
                 else:
                     results += self._compared(configuration, case, outputs)
         return results
@@ -179,7 +183,8 @@ class Matrix:
     def _compared(self, configuration: Configuration, case: Case, outputs: Tensors) -> list[Result]:
         on_cuda = configuration.kernels and configuration.provider == CUDA
         native: bounds.Native = "cuda" if on_cuda else configuration.kernels
-        results = self.judge.results(case, outputs, native=native, loses=configuration.runtime.loses_nan)
+        runtime = configuration.runtime
+        results = self.judge.results(case, outputs, native=native, loses=runtime.loses_nan, runtime=runtime.name)
         for result in results:
             if result.verdict == "mismatch":
                 self.differing[configuration.name, case.name, result.output] = outputs[result.output]

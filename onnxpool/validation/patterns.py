@@ -59,7 +59,7 @@ def _suggestions(actual: NDArray[Any], answer: Array, allowed: Array) -> Iterato
                 )
     with np.errstate(all="ignore"):
         ratios = (result / answer)[wrong & (answer != 0)]
-    if ratios.size > 1 and np.ptp(ratios) <= 1e-3 * abs(ratios[0]):
+    if ratios.size > 1 and np.ptp(ratios) <= 1e-3 * abs(ratios[0]) and abs(ratios[0] - 1) > 1e-3:
         yield f"every wrong element is {ratios[0]:.4g} times its answer"
     yield from _places(wrong)
 

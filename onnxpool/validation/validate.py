@@ -19,10 +19,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
+import numpy as np
+
 from onnxpool.domain import Form
 from onnxpool.errors import ArgumentError, FormError, GoldenError, OnnxpoolError
+from onnxpool.golden import bounds, from_function, from_torch
 from onnxpool.golden import file as golden_file
-from onnxpool.golden import from_function, from_torch
 from onnxpool.golden.file import Golden
 from onnxpool.golden.inputs import Feeds
 from onnxpool.graph import shapes
@@ -32,7 +34,7 @@ from onnxpool.graph.inlined import inlined
 from onnxpool.graph.quantized import is_quantized
 from onnxpool.run.native_library import why_missing
 from onnxpool.runtimes import RUNTIMES
-from onnxpool.validation import quantized
+from onnxpool.validation import limits, quantized
 from onnxpool.validation.blame import sides
 from onnxpool.validation.compare import Judge
 from onnxpool.validation.matrix import Files, Matrix
@@ -53,6 +55,7 @@ def validate(
     reference: Reference = None,
     *,
     case: str | None = None,
+    without: Sequence[str] = (),
     on: Sequence[str] | Literal["all"] | None = None,
     forms: Sequence[Form] = get_args(Form),
     pythons: Sequence[str | os.PathLike[str]] = (),
@@ -67,7 +70,8 @@ def validate(
     ``reference`` gives the answers: a :class:`Golden` or the path of one, the PyTorch module that was exported, or a
     function ``{name: float64 array} -> {name: array}``. By default it is the golden file beside ``model``; where there
     is none, a small model is judged by onnx's reference evaluator in float64. ``case`` names the only one to replay;
-    all are drawn from fixed seeds, so that a case is the same each time.
+    all are drawn from fixed seeds, so that a case is the same each time. ``without`` names cases that are left out,
+    which a note says; ``*`` in a name stands for anything.
 
     ``reference`` may also be the path of another ONNX file, whose golden file, or float64 evaluation, answers. For a
     quantised model that is its float original: the model itself answers, exactly, each weight is compared with the
@@ -88,6 +92,7 @@ def validate(
     held = HeldModel(model)
     original = quantized.original_of(held, reference)
     golden, unanswered = _answers(held, reference, case)
+    golden = golden.without(without)
     unlike, told = quantized.judge(held, golden, original, max_steps)
     configurations = plan(names, forms, [os.fspath(python) for python in pythons], threads, pools=held.pools)
     with tempfile.TemporaryDirectory(prefix="onnxpool-") as folder:
@@ -117,6 +122,7 @@ def validate(
             *golden.notes,
             *_promised(held, outside),
             *_unchecked(held, golden),
+            *_loose(golden),
             *_notes(runs, verdict, found, golden),
         ),
         environment=_environment(runs),
@@ -225,10 +231,37 @@ def _unchecked(held: HeldModel, golden: Golden) -> Iterator[str]:
         yield f"declared sizes were not checked, since they cannot be evaluated: {', '.join(unchecked)}"
 
 
+LOOSE = 0.01
+"""Of the median answer: an allowed error above that is worth a warning."""
+
+
+def _loose(golden: Golden) -> Iterator[str]:
+    """The outputs whose allowed errors are large beside what they are."""
+    found: dict[str, list[tuple[float, str]]] = {}
+    for case in golden.cases:
+        for name, answer in case.answers.items():
+            usual = np.abs(answer[np.isfinite(answer) & (answer != 0)])
+            if usual.size and bounds.is_floating(dtype := golden.dtypes.get(name, "float32")):
+                allowed = bounds.network(answer, dtype, case.yardstick[name], golden.yardstick).allowed
+                part = float(np.median(np.broadcast_to(allowed, answer.shape)) / np.median(usual))
+                if part > LOOSE:
+                    found.setdefault(name, []).append((part, case.name))
+    for name, cases in found.items():
+        part, case = max(cases)
+        more = f" and {len(cases) - 1} other cases" if len(cases) > 1 else ""
+        yield f"warning: what {name!r} is allowed to err exceeds 1 % of its median answer: {part:.2g} in {case!r}{more}"
+
+
 def _notes(runs: Sequence[Run], verdict: Verdict, found: Sequence[Change], golden: Golden) -> list[str]:
     notes = []
-    if noted := list(dict.fromkeys(run.runtime for run in runs if run.verdict == "noted")):
-        notes.append(f"known deviation: {', '.join(noted)} may lose NaN where PyTorch keeps it")
+    noted = [(run.runtime, result) for run in runs for result in run.results if result.verdict == "noted"]
+    if lost := list(dict.fromkeys(name for name, result in noted if not result.reason.startswith(limits.TOLD))):
+        notes.append(f"known deviation: {', '.join(lost)} may lose NaN where PyTorch keeps it")
+    told: dict[str, dict[str, None]] = {}
+    for _, result in noted:
+        if result.reason.startswith(limits.TOLD):
+            told.setdefault(result.reason.split(";")[0], {})[result.case] = None
+    notes += [f"{sentence} (case {', '.join(map(repr, cases))})" for sentence, cases in told.items()]
     notes += [
         f"{run.name}: {len(run.left_out)} cases of other sizes left out, since they cost much there"
         for run in runs

@@ -1,0 +1,121 @@
+"""A network that rounds a little otherwise: what another order of sums, or another library, would do to it.
+
+One run of a network in its own type may be lucky, and exact where others are not. So it runs several times more, with
+every input, and what each operator gives, moved by up to one ULP at random.
+What operators only move about is left as it is, and so are numbers whose last bits are 0: they are exact in every
+program (sizes, grids, indices). Where a function saturates, programs promise an absolute error: :data:`SATURATING`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxpool.golden import bounds
+
+if TYPE_CHECKING:
+    import torch
+
+SATURATING = {
+    "sigmoid": 2.0**-23,
+    "tanh": 2.0**-23,
+    "erf": 2.0**-23,
+    "silu": 2.0**-23,
+    "gelu": 2.0**-23,
+}
+"""Operators whose results may also move by so much, whatever they are; ONNX Runtime's Sigmoid errs 1.7e-7. Of the last
+two, times the input. Names as in PyTorch; those of ONNX are the same in small letters."""
+
+_GATED = ("silu", "gelu")
+
+_EXACT_BITS = {"float32": 10, "float64": 32, "float16": 4, "bfloat16": 3}
+"""A number in which so many last bits are 0 is taken for one that no operator rounded."""
+
+MOVING = {
+    *("abs", "amax", "amin", "cat", "clamp", "clamp_max", "clamp_min", "clone", "concat", "constant_pad_nd", "copy"),
+    *("embedding", "fill", "flip", "full", "full_like", "gather", "hardtanh", "identity", "index", "index_put", "max"),
+    *("index_select", "masked_fill", "maximum", "max_pool2d_with_indices", "max_pool3d_with_indices", "maxpool", "min"),
+    *("minimum", "neg", "new_full", "new_zeros", "ones", "ones_like", "pad", "reflection_pad2d", "relu", "repeat"),
+    *("replication_pad2d", "roll", "round", "scalar_tensor", "scatter", "sign", "slice", "sort", "split", "stack"),
+    *("topk", "trunc", "floor", "ceil", "where", "zeros", "zeros_like", "_to_copy", "arange", "constant", "reshape"),
+    *("transpose", "unsqueeze", "squeeze", "expand", "tile", "flatten", "clip", "cast", "gathernd", "scatternd"),
+    *("reducemax", "reducemin", "globalmaxpool", "constantofshape", "range", "depthtospace", "spacetodepth", "shape"),
+    *("scatterelements", "gatherelements", "concatfromsequence", "splittosequence", "leaky_relu", "eye"),
+}
+"""Operators that round nothing, of PyTorch and of ONNX, in small letters."""
+
+
+def moved_inputs(
+    feeds: dict[str, NDArray[Any]], rng: np.random.Generator, ulps: float = 1.0
+) -> dict[str, NDArray[Any]]:
+    """The same, with floating point numbers moved by up to so many ULP."""
+    return {
+        name: shaken(array, rng, ulps=ulps) if bounds.is_floating(array.dtype) else array
+        for name, array in feeds.items()
+    }
+
+
+def shaken(array: NDArray[Any], rng: np.random.Generator, absolute: float = 0.0, ulps: float = 1.0) -> NDArray[Any]:
+    """Moved by up to so many ULP and ``absolute``, but for numbers that are exact; what is not finite stays."""
+    wide = array.astype(np.float64)
+    step = ulps * rng.uniform(-1, 1, array.shape) * np.nan_to_num(bounds.ulp(wide, array.dtype))
+    step[_exact(array)] = 0
+    if absolute:
+        step += absolute * rng.uniform(-1, 1, array.shape)
+    with np.errstate(invalid="ignore", over="ignore"):
+        result: NDArray[Any] = np.where(np.isfinite(wide), wide + step, wide).astype(array.dtype)
+    return np.where(np.isfinite(result.astype(np.float64)), result, array)
+
+
+def _exact(array: NDArray[Any]) -> NDArray[np.bool_]:
+    bits = array.view(f"u{array.dtype.itemsize}") if array.ndim else array.reshape(1).view(f"u{array.dtype.itemsize}")
+    mask = (1 << _EXACT_BITS[array.dtype.name]) - 1
+    exact: NDArray[np.bool_] = ((bits & bits.dtype.type(mask)) == 0).reshape(array.shape)
+    return exact
+
+
+@contextmanager
+def in_torch(seed: int, ulps: float = 1.0) -> Iterator[None]:
+    """Every operator that PyTorch runs rounds otherwise by up to so many ULP, as ``seed`` draws."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_map
+
+    draws = torch.Generator().manual_seed(seed)
+    eps = {dtype: torch.finfo(dtype).eps for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
+    whole = {torch.float16: torch.int16, torch.bfloat16: torch.int16, torch.float32: torch.int32}
+
+    def moved(tensor: "torch.Tensor", absolute: "float | torch.Tensor") -> "torch.Tensor":
+        dtype = tensor.dtype
+        wide = tensor.to(torch.float64 if dtype == torch.float64 else torch.float32)
+        draw = 2 * torch.rand(tensor.shape, generator=draws, dtype=wide.dtype) - 1
+        step = wide * draw * (ulps * eps[dtype])
+        if dtype in whole:
+            mask = (1 << _EXACT_BITS[str(dtype).removeprefix("torch.")]) - 1
+            step = torch.where((tensor.contiguous().view(whole[dtype]) & mask) == 0, torch.zeros_like(step), step)
+        if not (isinstance(absolute, float) and absolute == 0):
+            step = step + absolute * (2 * torch.rand(tensor.shape, generator=draws, dtype=wide.dtype) - 1)
+        found = (wide + step).to(dtype)
+        return torch.where(torch.isfinite(found), found, tensor)
+
+    class Perturbed(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+            found = func(*args, **(kwargs or {}))
+            name = func._schema.name.split("::")[-1]
+            if name in MOVING or any(one.alias_info is not None for one in func._schema.returns):
+                return found
+
+            def other(value: Any) -> Any:
+                if not (isinstance(value, torch.Tensor) and value.dtype in eps and value.numel()):
+                    return value
+                absolute: Any = SATURATING.get(name, 0.0)
+                if name in _GATED:
+                    absolute = absolute * args[0].to(value.dtype).abs()
+                return moved(value, absolute)
+
+            return tree_map(other, found)
+
+    with Perturbed():  # type: ignore[no-untyped-call]
+        yield
