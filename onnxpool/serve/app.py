@@ -150,8 +150,8 @@ class _Rest:
         return answer({})
 
     async def unload(self, request: Request) -> Response:
-        parameters = codec.known(await self._parameters(request), "parameters", unload_dependents=bool)
-        await self.service.unload(request.path_params["name"], parameters)
+        await self._parameters(request)
+        await self.service.unload(request.path_params["name"])
         return answer({})
 
     async def _parameters(self, request: Request) -> dict[str, Any]:

@@ -221,11 +221,7 @@ class Repository:
             self.metrics.share.labels(*key).set(trial.share)
 
     def _observe(self, key: Key, ran: Ran) -> None:
-        self.metrics.rows.labels(*key).observe(ran.rows)
-        self.metrics.run.labels(*key).observe(ran.run_s)
-        waited = self.metrics.waited.labels(*key)
-        for waited_s in ran.waited_s:
-            waited.observe(waited_s)
+        self.metrics.ran(*key, ran.rows, ran.waited_s, ran.run_s)
 
     def _scan(self) -> Iterator[tuple[Key, Path]]:
         """The model files that are there now."""
