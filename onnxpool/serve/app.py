@@ -131,7 +131,8 @@ class _Rest:
 
     async def model_ready(self, request: Request) -> Response:
         served = self.repository.get(**request.path_params)
-        return answer({"name": served.name, "ready": True})
+        ready = not served.batcher.stuck
+        return answer({"name": served.name, "ready": ready}, 200 if ready else 503)
 
     async def config(self, request: Request) -> Response:
         return answer(self.service.config(self.repository.get(**request.path_params)))

@@ -4,8 +4,9 @@ Names of models come from the repository, never from a client, so that the numbe
 """
 
 import time
+from collections.abc import Sized
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
@@ -72,6 +73,17 @@ class Tally:
         }
 
 
+class Counted(Protocol):
+    """Connections, as they are counted."""
+
+    silent: Sized
+    idle: Sized
+
+    @property
+    def busy(self) -> int:
+        """Those with a request in flight."""
+
+
 class Metrics:
     """Counters, gauges and histograms of one server."""
 
@@ -98,7 +110,19 @@ class Metrics:
         )
         self.loads: Counter = Counter("loads", "Attempts to load a model file", (*_MODEL, "outcome"), **made)
         self.pending: Gauge = Gauge("pending_bytes", "Bodies that came and are not answered yet", **made)
+        self.connections: Gauge = Gauge(
+            "connections",
+            "Connections of REST: busy with a request, idle, or silent so far",
+            ("state",),
+            **made,
+        )
         self._tallies: dict[tuple[str, str], Tally] = {}
+
+    def watch(self, connections: Counted) -> None:
+        """Tell how many connections there are, whenever it is asked."""
+        self.connections.labels("silent").set_function(lambda: len(connections.silent))
+        self.connections.labels("idle").set_function(lambda: len(connections.idle))
+        self.connections.labels("busy").set_function(lambda: connections.busy)
 
     def tally(self, name: str, version: str) -> Tally:
         """What this version of a model has done so far."""

@@ -67,16 +67,17 @@ _TRANSPORT = {
     "max_metadata_size": 16 << 10,
     "max_concurrent_streams": 256,
 }
-"""A client that is gone is noticed within keepalive_time and timeout; one that only keeps a connection open loses it."""
+"""A client that is gone is noticed within keepalive_time and timeout; one that only holds a connection loses it."""
 
 
-def server(service: Service) -> grpc.aio.Server:
-    """A server that answers for ``service``, to be given ports and started."""
+def server(service: Service, most: int) -> grpc.aio.Server:
+    """A server that answers for ``service`` on so many connections at most, to be given ports and started."""
     made = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", service.options.max_body_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),  # a port that is taken is an error, not a port to share
+            ("grpc.max_allowed_incoming_connections", most),
             *((f"grpc.{name}", value) for name, value in _TRANSPORT.items()),
         ]
     )

@@ -36,16 +36,25 @@ class Service:
     # --- what there is
 
     def ready(self) -> bool:
-        """Whether requests should come here: every model is ready, and the server is not about to stop."""
-        return not self.draining and self.repository.ready()
+        """Whether requests should come here: every model is ready and runs, and the server is not about to stop."""
+        stuck = any(served.batcher.stuck for served in self.repository.serving())
+        return not self.draining and self.repository.ready() and not stuck
+
+    def busy(self) -> bool:
+        """Whether a model runs."""
+        return any(served.batcher.busy for served in self.repository.serving())
+
+    def stop(self) -> None:
+        """Refuse (503) what is not answered yet, and stop every run."""
+        for served in self.repository.serving():
+            served.batcher.stop()
 
     def model_ready(self, name: str, version: str = "") -> bool:
-        """Whether this model answers; False for one that there is not."""
+        """Whether this model answers; False for one that there is not, or that hangs in a run."""
         try:
-            self.repository.get(name, version)
+            return not self.repository.get(name, version).batcher.stuck
         except Refusal:
             return False
-        return True
 
     def server(self) -> dict[str, Any]:
         """Name, version and extensions."""
