@@ -152,6 +152,11 @@ def test_a_body_that_stops_coming(path):
     assert talk(app(path, timeout_s=0.1), part(b"{", more=True)) == 408
 
 
+def test_a_body_that_comes_too_slowly(path, monkeypatch):
+    monkeypatch.setattr("onnxpool.serve.bodies.GRACE_S", 0.1)
+    assert talk(app(path), part(b"{", more=True)) == 408
+
+
 @pytest.mark.parametrize("messages", [[part(b"{", more=True)], [part(BODY)]], ids=["within the body", "after it"])
 def test_a_client_that_leaves_is_not_run(path, messages):
     left = app(path, max_delay_s=LONG_S)
