@@ -240,7 +240,6 @@ def test_repository(client):
         ({"x": X[0]}, r"shape \[1, 2, 2\]; this model takes"),
         ({"x": X[:, :, :1]}, "could not run the model on inputs of shapes"),
         ({"sequence_id": 3}, "sequence_"),
-        ({"priority": 1}, "priority"),
     ],
     ids=str,
 )

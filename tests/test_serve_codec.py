@@ -111,6 +111,11 @@ def test_an_empty_tensor():
     assert decoded(tensor([[], []], (2, 0))).feeds["x"].shape == (2, 0)
 
 
+def test_what_is_not_known_is_ignored():
+    asked = decoded(tensor(extra=2, parameters={"mine": [1]}), extra=1, parameters={"priority": 1}, id=None)
+    assert (asked.feeds["x"].tolist(), asked.id) == ([[1.5, 2]], None)
+
+
 def test_large_whole_numbers_are_exact():
     model = served(np.uint64)
     assert decoded(tensor([2**64 - 1, 1], (1, 2), "UINT64"), model=model).feeds["x"].tolist() == [[2**64 - 1, 1]]
@@ -125,8 +130,7 @@ WRONG = {
     "NaN": (b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,1],"data":[NaN]}]}', 400, "not JSON"),
     "Infinity": (b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,1],"data":[1e999]}]}', 400, "not JSON"),
     "too deep": (b'{"inputs":' + b"[" * 3000 + b"]" * 3000 + b"}", 400, "not JSON"),
-    "unknown field": ({"inputs": [tensor()], "extra": 1}, 400, "'extra'"),
-    "unknown parameter": ({"inputs": [tensor()], "parameters": {"sequence_id": 1}}, 400, "'sequence_id'"),
+    "a sequence": ({"inputs": [tensor()], "parameters": {"sequence_id": 1}}, 400, "'sequence_id'"),
     "inputs no list": ({"inputs": {}}, 400, "'inputs' of request must be a list"),
     "id no string": ({"id": 7, "inputs": [tensor()]}, 400, "'id' of request must be a string"),
     "time is up": ({"inputs": [tensor()], "parameters": {"timeout": 0}}, 400, "timeout=0"),

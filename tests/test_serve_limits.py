@@ -78,7 +78,7 @@ def posted_until_one_is_refused(app, count):
     batcher, refused = app.state.service.repository.get("soft").batcher, threading.Event()
     run = batcher._run
 
-    def blocked(feeds):
+    def blocked(feeds, stop=None):
         assert refused.wait(LONG_S)
         return run(feeds)
 
@@ -152,12 +152,17 @@ def test_a_body_that_stops_coming(path):
     assert talk(app(path, timeout_s=0.1), part(b"{", more=True)) == 408
 
 
+def test_a_body_that_comes_too_slowly(path, monkeypatch):
+    monkeypatch.setattr("onnxpool.serve.bodies.GRACE_S", 0.1)
+    assert talk(app(path), part(b"{", more=True)) == 408
+
+
 @pytest.mark.parametrize("messages", [[part(b"{", more=True)], [part(BODY)]], ids=["within the body", "after it"])
 def test_a_client_that_leaves_is_not_run(path, messages):
     left = app(path, max_delay_s=LONG_S)
     served = left.state.service.repository.get("soft")
     ran = []
-    served.batcher._run = lambda feeds: ran.append(feeds) or {}
+    served.batcher._run = lambda feeds, **_: ran.append(feeds) or {}
     assert talk(left, *messages, {"type": "http.disconnect"}) == 499
     assert ran == []
     assert left.state.service.metrics.total("requests_total", status="499") == 1
@@ -168,7 +173,7 @@ def test_a_fault_of_the_server_is_500_and_the_next_request_is_served(path):
     faulty = app(path)
     batcher = faulty.state.service.repository.get("soft").batcher
     run, faults = batcher._run, [ZeroDivisionError("ours"), SessionError("of these sizes")]
-    batcher._run = lambda feeds: (_ for _ in ()).throw(faults.pop(0)) if faults else run(feeds)
+    batcher._run = lambda feeds, **_: (_ for _ in ()).throw(faults.pop(0)) if faults else run(feeds)
 
     async def scene():
         transport = httpx.ASGITransport(faulty, raise_app_exceptions=False)

@@ -141,6 +141,10 @@ def serve(
     token_file: Annotated[Path | None, typer.Option(help="File with a token that every request must carry.")] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain (PEM), for TLS.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM).")] = None,
+    drain: Annotated[float, typer.Option(help="Seconds in which SIGTERM lets requests be answered.")] = 30.0,
+    drain_delay: Annotated[
+        float, typer.Option(help="Seconds before that, in which the server answers on but is not ready.")
+    ] = 0.0,
     as_json: Json = False,
 ) -> None:
     """Serve models by the Open Inference Protocol until SIGTERM; prints where, and a line that asks the first one.
@@ -171,7 +175,7 @@ def serve(
         control=control,
         token=token_file.read_text(encoding="utf-8").strip() if token_file else None,
     )
-    listen = Listen(host, port, grpc_port, tls_cert, tls_key)
+    listen = Listen(host, port, grpc_port, tls_cert, tls_key, drain, drain_delay)
     with working(f"Loading {models}"):
         repository = Repository(models, options)
     serve(repository, listen, lambda now: typer.echo(json.dumps(now.to_json(), indent=2) if as_json else now.text()))

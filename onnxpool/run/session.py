@@ -81,6 +81,21 @@ class Placement:
         return self.provider is not None
 
 
+class Stop:
+    """Ends a run of :meth:`Session.run` that has it, when it is called from another thread.
+
+    ONNX Runtime looks between two nodes: one that never ends is not stopped.
+    """
+
+    def __init__(self) -> None:
+        self.options: onnxruntime.RunOptions = _onnxruntime().RunOptions()
+        self.options.log_severity_level = 4  # the caller knows why it stopped
+
+    def __call__(self) -> None:
+        """End it; :meth:`Session.run` raises :class:`SessionError` then."""
+        self.options.terminate = True
+
+
 class Session:
     """A model ready to run; made by :func:`load`.
 
@@ -100,8 +115,10 @@ class Session:
         }
         self.placements: tuple[Placement, ...] = tuple(Placement(node, ran.get(node.name)) for node in nodes)
 
-    def run(self, feeds: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    def run(self, feeds: Mapping[str, Any], stop: Stop | None = None) -> dict[str, NDArray[Any]]:
         """Run the model on arrays by input name; the outputs by name. bfloat16 is ``ml_dtypes.bfloat16``.
+
+        ``stop``, called from another thread, ends the run.
 
         Raises :class:`ArgumentError` for a missing or unknown name, a wrong dtype or a wrong shape, and
         :class:`SessionError` where ONNX Runtime fails.
@@ -112,7 +129,8 @@ class Session:
         arrays = {info.name: _checked(info, feeds[info.name]) for info in self.inputs}
         try:
             values = {name: _to_value(array) for name, array in arrays.items()}
-            outputs = self.inner.run_with_ort_values([info.name for info in self.outputs], values)
+            options = stop.options if stop else None
+            outputs = self.inner.run_with_ort_values([info.name for info in self.outputs], values, options)
         except Exception as error:
             shapes = {name: array.shape for name, array in arrays.items()}
             raise SessionError(f"ONNX Runtime could not run the model on inputs of shapes {shapes}: {error}") from error

@@ -8,6 +8,8 @@
     guard.py       who may ask                                      openapi.py     REST's description
     app.py         the ASGI application                             responses.py   JSON answers and refusals
     messages.py    gRPC's messages                                  rpc.py         the gRPC server
+    rpc_standard.py   gRPC's own health and reflection
+    connections.py REST's connections, and their ends
     server.py      both on their ports, until SIGTERM               listening.py   which, and what the operator is told
     pictures.py    pictures and feature maps, for the page          page.html      at /
 

@@ -131,7 +131,8 @@ class _Rest:
 
     async def model_ready(self, request: Request) -> Response:
         served = self.repository.get(**request.path_params)
-        return answer({"name": served.name, "ready": True})
+        ready = not served.batcher.stuck
+        return answer({"name": served.name, "ready": ready}, 200 if ready else 503)
 
     async def config(self, request: Request) -> Response:
         return answer(self.service.config(self.repository.get(**request.path_params)))
@@ -150,8 +151,8 @@ class _Rest:
         return answer({})
 
     async def unload(self, request: Request) -> Response:
-        parameters = codec.known(await self._parameters(request), "parameters", unload_dependents=bool)
-        await self.service.unload(request.path_params["name"], parameters)
+        await self._parameters(request)
+        await self.service.unload(request.path_params["name"])
         return answer({})
 
     async def _parameters(self, request: Request) -> dict[str, Any]:

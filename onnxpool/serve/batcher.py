@@ -8,6 +8,9 @@ harms its neighbours.
 
 A model that cannot be joined (``joins`` is False), a request without rows and one of more than ``max_batch`` rows run
 alone. The batcher belongs to the event loop that submits; runs take place in threads of its own, which end with it.
+
+A run that nobody waits for any more is told to stop, which ONNX Runtime does between two nodes. A model whose every
+worker is in a run that did not stop is ``stuck``: it refuses (503) what comes.
 """
 
 import asyncio
@@ -16,14 +19,17 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
 from onnxpool.serve.limits import Options, Refusal
 from onnxpool.serve.tensors import Tensors
 
-Run: TypeAlias = Callable[[Tensors], Tensors]
+Run: TypeAlias = Callable[..., Tensors]
+"""Outputs for inputs; with what :class:`Stop` tells it as a second argument where the batcher makes stops."""
+
 Outcome: TypeAlias = "Tensors | Exception"
 Observe: TypeAlias = Callable[["Ran"], None]
 
@@ -37,19 +43,58 @@ class Ran:
     run_s: float
 
 
+class Stop(Protocol):
+    """What ends a run: it is called from another thread than the run's."""
+
+    def __call__(self) -> None:
+        """End it as soon as possible."""
+
+
+STUCK_S = 1.0
+"""A run that goes on for so long after it was told to stop is stuck."""
+
+
 @dataclass(eq=False, slots=True)
 class _Request:
     feeds: Tensors
     rows: int
+    key: Any
     answer: "asyncio.Future[Tensors]"
     arrived_s: float = field(default_factory=time.monotonic)
+    running: "_Running | None" = None
+
+
+@dataclass(eq=False, slots=True)
+class _Running:
+    """A batch that a worker has; ``left_s`` is when its last request gave up."""
+
+    batch: list[_Request]
+    stop: Stop | None
+    left_s: float | None = None
+
+    def leave(self) -> None:
+        """One gave up; when all have, the run should end."""
+        if self.left_s is None and all(request.answer.done() for request in self.batch):
+            self.left_s = time.monotonic()
+            if self.stop:
+                self.stop()
 
 
 class Batcher:
     """Runs requests for one model; :meth:`submit` from one event loop."""
 
-    def __init__(self, run: Run, options: Options, *, joins: bool, observe: Observe = lambda _: None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        options: Options,
+        *,
+        joins: bool,
+        observe: Observe = lambda _: None,
+        make_stop: Callable[[], Stop] | None = None,
+    ) -> None:
         self._run = run
+        self._make_stop = make_stop
+        self._running: set[_Running] = set()
         self._options = options
         self.joined_rows: int = options.max_batch if joins and options.max_batch > 1 else 0
         self._observe = observe
@@ -62,16 +107,51 @@ class Batcher:
     async def submit(self, feeds: Tensors) -> Tensors:
         """The outputs for these inputs, which fit the model; raises what the model raises, or 429 where too many wait.
 
-        A caller that is cancelled gives up its place.
+        A caller that is cancelled gives up its place; a run is stopped when all that it is for have given up.
         """
+        if self.stuck:
+            raise Refusal(503, "the model is in a run that does not end", 5)
         if self.waiting >= self._options.max_queue:
             raise Refusal(429, f"{self.waiting} requests wait for this model already; try again later", 1)
         key, rows = self._group(feeds)
-        request = _Request(feeds, rows, asyncio.get_running_loop().create_future())
+        request = _Request(feeds, rows, key, asyncio.get_running_loop().create_future())
         self._groups.setdefault(key, deque()).append(request)
         self.waiting += 1
         self._start()
-        return await request.answer
+        try:
+            return await request.answer
+        except asyncio.CancelledError:
+            self._leave(request)
+            raise
+
+    @property
+    def stuck(self) -> bool:
+        """Whether every worker is in a run that was told to stop and goes on."""
+        latest_s = time.monotonic() - STUCK_S
+        return not self._free and all(one.left_s is not None and one.left_s < latest_s for one in self._running)
+
+    @property
+    def busy(self) -> bool:
+        """Whether something runs."""
+        return bool(self._running)
+
+    def stop(self) -> None:
+        """Refuse (503) all that waits or runs, and tell the runs to stop."""
+        there = [request for group in self._groups.values() for request in group]
+        there += [request for running in self._running for request in running.batch]
+        for request in there:
+            if not request.answer.done():
+                request.answer.set_exception(Refusal(503, "the server stops"))
+            self._leave(request)
+
+    def _leave(self, request: _Request) -> None:
+        if request.running:
+            request.running.leave()
+        elif request in self._groups.get(request.key, ()):
+            self._groups[request.key].remove(request)
+            self.waiting -= 1
+            if not self._groups[request.key]:
+                del self._groups[request.key]
 
     def _group(self, feeds: Tensors) -> tuple[Any, int]:
         """What a request can be joined by, and its rows; one that runs alone counts as a full batch."""
@@ -92,8 +172,14 @@ class Batcher:
                 return
             if batch := self._take(key):
                 self._free -= 1
-                running = asyncio.get_running_loop().run_in_executor(self._threads, _outcomes, self._run, batch)
-                running.add_done_callback(lambda done, batch=batch: self._finish(batch, done))  # type: ignore[misc]
+                stop = self._make_stop() if self._make_stop else None
+                running = _Running(batch, stop)
+                self._running.add(running)
+                for request in batch:
+                    request.running = running
+                run = partial(self._run, stop=stop) if stop else self._run
+                work = asyncio.get_running_loop().run_in_executor(self._threads, _outcomes, run, batch)
+                work.add_done_callback(partial(self._finish, running))
 
     def _due_s(self, group: deque[_Request]) -> float:
         full = sum(request.rows for request in group) >= self._options.max_batch
@@ -116,8 +202,10 @@ class Batcher:
             del self._groups[key]
         return batch
 
-    def _finish(self, batch: list[_Request], done: "asyncio.Future[tuple[list[Outcome], float, float]]") -> None:
+    def _finish(self, running: _Running, done: "asyncio.Future[tuple[list[Outcome], float, float]]") -> None:
         self._free += 1
+        self._running.discard(running)
+        batch = running.batch
         outcomes, begin_s, run_s = done.result()
         for request, outcome in zip(batch, outcomes, strict=True):
             if request.answer.done():
@@ -162,6 +250,8 @@ def _joined(run: Run, batch: Sequence[_Request]) -> list[Outcome] | None:
 
 
 def _alone(run: Run, request: _Request) -> Outcome:
+    if request.answer.done():
+        return Refusal(499, "the client went away")
     try:
         return run(request.feeds)
     except Exception as error:  # belongs to the request, not to the worker

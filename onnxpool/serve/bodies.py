@@ -5,7 +5,7 @@ import zlib
 
 from starlette.requests import ClientDisconnect, Request
 
-from onnxpool.serve.limits import Options, Refusal
+from onnxpool.serve.limits import GRACE_S, LEAST_BYTES_PER_S, Options, Refusal
 from onnxpool.serve.service import Held
 
 _FORMATS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
@@ -20,25 +20,30 @@ async def read(request: Request, options: Options, held: Held) -> bytes:
     if encoding not in ("identity", *_FORMATS):
         raise Refusal(415, f"Content-Encoding: {encoding:.40} is unknown; use {', '.join(_FORMATS)} or none")
     try:
-        async with asyncio.timeout(options.timeout_s):
-            body = await _received(request, options.max_body_bytes, held)
+        body = await _received(request, options, held)
     except ClientDisconnect as error:
         raise Refusal(499, "the client went away") from error
-    except TimeoutError as error:
-        raise Refusal(408, f"the body did not come within {options.timeout_s:g} s") from error
     return body if encoding == "identity" else _decompressed(body, _FORMATS[encoding], options.max_body_bytes, held)
 
 
-async def _received(request: Request, most: int, held: Held) -> bytes:
+async def _received(request: Request, options: Options, held: Held) -> bytes:
     chunks: list[bytes] = []
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size <= most:
-            held.add(len(chunk))
-            chunks.append(chunk)
-        elif size > _PATIENCE * most:
-            break
+    size, most = 0, options.max_body_bytes
+    allowed_s = min(GRACE_S, options.timeout_s)
+    begin_s = asyncio.get_running_loop().time()
+    try:
+        async with asyncio.timeout(allowed_s) as limit:
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size <= most:
+                    held.add(len(chunk))
+                    chunks.append(chunk)
+                elif size > _PATIENCE * most:
+                    break
+                allowed_s = min(GRACE_S + size / LEAST_BYTES_PER_S, options.timeout_s)
+                limit.reschedule(begin_s + allowed_s)
+    except TimeoutError as error:
+        raise Refusal(408, f"the body did not come within {allowed_s:g} s") from error
     if size > most:
         raise Refusal(413, f"the body is larger than {most} bytes, the most that is taken")
     return b"".join(chunks)

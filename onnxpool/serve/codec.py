@@ -6,7 +6,9 @@ With the header ``Inference-Header-Content-Length: N`` the first N bytes are tha
 elements of every input that has ``"parameters": {"binary_data_size": ...}``, in the order of the inputs. Outputs come
 back that way where ``binary_data`` of the output, or ``binary_data_output`` of the request, is true.
 
-Every field is understood or refused (400); duplicates, too. Sizes are checked before anything of that size is made.
+Fields and parameters that are not known are ignored, as clients expect, but for those that would change the answer
+(:func:`onnxpool.serve.requests.refuse`); null is absent; duplicates of an input or output are refused (400). Sizes are
+checked before anything of that size is made.
 """
 
 import re
@@ -17,7 +19,7 @@ import orjson
 
 from onnxpool.serve.limits import MOST_JSON_BYTES, Refusal
 from onnxpool.serve.repository import Served
-from onnxpool.serve.requests import find, seconds, wanted
+from onnxpool.serve.requests import find, refuse, seconds, wanted
 from onnxpool.serve.tensors import Tensors, check, datatype, from_bytes, from_numbers, to_bytes, to_numbers
 
 HEADER = "Inference-Header-Content-Length"
@@ -37,8 +39,8 @@ def decode(served: Served, body: bytes, header: str | None, max_tensor_bytes: in
     """The request in a body, which fits this model; ``header`` is the length of its JSON where it is not all."""
     length = _length(header, len(body))
     message = _object(memoryview(body)[:length])
-    known(message, "request", id=str, parameters=dict, inputs=list, outputs=list)
-    parameters = known(message.get("parameters", {}), "parameters", timeout=int, binary_data_output=bool)
+    message = known(message, "request", id=str, parameters=dict, inputs=list, outputs=list)
+    parameters = _parameters(message, "request", timeout=int, binary_data_output=bool)
     feeds = _inputs(served, message.get("inputs", []), memoryview(body)[length:], max_tensor_bytes)
     outputs = _outputs(served, message.get("outputs", []), parameters.get("binary_data_output", False))
     return Asked(feeds, outputs, seconds(parameters.get("timeout")), message.get("id"))
@@ -71,18 +73,24 @@ def fields(body: bytes) -> dict[str, Any]:
 
 
 def known(given: Any, where: str, **kinds: type) -> dict[str, Any]:
-    """``given``, an object that has no other fields than these, of these types."""
+    """Those of these fields that ``given``, an object, has and that are not null; refuses (400) one of another type."""
     if type(given) is not dict:
         raise Refusal(400, f"{where} must be an object")
-    if unknown := sorted(set(given) - set(kinds)):
-        raise Refusal(400, f"{where} has unknown fields {unknown!r:.200}; known are {sorted(kinds)}")
-    for name, value in given.items():
+    found = {name: given[name] for name in kinds if given.get(name) is not None}
+    for name, value in found.items():
         if type(value) is not kinds[name]:
             raise Refusal(400, f"{name!r} of {where} must be {_SPELLED[kinds[name]]}")
-    return given
+    return found
 
 
 _SPELLED = {str: "a string", int: "an integer", bool: "true or false", dict: "an object", list: "a list"}
+
+
+def _parameters(owner: dict[str, Any], where: str, **kinds: type) -> dict[str, Any]:
+    """Those of these parameters that a request, an input or an output has."""
+    given = owner.get("parameters", {})
+    refuse(given, where)
+    return known(given, f"parameters of {where}", **kinds)
 
 
 def _length(header: str | None, most: int) -> int:
@@ -107,12 +115,11 @@ def _object(text: memoryview) -> dict[str, Any]:
 
 def _inputs(served: Served, entries: list[Any], rest: memoryview, max_tensor_bytes: int) -> Tensors:
     feeds: Tensors = {}
-    for entry in entries:
-        known(entry, "an input", name=str, datatype=str, shape=list, parameters=dict, data=list)
+    for given in entries:
+        entry = known(given, "an input", name=str, datatype=str, shape=list, parameters=dict, data=list)
         info = find(served, entry.get("name"), feeds)
         shape = check(info, entry.get("datatype"), entry.get("shape"), max_tensor_bytes)
-        parameters = known(entry.get("parameters", {}), f"parameters of {info.name!r}", binary_data_size=int)
-        size = parameters.get("binary_data_size")
+        size = _parameters(entry, repr(info.name), binary_data_size=int).get("binary_data_size")
         if size is None:
             feeds[info.name] = from_numbers(info, shape, entry.get("data"))
         elif "data" in entry or not 0 <= size <= len(rest):
@@ -130,9 +137,8 @@ def _inputs(served: Served, entries: list[Any], rest: memoryview, max_tensor_byt
 def _outputs(served: Served, entries: list[Any], binary: bool) -> tuple[tuple[str, bool], ...]:
     """Each output that is wanted, and whether in binary; ``binary`` is what holds where an output says nothing."""
     names, said = [], {}
-    for entry in entries:
-        known(entry, "an output", name=str, parameters=dict)
-        parameters = known(entry.get("parameters", {}), "parameters of an output", binary_data=bool)
+    for given in entries:
+        entry = known(given, "an output", name=str, parameters=dict)
         names.append(entry.get("name", ""))
-        said[names[-1]] = parameters.get("binary_data", binary)
+        said[names[-1]] = _parameters(entry, "an output", binary_data=bool).get("binary_data", binary)
     return tuple((name, said.get(name, binary)) for name in wanted(served, names))

@@ -8,6 +8,7 @@ Every number that bounds memory, time or waiting stands here, and is checked bef
     a tensor       at most ``max_tensor_bytes``: declared shape times element size         413
     waiting        at most ``max_queue`` requests per model                                429, Retry-After
     time           at most ``timeout_s`` for a body to come (408), and for an answer       504
+    a slow body    ``GRACE_S`` and then no slower than ``LEAST_BYTES_PER_S``               408
 """
 
 import os
@@ -22,6 +23,12 @@ OnMismatch: TypeAlias = Literal["refuse", "warn"]
 
 MOST_JSON_BYTES = 4 << 20
 """Of one request; larger tensors go as binary data."""
+
+GRACE_S = 10.0
+"""How long a body may come at any rate."""
+
+LEAST_BYTES_PER_S = 8 << 10
+"""How fast it must come after that, on the whole."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What a model may be called: never a path."""

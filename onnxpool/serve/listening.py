@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,7 +20,13 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(frozen=True)
 class Listen:
-    """Where to listen. ``port`` 0 takes a free one; ``grpc_port`` None: no gRPC; TLS with both files, for both."""
+    """Where to listen. ``port`` 0 takes a free one; ``grpc_port`` None: no gRPC; TLS with both files, for both.
+
+    When the server is asked to stop, it goes on for ``drain_delay_s``, but is not ready; then it takes nothing new, and
+    what has arrived is answered for ``drain_s`` at most. On REST's connections a head must come within ``head_s``, and
+    another request within ``idle_s``: longer than clients and proxies keep a connection, since one that is closed just
+    as a client writes to it loses that request.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -27,8 +34,14 @@ class Listen:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     drain_s: float = 30.0
+    drain_delay_s: float = 0.0
+    head_s: float = 10.0
+    idle_s: float = 75.0
 
     def __post_init__(self) -> None:
+        for name in ("drain_s", "drain_delay_s", "head_s", "idle_s"):
+            if not 0 <= getattr(self, name) <= threading.TIMEOUT_MAX / 4:
+                raise ArgumentError(f"{name}={getattr(self, name)!r} must be a number of seconds, 0 or more")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ArgumentError("tls_cert and tls_key belong together: give both, or neither")
 

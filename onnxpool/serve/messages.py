@@ -1,4 +1,4 @@
-r"""The messages of the protocol's gRPC side, made from the table below: no generated code, so no version to match.
+r"""The messages of the server's gRPC side, made from tables: no generated code, so no version to match.
 
 Field numbers and types are those of the Open Inference Protocol's ``GRPCInferenceService`` (package ``inference``) and
 of Triton's extensions to it, as far as they are offered. ``oneof`` marks the alternatives of a value, ``map`` goes
@@ -8,6 +8,7 @@ from strings. The types live in a pool of their own, beside those that a client 
 b'\x08\x01'
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
@@ -16,6 +17,22 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message_factory import GetMessageClass
 
 PACKAGE = "inference"
+
+METHODS = [
+    "ServerLive",
+    "ServerReady",
+    "ServerMetadata",
+    "ModelReady",
+    "ModelMetadata",
+    "ModelInfer",
+    "ModelStreamInfer",
+    "ModelConfig",
+    "ModelStatistics",
+    "RepositoryIndex",
+    "RepositoryModelLoad",
+    "RepositoryModelUnload",
+]
+"""Each takes a message ``<name>Request`` and gives a ``<name>Response``, but for the stream, which takes requests."""
 
 _TABLE = """
 ServerLiveRequest
@@ -67,10 +84,13 @@ ModelOutput: 1 name string, 2 data_type enum DataType, 3 dims repeated int64
 ModelDynamicBatching: 2 max_queue_delay_microseconds uint64, 3 preserve_ordering bool
 ModelStatisticsRequest: 1 name string, 2 version string
 ModelStatisticsResponse: 1 model_stats repeated ModelStatistics
-ModelStatistics: 1 name string, 2 version string, 4 inference_count uint64, 5 execution_count uint64,
-    6 inference_stats InferStatistics
+ModelStatistics: 1 name string, 2 version string, 3 last_inference uint64, 4 inference_count uint64,
+    5 execution_count uint64, 6 inference_stats InferStatistics, 7 batch_stats repeated InferBatchStatistics
 InferStatistics: 1 success StatisticDuration, 2 fail StatisticDuration, 3 queue StatisticDuration,
-    5 compute_infer StatisticDuration
+    4 compute_input StatisticDuration, 5 compute_infer StatisticDuration, 6 compute_output StatisticDuration,
+    7 cache_hit StatisticDuration, 8 cache_miss StatisticDuration
+InferBatchStatistics: 1 batch_size uint64, 2 compute_input StatisticDuration, 3 compute_infer StatisticDuration,
+    4 compute_output StatisticDuration
 StatisticDuration: 1 count uint64, 2 ns uint64
 """
 
@@ -88,23 +108,46 @@ def parsed(name: str, values: dict[str, Any]) -> Any:
     return ParseDict(values, CLASSES[name]())
 
 
-def _file() -> FileDescriptorProto:
-    file = FileDescriptorProto(name="onnxpool/inference.proto", package=PACKAGE, syntax="proto3")
-    types = file.enum_type.add(name="DataType")
-    for value, kind in enumerate(_DATA_TYPES.split()):
-        types.value.add(name=f"TYPE_{kind}", number=value)
-    for line in _TABLE.replace(",\n    ", ", ").split("\n"):
+def describe(package: str, table: str, **enums: Sequence[str]) -> FileDescriptorProto:
+    """The file of a package whose messages are in a table; the names of each enumeration count from 0."""
+    file = FileDescriptorProto(name=f"onnxpool/{package}.proto", package=package, syntax="proto3")
+    for enum, names in enums.items():
+        values = file.enum_type.add(name=enum)
+        for i, value in enumerate(names):
+            values.value.add(name=value, number=i)
+    for line in table.replace(",\n    ", ", ").split("\n"):
         name, _, fields = line.partition(":")
         if name:
             message = file.message_type.add(name=name)
             for field in filter(None, fields.split(", ")):
                 number, label, *rest = field.split()
-                _add(message, int(number), label, *rest)
+                _add(package, message, int(number), label, *rest)
     return file
 
 
-def _add(message: DescriptorProto, number: int, name: str, *kind: str) -> None:
-    """One field, such as ``_add(message, 3, "shape", "repeated", "int64")``."""
+def add_service(file: FileDescriptorProto, name: str, methods: dict[str, tuple[str, str, bool, bool]]) -> None:
+    """Add a service; each method has its request, its response, and whether either of them is a stream."""
+    service = file.service.add(name=name)
+    for method, (takes, gives, many, much) in methods.items():
+        service.method.add(
+            name=method,
+            input_type=f".{file.package}.{takes}",
+            output_type=f".{file.package}.{gives}",
+            client_streaming=many,
+            server_streaming=much,
+        )
+
+
+def classes(file: FileDescriptorProto) -> dict[str, Any]:
+    """The class of every message of a file, by name, in a pool of its own."""
+    pool = DescriptorPool()
+    pool.AddSerializedFile(file.SerializeToString())
+    names = (message.name for message in file.message_type)
+    return {name: GetMessageClass(pool.FindMessageTypeByName(f"{file.package}.{name}")) for name in names}
+
+
+def _add(package: str, message: DescriptorProto, number: int, name: str, *kind: str) -> None:
+    """One field, such as ``_add("inference", message, 3, "shape", "repeated", "int64")``."""
     field = message.field.add(name=name, number=number, label=FieldDescriptorProto.LABEL_OPTIONAL)
     if kind[0] in ("repeated", "map"):
         field.label = FieldDescriptorProto.LABEL_REPEATED
@@ -115,24 +158,31 @@ def _add(message: DescriptorProto, number: int, name: str, *kind: str) -> None:
     if kind[0] == "map":
         entry = message.nested_type.add(name=f"{name.capitalize()}Entry")
         entry.options.map_entry = True
-        _add(entry, 1, "key", "string")
-        _add(entry, 2, "value", kind[1])
+        _add(package, entry, 1, "key", "string")
+        _add(package, entry, 2, "value", kind[1])
         kind = (f"{message.name}.{entry.name}",)
-    _set_type(field, *kind)
+    _set_type(package, field, *kind)
 
 
-def _set_type(field: FieldDescriptorProto, *kind: str) -> None:
+def _set_type(package: str, field: FieldDescriptorProto, *kind: str) -> None:
     named = kind[-1][0].isupper()
     category = "enum" if kind[0] == "enum" else "message" if named else kind[-1]
     field.type = getattr(FieldDescriptorProto, f"TYPE_{category.upper()}")
     if named:
-        field.type_name = f".{PACKAGE}.{kind[-1]}"
+        field.type_name = f".{package}.{kind[-1]}"
 
 
-_pool = DescriptorPool()
-_pool.AddSerializedFile(_file().SerializeToString())
-CLASSES: dict[str, Any] = {
-    message.name: GetMessageClass(_pool.FindMessageTypeByName(f"{PACKAGE}.{message.name}"))
-    for message in _file().message_type
-}
+def _inference() -> FileDescriptorProto:
+    file = describe(PACKAGE, _TABLE, DataType=[f"TYPE_{kind}" for kind in _DATA_TYPES.split()])
+    streams = {method: method == "ModelStreamInfer" for method in METHODS}
+    taken = {method: "ModelInferRequest" if streams[method] else f"{method}Request" for method in METHODS}
+    methods = {method: (taken[method], f"{method}Response", streams[method], streams[method]) for method in METHODS}
+    add_service(file, "GRPCInferenceService", methods)
+    return file
+
+
+FILE: FileDescriptorProto = _inference()
+"""All of it, as reflection tells it."""
+
+CLASSES: dict[str, Any] = classes(FILE)
 """The class of every message, by name."""

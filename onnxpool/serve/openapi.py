@@ -122,6 +122,11 @@ def _object(required: tuple[str, ...] = (), **properties: Any) -> dict[str, Any]
     return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
 
 
+def _taken(required: tuple[str, ...] = (), **properties: Any) -> dict[str, Any]:
+    """An object of a request, whose unknown fields are ignored."""
+    return _object(required, **properties) | {"additionalProperties": True}
+
+
 def _list(items: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "items": items}
 
@@ -131,12 +136,12 @@ _SIZE = {"type": "integer", "minimum": 0}
 _TYPE = {"type": "string", "enum": [element.protocol for element in TYPES]}
 _NUMBERS = {"type": "array", "items": {"anyOf": [{"type": "number"}, _TRUTH, {"type": "array"}]}}
 _TENSOR = _object(("name", "datatype", "shape"), name=_TEXT, datatype=_TYPE, shape=_list({"type": "integer"}))
-_GIVEN = _object(
+_GIVEN = _taken(
     ("name", "datatype", "shape"),
     name=_TEXT,
     datatype=_TYPE,
     shape=_list(_SIZE),
-    parameters=_object(binary_data_size=_SIZE),
+    parameters=_taken(binary_data_size=_SIZE),
     data=_NUMBERS,
 )
 _STATE = {"type": "string", "enum": ["READY", "UNAVAILABLE"]}
@@ -157,15 +162,15 @@ _SCHEMAS = {
     ),
     "Config": {"type": "object", "required": ["name", "max_batch_size", "input", "output"]},
     "Statistics": {"type": "object", "required": ["model_stats"]},
-    "IndexRequest": _object(ready=_TRUTH),
+    "IndexRequest": _taken(ready=_TRUTH),
     "Index": _list(_object(("name", "version", "state"), name=_TEXT, version=_TEXT, state=_STATE, reason=_TEXT)),
-    "Control": _object(parameters=_object(unload_dependents=_TRUTH)),
-    "InferRequest": _object(
+    "Control": _taken(parameters=_taken(unload_dependents=_TRUTH)),
+    "InferRequest": _taken(
         ("inputs",),
         id=_TEXT,
-        parameters=_object(timeout={"type": "integer", "minimum": 1}, binary_data_output=_TRUTH),
+        parameters=_taken(timeout={"type": "integer", "minimum": 1}, binary_data_output=_TRUTH),
         inputs=_list(_GIVEN),
-        outputs=_list(_object(("name",), name=_TEXT, parameters=_object(binary_data=_TRUTH))),
+        outputs=_list(_taken(("name",), name=_TEXT, parameters=_taken(binary_data=_TRUTH))),
     ),
     "Picture": _object(
         ("model", "time_s", "size", "outputs", "poolings"),

@@ -22,7 +22,7 @@ from typing import TypeAlias
 
 from onnxpool.errors import ArgumentError, OnnxpoolError, SessionError
 from onnxpool.golden import file as golden_file
-from onnxpool.run.session import Session, load
+from onnxpool.run.session import Session, Stop, load
 from onnxpool.serve.batcher import Batcher, Ran
 from onnxpool.serve.limits import NAME, VERSION, Options, Refusal
 from onnxpool.serve.metrics import Metrics
@@ -211,7 +211,8 @@ class Repository:
             raise SessionError("its file changed while it was loaded")
         self._describe(key, session, trial)
         observe = partial(self._observe, key)
-        batcher = Batcher(session.run, self.options, joins=trial.joins != "never", observe=observe)
+        joins = trial.joins != "never"
+        batcher = Batcher(session.run, self.options, joins=joins, observe=observe, make_stop=Stop)
         return Served(*key, session, trial, batcher)
 
     def _describe(self, key: Key, session: Session, trial: Trial) -> None:
@@ -221,11 +222,7 @@ class Repository:
             self.metrics.share.labels(*key).set(trial.share)
 
     def _observe(self, key: Key, ran: Ran) -> None:
-        self.metrics.rows.labels(*key).observe(ran.rows)
-        self.metrics.run.labels(*key).observe(ran.run_s)
-        waited = self.metrics.waited.labels(*key)
-        for waited_s in ran.waited_s:
-            waited.observe(waited_s)
+        self.metrics.ran(*key, ran.rows, ran.waited_s, ran.run_s)
 
     def _scan(self) -> Iterator[tuple[Key, Path]]:
         """The model files that are there now."""

@@ -1,4 +1,8 @@
-"""Rules for a request that REST and gRPC share: which inputs, outputs and limit of time a client may name."""
+"""Rules for a request that REST and gRPC share: which inputs, outputs, parameters and limit of time a client may name.
+
+Clients send more than the protocol knows. What is not known is ignored, but for the few parameters that would change
+the answer, which no answer here heeds.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,6 +10,15 @@ from typing import Any
 from onnxpool.run.session import TensorInfo
 from onnxpool.serve.limits import Refusal
 from onnxpool.serve.repository import Served
+
+_REFUSED = ("sequence_id", "classification", "shared_memory_region")
+"""Parameters of a request, an input or an output that ask for another answer, wherever they are not 0 or empty."""
+
+
+def refuse(parameters: Mapping[str, Any], where: str) -> None:
+    """Refuse (400) parameters that would change the answer."""
+    if wrong := [name for name in _REFUSED if parameters.get(name)]:
+        raise Refusal(400, f"parameters {wrong} of {where} are not offered here, and the answer would be another")
 
 
 def find(served: Served, name: Any, seen: Mapping[str, Any]) -> TensorInfo:

@@ -1,10 +1,12 @@
 """The gRPC side: the same service, on the same event loop, with messages from :mod:`onnxpool.serve.messages`.
 
 Tensors come as raw bytes or as typed contents, and go as raw bytes. A refusal's status in HTTP becomes gRPC's code.
+Parameters that are not known are ignored, but for those that would change the answer.
 """
 
 import logging
 import math
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -13,11 +15,12 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from onnxpool.run.session import TensorInfo
+from onnxpool.serve import rpc_standard
 from onnxpool.serve.guard import authorize
 from onnxpool.serve.limits import Refusal
-from onnxpool.serve.messages import CLASSES, PACKAGE, Message, parsed
+from onnxpool.serve.messages import CLASSES, METHODS, PACKAGE, Message, parsed
 from onnxpool.serve.repository import Served
-from onnxpool.serve.requests import find, seconds, wanted
+from onnxpool.serve.requests import find, refuse, seconds, wanted
 from onnxpool.serve.service import Service
 from onnxpool.serve.tensors import Tensor, Tensors, check, datatype, from_bytes, from_numbers, to_bytes
 
@@ -54,16 +57,31 @@ _CONTENTS = {
 """Where typed contents of each type are; the others come as raw bytes only."""
 
 
-def server(service: Service) -> grpc.aio.Server:
-    """A server that answers for ``service``, to be given ports and started."""
+_TRANSPORT = {
+    "keepalive_time_ms": 60_000,
+    "keepalive_timeout_ms": 20_000,
+    "keepalive_permit_without_calls": 1,
+    "http2.min_ping_interval_without_data_ms": 10_000,  # clients that ping more often are sent away
+    "max_connection_idle_ms": 600_000,
+    "server_handshake_timeout_ms": 10_000,
+    "max_metadata_size": 16 << 10,
+    "max_concurrent_streams": 256,
+}
+"""A client that is gone is noticed within keepalive_time and timeout; one that only holds a connection loses it."""
+
+
+def server(service: Service, most: int) -> grpc.aio.Server:
+    """A server that answers for ``service`` on so many connections at most, to be given ports and started."""
     made = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", service.options.max_body_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),  # a port that is taken is an error, not a port to share
+            ("grpc.max_allowed_incoming_connections", most),
+            *((f"grpc.{name}", value) for name, value in _TRANSPORT.items()),
         ]
     )
-    made.add_generic_rpc_handlers((_handlers(_Rpc(service)),))
+    made.add_generic_rpc_handlers((_handlers(_Rpc(service)), *rpc_standard.handlers(service)))
     return made
 
 
@@ -84,8 +102,7 @@ class _Rpc:
         return parsed("ServerMetadataResponse", self.service.server())
 
     async def model_ready(self, request: Any) -> Any:
-        ready = bool(self.repository.get(request.name, request.version))
-        return Message("ModelReadyResponse", ready=ready)
+        return Message("ModelReadyResponse", ready=self.service.model_ready(request.name, request.version))
 
     async def model_metadata(self, request: Any) -> Any:
         served = self.repository.get(request.name, request.version)
@@ -109,14 +126,16 @@ class _Rpc:
 
     async def repository_model_unload(self, request: Any) -> Any:
         _one_repository(request)
-        await self.service.unload(request.model_name, request.parameters)
+        await self.service.unload(request.model_name)
         return Message("RepositoryModelUnloadResponse")
 
     async def model_infer(self, request: Any) -> Any:
         with self.service.counted("grpc") as found, self.service.holding() as held:
             held.add(request.ByteSize())
             served = found(self.repository.get(request.model_name, request.model_version))
-            timeout_us = _parameters(request.parameters, "request", timeout="int64_param").get("timeout")
+            timeout_us = _parameters(request.parameters, "request").get("timeout")
+            if timeout_us is not None and type(timeout_us) is not int:
+                raise Refusal(400, "parameter 'timeout' must be an integer")
             feeds = _inputs(served, request, self.service.options.max_tensor_bytes)
             outputs = _outputs(served, request)
             answers = await self.service.infer(served, feeds, seconds(timeout_us))
@@ -168,12 +187,12 @@ def _answer(served: Served, given_id: str, outputs: list[tuple[str, Tensor]]) ->
     return answer
 
 
-def _parameters(given: Mapping[str, Any], where: str, **kinds: str) -> dict[str, Any]:
-    """Values by name, all of which are known and of the right kind."""
-    for name, value in given.items():
-        if kinds.get(name) != value.WhichOneof("parameter_choice"):
-            raise Refusal(400, f"parameter {name!r:.80} of {where} is unknown or of another type; known are {kinds}")
-    return {name: getattr(given[name], kind) for name, kind in kinds.items() if name in given}
+def _parameters(given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Values by name; refuses (400) those that would change the answer."""
+    kinds = {name: value.WhichOneof("parameter_choice") for name, value in given.items()}
+    values = {name: getattr(given[name], kind) if kind else None for name, kind in kinds.items()}
+    refuse(values, where)
+    return values
 
 
 def _one_repository(request: Any) -> None:
@@ -184,23 +203,16 @@ def _one_repository(request: Any) -> None:
 # --- methods, as gRPC calls them
 
 
+def _snake(name: str) -> str:
+    """The method of :class:`_Rpc` that answers, such as ``model_infer`` for ModelInfer."""
+    return re.sub("(?<!^)(?=[A-Z])", "_", name).lower()
+
+
 def _handlers(rpc: _Rpc) -> grpc.GenericRpcHandler:
-    methods: dict[str, Method] = {
-        "ServerLive": rpc.server_live,
-        "ServerReady": rpc.server_ready,
-        "ServerMetadata": rpc.server_metadata,
-        "ModelReady": rpc.model_ready,
-        "ModelMetadata": rpc.model_metadata,
-        "ModelConfig": rpc.model_config,
-        "ModelStatistics": rpc.model_statistics,
-        "RepositoryIndex": rpc.repository_index,
-        "RepositoryModelLoad": rpc.repository_model_load,
-        "RepositoryModelUnload": rpc.repository_model_unload,
-        "ModelInfer": rpc.model_infer,
-    }
     handlers = {
-        name: grpc.unary_unary_rpc_method_handler(_unary(f"{name}Request", method, rpc.service))
-        for name, method in methods.items()
+        name: grpc.unary_unary_rpc_method_handler(_unary(f"{name}Request", getattr(rpc, _snake(name)), rpc.service))
+        for name in METHODS
+        if name != "ModelStreamInfer"
     }
     handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(_stream(rpc))
     return grpc.method_handlers_generic_handler(f"{PACKAGE}.GRPCInferenceService", handlers)

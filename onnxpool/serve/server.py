@@ -1,17 +1,23 @@
 """Both protocols on their ports, on one event loop, until SIGTERM or Ctrl-C.
 
-Then no new connection is taken, readiness turns false, and every request that has arrived is answered before the
-process ends, for ``drain_s`` at most. Loopback is the default; a server on loopback answers only to its usual names.
+Then readiness turns false, and after ``drain_delay_s`` no new connection is taken; every request that has arrived is
+answered before the process ends, for ``drain_s`` at most. Answers say ``Connection: close`` from the signal on, and
+SIGHUP is a SIGTERM. Loopback is the default; a server on loopback answers only to its usual names.
 """
 
 import asyncio
 import ctypes
-import math
+import logging
+import os
 import signal
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from types import FrameType
+from typing import Any, TypeAlias
+
+from starlette.applications import Starlette
 
 from onnxpool.errors import MissingExtra
 from onnxpool.serve.app import application
@@ -21,26 +27,61 @@ from onnxpool.serve.service import Service
 
 try:
     import uvicorn
-except ModuleNotFoundError as error:
-    raise MissingExtra("uvicorn", "serve", "serving") from error
 
-_CONNECTIONS = 1024
-"""Connections at the same time; one more is answered 503."""
+    from onnxpool.serve.connections import ACCEPTED, Connections, room
+except ModuleNotFoundError as error:
+    raise MissingExtra((error.name or "uvicorn").partition(".")[0], "serve", "serving") from error
+
+_WAITING = 1024
+"""Connections that the system holds until they are taken."""
+
+_REFUSING_S = 0.3
+"""How long refusals may take that end a drain."""
 
 _TRIM_S = 10
 """How often freed memory goes back to the system; it takes some milliseconds."""
 
-_KEEP_ALIVE_S = 75
-"""How long an idle connection stays open: longer than clients and proxies keep it, since one that is closed just as a
-client writes to it loses that request."""
+Announce: TypeAlias = Callable[[Listening], None]
+
+log = logging.getLogger("onnxpool.serve")
 
 
-def serve(repository: Repository, listen: Listen, announce: Callable[[Listening], None] = lambda _: None) -> None:
+class _Limit:
+    """Ends the process some time after it was asked to stop, even where a thread never ends."""
+
+    def __init__(self) -> None:
+        self._timer: threading.Timer | None = None
+
+    def start(self, seconds: float) -> None:
+        """Begin to count, once."""
+        if self._timer is None:
+            self._timer = threading.Timer(seconds, self._end)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def cancel(self) -> None:
+        """It ended by itself."""
+        if self._timer:
+            self._timer.cancel()
+
+    @staticmethod
+    def _end() -> None:
+        log.warning("something goes on that does not stop; the process ends without it")
+        logging.shutdown()
+        os._exit(0)
+
+
+def serve(repository: Repository, listen: Listen, announce: Announce = lambda _: None) -> None:
     """Serve until a signal says stop; ``announce`` is called when requests are answered.
+
+    The process ends a second after the drain at the latest, even where a run or a load never ends.
 
     Raises :class:`MissingExtra` for gRPC without grpcio, and OSError where a port is taken or a TLS file is no good.
     """
-    asyncio.run(_serve(repository, listen, announce))
+    limit = _Limit()
+    service = asyncio.run(_serve(repository, listen, announce, limit))
+    if not service.busy():
+        limit.cancel()
 
 
 @asynccontextmanager
@@ -70,16 +111,17 @@ async def _returning_memory() -> AsyncIterator[None]:
         trimming.cancel()
 
 
-async def _serve(repository: Repository, listen: Listen, announce: Callable[[Listening], None]) -> None:
+async def _serve(repository: Repository, listen: Listen, announce: Announce, limit: _Limit) -> Service:
     app = application(repository, listen.named(repository.options))
     with _bound(listen) as rest_socket:
-        server = _Server(_config(app, listen), app.state.service, listen.drain_s)
+        server = _Server(app, listen, limit)
         server.config.load()
-        grpc_port = await server.start_rpc(listen)
+        grpc_port = await server.start_rpc()
         ports = (rest_socket.getsockname()[1], grpc_port)
         server.on_ready = lambda: announce(describe(repository, listen, *ports))
         async with _returning_memory():
             await server.serve(sockets=[rest_socket])
+    return server.service
 
 
 def _bound(listen: Listen) -> socket.socket:
@@ -95,35 +137,23 @@ def _bound(listen: Listen) -> socket.socket:
     return bound
 
 
-def _config(app: Any, listen: Listen) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        limit_concurrency=_CONNECTIONS,
-        backlog=_CONNECTIONS,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=math.ceil(listen.drain_s),
-        ssl_certfile=listen.tls_cert,
-        ssl_keyfile=listen.tls_key,
-    )
-
-
 class _Server(uvicorn.Server):
     """uvicorn's server with a gRPC server beside it; a signal stops both, and is not raised again afterwards."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, drain_s: float) -> None:
-        super().__init__(config)
-        self.service = service
-        self.drain_s = drain_s
+    def __init__(self, app: Starlette, listen: Listen, limit: _Limit) -> None:
+        self.service: Service = app.state.service
+        self.listen = listen
+        self.limit = limit
         self.rpc: Any = None
         self.on_ready: Callable[[], None] = lambda: None
+        most, self.most_grpc = room(listen.grpc_port is not None)
+        connections = Connections(most, listen.head_s, lambda: self.service.draining)
+        self.service.metrics.watch(connections)
+        super().__init__(_config(app, listen, connections))
 
-    async def start_rpc(self, listen: Listen) -> int | None:
+    async def start_rpc(self) -> int | None:
         """Start gRPC where it is wanted; its port."""
+        listen = self.listen
         if listen.grpc_port is None:
             return None
         try:
@@ -132,7 +162,7 @@ class _Server(uvicorn.Server):
             from onnxpool.serve import rpc
         except ModuleNotFoundError as error:
             raise MissingExtra("grpcio", "grpc", "serving gRPC") from error
-        self.rpc = rpc.server(self.service)
+        self.rpc = rpc.server(self.service, self.most_grpc)
         address = f"{listen.netloc}:{listen.grpc_port}"
         try:
             if listen.tls_cert and listen.tls_key:
@@ -148,22 +178,74 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then tell."""
         await super().startup(sockets)
+        for bound in sockets or []:
+            bound.listen(_WAITING)
         self.on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take nothing new on either side, and wait for what is there."""
+        """Say that it will stop, take nothing new on either side, wait for what is there, and stop what is left."""
         self.service.draining = True
-        stops = [super().shutdown(sockets)]
-        if self.rpc:
-            stops.append(self.rpc.stop(self.drain_s))
-        await asyncio.gather(*stops)
+        await asyncio.sleep(self.listen.drain_delay_s)
+        for server in self.servers:
+            server.close()
+        for bound in sockets or []:
+            bound.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        await asyncio.gather(self._drain(), *([self.rpc.stop(self.listen.drain_s)] if self.rpc else []))
+        await self.lifespan.shutdown()
+
+    async def _drain(self) -> None:
+        """Wait for connections that are busy, then refuse what they wait for."""
+        state = self.server_state
+        for seconds, then in ((self.listen.drain_s, self.service.stop), (_REFUSING_S, self._cancel)):
+            try:
+                async with asyncio.timeout(seconds):
+                    while (state.connections or state.tasks) and not self.force_exit:
+                        await asyncio.sleep(0.02)
+            except TimeoutError:
+                log.warning("%d requests were not answered within %g s", len(state.tasks), seconds)
+                then()
+            else:
+                return
+
+    def _cancel(self) -> None:
+        for task in self.server_state.tasks:
+            task.cancel()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop; the process ends, whatever happens on the way."""
+        self.limit.start(self.listen.drain_delay_s + self.listen.drain_s + 1)
+        super().handle_exit(sig, frame)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """As uvicorn does, without ending by the signal: a server that was asked to stop ends with status 0."""
-        before = {wanted: signal.signal(wanted, self.handle_exit) for wanted in (signal.SIGTERM, signal.SIGINT)}
+        before = {wanted: signal.signal(wanted, self.handle_exit) for wanted in _signals()}
         try:
             yield
         finally:
             for wanted, handler in before.items():
                 signal.signal(wanted, handler)
+
+
+def _signals() -> list[signal.Signals]:
+    """Those that stop a server: SIGHUP, too, but where it is ignored, as nohup wants it."""
+    hangup = [signal.SIGHUP] if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []
+    return [signal.SIGTERM, signal.SIGINT, *hangup]
+
+
+def _config(app: Starlette, listen: Listen, connections: Connections) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=connections.protocol,  # type: ignore[arg-type] # it makes what the type would
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=ACCEPTED,
+        timeout_keep_alive=listen.idle_s,  # type: ignore[arg-type] # asyncio takes any number
+        ssl_certfile=listen.tls_cert,
+        ssl_keyfile=listen.tls_key,
+    )

@@ -36,8 +36,25 @@ class Service:
     # --- what there is
 
     def ready(self) -> bool:
-        """Whether requests should come here: every model is ready, and the server is not about to stop."""
-        return not self.draining and self.repository.ready()
+        """Whether requests should come here: every model is ready and runs, and the server is not about to stop."""
+        stuck = any(served.batcher.stuck for served in self.repository.serving())
+        return not self.draining and self.repository.ready() and not stuck
+
+    def busy(self) -> bool:
+        """Whether a model runs."""
+        return any(served.batcher.busy for served in self.repository.serving())
+
+    def stop(self) -> None:
+        """Refuse (503) what is not answered yet, and stop every run."""
+        for served in self.repository.serving():
+            served.batcher.stop()
+
+    def model_ready(self, name: str, version: str = "") -> bool:
+        """Whether this model answers; False for one that there is not, or that hangs in a run."""
+        try:
+            return not self.repository.get(name, version).batcher.stuck
+        except Refusal:
+            return False
 
     def server(self) -> dict[str, Any]:
         """Name, version and extensions."""
@@ -71,29 +88,7 @@ class Service:
     def statistics(self, name: str = "", version: str = "") -> dict[str, Any]:
         """How many requests a model, or every one, has answered, and how long that took."""
         asked = [self.repository.get(name, version)] if name else self.repository.serving()
-        return {"model_stats": [self._statistics(served) for served in asked]}
-
-    def _statistics(self, served: Served) -> dict[str, Any]:
-        labels = {"model": served.name, "version": served.version}
-
-        def spent(name: str) -> dict[str, int]:
-            count, seconds = (self.metrics.total(f"{name}_seconds_{part}", **labels) for part in ("count", "sum"))
-            return {"count": int(count), "ns": int(seconds * 1e9)}
-
-        success, run = spent("request"), spent("run")
-        answered = int(self.metrics.total("requests_total", **labels))
-        return {
-            "name": served.name,
-            "version": served.version,
-            "inference_count": int(self.metrics.total("batch_rows_sum", **labels)),
-            "execution_count": run["count"],
-            "inference_stats": {
-                "success": success,
-                "fail": {"count": answered - success["count"], "ns": 0},
-                "queue": spent("queue"),
-                "compute_infer": run,
-            },
-        }
+        return {"model_stats": [self.metrics.tally(one.name, one.version).to_json() for one in asked]}
 
     # --- what is done
 
@@ -103,7 +98,7 @@ class Service:
         begin_s = time.monotonic()
         async with self.answering(timeout_s):
             outputs = await served.batcher.submit(feeds)
-        self.metrics.seconds.labels(served.name, served.version).observe(time.monotonic() - begin_s)
+        self.metrics.answered(served.name, served.version, time.monotonic() - begin_s)
         return outputs
 
     @asynccontextmanager
@@ -130,11 +125,9 @@ class Service:
             raise Refusal(400, f"parameters {sorted(parameters)!r:.200} are refused: a model comes from the repository")
         await asyncio.to_thread(self.repository.load, name)
 
-    async def unload(self, name: str, parameters: Mapping[str, Any]) -> None:
+    async def unload(self, name: str) -> None:
         """Unload a model; no model here depends on another."""
         self._control()
-        if unknown := set(parameters) - {"unload_dependents"}:
-            raise Refusal(400, f"parameters {sorted(unknown)!r:.200} are unknown")
         await asyncio.to_thread(self.repository.unload, name)
 
     def _control(self) -> None:
@@ -145,7 +138,7 @@ class Service:
     def counted(self, protocol: str) -> Iterator[Callable[[Served], Served]]:
         """Counts a request by its status, under the model that it turns out to be for."""
         found: list[Served] = []
-        status = 500
+        status, begin_s = 500, time.monotonic()
         try:
             yield lambda served: found.append(served) or served  # type: ignore[func-returns-value]
             status = 200
@@ -158,6 +151,8 @@ class Service:
         finally:
             labels = (found[0].name, found[0].version) if found else ("", "")
             self.metrics.requests.labels(*labels, protocol, status).inc()
+            if found and status != 200:
+                self.metrics.tally(*labels).fail.add(time.monotonic() - begin_s)
 
     def metrics_text(self) -> bytes:
         """For Prometheus."""

@@ -1,0 +1,236 @@
+"""REST's connections: how long one may be silent, how large a head may be, and which are closed where there are many.
+
+    a head         within ``head_s`` after the connection, or after its first byte        408, or nothing was said
+    between two    ``idle_s`` after an answer
+    headers        at most 64 KiB together with the address                               431
+    connections    as many as the process may open files, less what it needs itself
+
+Above that number the connection that has been silent for longest is closed: first those that have never asked anything,
+then those that wait for another request. Where every one has a request in flight, what comes is answered 503, but for
+health, which is always answered.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from http import HTTPStatus
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from onnxpool.serve.guard import OPEN
+from onnxpool.serve.limits import Refusal
+from onnxpool.serve.responses import refusal
+
+MOST_HEAD_BYTES = 64 << 10
+"""Address and headers of one request."""
+
+MOST = 1024
+"""Connections of REST, where as many files can be opened."""
+
+ACCEPTED = 32
+"""Connections taken at once, before any of them is known and counted."""
+
+_SPARE = 5 * ACCEPTED
+"""Files for what is taken and not yet counted, for models that are loaded, and to answer health."""
+
+
+_log = logging.getLogger("onnxpool.serve.http")
+_log.setLevel(logging.ERROR)  # what strangers send is theirs, and fills no log
+
+
+def room(grpc: bool) -> tuple[int, int]:
+    """How many connections REST and gRPC may have; a quarter is gRPC's."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows, where the number of sockets is another matter
+        return MOST, MOST
+    here = Path("/proc/self/fd")
+    used = sum(1 for _ in here.iterdir()) if here.is_dir() else _SPARE
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = 4 * MOST if limit == resource.RLIM_INFINITY else max(limit - used - _SPARE, 16)
+    return min(MOST, free * 3 // 4 if grpc else free), min(MOST, free // 4)
+
+
+class Connections:
+    """Every connection of one server; ``closing`` says whether the server is about to stop."""
+
+    def __init__(self, most: int, head_s: float, closing: Callable[[], bool]) -> None:
+        self.most = most
+        self.head_s = head_s
+        self.closing = closing
+        self.all: set[Connection] = set()
+        self.silent: dict[Connection, None] = {}
+        """Those that have not asked anything yet, the oldest first."""
+        self.idle: dict[Connection, None] = {}
+        """Those that wait for another request, the longest first."""
+
+    @property
+    def busy(self) -> int:
+        """How many have a request in flight."""
+        return len(self.all) - len(self.silent) - len(self.idle)
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for another request."""
+        return len(self.all) > self.most
+
+    def protocol(self, *given: Any, **named: Any) -> "Connection":
+        """A new connection, as uvicorn makes them."""
+        return Connection(self, *given, **named)
+
+    def enter(self, connection: "Connection") -> None:
+        """Count one more, and close another where they are too many."""
+        self.all.add(connection)
+        self.silent[connection] = None
+        while len(self.all) > self.most:
+            oldest = next((one for one in chain(self.silent, self.idle) if one is not connection), None)
+            if oldest is None:
+                break
+            self.end(oldest)
+        if len(self.all) > self.most + ACCEPTED:
+            self.end(connection)
+
+    def end(self, connection: "Connection") -> None:
+        """Close one at once."""
+        connection.transport.abort()
+        self.leave(connection)
+
+    def leave(self, connection: "Connection") -> None:
+        """Count one less."""
+        self.all.discard(connection)
+        self.silent.pop(connection, None)
+        self.idle.pop(connection, None)
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's protocol with limits."""
+
+    def __init__(self, connections: Connections, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.logger = _log
+        self._of = connections
+        self._app = self.app
+        self._refused = 0
+        self._head_bytes = 0
+        self._in_head = True
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for its first head."""
+        super().connection_made(transport)
+        self._of.enter(self)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        self._stop_waiting()
+        self._of.leave(self)
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came; a head that has begun must end."""
+        self._head_bytes += len(data) if self._in_head else 0
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if self._in_head and self._head_bytes > MOST_HEAD_BYTES:
+            self._refuse(431)
+        elif not self._in_flight and self._deadline is None:
+            self._wait()
+
+    # --- what the parser found
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._size = 0
+
+    def on_url(self, url: bytes) -> None:
+        """A part of its address."""
+        self._grow(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One of its headers, or of what follows its body."""
+        self._grow(len(name) + len(value) + 4)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Its head is whole."""
+        self._in_head = False
+        self._stop_waiting()
+        self._of.silent.pop(self, None)
+        self._of.idle.pop(self, None)
+        self.app = _Full(self._app) if self._of.full else self._app
+        super().on_headers_complete()
+        if self._of.closing():
+            self.cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        """It is whole."""
+        super().on_message_complete()
+        self._in_head, self._head_bytes = True, 0
+
+    def on_response_complete(self) -> None:
+        """It is answered; where its body has not come, that is not waited for much longer."""
+        super().on_response_complete()
+        if not self.transport.is_closing() and not self._in_flight:
+            self._of.idle[self] = None
+            if not self._in_head:
+                self._wait()
+
+    # --- limits
+
+    @property
+    def _in_flight(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _grow(self, more: int) -> None:
+        self._size += more
+        if self._size > MOST_HEAD_BYTES:
+            self._refused = 431
+            raise ValueError("the headers are too large")  # the parser stops, and says so in send_400_response
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
+        """What cannot be parsed, or is too much."""
+        self._refuse(self._refused or 400)
+
+    def _refuse(self, status: int) -> None:
+        if not self._in_flight:  # its answer would be taken for that of the request before
+            line = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"
+            self.transport.write(f"{line}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode())
+        self.transport.close()
+
+    def _wait(self) -> None:
+        self._stop_waiting()
+        self._deadline = self.loop.call_later(self._of.head_s, self._late)
+
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _late(self) -> None:
+        self._deadline = None
+        if self._in_head and self._head_bytes:
+            self._refuse(408)
+        else:
+            self.transport.close()
+
+
+class _Full:
+    """An application that answers for its health alone."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or pass on."""
+        full = Refusal(503, "the server has as many connections as it can; try again later", 1)
+        app = self.app if scope["path"] in OPEN else refusal(full)
+        await app(scope, receive, send)

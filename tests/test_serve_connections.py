@@ -1,0 +1,158 @@
+"""Connections of strangers: silent, slow, endless, or too many; the server's health is answered beside all of them."""
+
+import json
+import resource
+import select
+import socket
+import sys
+import time
+import urllib.request
+from contextlib import ExitStack
+
+import pytest
+from serving import HANGS_S, soft, started, wait_for
+
+pytest.importorskip("starlette")
+pytest.importorskip("grpc")
+
+SERVE = """
+import json, sys
+from onnxpool.serve import Options, Repository
+from onnxpool.serve.listening import Listen
+from onnxpool.serve.server import serve
+listen = Listen(port=0, grpc_port=0, **json.loads(sys.argv[2]))
+announce = lambda listening: print(json.dumps(listening.to_json(), indent=2), flush=True)
+serve(Repository(sys.argv[1], Options(timeout_s=600)), listen, announce)
+"""
+INFER = "/v2/models/soft/infer"
+BODY = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1, 2, 2], "data": [1, 2, 3, 4]}]}).encode()
+
+
+def serving(path, files=1024, **listen):
+    """A server that may open so many files."""
+    limited = ["bash", "-c", f'ulimit -n {files}; exec "$@"', "bash", sys.executable, "-c", SERVE, str(path)]
+    return started([*limited, json.dumps(listen)], "soft")
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return soft(tmp_path_factory.mktemp("connections") / "soft.onnx")
+
+
+@pytest.fixture(scope="module")
+def server(path):
+    """A server without patience."""
+    with serving(path, head_s=0.5, idle_s=0.5) as server:
+        yield server
+
+
+def connected(server):
+    host, _, port = server.address.partition(":")
+    return socket.create_connection((host, int(port)), timeout=HANGS_S)
+
+
+def said(connection):
+    """All that the server says until it closes the connection."""
+    found = b""
+    while chunk := connection.recv(1 << 16):
+        found += chunk
+    return found
+
+
+def test_health_answers_beside_more_silent_connections_than_files(path):
+    """Silent ones are closed for new ones; here they would have minutes otherwise."""
+    soft_limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2500:
+        pytest.skip("this process may not open so many files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft_limit, 2500), hard))
+    try:
+        with serving(path, head_s=600, idle_s=600) as server, ExitStack() as silent:
+            for _ in range(1100):
+                silent.enter_context(connected(server))
+            host, _, port = server.grpc.partition(":")
+            for _ in range(300):
+                silent.enter_context(socket.create_connection((host, int(port)), timeout=HANGS_S))
+            for _ in range(5):
+                with urllib.request.urlopen(f"{server.url}/v2/health/ready", timeout=60) as answer:
+                    assert json.load(answer) == {"ready": True}
+            with urllib.request.urlopen(server.url + INFER, BODY, timeout=60) as answer:
+                assert json.load(answer)["outputs"][0]["data"] == [pytest.approx(3.4926527)]
+            with urllib.request.urlopen(f"{server.url}/metrics", timeout=60) as answer:
+                text = answer.read().decode()
+            assert 'onnxpool_connections{state="busy"} 1.0' in text
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft_limit, hard))
+
+
+def test_a_client_with_a_request_keeps_its_connection_while_silent_ones_come(path):
+    with serving(path, files=256, head_s=600, idle_s=600) as server, ExitStack() as silent:
+        head = f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(BODY)}\r\n\r\n".encode()
+        slow = silent.enter_context(connected(server))
+        slow.sendall(head + BODY[:10])
+        time.sleep(0.1)
+        for _ in range(300):
+            silent.enter_context(connected(server))
+        slow.sendall(BODY[10:])
+        assert slow.recv(1 << 16).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    ("first", "answer"),
+    [
+        (b"", b""),
+        (b"GET /v2/health/live HTTP/1.1\r\nHost: loc", b"HTTP/1.1 408"),
+        (b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n", b"HTTP/1.1 200"),
+        (b"POST /nix HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{", b"HTTP/1.1 404"),
+    ],
+    ids=["silent", "half a head", "kept alive", "a body that nobody reads"],
+)
+def test_connections_are_closed(server, first, answer):
+    with connected(server) as connection:
+        connection.sendall(first)
+        assert said(connection).startswith(answer)
+
+
+def test_half_a_second_head_is_not_waited_for(server):
+    with connected(server) as connection:
+        connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(1 << 16).endswith(b'{"live":true}')
+        connection.sendall(b"G")
+        assert said(connection).startswith(b"HTTP/1.1 408")
+
+
+def test_a_head_that_comes_byte_by_byte_is_not_waited_for(server):
+    with connected(server) as connection:
+        connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nX: ")
+
+        def closed():
+            if select.select([connection], [], [], 0)[0]:
+                return True
+            connection.sendall(b"a")
+            return False
+
+        wait_for(closed)
+        assert connection.recv(100).startswith(b"HTTP/1.1 408")
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ([("X", "a" * (60 << 10))], b"200"),
+        ([("X", "a" * (65 << 10))], b"431"),
+        ([(f"X-{i}", "a" * 1000) for i in range(70)], b"431"),
+        ([(f"X-{i}", "a") for i in range(7000)], b"431"),
+    ],
+    ids=["60 KiB", "one of 65 KiB", "70 of 1 KiB", "7000"],
+)
+def test_headers_end(server, headers, status):
+    head = "GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    head += "".join(f"{name}: {value}\r\n" for name, value in headers)
+    with connected(server) as connection:
+        connection.sendall(head.encode() + b"\r\n")
+        assert connection.recv(12) == b"HTTP/1.1 " + status
+
+
+def test_an_endless_header_ends(server):
+    with connected(server) as connection:
+        connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nX: " + b"a" * (70 << 10))
+        assert connection.recv(12) == b"HTTP/1.1 431"
