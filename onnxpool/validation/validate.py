@@ -35,6 +35,7 @@ from onnxpool.runtimes import RUNTIMES
 from onnxpool.validation import quantized
 from onnxpool.validation.blame import sides
 from onnxpool.validation.compare import Judge
+from onnxpool.validation.evidence import Watch, gather
 from onnxpool.validation.matrix import Files, Matrix
 from onnxpool.validation.model import HeldModel
 from onnxpool.validation.plan import plan
@@ -85,7 +86,9 @@ def validate(
     :class:`GoldenError` where no answers can be had. Whatever goes wrong while the model runs is in the report.
     """
     names = _checked(on, forms, require, threads, timeout_s, max_steps)
+    watch = Watch(model)
     held = HeldModel(model)
+    digests = watch.digests()
     original = quantized.original_of(held, reference)
     golden, unanswered = _answers(held, reference, case)
     unlike, told = quantized.judge(held, golden, original, max_steps)
@@ -120,6 +123,7 @@ def validate(
             *_notes(runs, verdict, found, golden),
         ),
         environment=_environment(runs),
+        evidence=gather(watch, digests, held.form, golden, reference, case),
     )
 
 
