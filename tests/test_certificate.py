@@ -8,22 +8,29 @@ import pytest
 from models import pooled
 
 from onnxpool.errors import CertificateError
-from onnxpool.golden import bounds, from_model
+from onnxpool.golden import bounds, from_function
 from onnxpool.golden import file as golden_file
 from onnxpool.graph import forms
+from onnxpool.pools import OPERATORS
 from onnxpool.run import native_library
 from onnxpool.validation import certificate
 from onnxpool.validation.validate import validate
 from onnxpool.window import Window
+
+WINDOW = Window.of(2, 2, 2)
+
+
+def soft(feeds):
+    return {"y": OPERATORS["SoftPool"].reference(WINDOW, feeds["x"])}
 
 
 @pytest.fixture(scope="module")
 def validated(tmp_path_factory):
     """A model with its golden file, and the report of validating it."""
     path = tmp_path_factory.mktemp("certificate") / "net.onnx"
-    model = forms.read(pooled(Window.of(2, 2, 2)))
+    model = forms.read(pooled(WINDOW))
     forms.write(model, path)
-    golden_file.save(from_model.record(model), golden_file.path_for(path))
+    golden_file.save(from_function.record(soft, model), golden_file.path_for(path))
     return path, validate(path, forms=["standard"])
 
 
@@ -53,12 +60,13 @@ def edit(model, change):
 def test_an_untouched_model_holds(model):
     found = certificate.check_certificate(model)
     assert found.passed
-    assert found.signature is None
+    assert found.signatures == {}
     assert found.report["runs"][0]["results"][0]["share"] < 1
     assert found.content["tolerances"]["FLOOR_ULPS"] == bounds.FLOOR_ULPS
     verification = certificate.verify_certificate(model)
     assert (verification.faults, verification.notes) == ((), ())
     assert verification.summary.startswith("HOLDS: PASSED")
+    assert "judged by the given function" in verification.summary
     assert json.loads(json.dumps(verification.to_json()))["holds"] is True
 
 
@@ -90,7 +98,7 @@ def test_external_weights_belong_to_the_model(validated, tmp_path):
     weight = ir.Value(name="w", const_value=ir.tensor(np.ones(1000, np.float32), name="w"))
     model.graph.initializers["w"] = weight
     ir.save(model, tmp_path / "big.onnx", external_data="big.bin", size_threshold_bytes=0)
-    certificate.issue_certificate(validated[1], tmp_path / "big.onnx")
+    certificate.issue_certificate(validate(tmp_path / "big.onnx", soft, forms=["standard"]), tmp_path / "big.onnx")
     assert certificate.check_certificate(tmp_path / "big.onnx").passed
     (tmp_path / "big.bin").write_bytes(b"0")
     assert "big.bin has changed" in faults(tmp_path / "big.onnx")
@@ -120,7 +128,7 @@ def test_signatures(model, validated, monkeypatch):
     monkeypatch.setenv(certificate.KEY, "secret")
     assert "it is not signed" in faults(model)
     certificate.issue_certificate(validated[1], model)
-    assert certificate.check_certificate(model).signature
+    assert certificate.check_certificate(model).signatures
     assert "secret" not in certificate.path_for(model).read_text()
     monkeypatch.setenv(certificate.KEY, "another")
     assert "its signature was not made with this ONNXPOOL_SIGNING_KEY" in faults(model)
@@ -143,12 +151,12 @@ def test_other_versions_are_noted(model):
     assert any(note.startswith("onnxruntime was 1.0, is ") for note in certificate.verify_certificate(model).notes)
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"content": {}, "digest": "", "signature": null}'])
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"content": {}, "digest": "", "signatures": null}'])
 def test_damaged_certificates(model, text):
     certificate.path_for(model).write_text(text)
     assert "damaged or no certificate" in faults(model)
 
 
 def test_another_version_of_the_format(model):
-    edit(model, lambda values: values["content"].update(version=2))
-    assert "has version 2, this onnxpool reads 1" in faults(model)
+    edit(model, lambda values: values["content"].update(version=1))
+    assert "has version 1, this onnxpool reads 2" in faults(model)

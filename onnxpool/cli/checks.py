@@ -63,6 +63,9 @@ def validate(
     certificate: Annotated[
         bool, typer.Option("--certificate", help="Write MODEL.certificate.json, too; see onnxpool verify.")
     ] = False,
+    sign: Annotated[
+        Path | None, typer.Option(help="PEM file of an Ed25519 private key, which signs the certificate.")
+    ] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -78,6 +81,8 @@ def validate(
 
     if certificate and case:
         raise ArgumentError(f"case={case!r} is one of many, and a certificate is for all: leave one of both out")
+    if sign and not certificate:
+        raise ArgumentError(f"sign={str(sign)!r} is for a certificate: add --certificate")
     given = spelling.reference(reference, seed)
     if checkpoint:
         if given is None or isinstance(given, str):
@@ -106,7 +111,7 @@ def validate(
     if junit:
         write_text(junit, junit_xml(report))
     if bundle or certificate:
-        _keep(report, model, given, bundle, certificate)
+        _keep(report, model, given, bundle, certificate, sign)
     if per_node:
         from onnxpool.diagnosis import compare_nodes_of_report
 
@@ -162,12 +167,17 @@ def bundle(
 @app.command(rich_help_panel="Proof")
 def verify(
     model: ModelFile,
+    public_key: Annotated[
+        Path | None, typer.Option(help="PEM file of the Ed25519 key that must have signed it.")
+    ] = None,
     scale_bounds: Annotated[
         float | None, typer.Option(help="Judge the stored results again, with so many times each bound.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check a model's certificate offline: model, weights, answers, library and signature; runs nothing.
+    """Check a model's certificate offline: model, weights, answers, libraries and signatures; runs nothing.
+
+    Says what was found, who judged and when.
 
     Exit status 1 where it does not hold, or the stored results do not pass with other bounds.
 
@@ -176,7 +186,7 @@ def verify(
     from onnxpool.validation import load_report, rescale_report, verify_certificate
     from onnxpool.validation.certificate import path_for
 
-    verification = verify_certificate(model)
+    verification = verify_certificate(model, public_key=public_key)
     show(verification, tables.verification, as_json and scale_bounds is None)
     passed = not verification.faults
     if scale_bounds is not None:
@@ -203,7 +213,7 @@ def compare(
     raise typer.Exit(1 if difference.worse else 0)
 
 
-def _keep(report: Any, model: Path, reference: Any, folder: Path | None, certificate: bool) -> None:
+def _keep(report: Any, model: Path, reference: Any, folder: Path | None, certificate: bool, sign: Path | None) -> None:
     """Write what was asked for beside the report."""
     from onnxpool.diagnosis import write_bundle
     from onnxpool.validation import issue_certificate
@@ -211,4 +221,4 @@ def _keep(report: Any, model: Path, reference: Any, folder: Path | None, certifi
     if folder:
         write_bundle(model, folder, reference, report.failing_case)
     if certificate:
-        issue_certificate(report, model)
+        issue_certificate(report, model, private_key=sign)

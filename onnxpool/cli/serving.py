@@ -136,6 +136,9 @@ def serve(
     require_certificate: Annotated[
         bool, typer.Option("--require-certificate", help="Refuse models without a certificate that holds.")
     ] = False,
+    public_key: Annotated[
+        Path | None, typer.Option(help="PEM file of the Ed25519 key that must have signed the certificates.")
+    ] = None,
     control: Annotated[bool, typer.Option(help="Whether clients may load and unload models.")] = True,
     poll: Annotated[float, typer.Option(help="Seconds between two looks for replaced files; 0 never looks.")] = 1.0,
     token_file: Annotated[Path | None, typer.Option(help="File with a token that every request must carry.")] = None,
@@ -172,6 +175,7 @@ def serve(
         poll_s=poll,
         on_mismatch=on_mismatch,
         require_certificate=require_certificate,
+        public_key=public_key,
         control=control,
         token=token_file.read_text(encoding="utf-8").strip() if token_file else None,
     )

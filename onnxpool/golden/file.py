@@ -66,6 +66,11 @@ class Golden:
     notes: tuple[str, ...]
     fingerprints: Fingerprints | None
 
+    @property
+    def by_the_model(self) -> bool:
+        """Whether the model that is judged gave the answers itself."""
+        return "model itself" in self.source
+
     def case(self, name: str | None = None) -> Case:
         """The case of that name, or the first; :class:`ArgumentError` where there is none."""
         for case in self.cases:

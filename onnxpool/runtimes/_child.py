@@ -9,6 +9,7 @@ can serve: :mod:`onnxpool.runtimes._worker` does for Python.
 """
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -25,6 +26,9 @@ from numpy.typing import NDArray
 
 from onnxpool.dtypes import BY_NAME
 
+SIGNING_KEY = "ONNXPOOL_SIGNING_KEY"
+"""Environment variable of a secret, which no child inherits: it runs what others wrote."""
+
 Tensors = dict[str, NDArray[Any]]
 """Arrays by name."""
 
@@ -40,6 +44,11 @@ class Crashed(Exception):  # noqa: N818
 def worker(runtime: str, python: str = sys.executable) -> list[str]:
     """The command that serves the runtime of this file, in the environment that ``python`` is of."""
     return [python, str(Path(__file__).with_name("_worker.py")), runtime]
+
+
+def without_secrets() -> dict[str, str]:
+    """The environment of a program that runs what others wrote."""
+    return {name: value for name, value in os.environ.items() if name != SIGNING_KEY}
 
 
 class Child:
@@ -101,7 +110,12 @@ class Child:
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - until close
         try:
             self._process = subprocess.Popen(
-                self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
+                self.command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                text=True,
+                env=without_secrets(),
             )
         except OSError as error:
             self._errors.close()

@@ -21,7 +21,6 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from onnxpool.errors import OnnxpoolError
 from onnxpool.serve import bodies, codec
 from onnxpool.serve.guard import Guard
 from onnxpool.serve.limits import Options, Refusal
@@ -99,7 +98,7 @@ class _Rest:
             await asyncio.sleep(poll_s)
             try:
                 await asyncio.to_thread(self.repository.look)
-            except (OnnxpoolError, OSError) as error:  # such as a folder that is gone for a moment
+            except Exception as error:  # such as a folder that is gone for a moment; no file may end the looking
                 log.warning("looking for new files failed: %s", error)
 
     # --- inference

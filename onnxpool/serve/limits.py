@@ -57,9 +57,9 @@ class Options:
 
     ``poll_s`` is the time between two looks for replaced files; 0 never looks. ``on_mismatch`` says what becomes of a
     model whose golden answers do not come out on this machine. ``require_certificate`` refuses models without a
-    certificate that matches. ``control`` lets clients load and unload. With a ``token``, every request but those for
-    liveness, readiness and the page must carry it. ``hosts`` are the names under which the server may be called, None
-    for any.
+    certificate that matches, and that the key in ``public_key``, a PEM file, has signed if it is given. ``control``
+    lets clients load and unload. With a ``token``, every request but those for liveness, readiness and the page must
+    carry it. ``hosts`` are the names under which the server may be called, None for any.
 
     Raises :class:`ArgumentError` for a value out of range.
     """
@@ -77,6 +77,7 @@ class Options:
     poll_s: float = 1.0
     on_mismatch: OnMismatch = "refuse"
     require_certificate: bool = False
+    public_key: str | os.PathLike[str] | None = None
     control: bool = True
     token: str | None = field(default=None, repr=False)
     hosts: tuple[str, ...] | None = None
@@ -90,6 +91,8 @@ class Options:
             raise ArgumentError(f"timeout_s={self.timeout_s!r} must be more than 0")
         if self.on_mismatch not in get_args(OnMismatch):
             raise ArgumentError(f"on_mismatch={self.on_mismatch!r} is unknown; use one of {get_args(OnMismatch)}")
+        if self.public_key is not None and not self.require_certificate:
+            raise ArgumentError(f"public_key={str(self.public_key)!r} is for require_certificate=True")
         if self.token is not None and len(self.token) < 16:
             raise ArgumentError("token is shorter than 16 characters; make one with: openssl rand -hex 32")
 

@@ -178,7 +178,7 @@ class Repository:
         old = self._entries.get(key, Entry(file, stamp))
         try:
             self._entries[key] = self._loaded(key, file)
-        except OnnxpoolError as error:
+        except Exception as error:  # whatever a stranger's file does: what serves goes on, and so does the looking
             reason = f"the file on disk is refused: {error}"
             log.warning("%s version %s: %s", *key, reason)
             self._entries[key] = replace(old, stamp=stamp, reason=reason)
@@ -197,8 +197,7 @@ class Repository:
 
     def _serve(self, key: Key, file: Path) -> Served:
         stamp = _stamp(file)
-        if self.options.require_certificate:
-            certificate.check_certificate(file)
+        self._check_certificate(file)
         session = load(file, kernels=self.options.kernels, threads=self.options.session_threads)
         trial = attempt(session, file)
         if trial.fault and self.options.on_mismatch == "refuse":
@@ -209,11 +208,16 @@ class Repository:
             log.warning("%s version %s: %s", *key, trial)
         if _stamp(file) != stamp:
             raise SessionError("its file changed while it was loaded")
+        self._check_certificate(file)  # of the very files that were loaded
         self._describe(key, session, trial)
         observe = partial(self._observe, key)
         joins = trial.joins != "never"
         batcher = Batcher(session.run, self.options, joins=joins, observe=observe, make_stop=Stop)
         return Served(*key, session, trial, batcher)
+
+    def _check_certificate(self, file: Path) -> None:
+        if self.options.require_certificate:
+            certificate.check_certificate(file, public_key=self.options.public_key, serving=True)
 
     def _describe(self, key: Key, session: Session, trial: Trial) -> None:
         self.metrics.pooling.labels(*key).set(len(session.placements))

@@ -10,6 +10,7 @@ from onnxpool import openvino
 from onnxpool.errors import ArgumentError
 from onnxpool.run.native_library import CPU, library_path, why_none_for
 from onnxpool.runtimes import RUNTIMES, Options, Runtime
+from onnxpool.runtimes._child import without_secrets
 from onnxpool.validation.report import Run, Verdict
 
 OLDEST = (1, 24)
@@ -110,7 +111,9 @@ def _release(python: str) -> str:
     """The release of ONNX Runtime in another environment."""
     program = [python, "-c", "import onnxruntime; print(onnxruntime.__version__)"]
     try:
-        return subprocess.run(program, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+        return subprocess.run(
+            program, capture_output=True, text=True, check=True, timeout=60, env=without_secrets()
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError) as error:
         told = getattr(error, "stderr", None) or str(error)
         raise ArgumentError(

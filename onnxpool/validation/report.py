@@ -5,8 +5,11 @@ Shown by :mod:`onnxpool.validation.as_text`, :mod:`onnxpool.validation.as_html` 
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, TypeAlias
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from onnxpool.validation.evidence import Evidence
 
 Verdict: TypeAlias = Literal["skipped", "passed", "noted", "mismatch", "unloadable", "structure", "crashed"]
 """What became of a result, a run or a whole validation.
@@ -121,7 +124,8 @@ class Report:
 
     ``verdict`` is the worst of the runs, or ``structure`` where the model is another than what was exported.
     ``reference`` says who gave the answers, ``causes`` names what changed in the model since its export, ``notes`` is
-    all else that a reader should know, ``environment`` the versions that ran.
+    all else that a reader should know, ``environment`` the versions that ran. ``evidence``, which files ran, is what a
+    certificate needs; it is not part of what is stored.
     """
 
     model: str
@@ -131,6 +135,7 @@ class Report:
     causes: tuple[str, ...]
     notes: tuple[str, ...]
     environment: dict[str, str]
+    evidence: "Evidence | None" = field(default=None, repr=False, compare=False)
 
     @property
     def exit_status(self) -> int:
@@ -163,8 +168,9 @@ class Report:
             "summary": self.summary,
             "passed": self.passed,
             "exit_status": self.exit_status,
-            **asdict(self),
+            **asdict(replace(self, evidence=None)),
         }
+        del values["evidence"]
         values["runs"] = [{"name": run.name, **asdict(run)} for run in self.runs]
         plain: dict[str, Any] = _plain(values)
         return plain

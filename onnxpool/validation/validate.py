@@ -37,6 +37,7 @@ from onnxpool.runtimes import RUNTIMES
 from onnxpool.validation import limits, quantized
 from onnxpool.validation.blame import sides
 from onnxpool.validation.compare import Judge
+from onnxpool.validation.evidence import Watch, gather
 from onnxpool.validation.matrix import Files, Matrix
 from onnxpool.validation.model import HeldModel
 from onnxpool.validation.plan import plan
@@ -89,7 +90,9 @@ def validate(
     :class:`GoldenError` where no answers can be had. Whatever goes wrong while the model runs is in the report.
     """
     names = _checked(on, forms, require, threads, timeout_s, max_steps)
+    watch = Watch(model)
     held = HeldModel(model)
+    digests = watch.digests()
     original = quantized.original_of(held, reference)
     golden, unanswered = _answers(held, reference, case)
     golden = golden.without(without)
@@ -126,6 +129,7 @@ def validate(
             *_notes(runs, verdict, found, golden),
         ),
         environment=_environment(runs),
+        evidence=gather(watch, digests, held.form, golden, reference, case),
     )
 
 
