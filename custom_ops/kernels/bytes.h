@@ -35,7 +35,7 @@ INLINE Vec<int32_t> load_bytes(const Byte* from) {
 template <class Byte>
 INLINE Vec<int32_t> load_bytes_part(const Byte* from, int64_t count) {
 #if defined(__AVX512F__)
-  const __m128i bytes = _mm_maskz_loadu_epi8(static_cast<__mmask16>(bits_between(0, count)), from);
+  const __m128i bytes = _mm_maskz_loadu_epi8(static_cast<__mmask16>(Span<float>(0, count).mask), from);
   return load_bytes(reinterpret_cast<const Byte*>(&bytes));
 #else
   Byte part[kRoom<float>] = {};
