@@ -153,7 +153,7 @@ struct PlanesInLanes {
       UNROLL_NONE
       for (int64_t lane = 0; lane < kN; ++lane) {
         const T* const from = cells + (first + least(lane, used - 1)) * plane_cells + at + i;
-        rows[lane] = count - i >= kN ? load(from) : load_part(from, 0, count - i);
+        rows[lane] = count - i >= kN ? load(from) : load_part(from, Span<T>(0, count - i));
       }
       transpose<Value>(rows);
       for (int64_t j = 0; j < kN; ++j) box[i + j] = rows[j];
@@ -167,7 +167,7 @@ struct PlanesInLanes {
       UNROLL_NONE
       for (int64_t lane = 0; lane < used; ++lane) {
         T* const to = cells + (first + lane) * plane_cells + at + i;
-        if (count - i >= kN) store(rows[lane], to); else store_part(rows[lane], count - i, to);
+        if (count - i >= kN) store(rows[lane], to); else store_part(rows[lane], Span<T>(0, count - i), to);
       }
     }
   }
