@@ -89,14 +89,19 @@ INLINE void store(Vec<Wide<T>> numbers, T* cells) {
   std::memcpy(cells, &stored, sizeof stored);
 }
 
+#if defined(__AVX512F__)
+INLINE uint32_t bits_between(int64_t from, int64_t to) {
+  return (to >= 32 ? ~0U : to <= 0 ? 0U : (1U << to) - 1) & (from <= 0 ? ~0U : from >= 32 ? 0U : ~0U << from);
+}
+#endif
+
 // Which lanes of a register cells in memory have: [from, to).
 template <class T>
 class Span {
  public:
   INLINED Span(int64_t begin, int64_t end)
 #if defined(__AVX512F__)
-      : mask((end >= 32 ? ~0U : end <= 0 ? 0U : (1U << end) - 1) &
-             (begin <= 0 ? ~0U : begin >= 32 ? 0U : ~0U << begin)) {}
+      : mask(bits_between(begin, end)) {}
   uint32_t mask;
 #elif defined(__AVX2__)
       : from(begin), to(end), mask(lanes_between<Wide<T>>(begin, end)) {}
