@@ -89,19 +89,21 @@ class QuantizedLoop {
   void step(int64_t index) {
     const Plan& plan = plan_.plan;
     const int64_t part = index % plan_.chunks, tile = index / plan_.chunks % plan_.tiles;
-    const int64_t row = index / plan_.chunks / plan_.tiles;  // of all outputs
-    const int64_t h = row % plan.height.out, z = row / plan.height.out % plan.depth.out;
-    const int64_t n = row / plan.height.out / plan.depth.out;
-    const Row one{n, z, h, row, tile * plan_.tile, least((tile + 1) * plan_.tile, plan.width.out)};
+    const int64_t bands = (plan.height.out + kBand - 1) / kBand, band = index / plan_.chunks / plan_.tiles;
+    const int64_t h = band % bands * kBand, z = band / bands % plan.depth.out, n = band / bands / plan.depth.out;
+    const Rows rows{n, z, h, least(h + kBand, plan.height.out), tile * plan_.tile,
+                    least((tile + 1) * plan_.tile, plan.width.out)};
     const int64_t end = least(plan_.channels, (part + 1) * plan_.chunk);
     int64_t channel = part * plan_.chunk;
-    for (; channel + kN <= end; channel += kN) pool_row<false>(one, channel, kN);
-    if (channel < end) pool_row<true>(one, channel, end - channel);
+    if (end - channel < kN) return pool_windows<true>(rows, rows.h, rows.end, channel, end - channel);
+    for (; channel + kN <= end; channel += kN) pool_rows(rows, channel);
+    if (channel < end) pool_rows(rows, end - kN);  // some for a second time
   }
 
  private:
-  struct Row {
-    int64_t n, z, h, output, from, to;
+  // Outputs [from, to) of output rows [h, end), kBand at most.
+  struct Rows {
+    int64_t n, z, h, end, from, to;
   };
   struct Sums {
     V w, p;
@@ -148,10 +150,11 @@ class QuantizedLoop {
     sums->w = sums->w + cell.w, sums->p = fma(cell.w, cell.x, sums->p);
   }
 
+  template <bool kPart>
   INLINED void put(V mean, Byte* to, int64_t count) const {
     const I stored = rounded(fma(mean, all(tables_.ratio), all(tables_.shift))) + tables_.y_zero;
-    if (count == kN) store_bytes(stored, to);
-    else store_bytes_part(stored, count, to);
+    if constexpr (kPart) store_bytes_part(stored, count, to);
+    else store_bytes(stored, to);
   }
 
   INLINED V mean(const Sums& sums) const {
@@ -159,26 +162,36 @@ class QuantizedLoop {
     return kWeighing == kRectified ? (sums.w == 0 ? V{} : y) : y;
   }
 
-  INLINED Byte* output(const Row& row, int64_t w, int64_t channel) const {
-    return y_ + (row.output * plan_.plan.width.out + w) * plan_.channels + channel;
+  INLINED Byte* output(const Rows& rows, int64_t h, int64_t w, int64_t channel) const {
+    const Plan& plan = plan_.plan;
+    const int64_t row = (rows.n * plan.depth.out + rows.z) * plan.height.out + h;
+    return y_ + (row * plan.width.out + w) * plan_.channels + channel;
   }
 
-  template <bool kPart>
-  void pool_row(const Row& row, int64_t channel, int64_t count) const {
+  void pool_rows(const Rows& rows, int64_t channel) const {
     const PlannedAxis &depth = plan_.plan.depth, &height = plan_.plan.height, &width = plan_.plan.width;
-    const bool close = depth.kernel == 1 && height.kernel == width.kernel && height.dilation == 1 && width.dilation == 1;
-    if (kWeighing != kRanged && close) {
-      if (width.kernel == 2 && width.stride == 2) return pool_columns<kPart, 2, 2>(row, channel, count);
-      if (width.kernel == 3 && width.stride == 2) return pool_columns<kPart, 3, 2>(row, channel, count);
-      if (width.kernel == 3 && width.stride == 1) return pool_columns<kPart, 3, 1>(row, channel, count);
+    const bool square = height.kernel == width.kernel && height.stride == width.stride;
+    const bool close = depth.kernel == 1 && height.dilation == 1 && width.dilation == 1;
+    if (kWeighing != kRanged && square && close) {
+      if (width.kernel == 2 && width.stride == 2) return pool_columns<2, 2>(rows, channel);
+      if (width.kernel == 3 && width.stride == 2) return pool_columns<3, 2>(rows, channel);
+      if (width.kernel == 3 && width.stride == 1) return pool_columns<3, 1>(rows, channel);
     }
-    const Reach z(depth, row.z), h(height, row.h);
-    for (int64_t w = row.from; w < row.to; ++w) {
-      const Reach reach[] = {z, h, {width, w}};
-      const int64_t total = reach[0].cells() * reach[1].cells() * reach[2].cells();
-      const V y = total <= kHeld ? pool_window<kPart>(row.n, reach, channel, count)
-                                 : pool_large<kPart>(row.n, reach, channel, count);
-      put(y, output(row, w, channel), count);
+    pool_windows<false>(rows, rows.h, rows.end, channel, kN);
+  }
+
+  // Output rows [h, end) one window after the other; kPart: of the first `count` lanes.
+  template <bool kPart>
+  KEEP_CALL void pool_windows(const Rows& rows, int64_t h, int64_t end, int64_t channel, int64_t count) const {
+    const PlannedAxis &depth = plan_.plan.depth, &height = plan_.plan.height, &width = plan_.plan.width;
+    for (; h < end; ++h) {
+      for (int64_t w = rows.from; w < rows.to; ++w) {
+        const Reach reach[] = {{depth, rows.z}, {height, h}, {width, w}};
+        const int64_t total = reach[0].cells() * reach[1].cells() * reach[2].cells();
+        const V y = total <= kHeld ? pool_window<kPart>(rows.n, reach, channel, count)
+                                   : pool_large<kPart>(rows.n, reach, channel, count);
+        put<kPart>(y, output(rows, h, w, channel), count);
+      }
     }
   }
 
@@ -239,50 +252,62 @@ class QuantizedLoop {
     return y;
   }
 
-  // Squares of 2 or 3 cells: sums of columns, which windows that overlap share.
-  template <bool kPart, int kKernel, int kStride>
-  void pool_columns(const Row& row, int64_t channel, int64_t count) const {
-    const Reach rows(plan_.plan.height, row.h);
-    if (rows.cells() == kKernel) pool_columns<kPart, kKernel, kStride>(row, channel, count, Fixed<kKernel>{});
-    else pool_columns<kPart, kKernel, kStride>(row, channel, count, Counted{rows.cells()});
+  // Squares of 2 or 3 cells: sums of columns, which windows beside each other share, and of two rows of outputs at once,
+  // which share rows of cells.
+  template <int kKernel, int kStride>
+  void pool_columns(const Rows& rows, int64_t channel) const {
+    const auto whole = [&](int64_t row) { return Reach(plan_.plan.height, row).cells() == kKernel; };
+    constexpr bool kShared = kKernel > kStride;
+    if (kShared && rows.h + 2 == rows.end && whole(rows.h) && whole(rows.h + 1)) {
+      return pool_strip<kKernel, kStride, kShared ? 2 : 1>(rows, rows.h, channel);
+    }
+    for (int64_t h = rows.h; h < rows.end; ++h) {
+      if (whole(h)) pool_strip<kKernel, kStride, 1>(rows, h, channel);
+      else pool_windows<false>(rows, h, h + 1, channel, kN);
+    }
   }
-  template <int kCount>
-  struct Fixed {
-    static constexpr int64_t count = kCount;
-  };
-  struct Counted {
-    int64_t count;
-  };
 
-  template <bool kPart, int kKernel, int kStride, class Rows>
-  KEEP_CALL void pool_columns(const Row& row, int64_t channel, int64_t count, Rows rows) const {
+  // kRows rows of outputs from h on, all of whose cells are rows of the input.
+  template <int kKernel, int kStride, int kRows>
+  KEEP_CALL void pool_strip(const Rows& rows, int64_t h, int64_t channel) const {
+    constexpr int kLines = kKernel + (kRows - 1) * kStride;
     const PlannedAxis &height = plan_.plan.height, &width = plan_.plan.width;
-    const int64_t line = (row.n * plan_.plan.depth.in + row.z * plan_.plan.depth.stride) * height.in;
+    const int64_t line = (rows.n * plan_.plan.depth.in + rows.z * plan_.plan.depth.stride) * height.in;
     const int64_t pitch = width.in * plan_.channels;  // from row to row
-    const int64_t first = (line + Reach(height, row.h).first) * pitch + channel;
+    const int64_t first = (line + Reach(height, h).first) * pitch + channel;
+    struct Column {
+      Sums of[static_cast<size_t>(kRows)];
+    };
     const auto column = [&](int64_t w) INLINED {
-      Sums sums{};
+      Column sums{};
       if (w < 0 || w >= width.in) return sums;
-      const int64_t at = first + w * plan_.channels;
-      const Cell top = weigh<kPart>(at, count, I{});
-      sums = {top.w, top.w * top.x};
       UNROLL_ALL
-      for (int64_t r = 1; r < rows.count; ++r) add(weigh<kPart>(at + r * pitch, count, I{}), &sums);
+      for (int r = 0; r < kLines; ++r) {
+        const Cell cell = weigh<false>(first + w * plan_.channels + r * pitch, kN, I{});
+        UNROLL_ALL
+        for (int row = 0; row < kRows; ++row) {
+          if (r == row * kStride) sums.of[row] = {cell.w, cell.w * cell.x};
+          else if (r > row * kStride && r < row * kStride + kKernel) add(cell, sums.of + row);
+        }
+      }
       return sums;
     };
-    Sums columns[static_cast<size_t>(kKernel)];
-    int64_t w = row.from * kStride - width.pad;
+    Column columns[static_cast<size_t>(kKernel)];
+    int64_t w = rows.from * kStride - width.pad;
     UNROLL_ALL
     for (int k = kStride; k < kKernel; ++k) columns[k] = column(w + k - kStride);
-    for (int64_t o = row.from; o < row.to; ++o, w += kStride) {
+    for (int64_t o = rows.from; o < rows.to; ++o, w += kStride) {
       UNROLL_ALL
       for (int k = 0; k < kKernel - kStride; ++k) columns[k] = columns[k + kStride];
       UNROLL_ALL
       for (int k = kKernel - kStride; k < kKernel; ++k) columns[k] = column(w + k);
-      Sums sums = columns[0];
       UNROLL_ALL
-      for (int k = 1; k < kKernel; ++k) sums = sums + columns[k];
-      put(mean(sums), output(row, o, channel), count);
+      for (int row = 0; row < kRows; ++row) {
+        Sums sums = columns[0].of[row];
+        UNROLL_ALL
+        for (int k = 1; k < kKernel; ++k) sums = sums + columns[k].of[row];
+        put<false>(mean(sums), output(rows, h + row, o, channel), kN);
+      }
     }
   }
 
