@@ -71,20 +71,84 @@ struct Reach {
 
 enum Weighing { kPlain, kRanged, kRectified };
 
+// Sums of weights, and of values times these.
+struct Sums {
+  Vec<float> w, p;
+  INLINED Sums operator+(const Sums& other) const { return {w + other.w, p + other.p}; }
+};
+
+// A node's numbers in registers. Loops take a copy of their own: stores of bytes might change any other, by C++'s rules.
+template <Weighing kWeighing>
+class Arithmetic {
+  using V = Vec<float>;
+  using I = Vec<int32_t>;
+
+ public:
+  INLINED explicit Arithmetic(const QuantizedTables& tables)
+      : ratio_(all(tables.ratio)), shift_(all(tables.shift)), x_zero_(I{} + tables.x_zero), y_zero_(I{} + tables.y_zero),
+        weight_(tables.weight) {
+    if constexpr (kTableBits > 0) {
+      for (int j = 0; j < kFactors; ++j) std::memcpy(&factor_[j], tables.weight + (j << kFactorBits), kVectorBytes);
+    }
+  }
+
+  // One more cell of a window, whose largest logit is `top`.
+  INLINED void add(I q, I logit, I top, Sums* sums) const {
+    const Cell cell = weigh(q, logit, top);
+    sums->w = sums->w + cell.w, sums->p = fma(cell.w, cell.x, sums->p);
+  }
+
+  struct Cell {
+    V w, x;
+  };
+  INLINED Cell weigh(I q, I logit, I top) const {
+    if constexpr (kWeighing == kRectified) {
+      const V w = larger(__builtin_convertvector(q - x_zero_, V), V{});
+      return {w, w};
+    } else {
+      return {weight(kWeighing == kRanged ? top - logit : logit), __builtin_convertvector(q, V)};
+    }
+  }
+
+  INLINED static V mean(const Sums& sums) {
+    const V y = quotient(sums.p, sums.w);
+    return kWeighing == kRectified ? (sums.w == 0 ? V{} : y) : y;
+  }
+  // As it is to be stored, but for saturation.
+  INLINED I stored(V mean) const { return rounded(fma(mean, ratio_, shift_)) + y_zero_; }
+
+ private:
+  INLINED V weight(I index) const {
+    if constexpr (kTableBits > 0) {
+      const auto i = reinterpret_cast<Vec<uint32_t>>(index);
+      V w = reinterpret_cast<V>(look_up(factor_[0], i));
+      UNROLL_ALL
+      for (int j = 1; j < kFactors; ++j) w = w * reinterpret_cast<V>(look_up(factor_[j], i >> (j * kFactorBits)));
+      return w;
+    } else {
+      V w;
+      for (int lane = 0; lane < kLanes<float>; ++lane) w[lane] = weight_[static_cast<uint8_t>(index[lane])];
+      return w;
+    }
+  }
+
+  V ratio_, shift_;
+  I x_zero_, y_zero_;
+  const float* weight_;
+  Vec<uint32_t> factor_[static_cast<size_t>(kFactors)] = {};
+};
+
 template <class Byte, bool kLogits, Weighing kWeighing>
 class QuantizedLoop {
   using V = Vec<float>;
   using I = Vec<int32_t>;
+  using Numbers = Arithmetic<kWeighing>;
   static constexpr int64_t kN = kLanes<float>;
 
  public:
   QuantizedLoop(const QuantizedPlan& plan, const QuantizedTables& tables, const void* const* inputs, void* output)
       : plan_(plan), tables_(tables), x_(static_cast<const Byte*>(inputs[0])),
-        logit_(static_cast<const Byte*>(inputs[kLogits ? 1 : 0])), y_(static_cast<Byte*>(output)) {
-    if constexpr (kTableBits > 0) {
-      for (int j = 0; j < kFactors; ++j) std::memcpy(&factor_[j], tables.weight + (j << kFactorBits), kVectorBytes);
-    }
-  }
+        logit_(static_cast<const Byte*>(inputs[kLogits ? 1 : 0])), y_(static_cast<Byte*>(output)) {}
 
   void step(int64_t index) {
     const Plan& plan = plan_.plan;
@@ -105,61 +169,9 @@ class QuantizedLoop {
   struct Rows {
     int64_t n, z, h, end, from, to;
   };
-  struct Sums {
-    V w, p;
-    INLINED Sums operator+(const Sums& other) const { return {w + other.w, p + other.p}; }
-  };
-
   template <bool kPart>
   INLINED static I cells(const Byte* from, int64_t count) {
     return kPart ? load_bytes_part(from, count) : load_bytes(from);
-  }
-
-  INLINED V weight(I index) const {
-    if constexpr (kTableBits > 0) {
-      const auto i = reinterpret_cast<Vec<uint32_t>>(index);
-      V w = reinterpret_cast<V>(look_up(factor_[0], i));
-      UNROLL_ALL
-      for (int j = 1; j < kFactors; ++j) w = w * reinterpret_cast<V>(look_up(factor_[j], i >> (j * kFactorBits)));
-      return w;
-    } else {
-      V w;
-      for (int lane = 0; lane < kN; ++lane) w[lane] = tables_.weight[static_cast<uint8_t>(index[lane])];
-      return w;
-    }
-  }
-
-  // A cell's weight and its value.
-  struct Cell {
-    V w, x;
-  };
-  template <bool kPart>
-  INLINED Cell weigh(int64_t at, int64_t count, I top) const {
-    const I q = cells<kPart>(x_ + at, count);
-    if constexpr (kWeighing == kRectified) {
-      const V w = larger(__builtin_convertvector(q - tables_.x_zero, V), V{});
-      return {w, w};
-    } else {
-      const I l = kLogits ? cells<kPart>(logit_ + at, count) : q;
-      return {weight(kWeighing == kRanged ? top - l : l), __builtin_convertvector(q, V)};
-    }
-  }
-
-  // One more cell of a window.
-  INLINED static void add(const Cell& cell, Sums* sums) {
-    sums->w = sums->w + cell.w, sums->p = fma(cell.w, cell.x, sums->p);
-  }
-
-  template <bool kPart>
-  INLINED void put(V mean, Byte* to, int64_t count) const {
-    const I stored = rounded(fma(mean, all(tables_.ratio), all(tables_.shift))) + tables_.y_zero;
-    if constexpr (kPart) store_bytes_part(stored, count, to);
-    else store_bytes(stored, to);
-  }
-
-  INLINED V mean(const Sums& sums) const {
-    const V y = quotient(sums.p, sums.w);
-    return kWeighing == kRectified ? (sums.w == 0 ? V{} : y) : y;
   }
 
   INLINED Byte* output(const Rows& rows, int64_t h, int64_t w, int64_t channel) const {
@@ -184,13 +196,16 @@ class QuantizedLoop {
   template <bool kPart>
   KEEP_CALL void pool_windows(const Rows& rows, int64_t h, int64_t end, int64_t channel, int64_t count) const {
     const PlannedAxis &depth = plan_.plan.depth, &height = plan_.plan.height, &width = plan_.plan.width;
+    const Numbers numbers(tables_);
     for (; h < end; ++h) {
       for (int64_t w = rows.from; w < rows.to; ++w) {
         const Reach reach[] = {{depth, rows.z}, {height, h}, {width, w}};
         const int64_t total = reach[0].cells() * reach[1].cells() * reach[2].cells();
-        const V y = total <= kHeld ? pool_window<kPart>(rows.n, reach, channel, count)
-                                   : pool_large<kPart>(rows.n, reach, channel, count);
-        put<kPart>(y, output(rows, h, w, channel), count);
+        const V y = total <= kHeld ? pool_window<kPart>(numbers, rows.n, reach, channel, count)
+                                   : pool_large<kPart>(numbers, rows.n, reach, channel, count);
+        Byte* const to = output(rows, h, w, channel);
+        if constexpr (kPart) store_bytes_part(numbers.stored(y), count, to);
+        else store_bytes(numbers.stored(y), to);
       }
     }
   }
@@ -221,15 +236,23 @@ class QuantizedLoop {
   }
 
   template <bool kPart>
-  INLINED V pool_window(int64_t n, const Reach (&reach)[3], int64_t channel, int64_t count) const {
-    const I top = top_of<kPart>(n, reach, channel, count);
-    Sums sums{};
-    each(n, reach, channel, [&](int64_t at) INLINED { add(weigh<kPart>(at, count, top), &sums); });
-    return mean(sums);
+  INLINED void add(const Numbers& numbers, int64_t at, int64_t count, I top, Sums* sums) const {
+    const I q = cells<kPart>(x_ + at, count);
+    numbers.add(q, kLogits ? cells<kPart>(logit_ + at, count) : q, top, sums);
   }
 
   template <bool kPart>
-  KEEP_CALL V pool_large(int64_t n, const Reach (&reach)[3], int64_t channel, int64_t count) const {
+  INLINED V pool_window(const Numbers& numbers, int64_t n, const Reach (&reach)[3], int64_t channel,
+                        int64_t count) const {
+    const I top = top_of<kPart>(n, reach, channel, count);
+    Sums sums{};
+    each(n, reach, channel, [&](int64_t at) INLINED { add<kPart>(numbers, at, count, top, &sums); });
+    return Numbers::mean(sums);
+  }
+
+  template <bool kPart>
+  KEEP_CALL V pool_large(const Numbers& numbers, int64_t n, const Reach (&reach)[3], int64_t channel,
+                         int64_t count) const {
     const I top = top_of<kPart>(n, reach, channel, count);
     double w[kRoom<float>] = {}, p[kRoom<float>] = {};
     Sums sums{};
@@ -241,7 +264,7 @@ class QuantizedLoop {
       sums = Sums{}, held = 0;
     };
     each(n, reach, channel, [&](int64_t at) INLINED {
-      add(weigh<kPart>(at, count, top), &sums);
+      add<kPart>(numbers, at, count, top, &sums);
       if (++held == kHeld) flush();
     });
     flush();
@@ -271,32 +294,40 @@ class QuantizedLoop {
   template <int kKernel, int kStride, int kRows>
   KEEP_CALL void pool_strip(const Rows& rows, int64_t h, int64_t channel) const {
     constexpr int kLines = kKernel + (kRows - 1) * kStride;
-    const PlannedAxis &height = plan_.plan.height, &width = plan_.plan.width;
+    const PlannedAxis& height = plan_.plan.height;
+    const Numbers numbers(tables_);
+    const int64_t channels = plan_.channels, width = plan_.plan.width.in, last = rows.to;
     const int64_t line = (rows.n * plan_.plan.depth.in + rows.z * plan_.plan.depth.stride) * height.in;
-    const int64_t pitch = width.in * plan_.channels;  // from row to row
+    const int64_t pitch = width * channels;  // from row to row
     const int64_t first = (line + Reach(height, h).first) * pitch + channel;
+    const Byte *const x = x_ + first, *const logit = logit_ + first;
     struct Column {
       Sums of[static_cast<size_t>(kRows)];
     };
     const auto column = [&](int64_t w) INLINED {
       Column sums{};
-      if (w < 0 || w >= width.in) return sums;
+      if (w < 0 || w >= width) return sums;
       UNROLL_ALL
       for (int r = 0; r < kLines; ++r) {
-        const Cell cell = weigh<false>(first + w * plan_.channels + r * pitch, kN, I{});
+        const int64_t at = w * channels + r * pitch;
+        const I q = load_bytes(x + at);
+        const auto cell = numbers.weigh(q, kLogits ? load_bytes(logit + at) : q, I{});
         UNROLL_ALL
         for (int row = 0; row < kRows; ++row) {
-          if (r == row * kStride) sums.of[row] = {cell.w, cell.w * cell.x};
-          else if (r > row * kStride && r < row * kStride + kKernel) add(cell, sums.of + row);
+          Sums& own = sums.of[row];
+          if (r == row * kStride) own = {cell.w, cell.w * cell.x};
+          else if (r > row * kStride && r < row * kStride + kKernel) own = {own.w + cell.w, fma(cell.w, cell.x, own.p)};
         }
       }
       return sums;
     };
     Column columns[static_cast<size_t>(kKernel)];
-    int64_t w = rows.from * kStride - width.pad;
+    int64_t w = rows.from * kStride - plan_.plan.width.pad;
     UNROLL_ALL
     for (int k = kStride; k < kKernel; ++k) columns[k] = column(w + k - kStride);
-    for (int64_t o = rows.from; o < rows.to; ++o, w += kStride) {
+    Byte* to = output(rows, h, rows.from, channel);
+    const int64_t below = plan_.plan.width.out * channels;
+    for (int64_t o = rows.from; o < last; ++o, w += kStride, to += channels) {
       UNROLL_ALL
       for (int k = 0; k < kKernel - kStride; ++k) columns[k] = columns[k + kStride];
       UNROLL_ALL
@@ -306,7 +337,7 @@ class QuantizedLoop {
         Sums sums = columns[0].of[row];
         UNROLL_ALL
         for (int k = 1; k < kKernel; ++k) sums = sums + columns[k].of[row];
-        put<false>(mean(sums), output(rows, h + row, o, channel), kN);
+        store_bytes(numbers.stored(Numbers::mean(sums)), to + row * below);
       }
     }
   }
@@ -315,7 +346,6 @@ class QuantizedLoop {
   const QuantizedTables& tables_;
   const Byte *const x_, *const logit_;
   Byte* const y_;
-  Vec<uint32_t> factor_[kFactors] = {};
 };
 
 template <class Byte, bool kLogits, Weighing kWeighing>
