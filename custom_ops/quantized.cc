@@ -25,8 +25,8 @@ QuantizedPlan divide(const Plan& plan, int64_t channels) {
   const int64_t lines = columns / divided.tile + 1;  // of channels
   divided.chunk = lines >= parts(channels, kChannels) ? channels : lines * kChannels;
   divided.chunks = parts(channels, divided.chunk);
-  divided.steps = plan.planes * plan.depth.out * plan.height.out * divided.tiles * divided.chunks;
-  const int64_t cells = divided.tile * divided.chunk * window;
+  divided.steps = plan.planes * plan.depth.out * parts(plan.height.out, kBand) * divided.tiles * divided.chunks;
+  const int64_t cells = kBand * divided.tile * divided.chunk * window;
   divided.steps_per_task = cells > kTaskCells ? 1 : kTaskCells / cells;
   divided.tasks = parts(divided.steps, divided.steps_per_task);
   return divided;

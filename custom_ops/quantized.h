@@ -1,5 +1,5 @@
 // The operators that take tensors of 8 bits: QLinearSoftPool, QLinearLocalImportancePool, QLinearStochasticPool. No file
-// holds them: onnxpool/run/integers.py puts them in the place of `DequantizeLinear -> pooling -> QuantizeLinear` when a
+// holds them: onnxpool/graph/integers.py puts them in the place of `DequantizeLinear -> pooling -> QuantizeLinear` when a
 // model is loaded.
 #pragma once
 

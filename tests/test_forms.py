@@ -251,3 +251,19 @@ def test_initializers_among_the_inputs_are_weights():
     assert [value.name for value in read.graph.inputs] == ["x"]
     assert read.ir_version == 4
     assert (onnxpool.load(read).run({"x": np.ones((1, 1, 2, 2), "float32")})["y"] == 2).all()
+
+
+def test_local_importance_of_two_types_by_its_own_values_says_nothing(capfd):
+    """ONNX Runtime warns where a branch takes both a cast that does nothing and what that casts."""
+    window, nodes = Window.of(2, 3, 2, 1), []
+    for x, y, name in (("x", "a", "wide"), ("b", "c", "narrow")):
+        pool = helper.make_node("LocalImportancePool", [x, x], [y], name, domain="onnxpool")
+        pool.attribute.extend(helper.make_attribute(key, value) for key, value in window.attributes().items())
+        nodes.append(pool)
+    nodes.insert(1, helper.make_node("Cast", ["a"], ["b"], to=TensorProto.FLOAT16))
+    nodes.append(helper.make_node("Cast", ["c"], ["y"], to=TensorProto.FLOAT))
+    made = ir.to_proto(forms.to_form(model(nodes, 2), "function")).SerializeToString()
+    session = onnxruntime.InferenceSession(made, providers=["CPUExecutionProvider"])
+    assert capfd.readouterr().err == ""
+    ones = np.ones((1, 2, 8, 8), np.float32)
+    np.testing.assert_array_equal(session.run(None, {"x": ones})[0], np.ones((1, 2, 2, 2)))

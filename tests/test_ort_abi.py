@@ -60,6 +60,8 @@ static_assert(same<decltype(OrtApiBase::GetVersionString), decltype(abi::ApiBase
 static_assert(int{ORT_FAIL} == abi::kFail && int{ORT_INVALID_ARGUMENT} == abi::kInvalidArgument);
 static_assert(int{ORT_OP_ATTR_INT} == abi::kAttributeInt && int{ORT_OP_ATTR_INTS} == abi::kAttributeInts);
 static_assert(int{ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT} == abi::kFloat);
+static_assert(int{ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8} == abi::kUint8);
+static_assert(int{ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8} == abi::kInt8);
 static_assert(int{ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16} == abi::kFloat16);
 static_assert(int{ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE} == abi::kDouble);
 static_assert(int{ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16} == abi::kBfloat16);

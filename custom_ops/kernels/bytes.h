@@ -47,8 +47,7 @@ INLINE Vec<int32_t> load_bytes_part(const Byte* from, int64_t count) {
 // To the nearest whole number, half to even; of numbers up to 2^21.
 INLINE Vec<int32_t> rounded(Vec<float> x) {
 #if defined(__AVX512F__)
-  return reinterpret_cast<Vec<int32_t>>(
-      _mm512_maskz_cvt_roundps_epi32(0xffff, x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  return reinterpret_cast<Vec<int32_t>>(_mm512_maskz_cvtps_epi32(0xffff, x));
 #elif defined(__AVX2__)
   return reinterpret_cast<Vec<int32_t>>(_mm256_cvtps_epi32(x));
 #elif defined(__SSE2__)

@@ -26,7 +26,9 @@ struct QuantizedTables {
   int32_t x_zero = 0, y_zero = 0;
 };
 
-// A window over a tensor, and how it is divided: a step is one row of outputs, or a tile of one, of some channels.
+constexpr int64_t kBand = 2;  // rows of outputs in a step
+
+// A window over a tensor, and how it is divided: a step is a band of rows of outputs, or a tile of one, of some channels.
 struct QuantizedPlan {
   Plan plan;  // its planes are the batch's
   int64_t channels = 0;

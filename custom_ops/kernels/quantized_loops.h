@@ -71,48 +71,53 @@ struct Reach {
 
 enum Weighing { kPlain, kRanged, kRectified };
 
-template <class Byte, bool kLogits, Weighing kWeighing>
-class QuantizedLoop {
+// Sums of weights, and of values times these.
+struct Sums {
+  Vec<float> w, p;
+  INLINED Sums operator+(const Sums& other) const { return {w + other.w, p + other.p}; }
+};
+
+// A node's numbers in registers. Loops take a copy of their own: stores of bytes might change any other, by C++'s rules.
+template <Weighing kWeighing>
+class Arithmetic {
   using V = Vec<float>;
   using I = Vec<int32_t>;
-  static constexpr int64_t kN = kLanes<float>;
 
  public:
-  QuantizedLoop(const QuantizedPlan& plan, const QuantizedTables& tables, const void* const* inputs, void* output)
-      : plan_(plan), tables_(tables), x_(static_cast<const Byte*>(inputs[0])),
-        logit_(static_cast<const Byte*>(inputs[kLogits ? 1 : 0])), y_(static_cast<Byte*>(output)) {
+  INLINED explicit Arithmetic(const QuantizedTables& tables)
+      : ratio_(all(tables.ratio)), shift_(all(tables.shift)), x_zero_(I{} + tables.x_zero), y_zero_(I{} + tables.y_zero),
+        weight_(tables.weight) {
     if constexpr (kTableBits > 0) {
       for (int j = 0; j < kFactors; ++j) std::memcpy(&factor_[j], tables.weight + (j << kFactorBits), kVectorBytes);
     }
   }
 
-  void step(int64_t index) {
-    const Plan& plan = plan_.plan;
-    const int64_t part = index % plan_.chunks, tile = index / plan_.chunks % plan_.tiles;
-    const int64_t row = index / plan_.chunks / plan_.tiles;  // of all outputs
-    const int64_t h = row % plan.height.out, z = row / plan.height.out % plan.depth.out;
-    const int64_t n = row / plan.height.out / plan.depth.out;
-    const Row one{n, z, h, row, tile * plan_.tile, least((tile + 1) * plan_.tile, plan.width.out)};
-    const int64_t end = least(plan_.channels, (part + 1) * plan_.chunk);
-    int64_t channel = part * plan_.chunk;
-    for (; channel + kN <= end; channel += kN) pool_row<false>(one, channel, kN);
-    if (channel < end) pool_row<true>(one, channel, end - channel);
+  // One more cell of a window, whose largest logit is `top`.
+  INLINED void add(I q, I logit, I top, Sums* sums) const {
+    const Cell cell = weigh(q, logit, top);
+    sums->w = sums->w + cell.w, sums->p = fma(cell.w, cell.x, sums->p);
   }
+
+  struct Cell {
+    V w, x;
+  };
+  INLINED Cell weigh(I q, I logit, I top) const {
+    if constexpr (kWeighing == kRectified) {
+      const V w = larger(__builtin_convertvector(q - x_zero_, V), V{});
+      return {w, w};
+    } else {
+      return {weight(kWeighing == kRanged ? top - logit : logit), __builtin_convertvector(q, V)};
+    }
+  }
+
+  INLINED static V mean(const Sums& sums) {
+    const V y = quotient(sums.p, sums.w);
+    return kWeighing == kRectified ? (sums.w == 0 ? V{} : y) : y;
+  }
+  // As it is to be stored, but for saturation.
+  INLINED I stored(V mean) const { return rounded(fma(mean, ratio_, shift_)) + y_zero_; }
 
  private:
-  struct Row {
-    int64_t n, z, h, output, from, to;
-  };
-  struct Sums {
-    V w, p;
-    INLINED Sums operator+(const Sums& other) const { return {w + other.w, p + other.p}; }
-  };
-
-  template <bool kPart>
-  INLINED static I cells(const Byte* from, int64_t count) {
-    return kPart ? load_bytes_part(from, count) : load_bytes(from);
-  }
-
   INLINED V weight(I index) const {
     if constexpr (kTableBits > 0) {
       const auto i = reinterpret_cast<Vec<uint32_t>>(index);
@@ -122,63 +127,86 @@ class QuantizedLoop {
       return w;
     } else {
       V w;
-      for (int lane = 0; lane < kN; ++lane) w[lane] = tables_.weight[static_cast<uint8_t>(index[lane])];
+      for (int lane = 0; lane < kLanes<float>; ++lane) w[lane] = weight_[static_cast<uint8_t>(index[lane])];
       return w;
     }
   }
 
-  // A cell's weight and its value.
-  struct Cell {
-    V w, x;
+  V ratio_, shift_;
+  I x_zero_, y_zero_;
+  const float* weight_;
+  Vec<uint32_t> factor_[static_cast<size_t>(kFactors)] = {};
+};
+
+template <class Byte, bool kLogits, Weighing kWeighing>
+class QuantizedLoop {
+  using V = Vec<float>;
+  using I = Vec<int32_t>;
+  using Numbers = Arithmetic<kWeighing>;
+  static constexpr int64_t kN = kLanes<float>;
+
+ public:
+  QuantizedLoop(const QuantizedPlan& plan, const QuantizedTables& tables, const void* const* inputs, void* output)
+      : plan_(plan), tables_(tables), x_(static_cast<const Byte*>(inputs[0])),
+        logit_(static_cast<const Byte*>(inputs[kLogits ? 1 : 0])), y_(static_cast<Byte*>(output)) {}
+
+  void step(int64_t index) {
+    const Plan& plan = plan_.plan;
+    const int64_t part = index % plan_.chunks, tile = index / plan_.chunks % plan_.tiles;
+    const int64_t bands = (plan.height.out + kBand - 1) / kBand, band = index / plan_.chunks / plan_.tiles;
+    const int64_t h = band % bands * kBand, z = band / bands % plan.depth.out, n = band / bands / plan.depth.out;
+    const Rows rows{n, z, h, least(h + kBand, plan.height.out), tile * plan_.tile,
+                    least((tile + 1) * plan_.tile, plan.width.out)};
+    const int64_t end = least(plan_.channels, (part + 1) * plan_.chunk);
+    int64_t channel = part * plan_.chunk;
+    if (end - channel < kN) return pool_windows<true>(rows, rows.h, rows.end, channel, end - channel);
+    for (; channel + kN <= end; channel += kN) pool_rows(rows, channel);
+    if (channel < end) pool_rows(rows, end - kN);  // some for a second time
+  }
+
+ private:
+  // Outputs [from, to) of output rows [h, end), kBand at most.
+  struct Rows {
+    int64_t n, z, h, end, from, to;
   };
   template <bool kPart>
-  INLINED Cell weigh(int64_t at, int64_t count, I top) const {
-    const I q = cells<kPart>(x_ + at, count);
-    if constexpr (kWeighing == kRectified) {
-      const V w = larger(__builtin_convertvector(q - tables_.x_zero, V), V{});
-      return {w, w};
-    } else {
-      const I l = kLogits ? cells<kPart>(logit_ + at, count) : q;
-      return {weight(kWeighing == kRanged ? top - l : l), __builtin_convertvector(q, V)};
-    }
+  INLINED static I cells(const Byte* from, int64_t count) {
+    return kPart ? load_bytes_part(from, count) : load_bytes(from);
   }
 
-  // One more cell of a window.
-  INLINED static void add(const Cell& cell, Sums* sums) {
-    sums->w = sums->w + cell.w, sums->p = fma(cell.w, cell.x, sums->p);
+  INLINED Byte* output(const Rows& rows, int64_t h, int64_t w, int64_t channel) const {
+    const Plan& plan = plan_.plan;
+    const int64_t row = (rows.n * plan.depth.out + rows.z) * plan.height.out + h;
+    return y_ + (row * plan.width.out + w) * plan_.channels + channel;
   }
 
-  INLINED void put(V mean, Byte* to, int64_t count) const {
-    const I stored = rounded(fma(mean, all(tables_.ratio), all(tables_.shift))) + tables_.y_zero;
-    if (count == kN) store_bytes(stored, to);
-    else store_bytes_part(stored, count, to);
-  }
-
-  INLINED V mean(const Sums& sums) const {
-    const V y = quotient(sums.p, sums.w);
-    return kWeighing == kRectified ? (sums.w == 0 ? V{} : y) : y;
-  }
-
-  INLINED Byte* output(const Row& row, int64_t w, int64_t channel) const {
-    return y_ + (row.output * plan_.plan.width.out + w) * plan_.channels + channel;
-  }
-
-  template <bool kPart>
-  void pool_row(const Row& row, int64_t channel, int64_t count) const {
+  void pool_rows(const Rows& rows, int64_t channel) const {
     const PlannedAxis &depth = plan_.plan.depth, &height = plan_.plan.height, &width = plan_.plan.width;
-    const bool close = depth.kernel == 1 && height.kernel == width.kernel && height.dilation == 1 && width.dilation == 1;
-    if (kWeighing != kRanged && close) {
-      if (width.kernel == 2 && width.stride == 2) return pool_columns<kPart, 2, 2>(row, channel, count);
-      if (width.kernel == 3 && width.stride == 2) return pool_columns<kPart, 3, 2>(row, channel, count);
-      if (width.kernel == 3 && width.stride == 1) return pool_columns<kPart, 3, 1>(row, channel, count);
+    const bool square = height.kernel == width.kernel && height.stride == width.stride;
+    const bool close = depth.kernel == 1 && height.dilation == 1 && width.dilation == 1;
+    if (kWeighing != kRanged && square && close) {
+      if (width.kernel == 2 && width.stride == 2) return pool_columns<2, 2>(rows, channel);
+      if (width.kernel == 3 && width.stride == 2) return pool_columns<3, 2>(rows, channel);
+      if (width.kernel == 3 && width.stride == 1) return pool_columns<3, 1>(rows, channel);
     }
-    const Reach z(depth, row.z), h(height, row.h);
-    for (int64_t w = row.from; w < row.to; ++w) {
-      const Reach reach[] = {z, h, {width, w}};
-      const int64_t total = reach[0].cells() * reach[1].cells() * reach[2].cells();
-      const V y = total <= kHeld ? pool_window<kPart>(row.n, reach, channel, count)
-                                 : pool_large<kPart>(row.n, reach, channel, count);
-      put(y, output(row, w, channel), count);
+    pool_windows<false>(rows, rows.h, rows.end, channel, kN);
+  }
+
+  // Output rows [h, end) one window after the other; kPart: of the first `count` lanes.
+  template <bool kPart>
+  KEEP_CALL void pool_windows(const Rows& rows, int64_t h, int64_t end, int64_t channel, int64_t count) const {
+    const PlannedAxis &depth = plan_.plan.depth, &height = plan_.plan.height, &width = plan_.plan.width;
+    const Numbers numbers(tables_);
+    for (; h < end; ++h) {
+      for (int64_t w = rows.from; w < rows.to; ++w) {
+        const Reach reach[] = {{depth, rows.z}, {height, h}, {width, w}};
+        const int64_t total = reach[0].cells() * reach[1].cells() * reach[2].cells();
+        const V y = total <= kHeld ? pool_window<kPart>(numbers, rows.n, reach, channel, count)
+                                   : pool_large<kPart>(numbers, rows.n, reach, channel, count);
+        Byte* const to = output(rows, h, w, channel);
+        if constexpr (kPart) store_bytes_part(numbers.stored(y), count, to);
+        else store_bytes(numbers.stored(y), to);
+      }
     }
   }
 
@@ -208,15 +236,23 @@ class QuantizedLoop {
   }
 
   template <bool kPart>
-  INLINED V pool_window(int64_t n, const Reach (&reach)[3], int64_t channel, int64_t count) const {
-    const I top = top_of<kPart>(n, reach, channel, count);
-    Sums sums{};
-    each(n, reach, channel, [&](int64_t at) INLINED { add(weigh<kPart>(at, count, top), &sums); });
-    return mean(sums);
+  INLINED void add(const Numbers& numbers, int64_t at, int64_t count, I top, Sums* sums) const {
+    const I q = cells<kPart>(x_ + at, count);
+    numbers.add(q, kLogits ? cells<kPart>(logit_ + at, count) : q, top, sums);
   }
 
   template <bool kPart>
-  KEEP_CALL V pool_large(int64_t n, const Reach (&reach)[3], int64_t channel, int64_t count) const {
+  INLINED V pool_window(const Numbers& numbers, int64_t n, const Reach (&reach)[3], int64_t channel,
+                        int64_t count) const {
+    const I top = top_of<kPart>(n, reach, channel, count);
+    Sums sums{};
+    each(n, reach, channel, [&](int64_t at) INLINED { add<kPart>(numbers, at, count, top, &sums); });
+    return Numbers::mean(sums);
+  }
+
+  template <bool kPart>
+  KEEP_CALL V pool_large(const Numbers& numbers, int64_t n, const Reach (&reach)[3], int64_t channel,
+                         int64_t count) const {
     const I top = top_of<kPart>(n, reach, channel, count);
     double w[kRoom<float>] = {}, p[kRoom<float>] = {};
     Sums sums{};
@@ -228,7 +264,7 @@ class QuantizedLoop {
       sums = Sums{}, held = 0;
     };
     each(n, reach, channel, [&](int64_t at) INLINED {
-      add(weigh<kPart>(at, count, top), &sums);
+      add<kPart>(numbers, at, count, top, &sums);
       if (++held == kHeld) flush();
     });
     flush();
@@ -239,50 +275,70 @@ class QuantizedLoop {
     return y;
   }
 
-  // Squares of 2 or 3 cells: sums of columns, which windows that overlap share.
-  template <bool kPart, int kKernel, int kStride>
-  void pool_columns(const Row& row, int64_t channel, int64_t count) const {
-    const Reach rows(plan_.plan.height, row.h);
-    if (rows.cells() == kKernel) pool_columns<kPart, kKernel, kStride>(row, channel, count, Fixed<kKernel>{});
-    else pool_columns<kPart, kKernel, kStride>(row, channel, count, Counted{rows.cells()});
+  // Squares of 2 or 3 cells: sums of columns, which windows beside each other share, and of two rows of outputs at once,
+  // which share rows of cells.
+  template <int kKernel, int kStride>
+  void pool_columns(const Rows& rows, int64_t channel) const {
+    const auto whole = [&](int64_t row) { return Reach(plan_.plan.height, row).cells() == kKernel; };
+    constexpr bool kShared = kKernel > kStride;
+    if (kShared && rows.h + 2 == rows.end && whole(rows.h) && whole(rows.h + 1)) {
+      return pool_strip<kKernel, kStride, kShared ? 2 : 1>(rows, rows.h, channel);
+    }
+    for (int64_t h = rows.h; h < rows.end; ++h) {
+      if (whole(h)) pool_strip<kKernel, kStride, 1>(rows, h, channel);
+      else pool_windows<false>(rows, h, h + 1, channel, kN);
+    }
   }
-  template <int kCount>
-  struct Fixed {
-    static constexpr int64_t count = kCount;
-  };
-  struct Counted {
-    int64_t count;
-  };
 
-  template <bool kPart, int kKernel, int kStride, class Rows>
-  KEEP_CALL void pool_columns(const Row& row, int64_t channel, int64_t count, Rows rows) const {
-    const PlannedAxis &height = plan_.plan.height, &width = plan_.plan.width;
-    const int64_t line = (row.n * plan_.plan.depth.in + row.z * plan_.plan.depth.stride) * height.in;
-    const int64_t pitch = width.in * plan_.channels;  // from row to row
-    const int64_t first = (line + Reach(height, row.h).first) * pitch + channel;
+  // kRows rows of outputs from h on, all of whose cells are rows of the input.
+  template <int kKernel, int kStride, int kRows>
+  KEEP_CALL void pool_strip(const Rows& rows, int64_t h, int64_t channel) const {
+    constexpr int kLines = kKernel + (kRows - 1) * kStride;
+    const PlannedAxis& height = plan_.plan.height;
+    const Numbers numbers(tables_);
+    const int64_t channels = plan_.channels, width = plan_.plan.width.in, last = rows.to;
+    const int64_t line = (rows.n * plan_.plan.depth.in + rows.z * plan_.plan.depth.stride) * height.in;
+    const int64_t pitch = width * channels;  // from row to row
+    const int64_t first = (line + Reach(height, h).first) * pitch + channel;
+    const Byte *const x = x_ + first, *const logit = logit_ + first;
+    struct Column {
+      Sums of[static_cast<size_t>(kRows)];
+    };
     const auto column = [&](int64_t w) INLINED {
-      Sums sums{};
-      if (w < 0 || w >= width.in) return sums;
-      const int64_t at = first + w * plan_.channels;
-      const Cell top = weigh<kPart>(at, count, I{});
-      sums = {top.w, top.w * top.x};
+      Column sums{};
+      if (w < 0 || w >= width) return sums;
       UNROLL_ALL
-      for (int64_t r = 1; r < rows.count; ++r) add(weigh<kPart>(at + r * pitch, count, I{}), &sums);
+      for (int r = 0; r < kLines; ++r) {
+        const int64_t at = w * channels + r * pitch;
+        const I q = load_bytes(x + at);
+        const auto cell = numbers.weigh(q, kLogits ? load_bytes(logit + at) : q, I{});
+        UNROLL_ALL
+        for (int row = 0; row < kRows; ++row) {
+          Sums& own = sums.of[row];
+          if (r == row * kStride) own = {cell.w, cell.w * cell.x};
+          else if (r > row * kStride && r < row * kStride + kKernel) own = {own.w + cell.w, fma(cell.w, cell.x, own.p)};
+        }
+      }
       return sums;
     };
-    Sums columns[static_cast<size_t>(kKernel)];
-    int64_t w = row.from * kStride - width.pad;
+    Column columns[static_cast<size_t>(kKernel)];
+    int64_t w = rows.from * kStride - plan_.plan.width.pad;
     UNROLL_ALL
     for (int k = kStride; k < kKernel; ++k) columns[k] = column(w + k - kStride);
-    for (int64_t o = row.from; o < row.to; ++o, w += kStride) {
+    Byte* to = output(rows, h, rows.from, channel);
+    const int64_t below = plan_.plan.width.out * channels;
+    for (int64_t o = rows.from; o < last; ++o, w += kStride, to += channels) {
       UNROLL_ALL
       for (int k = 0; k < kKernel - kStride; ++k) columns[k] = columns[k + kStride];
       UNROLL_ALL
       for (int k = kKernel - kStride; k < kKernel; ++k) columns[k] = column(w + k);
-      Sums sums = columns[0];
       UNROLL_ALL
-      for (int k = 1; k < kKernel; ++k) sums = sums + columns[k];
-      put(mean(sums), output(row, o, channel), count);
+      for (int row = 0; row < kRows; ++row) {
+        Sums sums = columns[0].of[row];
+        UNROLL_ALL
+        for (int k = 1; k < kKernel; ++k) sums = sums + columns[k].of[row];
+        store_bytes(numbers.stored(Numbers::mean(sums)), to + row * below);
+      }
     }
   }
 
@@ -290,7 +346,6 @@ class QuantizedLoop {
   const QuantizedTables& tables_;
   const Byte *const x_, *const logit_;
   Byte* const y_;
-  Vec<uint32_t> factor_[kFactors] = {};
 };
 
 template <class Byte, bool kLogits, Weighing kWeighing>

@@ -47,6 +47,13 @@ largest magnitude in the window, ``D = m - y >= 0`` how far the result lies belo
 - A narrower output type adds one ULP of that type at the answer, for its rounding.
 - For float64 the answer itself was rounded like a result, by at most :func:`reference_ulps`.
 
+**A pooling node that takes and gives stored numbers of 8 bits** (:func:`quantized_steps`), in ``u`` of float32 and
+steps of what goes in, of which no number is more than 255: a weight errs by ``5 u`` at most, for three factors and
+their products, which moves a mean by that times half of 255. Sums of at most :data:`QUANTIZED_RUN` cells are of floats,
+with ``d`` additions, those of larger windows of such sums in double: ``d + 1`` above, with the product, and ``d``
+below; 2 for the quotient, and 4 for the ratio of steps, its product, the zero point and their sum: ``255 (2 d + 9.5)
+u``. Where the exact quotient lies that close to the middle of two whole numbers, the node may give the other one.
+
 **A quantised network**: by measurement on itself, one step of the output and what moved roundings change; see
 :mod:`onnxpool.golden.from_quantized`, which gives a yardstick for :func:`network`.
 
@@ -76,6 +83,9 @@ NATIVE_EXP = 2.5
 
 NATIVE_RUN = 8
 """How many cells the native kernels add one after the other before they add those sums."""
+
+QUANTIZED_RUN = 16
+"""How many cells the native kernels for 8 bits add in floats."""
 
 EXP = 4.0
 """What one ``exp`` may err, in ``u``: 2 ULP, more than any of the libraries in use."""
@@ -186,6 +196,18 @@ def native_ulps(kernel: Sequence[int]) -> float:
     """
     additions = sum(min(k, NATIVE_RUN) - 1 + math.ceil(k / NATIVE_RUN) - 1 for k in kernel)
     return 2 * additions + 3 + NATIVE_EXP
+
+
+def quantized_steps(kernel: Sequence[int], ratio: float) -> float:
+    """How close to the middle of two numbers a kernel for 8 bits may round to the other one, in steps of what it gives.
+
+    ``ratio`` is the step of what goes in by that of what comes out.
+
+    >>> round(1 / quantized_steps((3, 3), 1.0))
+    2580
+    """
+    additions = min(math.prod(kernel), QUANTIZED_RUN) - 1
+    return ratio * 255 * (2 * additions + 9.5) * 2.0**-24
 
 
 def reference_ulps(cells: int) -> float:

@@ -1,4 +1,4 @@
-"""Pooling in whole numbers: what the native library has in the place of ``DequantizeLinear -> pooling -> QuantizeLinear``.
+"""Pooling in whole numbers: what the native library has in place of ``DequantizeLinear -> pooling -> QuantizeLinear``.
 
 A quantised model in function form pools in float, each node between the DQ of what it takes and the Q of what it gives.
 The native library has kernels that take and give the stored 8 bits. :func:`folded` puts these in, for one session: they
@@ -11,9 +11,9 @@ are never written to a file of a user's, which without the library would not run
 Channels stand last since ONNX Runtime's own kernels for integers have them there: its transpositions and ours, on
 either side of a convolution, cancel each other when it optimises the graph.
 
-What is left as it is, and runs in float as before: steps that are computed as the model runs, or are one for each channel or
-block; other stored types than uint8 and int8, or unlike ones; a scale that is not a normal number, or whose largest
-number is not one; steps of what goes in that are more than 2^8, or less than 2^-24, of those of what comes out.
+What is left as it is, and runs in float as before: steps that are computed as the model runs, or are one for each
+channel or block; other stored types than uint8 and int8, or unlike ones; a scale that is not a normal number, or whose
+largest number is not one; steps of what goes in that are more than 2^8, or less than 2^-24, of those of what comes out.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ WHOLE: Mapping[str, str] = {name: f"QLinear{name}" for name in ("SoftPool", "Loc
 """The operators on stored numbers that the library has for operators of ours."""
 
 RATIOS = 2.0**-24, 2.0**8
-"""Least and largest ratio of the step of what goes in to that of what comes out; custom_ops/kernels/quantized.h has them."""
+"""Least, largest ratio of the step of what goes in to that of what comes out, by custom_ops/kernels/quantized.h."""
 
 _NAMES = ("x", "logit")
 _TYPES = (np.dtype(np.uint8), np.dtype(np.int8))

@@ -41,6 +41,18 @@ def function(calls: Calls, op_type: str, inputs: Sequence[str], write: Callable[
     return ir.Function(DOMAIN, op_type, graph=graph, attributes=attributes)
 
 
+def within(op: Builder, value: ir.Value) -> ir.Value:
+    """An input of the function, for a branch that ``op`` writes: with a cast of its own, where it was cast.
+
+    ONNX Runtime takes casts away that do nothing, and warns where a branch takes what such a one gives, and its input.
+    """
+    cast = value.producer()
+    if cast is None or cast in op.nodes:
+        return value
+    again: ir.Value = op.Cast(cast.inputs[0], to=cast.attributes.get_int("to"))
+    return again
+
+
 Branch: TypeAlias = Callable[[Builder], ir.Value]
 """Writes nodes and gives the last one's output."""
 

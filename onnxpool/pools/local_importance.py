@@ -121,14 +121,14 @@ def function(calls: Calls) -> ir.Function:
 
     def write(op: Any, x: Any, logit: Any) -> Any:
         def exact(op: Any) -> Any:
-            windows = body.LoopedWindows(op, wide, (logit, -math.inf), (x, 0.0))
+            windows = body.LoopedWindows(op, wide, (body.within(op, logit), -math.inf), (body.within(op, x), 0.0))
             two = onnx_ops.number(op, 2, wide)
             bits = op.Ceil(op.Div(op.Log(op.Cast(windows.count, to=wide)), op.Log(two)))
             return _exact(op, windows, op.Mul(op.Pow(two, bits), two), wide)
 
         def ratio(op: Any) -> Any:
-            weight = op.Mul(op.Exp(logit), onnx_ops.number(op, 2.0**24, wide))
-            return op.Div(body.average(op, op.Mul(x, weight)), body.average(op, weight))
+            weight = op.Mul(op.Exp(body.within(op, logit)), onnx_ops.number(op, 2.0**24, wide))
+            return op.Div(body.average(op, op.Mul(body.within(op, x), weight)), body.average(op, weight))
 
         if calls.dilated or wide == ir.DataType.DOUBLE:
             return exact(op)
