@@ -19,6 +19,8 @@ from bench_report import (
     FUNCTION,
     MAX,
     NATIVE,
+    OPENVINO,
+    OPENVINO_STANDARD,
     PYTORCH,
     STANDARD,
     Group,
@@ -190,6 +192,20 @@ def test_what_is_wrong_on_large_values_is_found():
     shares = {(r.operator, r.way): r.share for r in results}
     assert shares["SoftPool", PYTORCH] == math.inf
     assert shares["SoftPool", FUNCTION] <= 1
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_openvino_gives_the_same_pooling(ours):
+    case = Case((2, 3, 9, 20), Window.of(2, 3, 2, 1), "float32", 1, CPU, 1.0)
+    name = OPENVINO if ours else OPENVINO_STANDARD
+    (make,) = (make for operator, way, make in ways(case, False) if (operator, way) == ("LocalImportancePool", name))
+    try:
+        way = make()
+    except Absent as reason:
+        pytest.skip(str(reason))
+    way.run()
+    assert way.name == name
+    assert share_of_allowed(case, way) <= 1
 
 
 def test_a_lone_pooling_that_reorders_channels_is_not_timed():

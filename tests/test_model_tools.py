@@ -20,7 +20,7 @@ from onnx import helper, numpy_helper
 import onnxpool
 from onnxpool.about.model import describe
 from onnxpool.domain import DOMAIN, IR_VERSION, VERSION
-from onnxpool.errors import FormError, KernelError
+from onnxpool.errors import FormError, KernelError, SessionError
 from onnxpool.graph import forms
 from onnxpool.graph.inlined import inlined
 from onnxpool.run import native_library
@@ -366,6 +366,37 @@ def test_ort_files_run_and_tell_what_they_are(tmp_path):
             forms.read(given)
     with pytest.raises(KernelError, match="does not tell which of its nodes were ours"):
         onnxpool.load(tmp_path / "m.ort", kernels="require")
+
+
+@pytest.mark.parametrize("form", ["function", "custom"])
+def test_ort_files_made_with_the_library_are_native_and_need_it(tmp_path, form):
+    """As mobile builds of ONNX Runtime load them: with the library registered, in its own loader and in ours."""
+    if native_library.why_missing():
+        pytest.skip("no native library here")
+    forms.write(onnxpool.to_form(network("SoftPool"), form), tmp_path / "m.onnx")
+
+    def opened(name, *, library=True, **settings):
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        for key, value in settings.items():
+            setattr(options, key, value)
+        if name.endswith(".onnx"):
+            options.add_session_config_entry("session.save_model_format", "ORT")
+        if library:
+            native_library.register(options)
+        return onnxruntime.InferenceSession(tmp_path / name, options, providers=["CPUExecutionProvider"])
+
+    before = opened("m.onnx", optimized_model_filepath=str(tmp_path / "m.ort"))
+    assert (tmp_path / "m.ort").read_bytes()[4:8] == b"ORTM"
+    feeds = {before.get_inputs()[0].name: sample()}
+    (y,) = before.run(None, feeds)
+    np.testing.assert_array_equal(opened("m.ort").run(None, feeds)[0], y)
+    np.testing.assert_array_equal(run(tmp_path / "m.ort", sample(), "auto"), y)
+    np.testing.assert_allclose(run(onnxpool.to_form(tmp_path / "m.onnx", "function"), sample()), y, atol=1e-6)
+    with pytest.raises(Exception, match=r"SoftPool.* is not a registered function/op"):
+        opened("m.ort", library=False)
+    with pytest.raises(SessionError, match="could not load the model"):
+        onnxpool.load(tmp_path / "m.ort", kernels="off")
 
 
 # --- nothing on the screen

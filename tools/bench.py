@@ -15,6 +15,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from bench_report import (
     FUNCTION,
     MAX,
     NATIVE,
+    OPENVINO,
+    OPENVINO_STANDARD,
     PYTORCH,
     STANDARD,
     Group,
@@ -48,6 +51,7 @@ from bench_ways import (
     Case,
     Way,
     bound,
+    in_openvino,
     in_pytorch,
     native,
     session,
@@ -240,10 +244,20 @@ class Network:
 
     def forms(self, provider: str, threads: int) -> list[tuple[str, str, Callable[[], Way]]]:
         """It in every form."""
+        given = (self.name, self.model, self.feeds, threads)
+        hosts = (
+            [
+                (self.name, OPENVINO, lambda: in_openvino(*given)),
+                (self.name, OPENVINO_STANDARD, lambda: in_openvino(*given, native=False)),
+            ]
+            if provider == CPU
+            else []
+        )
         return [
             (self.name, NATIVE, lambda: self.open(NATIVE, "function", provider, threads, library=True)),
             (self.name, FUNCTION, lambda: self.open(FUNCTION, "function", provider, threads, library=False)),
             (self.name, STANDARD, lambda: self.open(STANDARD, "standard", provider, threads, library=False)),
+            *hosts,
         ]
 
 
@@ -253,6 +267,13 @@ def _lively(module: torch.nn.Module) -> torch.nn.Module:
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05)
     return module
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def machine(chosen: argparse.Namespace) -> dict[str, Any]:
@@ -266,6 +287,7 @@ def machine(chosen: argparse.Namespace) -> dict[str, Any]:
         "onnxpool": onnxpool.__version__,
         "onnxruntime": onnxruntime.__version__,
         "torch": torch.__version__,
+        "openvino": _version("openvino"),
         "scale": chosen.scale,
         "clock": "processor" if chosen.processor_time else "wall",
         "load_at_start": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,

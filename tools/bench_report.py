@@ -18,6 +18,7 @@ from rich.table import Table
 COPY, MAX, AVERAGE = "copy", "MaxPool", "AveragePool"
 NATIVE, FUNCTION, STANDARD = "native", "function form", "standard form"
 NAIVE, PYTORCH, COMPILED, MODULE = "naive graph", "PyTorch", "torch.compile", "onnxpool.nn"
+OPENVINO, OPENVINO_STANDARD = "OpenVINO native", "OpenVINO standard"
 NORMAL = "normal values"
 
 

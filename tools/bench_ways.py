@@ -28,12 +28,27 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import bench_openvino
 import ml_dtypes  # noqa: F401 - names bfloat16 to NumPy
 import numpy as np
 import onnx
 import onnxruntime
 import torch
-from bench_report import AVERAGE, COMPILED, COPY, FUNCTION, MAX, MODULE, NAIVE, NATIVE, NORMAL, PYTORCH, STANDARD
+from bench_report import (
+    AVERAGE,
+    COMPILED,
+    COPY,
+    FUNCTION,
+    MAX,
+    MODULE,
+    NAIVE,
+    NATIVE,
+    NORMAL,
+    OPENVINO,
+    OPENVINO_STANDARD,
+    PYTORCH,
+    STANDARD,
+)
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, parser
 
@@ -141,7 +156,7 @@ def share_of_allowed(case: Case, way: Way) -> float | None:
     operator = way.operator or way.name
     answer = _answer(operator, case.shape, case.window, case.dtype, case.scale, case.data)
     x = case.inputs(operator)["x"].astype(np.float64)
-    bound = bounds.pooling(case.window, x, answer, case.dtype, native=way.name in {NATIVE, *DATA})
+    bound = bounds.pooling(case.window, x, answer, case.dtype, native=way.name in {NATIVE, OPENVINO, *DATA})
     error = bounds.measure(way.output(), answer, bound.allowed)
     return math.inf if error.nan or error.infinite else error.share
 
@@ -256,6 +271,17 @@ def _standard_operator(case: Case, name: str) -> Way:
     return _in_onnxruntime(case, "", name, _graph(case, "", [helper.make_node(name, ["x"], ["y"], **attributes)]))
 
 
+# --- OpenVINO
+
+
+def in_openvino(operator: str, model: Any, feeds: dict[str, NDArray[Any]], threads: int, *, native: bool = True) -> Way:
+    """A model in OpenVINO, with our extension or in standard form."""
+    if reason := bench_openvino.why_not(native=native):
+        raise Absent(reason)
+    name = OPENVINO if native else OPENVINO_STANDARD
+    return Way(operator, name, *bench_openvino.bound(model, feeds, threads, native=native))
+
+
 # --- PyTorch
 
 
@@ -327,6 +353,10 @@ def ways(case: Case, compiled: bool) -> Iterator[tuple[str, str, _Make]]:
         yield operator, NATIVE, lambda run=run, f=to_form: run(NATIVE, f("function"), library=True)
         yield operator, FUNCTION, lambda run=run, f=to_form: run(FUNCTION, f("function"))
         yield operator, STANDARD, lambda run=run, f=to_form: run(STANDARD, f("standard"))
+        if case.provider == CPU:
+            yield operator, OPENVINO, partial(in_openvino, operator, model, case.inputs(operator), case.threads)
+            standard = partial(in_openvino, operator, model, case.inputs(operator), case.threads, native=False)
+            yield operator, OPENVINO_STANDARD, standard
         yield operator, NAIVE, lambda run=run, o=operator: run(NAIVE, _naive(case, o))
         formula = naive_formula(operator, case.window)
         yield operator, PYTORCH, lambda o=operator, f=formula: in_pytorch(o, PYTORCH, f, _tensors(case, o))
