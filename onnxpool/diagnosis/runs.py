@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnxpool.diagnosis.reference_values import Known, walk
 from onnxpool.domain import DOMAIN
 from onnxpool.dtypes import Array
-from onnxpool.errors import ExportError, OnnxpoolError
+from onnxpool.errors import ExportError, GoldenError, OnnxpoolError
 from onnxpool.golden import bounds
 from onnxpool.golden.file import Case, Golden
 from onnxpool.golden.inputs import Feeds
@@ -107,6 +107,9 @@ def run_both(held: HeldModel, golden: Golden, case: str | None, reference: Refer
     ``reference`` as in :func:`onnxpool.validate`: a module there gives the values within. What cannot run is noted.
     """
     graph, chosen = subgraph.flat(held.runnable), golden.case(case)
+    taken = {str(value.name) for value in graph.graph.inputs if not value.is_initializer()}
+    if taken != set(chosen.inputs):
+        raise GoldenError(f"the answers are for inputs {sorted(chosen.inputs)}, this model takes {sorted(taken)}")
     inside, untraced = _inside(reference, graph, chosen)
     casts = {} if _right(graph, chosen, kernels) else _narrowing(graph, golden)
     known = walk(graph, chosen.inputs, chosen.answers | inside, casts)
