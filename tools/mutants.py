@@ -16,7 +16,7 @@ import time
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 import onnxpool
 from onnxpool.golden import bounds, from_model, from_torch
 from onnxpool.golden.collect import widen
-from onnxpool.golden.file import Case, Golden
+from onnxpool.golden.file import Case
 from onnxpool.golden.perturbed import moved_inputs
 from onnxpool.graph.fingerprint import changes
 from onnxpool.network.prove import opened

@@ -73,12 +73,11 @@ def _indices(name: str, args: Any, kwargs: Mapping[str, Any], found: Any) -> "tu
     return None
 
 
-def pointed(
-    exact: "Source | None", own: "Source | None", dtype: str, to_array: Callable[[Any], Array]
-) -> Pointed | None:
+def pointed(exact: "Source | None", own: "Source | None", to_array: Callable[[Any], Array]) -> Pointed | None:
     """What an output of indices points at, from a run in float64 and one in the network's own type."""
     if exact is None or own is None or exact[0].shape != own[0].shape or exact[0].numel() > MOST_ELEMENTS:
         return None
+    dtype = str(own[0].dtype).removeprefix("torch.")
     values, near = (np.asarray(to_array(one[0]), np.float64) for one in (exact, own))
     curve, _ = of_runs(values, [near], floating=bounds.is_floating(dtype), dtype=dtype)
     return Pointed(values, exact[1], dtype, curve)
