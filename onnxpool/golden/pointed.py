@@ -58,10 +58,14 @@ def watched() -> Iterator[Callable[[Any], Source | None]]:
 
 def _indices(name: str, args: Any, kwargs: Mapping[str, Any], found: Any) -> "tuple[torch.Tensor, Source] | None":
     """Indices, and their source, that this operator made."""
-    x = args[0] if args else None
+    if not args:
+        return None
+    x: Any = args[0]
     if name in _REDUCED:
         axis = args[1] if len(args) > 1 else kwargs.get("dim")
-        return found, ((x.flatten() if axis is None else x.movedim(axis, -1)), axis if found.ndim == x.ndim else -1)
+        if axis is None:
+            return found, (x.flatten(), -1)
+        return found, (x.movedim(axis, -1), axis if found.ndim == x.ndim else -1)
     if name in _PAIRED and isinstance(found, tuple | list) and len(found) == 2:
         place = {"topk": 2, "kthvalue": 2}.get(name, 1)
         given = args[place] if len(args) > place and isinstance(args[place], int) else kwargs.get("dim", -1)

@@ -212,7 +212,7 @@ def _library() -> str | None:
 
 
 def _tolerances() -> dict[str, float]:
-    names = ("NATIVE_EXP", "NATIVE_RUN", "EXP", "CUDA_EXP", "YARDSTICK_FACTOR", "FLOOR_ULPS")
+    names = ("NATIVE_EXP", "NATIVE_RUN", "EXP", "CUDA_EXP", "YARDSTICK_FACTOR", "ELEMENT_ULPS", "FLOOR_ULPS")
     return {name: getattr(bounds, name) for name in names}
 
 

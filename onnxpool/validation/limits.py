@@ -158,7 +158,7 @@ def kinds(inputs: Mapping[str, NDArray[Any]]) -> set[Kind]:
     return found
 
 
-def known(runtime: str, operators: Collection[str], case: Case, ways: Collection[Way]) -> Limit | None:
+def known(runtime: str, operators: Collection[str], case: Case, *ways: Way) -> Limit | None:
     """The first limit of ``runtime`` that excuses a case in a model with these operators, in one of these ways."""
     met = kinds(case.inputs)
     for limit in LIMITS:

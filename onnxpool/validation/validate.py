@@ -249,9 +249,9 @@ def _loose(golden: Golden) -> Iterator[str]:
                 if part > LOOSE:
                     found.setdefault(name, []).append((part, case.name))
     for name, cases in found.items():
-        part, case = max(cases)
+        part, worst_one = max(cases)
         more = f" and {len(cases) - 1} other cases" if len(cases) > 1 else ""
-        yield f"warning: what {name!r} is allowed to err exceeds 1 % of its median answer: {part:.2g} in {case!r}{more}"
+        yield f"warning: what {name!r} is allowed to err exceeds 1 % of its median answer: {part:.2g} in {worst_one!r}{more}"
 
 
 def _notes(runs: Sequence[Run], verdict: Verdict, found: Sequence[Change], golden: Golden) -> list[str]:
