@@ -251,7 +251,8 @@ def _loose(golden: Golden) -> Iterator[str]:
     for name, cases in found.items():
         part, worst_one = max(cases)
         more = f" and {len(cases) - 1} other cases" if len(cases) > 1 else ""
-        yield f"warning: what {name!r} is allowed to err exceeds 1 % of its median answer: {part:.2g} in {worst_one!r}{more}"
+        told = f"warning: what {name!r} is allowed to err exceeds 1 % of its median answer"
+        yield f"{told}: {part:.2g} times it in {worst_one!r}{more}"
 
 
 def _notes(runs: Sequence[Run], verdict: Verdict, found: Sequence[Change], golden: Golden) -> list[str]:
