@@ -118,18 +118,43 @@ def test_one_element_may_be_otherwise_and_no_other():
     assert (found.places.tolist(), curve.largest) == ([3], 0)
 
 
-def test_a_jump_does_not_count_as_an_error():
+def test_a_jump_does_not_count_as_an_error_and_a_spread_does():
     rng = np.random.default_rng(0)
     answer = rng.normal(size=1000)
-    run = answer + 1e-7 * rng.normal(size=1000)
-    run[17] += 1
-    curve, found = choices.of_runs(answer, [run], floating=True, dtype="float32")
+    runs = [answer + 1e-7 * rng.normal(size=1000) for _ in range(5)]
+    for i in (1, 3):
+        runs[i][17] += 1  # in some runs here, in others there
+    curve, found = choices.of_runs(answer, runs, floating=True, dtype="float32")
     assert found.places.tolist() == [17]
     assert curve.largest < 1e-6
-    run[:100] += 1
-    curve, found = choices.of_runs(answer, [run], floating=True, dtype="float32")
-    assert len(found.places) == 0
+    for i, run in enumerate(runs):
+        run[400] += 0.3 * i + 0.1  # anywhere
+    curve, found = choices.of_runs(answer, runs, floating=True, dtype="float32")
+    assert found.places.tolist() == [17]
     assert curve.largest > 0.9
+    runs[1][100:200] += 1  # too many to be jumps
+    curve, found = choices.of_runs(answer, runs, floating=True, dtype="float32")
+    assert found.places.tolist() == []
+
+
+def test_further_runs_find_more_choices_and_allow_no_more():
+    answer = np.arange(1.0, 1001.0)
+    one, other = answer.copy(), answer.copy()
+    one[3], other[5] = 5, 7
+    curve, found = choices.of_runs(answer, [answer, answer, one], [answer, other], floating=True, dtype="float32")
+    assert found.places.tolist() == [3, 5]
+    assert curve.largest == 0
+
+
+def test_a_small_number_in_a_large_channel_errs_as_its_channel():
+    rng = np.random.default_rng(0)
+    answer = rng.normal(size=(2, 2, 8, 8)) * np.array([1e-4, 1e2])[:, None, None]
+    error = np.broadcast_to(np.array([1e-11, 1e-5])[:, None, None], answer.shape).copy()
+    answer[0, 1, 0, 0], error[0, 1, 0, 0] = 1e-4, 0
+    curve = magnitude.of_errors(answer, error)
+    allowed = curve.at(answer)
+    assert allowed[0, 1, 0, 0] == 1e-5
+    assert allowed[:, 0].max() < 1e-10
 
 
 @pytest.mark.parametrize("name", ["best five", "max with indices"])
