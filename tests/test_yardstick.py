@@ -52,7 +52,7 @@ def test_bound_by_magnitude_at_hand_values():
     assert bounds.network(np.array([1, 2]), "int64", curve, "").allowed.tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("name", ["planted constant", "planted lowest"])
+@pytest.mark.parametrize("name", ["planted constant"])
 def test_another_checkpoint_behind_a_large_constant_is_caught(name):
     _, model, golden = exported(name)
     assert validate(model, golden, forms=["standard"]).exit_status == 0
@@ -85,7 +85,7 @@ def test_operators_of_pytorch_round_otherwise_and_saturating_ones_by_an_absolute
     assert torch.equal(moved, torch.cat([x, x]).relu())
 
 
-@pytest.mark.parametrize("name", ["instance norm", "group norm", "standardised", "standard deviation", "detector"])
+@pytest.mark.parametrize("name", ["instance norm", "standard deviation", "detector"])
 def test_right_networks_that_amplify_rounding_pass(name):
     _, model, golden = exported(name, seed=1)
     report = validate(model, golden, forms=["standard"])
@@ -118,29 +118,53 @@ def test_one_element_may_be_otherwise_and_no_other():
     assert (found.places.tolist(), curve.largest) == ([3], 0)
 
 
-def test_a_jump_does_not_count_as_an_error():
+def test_a_jump_does_not_count_as_an_error_and_a_spread_does():
     rng = np.random.default_rng(0)
     answer = rng.normal(size=1000)
-    run = answer + 1e-7 * rng.normal(size=1000)
-    run[17] += 1
-    curve, found = choices.of_runs(answer, [run], floating=True, dtype="float32")
+    runs = [answer + 1e-7 * rng.normal(size=1000) for _ in range(5)]
+    for i in (1, 3):
+        runs[i][17] += 1  # in some runs here, in others there
+    curve, found = choices.of_runs(answer, runs, floating=True, dtype="float32")
     assert found.places.tolist() == [17]
     assert curve.largest < 1e-6
-    run[:100] += 1
-    curve, found = choices.of_runs(answer, [run], floating=True, dtype="float32")
-    assert len(found.places) == 0
+    for i, run in enumerate(runs):
+        run[400] += 0.3 * i + 0.1  # anywhere
+    curve, found = choices.of_runs(answer, runs, floating=True, dtype="float32")
+    assert found.places.tolist() == [17]
     assert curve.largest > 0.9
+    runs[1][100:200] += 1  # too many to be jumps
+    curve, found = choices.of_runs(answer, runs, floating=True, dtype="float32")
+    assert found.places.tolist() == []
 
 
-@pytest.mark.parametrize("name", ["argmax", "best five", "bytes", "max with indices"])
+def test_further_runs_find_more_choices_and_allow_no_more():
+    answer = np.arange(1.0, 1001.0)
+    one, other = answer.copy(), answer.copy()
+    one[3], other[5] = 5, 7
+    curve, found = choices.of_runs(answer, [answer, answer, one], [answer, other], floating=True, dtype="float32")
+    assert found.places.tolist() == [3, 5]
+    assert curve.largest == 0
+
+
+def test_a_small_number_in_a_large_channel_errs_as_its_channel():
+    rng = np.random.default_rng(0)
+    answer = rng.normal(size=(2, 2, 8, 8)) * np.array([1e-4, 1e2])[:, None, None]
+    error = np.broadcast_to(np.array([1e-11, 1e-5])[:, None, None], answer.shape).copy()
+    answer[0, 1, 0, 0], error[0, 1, 0, 0] = 1e-4, 0
+    curve = magnitude.of_errors(answer, error)
+    allowed = curve.at(answer)
+    assert allowed[0, 1, 0, 0] == 1e-5
+    assert allowed[:, 0].max() < 1e-10
+
+
+@pytest.mark.parametrize("name", ["best five", "max with indices"])
 def test_outputs_that_jump_pass_and_others_are_caught(name, tmp_path):
-    network, model, golden = exported(name)
+    _, model, golden = exported(name)
     file.save(golden, tmp_path / "net.golden.npz")
     golden = file.load(tmp_path / "net.golden.npz")
     report = validate(model, golden, forms=["standard"])
     assert report.exit_status == 0, sentences(report)
-    if name != "bytes":
-        assert all(case.pointed for case in golden.cases)
+    assert all(case.pointed for case in golden.cases)
     weight = next(v for v in model.graph.initializers.values() if v.const_value.size > 20)
     array = weight.const_value.numpy().copy()
     array.flat[5] += np.float32(0.02)

@@ -1,4 +1,4 @@
-"""Mutants of small networks: does the gate catch every wrong model, and let every right one pass?
+"""Mutants of small networks: whether the gate catches every wrong model, and lets every right one pass.
 
     tools/mutants                     every kind of mutation of every network, and 130 right networks
     tools/mutants --networks lstm,up --kinds "weight x 1.001" --no-right
@@ -16,7 +16,7 @@ import time
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 import onnxpool
 from onnxpool.golden import bounds, from_model, from_torch
 from onnxpool.golden.collect import widen
-from onnxpool.golden.file import Case, Golden
+from onnxpool.golden.file import Case
 from onnxpool.golden.perturbed import moved_inputs
 from onnxpool.graph.fingerprint import changes
 from onnxpool.network.prove import opened
@@ -123,8 +123,8 @@ class Subject:
             return "unloadable", str(error)
         told: list[tuple[Verdict, str]] = []
         for case in self.golden.cases:
-            for result in judged_case(judge, case, run):
-                told.append((result.verdict, f"{case.name}, {result.output}: {result.reason}"))
+            results = judged_case(judge, case, run)
+            told += [(one.verdict, f"{case.name}, {one.output}: {one.reason}") for one in results]
         verdict = worst(one for one, _ in told)
         return verdict, next((why for one, why in told if one == verdict), "")
 

@@ -63,13 +63,19 @@ def set_value(value: ir.Value, array: Array) -> bool:
     return True
 
 
+def _array(value: ir.Value) -> Array:
+    """The contents of an initializer."""
+    assert value.const_value is not None
+    return value.const_value.numpy().copy()
+
+
 def one_weight(function: Callable[[Array, Random], Array], least: int = 2) -> Change:
     """Alter the contents of one initializer."""
 
     def change(model: ir.Model, rng: Random) -> bool:
         found = weights(model, least)
         rng.shuffle(found)  # type: ignore[arg-type]
-        return any(set_value(value, function(value.const_value.numpy().copy(), rng)) for value in found)  # type: ignore[union-attr]
+        return any(set_value(value, function(_array(value), rng)) for value in found)
 
     return change
 
@@ -115,9 +121,8 @@ kind("bias is 0")(one_weight(lambda array, _: np.zeros_like(array) if array.ndim
 @kind("another checkpoint")
 def another_checkpoint(model: ir.Model, rng: Random) -> bool:
     """Every weight drawn anew, as large as it was."""
-    return any(
-        [set_value(value, rng.permuted(value.const_value.numpy()) + 1e-3) for value in weights(model)]  # type: ignore[union-attr]
-    )
+    changed = [set_value(value, rng.permuted(_array(value)) + 1e-3) for value in weights(model)]
+    return any(changed)
 
 
 @kind("all weights x -3, nodes renamed")
@@ -125,7 +130,8 @@ def other_weights_and_names(model: ir.Model, _: Random) -> bool:
     """As by somebody who hides what he did."""
     for i, node in enumerate(model.graph):
         node.name = f"renamed_{i}"
-    return any([set_value(value, value.const_value.numpy() * -3) for value in weights(model)])  # type: ignore[union-attr]
+    changed = [set_value(value, _array(value) * -3) for value in weights(model)]
+    return any(changed)
 
 
 @kind("two weights exchanged")
@@ -158,7 +164,7 @@ def one_constant(function: Callable[[Array], Array]) -> Change:
     def change(model: ir.Model, rng: Random) -> bool:
         found = [value for _, value, _ in constants(model)]
         rng.shuffle(found)  # type: ignore[arg-type]
-        return any(set_value(value, function(value.const_value.numpy().copy())) for value in found)  # type: ignore[union-attr]
+        return any(set_value(value, function(_array(value))) for value in found)
 
     return change
 
@@ -307,7 +313,7 @@ def _take(model: ir.Model, value: ir.Value, made: ir.Node) -> None:
 @kind("inputs exchanged")
 def inputs_exchanged(model: ir.Model, rng: Random) -> bool:
     """Of an operator that is not symmetric."""
-    found = [node for node in nodes(model, "Sub", "Div", "MatMul", "Where", "LocalImportancePool")]
+    found = nodes(model, "Sub", "Div", "MatMul", "Where", "LocalImportancePool")
     if not found:
         return False
     node = found[int(rng.integers(len(found)))]

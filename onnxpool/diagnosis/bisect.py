@@ -86,6 +86,8 @@ def _first_failing(model: Model, golden: Golden, kernels: Kernels) -> str:
         except OnnxpoolError:
             return case.name
         for name, answer in case.answers.items():
+            if name not in outputs:
+                return case.name
             bound = bounds.network(answer, outputs[name].dtype, case.yardstick[name], golden.yardstick)
             if outputs[name].shape != answer.shape:
                 return case.name

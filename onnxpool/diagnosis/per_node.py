@@ -33,7 +33,7 @@ from onnxpool.diagnosis.reference_values import Known
 from onnxpool.diagnosis.results import Doer, NodeResult, Nodes, NodesOfReport, Part
 from onnxpool.diagnosis.runs import Runs, run_both, run_part
 from onnxpool.domain import DOMAIN
-from onnxpool.errors import OnnxpoolError
+from onnxpool.errors import FormError, GoldenError, OnnxpoolError, SessionError
 from onnxpool.golden import bounds
 from onnxpool.golden.collect import widen
 from onnxpool.graph import shapes, subgraph
@@ -63,12 +63,15 @@ def compare_nodes(
 def compare_nodes_of_report(report: Report, model: Model, reference: Reference = None) -> NodesOfReport:
     """The comparison on the first case that failed in ``report``, or the first; natively where that alone failed.
 
-    Arguments and errors as of :func:`compare_nodes`.
+    Arguments and errors as of :func:`compare_nodes`, but that what the model is at fault for is a note.
     """
     wrong = [run for run in report.runs if any(failed(result.verdict) for result in run.results)]
     natively = bool(wrong) and all(run.kernels for run in wrong)
     case = report.failing_case or next((result.case for run in report.runs for result in run.results), None)
-    nodes = compare_nodes(model, reference, case, kernels="require" if natively else "off")
+    try:
+        nodes = compare_nodes(model, reference, case, kernels="require" if natively else "off")
+    except (FormError, GoldenError, SessionError) as error:  # the report says what is wrong; this cannot say where
+        nodes = Nodes(str(case), report.reference, (), (f"nodes were not compared: {error}",))
     return NodesOfReport(report, nodes)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnxpool.diagnosis.reference_values import Known, walk
 from onnxpool.domain import DOMAIN
 from onnxpool.dtypes import Array
-from onnxpool.errors import ExportError, OnnxpoolError
+from onnxpool.errors import ExportError, GoldenError, OnnxpoolError
 from onnxpool.golden import bounds
 from onnxpool.golden.file import Case, Golden
 from onnxpool.golden.inputs import Feeds
@@ -39,7 +39,8 @@ class Runs:
     ``source`` says where the reference values come from, ``feeds`` holds these values in the types that nodes take.
     ``total`` holds the values of the model as a whole, ``local`` what each node makes of reference inputs, ``refused``
     why a node cannot run on these, ``native`` the pooling nodes that ran natively, ``casts`` what nodes round to that
-    were not exported so, in a model that fails, ``notes`` what else a reader should know. ``kernels`` are those that ran.
+    were not exported so, in a model that fails, ``notes`` what else a reader should know. ``kernels`` are those that
+    ran.
     """
 
     graph: ir.Model
@@ -107,6 +108,9 @@ def run_both(held: HeldModel, golden: Golden, case: str | None, reference: Refer
     ``reference`` as in :func:`onnxpool.validate`: a module there gives the values within. What cannot run is noted.
     """
     graph, chosen = subgraph.flat(held.runnable), golden.case(case)
+    taken = {str(value.name) for value in graph.graph.inputs if not value.is_initializer()}
+    if taken != set(chosen.inputs):
+        raise GoldenError(f"the answers are for inputs {sorted(chosen.inputs)}, this model takes {sorted(taken)}")
     inside, untraced = _inside(reference, graph, chosen)
     casts = {} if _right(graph, chosen, kernels) else _narrowing(graph, golden)
     known = walk(graph, chosen.inputs, chosen.answers | inside, casts)

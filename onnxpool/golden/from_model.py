@@ -147,7 +147,7 @@ def _shake(node: OpRun, draws: Draws) -> None:
             perturbed.shaken(one, draws.rng, perturbed.SATURATING.get(kind, 0.0), draws.ulps)
             if isinstance(one, np.ndarray) and bounds.is_floating(one.dtype) and one.size
             else one
-            for one in given(*inputs, **told)
+            for one in given(*inputs, **told)  # type: ignore[no-untyped-call]
         )
 
     node.run = run  # type: ignore[method-assign]

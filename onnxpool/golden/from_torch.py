@@ -182,22 +182,13 @@ def answers(
         with _in_float32() if narrowed else nullcontext(), in_torch(seed, ulps):
             return call(own, feeds)
 
-    whole = {str(value.name) for value in model.graph.outputs if value.dtype in _WHOLE}
+    def exact_tensors(feeds: Feeds) -> "dict[str, torch.Tensor]":
+        with in_float64():
+            return tensors(wide, widen(feeds))
 
-    def what_indices_point_at(feeds: Feeds) -> dict[str, Pointed]:
-        if not whole:
-            return {}
-        with in_float64(), watched() as source:
-            exact = {name: source(tensor) for name, tensor in tensors(wide, widen(feeds)).items()}
-        given = widen(feeds, np.float32) if narrowed else feeds
-        with _in_float32() if narrowed else nullcontext(), watched() as source:
-            near = {name: source(tensor) for name, tensor in tensors(own, given).items()}
-        found = {}
-        for name in whole:
-            dtype = str(near[name][0].dtype).removeprefix("torch.") if near[name] else ""  # type: ignore[index]
-            if (one := pointed(exact[name], near[name], dtype, from_torch)) is not None:
-                found[name] = one
-        return found
+    def own_tensors(feeds: Feeds) -> "dict[str, torch.Tensor]":
+        with _in_float32() if narrowed else nullcontext():
+            return tensors(own, widen(feeds, np.float32) if narrowed else feeds)
 
     types = {entry.name: entry.dtype for entry in inputs_of(model)}
 
@@ -215,9 +206,30 @@ def answers(
         lambda feeds: narrow(own, feeds),
         lambda feeds: narrow(near(), feeds),
         otherwise,
-        what_indices_point_at,
+        _pointing(exact_tensors, own_tensors, model),
         example,
     )
+
+
+def _pointing(
+    exact: "Callable[[Feeds], dict[str, torch.Tensor]]",
+    own: "Callable[[Feeds], dict[str, torch.Tensor]]",
+    model: ir.Model,
+) -> Callable[[Feeds], Mapping[str, Pointed]]:
+    """What the outputs of indices point at, by these runs in float64 and in the network's own type."""
+    whole = {str(value.name) for value in model.graph.outputs if value.dtype in _WHOLE}
+
+    def found(feeds: Feeds) -> dict[str, Pointed]:
+        if not whole:
+            return {}
+        with watched() as source:
+            right = {name: source(tensor) for name, tensor in exact(feeds).items()}
+        with watched() as source:
+            near = {name: source(tensor) for name, tensor in own(feeds).items()}
+        every = {name: pointed(right[name], near[name], from_torch) for name in whole}
+        return {name: one for name, one in every.items() if one is not None}
+
+    return found
 
 
 def arrangement(module: "torch.nn.Module", model: ir.Model) -> Arrangement:

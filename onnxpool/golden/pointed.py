@@ -58,10 +58,14 @@ def watched() -> Iterator[Callable[[Any], Source | None]]:
 
 def _indices(name: str, args: Any, kwargs: Mapping[str, Any], found: Any) -> "tuple[torch.Tensor, Source] | None":
     """Indices, and their source, that this operator made."""
-    x = args[0] if args else None
+    if not args:
+        return None
+    x: Any = args[0]
     if name in _REDUCED:
         axis = args[1] if len(args) > 1 else kwargs.get("dim")
-        return found, ((x.flatten() if axis is None else x.movedim(axis, -1)), axis if found.ndim == x.ndim else -1)
+        if axis is None:
+            return found, (x.flatten(), -1)
+        return found, (x.movedim(axis, -1), axis if found.ndim == x.ndim else -1)
     if name in _PAIRED and isinstance(found, tuple | list) and len(found) == 2:
         place = {"topk": 2, "kthvalue": 2}.get(name, 1)
         given = args[place] if len(args) > place and isinstance(args[place], int) else kwargs.get("dim", -1)
@@ -73,12 +77,11 @@ def _indices(name: str, args: Any, kwargs: Mapping[str, Any], found: Any) -> "tu
     return None
 
 
-def pointed(
-    exact: "Source | None", own: "Source | None", dtype: str, to_array: Callable[[Any], Array]
-) -> Pointed | None:
+def pointed(exact: "Source | None", own: "Source | None", to_array: Callable[[Any], Array]) -> Pointed | None:
     """What an output of indices points at, from a run in float64 and one in the network's own type."""
     if exact is None or own is None or exact[0].shape != own[0].shape or exact[0].numel() > MOST_ELEMENTS:
         return None
+    dtype = str(own[0].dtype).removeprefix("torch.")
     values, near = (np.asarray(to_array(one[0]), np.float64) for one in (exact, own))
     curve, _ = of_runs(values, [near], floating=bounds.is_floating(dtype), dtype=dtype)
     return Pointed(values, exact[1], dtype, curve)

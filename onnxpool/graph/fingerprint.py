@@ -260,10 +260,38 @@ def _axes(value: ir.Value) -> list[int | str]:
 
 
 def _function(function: ir.Function) -> str:
-    proto = ir.to_proto(function)
-    for comment in ("doc_string", "metadata_props", "value_info"):
-        proto.ClearField(comment)
-    return _digest(proto.SerializeToString(deterministic=True))
+    """Of what it computes: names, order, copies and what nobody takes do not count, so that tools may tidy it up."""
+    known: dict[ir.Value, str] = {value: f"formal {i}" for i, value in enumerate(function.inputs)}
+    outputs = [_computed(value, known, Digests()) for value in function.outputs]
+    return _digest(*outputs, sorted(function.attributes), sorted(function.opset_imports.items()))
+
+
+def _computed(value: ir.Value | None, known: dict[ir.Value, str], digests: Digests) -> str:
+    """Of a value within a function: of its node, and of what that takes."""
+    value = _origin(value)
+    if value is None:
+        return "none"
+    if value not in known:
+        node = value.producer()
+        constant = ir.convenience.get_const_tensor(value)
+        if constant is not None:
+            known[value] = _tensor(constant, digests)
+        elif node is None:
+            known[value] = f"outside {value.name}"
+        else:
+            told = [f"{name}={_inner(one, known, digests)}" for name, one in sorted(node.attributes.items())]
+            taken = [_computed(one, known, digests) for one in node.inputs]
+            known[value] = _digest(node.domain, node.op_type, value.index(), *told, *taken)
+    return known[value]
+
+
+def _inner(attribute: ir.Attr, known: dict[ir.Value, str], digests: Digests) -> str:
+    """Of an attribute within a function, which may be a branch or the body of a loop."""
+    if attribute.is_ref() or attribute.type != ir.AttributeType.GRAPH:
+        return _attribute(attribute, digests)
+    graph = attribute.value
+    known |= {value: f"inner {attribute.name} {i}" for i, value in enumerate(graph.inputs)}
+    return _digest(*(_computed(value, known, digests) for value in graph.outputs))
 
 
 def _origin(value: ir.Value | None) -> ir.Value | None:

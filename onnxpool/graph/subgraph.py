@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common as passes
 
 from onnxpool.domain import DOMAIN
+from onnxpool.errors import FormError
 
 OWN = "#own"
 """Suffix of the values that nodes of a :func:`cut` graph make, beside those of the same name that they are given."""
@@ -82,7 +83,8 @@ def segment(model: ir.Model, names: Iterable[str], arrays: Mapping[str, NDArray[
     """The nodes called ``names`` as a model of their own, with functions and weights that they need.
 
     It takes what they take from elsewhere, and gives what nodes elsewhere take from them, or what the model gives.
-    ``arrays`` holds a value of each, for its type; shapes are left open but for their rank.
+    ``arrays`` holds a value of each, for its type; shapes are left open but for their rank. Raises :class:`FormError`
+    where one is missing.
     """
     model = model.clone()
     graph, wanted = model.graph, set(names)
@@ -98,6 +100,9 @@ def segment(model: ir.Model, names: Iterable[str], arrays: Mapping[str, NDArray[
     kept = {value for node in inside for value in node.outputs} | constants
     takes = dict.fromkeys(value for node in inside for value in taken(node) if value not in kept)
     inputs = [value for value in takes if not value.is_initializer()]
+    unknown = [str(value.name) for value in (*outputs, *inputs) if str(value.name) not in arrays]
+    if unknown:
+        raise FormError(f"what these nodes take and give is not known: {', '.join(map(repr, unknown[:4]))}")
     graph.outputs.clear()
     graph.outputs.extend(_typed(value, arrays[str(value.name)]) for value in outputs)
     for value in inputs:

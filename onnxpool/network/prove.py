@@ -17,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxpool.dtypes import from_bits, to_bits
-from onnxpool.errors import ExportError
+from onnxpool.errors import ExportError, GoldenError
 from onnxpool.golden import bounds
 from onnxpool.golden.collect import first_line, own_error
 from onnxpool.golden.file import Case, Golden
@@ -118,6 +118,8 @@ def _cases(
     def answered(name: str, feeds: Feeds) -> Case:
         answers = answering.double(feeds)
         measured = yardstick(feeds, answers)
+        if measured.undetermined:
+            raise GoldenError(measured.undetermined)
         return Case(name, feeds, answers, measured.yardstick, measured.choices, measured.pointed)
 
     cases, notes, refused = [], [], []

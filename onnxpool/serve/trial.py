@@ -79,12 +79,12 @@ def _share(
 
     Of a case that meets a known limit of ONNX Runtime, nothing is.
     """
-    if limits.known(RUNTIME, operators, case, ("dies",)):
+    if limits.known(RUNTIME, operators, case, "dies"):
         return 0.0, ""
     try:
         outputs = session.run(case.inputs)
     except OnnxpoolError as reason:
-        if limits.known(RUNTIME, operators, case, ("stops",)):
+        if limits.known(RUNTIME, operators, case, "stops"):
             return 0.0, ""
         return np.inf, f"golden case {case.name!r} does not run: {reason}"
     worst = (0.0, "")
@@ -97,7 +97,7 @@ def _share(
         share = np.inf if error.infinite or made_up else error.share
         fault = f"golden case {case.name!r}, output {name!r}: error {error.max_abs:.3g} is {share:.3g} of the allowed"
         worst = max(worst, (share, fault if share > 1 else ""))
-    excused = limits.known(RUNTIME, operators, case, ("drops", "clips", "vanishes"))
+    excused = limits.known(RUNTIME, operators, case, "drops", "clips", "vanishes")
     return (0.0, "") if worst[1] and excused else worst
 
 

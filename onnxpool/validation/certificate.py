@@ -289,7 +289,7 @@ def _version_notes(then: dict[str, str]) -> list[str]:
 
 
 def _tolerances() -> dict[str, float]:
-    names = ("NATIVE_EXP", "NATIVE_RUN", "EXP", "CUDA_EXP", "YARDSTICK_FACTOR", "FLOOR_ULPS")
+    names = ("NATIVE_EXP", "NATIVE_RUN", "EXP", "CUDA_EXP", "YARDSTICK_FACTOR", "ELEMENT_ULPS", "FLOOR_ULPS")
     return {name: getattr(bounds, name) for name in names}
 
 

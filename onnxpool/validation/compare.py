@@ -48,7 +48,7 @@ class Judge:
         through = sorted(self._operators) if "*" in loses else sorted(self._operators.intersection(loses))
         found = [self._result(case, name, outputs.get(name), native, through) for name in case.answers]
         if any(result.verdict == "mismatch" for result in found):
-            limit = limits.known(runtime, self._operators, case, ("clips", "vanishes"))
+            limit = limits.known(runtime, self._operators, case, "clips", "vanishes")
             if limit is not None and self._right_in_float64(case):
                 return [
                     replace(one, verdict="noted", reason=f"{limit.sentence}; {one.reason}")
@@ -60,14 +60,14 @@ class Judge:
 
     def not_run(self, runtime: str, case: Case, verdict: Verdict, reason: str) -> list[Result]:
         """The results of a case that a runtime refused or died of: noted where it is known to."""
-        limit = limits.known(runtime, self._operators, case, ("stops", "dies"))
+        limit = limits.known(runtime, self._operators, case, "stops", "dies")
         if limit is not None and (verdict == "unloadable" or limit.way == "dies"):
             return failures(case, "noted", limit.sentence)
         return failures(case, verdict, reason)
 
     def deadly(self, runtime: str, case: Case) -> bool:
         """Whether the runtime is known to end its process with this case."""
-        return limits.known(runtime, self._operators, case, ("dies",)) is not None
+        return limits.known(runtime, self._operators, case, "dies") is not None
 
     def _right_in_float64(self, case: Case) -> bool:
         """Whether the model itself gives the answers of this case."""
