@@ -201,6 +201,13 @@ def package(
     storage: Annotated[str | None, typer.Option(help="kserve: URI of the models, such as pvc://claim/path.")] = None,
     min_replicas: Annotated[int | None, typer.Option(help="kserve: least number of servers. Default: 1.")] = None,
     max_replicas: Annotated[int | None, typer.Option(help="kserve: largest number of servers. Default: 1.")] = None,
+    instances: Annotated[int | None, typer.Option(help="Runs at the same time. Default: the server's.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of each run. Default: the server's.")] = None,
+    cuda: Annotated[bool, typer.Option("--cuda", help="Take the library for CUDA along, for a GPU.")] = False,
+    cpus: Annotated[int | None, typer.Option(help="kserve: processors of each server. Default: 1.")] = None,
+    memory_gb: Annotated[
+        int | None, typer.Option(help="kserve: memory of each. Default: 1, and three times the model.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write what another server needs to run a model: a Triton model repository, or KServe's manifest with one.
@@ -224,6 +231,11 @@ def package(
             storage=storage,
             min_replicas=min_replicas,
             max_replicas=max_replicas,
+            instances=instances,
+            threads=threads,
+            cuda=cuda or None,
+            cpus=cpus,
+            memory_gb=memory_gb,
         )
     show(made, tables.package, as_json)
 

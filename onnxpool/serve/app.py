@@ -108,9 +108,11 @@ class _Rest:
         with self.service.counted("rest") as found, self.service.holding() as held:
             body = await bodies.read(request, self.service.options, held)
             served = found(self.repository.get(name, version))
-            asked = codec.decode(served, body, request.headers.get(codec.HEADER), self.service.options.max_tensor_bytes)
+            header, most = request.headers.get(codec.HEADER), self.service.options.max_tensor_bytes
+            asked = await self.service.apart(len(body), codec.decode, served, body, header, most)
             outputs = await _while_connected(request, self.service.infer(served, asked.feeds, asked.timeout_s))
-            content, headers = codec.encode(served, asked, outputs)
+            size = sum(tensor.nbytes for tensor in outputs.values())
+            content, headers = await self.service.apart(size, codec.encode, served, asked, outputs)
         return Response(content, headers=headers)
 
     # --- what there is

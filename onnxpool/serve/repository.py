@@ -86,6 +86,7 @@ class Repository:
         for key, file in found.items():
             self._entries[key] = self._loaded(key, file)
         self._looks = {key: entry.stamp for key, entry in self._entries.items()}
+        _let_go()
 
     # --- asked by requests
 
@@ -147,6 +148,7 @@ class Repository:
                 except OnnxpoolError as error:
                     raise Refusal(422, str(error)) from error
             self._unloaded.discard(name)
+        _let_go()
 
     def unload(self, name: str) -> None:
         """Forget the sessions of a model; requests that have it already are answered. Refuses (404) an unknown one."""
@@ -163,6 +165,7 @@ class Repository:
         with self._lock:
             found = {key: file for key, file in self._scan() if NAME.fullmatch(key[0]) and key[0] not in self._unloaded}
             looks = {key: _stamp(file) for key, file in found.items()}
+            before = self._entries.copy()
             for key, stamp in looks.items():
                 entry = self._entries.get(key)
                 if self._looks.get(key) == stamp and (entry is None or entry.stamp != stamp):
@@ -172,6 +175,8 @@ class Repository:
                     log.warning("%s version %s: its file is gone; unloaded", *key)
                     del self._entries[key]
             self._looks = looks
+        if self._entries != before:
+            _let_go()
 
     def _reload(self, key: Key, file: Path, stamp: Stamp) -> None:
         """What serves goes on where the new file is no good."""
@@ -190,7 +195,6 @@ class Repository:
         except OnnxpoolError as error:
             self.metrics.loads.labels(*key, "refused").inc()
             raise SessionError(f"model {key[0]!r} version {key[1]} is not served: {error}") from error
-        gc.collect()  # what the trial read holds a copy of the weights, in cycles
         self.metrics.loads.labels(*key, "loaded").inc()
         log.info("%s version %s: %s; requests are joined %s", *key, served.trial, served.trial.joins)
         return Entry(file, stamp, served)
@@ -238,6 +242,15 @@ class Repository:
                 for file in sorted(path.glob("*/model.onnx")):
                     if VERSION.fullmatch(file.parent.name):
                         yield (path.name, file.parent.name), file
+
+
+def _let_go() -> None:
+    """Free the copies of weights that trials have read, which are in cycles.
+
+    It takes time for every object of the process, once for many models; :mod:`onnxpool.serve.server` leaves those out
+    that were there at the start.
+    """
+    gc.collect()
 
 
 def _stamp(file: Path) -> Stamp:

@@ -131,12 +131,13 @@ class _Rpc:
 
     async def model_infer(self, request: Any) -> Any:
         with self.service.counted("grpc") as found, self.service.holding() as held:
-            held.add(request.ByteSize())
+            size = request.ByteSize()
+            held.add(size)
             served = found(self.repository.get(request.model_name, request.model_version))
             timeout_us = _parameters(request.parameters, "request").get("timeout")
             if timeout_us is not None and type(timeout_us) is not int:
                 raise Refusal(400, "parameter 'timeout' must be an integer")
-            feeds = _inputs(served, request, self.service.options.max_tensor_bytes)
+            feeds = await self.service.apart(size, _inputs, served, request, self.service.options.max_tensor_bytes)
             outputs = _outputs(served, request)
             answers = await self.service.infer(served, feeds, seconds(timeout_us))
             return _answer(served, request.id, [(name, answers[name]) for name in outputs])

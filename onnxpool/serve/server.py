@@ -7,6 +7,7 @@ SIGHUP is a SIGTERM. Loopback is the default; a server on loopback answers only 
 
 import asyncio
 import ctypes
+import gc
 import logging
 import os
 import signal
@@ -78,6 +79,7 @@ def serve(repository: Repository, listen: Listen, announce: Announce = lambda _:
 
     Raises :class:`MissingExtra` for gRPC without grpcio, and OSError where a port is taken or a TLS file is no good.
     """
+    gc.freeze()  # what is there now stays, so that collecting garbage after a load does not stop the event loop
     limit = _Limit()
     service = asyncio.run(_serve(repository, listen, announce, limit))
     if not service.busy():

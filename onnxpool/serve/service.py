@@ -6,9 +6,11 @@ Every refusal is a :class:`onnxpool.serve.limits.Refusal`; what is raised beside
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, TypeVar
 
 from onnxpool.errors import OnnxpoolError
 from onnxpool.run.session import TensorInfo
@@ -19,6 +21,11 @@ from onnxpool.serve.tensors import Tensors, agree, datatype
 
 EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "statistics")
 """What is offered beyond the protocol's required part, by the names that Triton gave them."""
+
+APART_BYTES = 100_000
+"""What is taken apart or put together on the event loop itself: about a millisecond of JSON."""
+
+Result = TypeVar("Result")
 
 PLATFORM = "onnxruntime_onnx"
 
@@ -32,6 +39,7 @@ class Service:
         self.metrics: Metrics = repository.metrics
         self.draining = False
         self._pending_bytes = 0
+        self._apart = ThreadPoolExecutor(1, thread_name_prefix="onnxpool-apart")
 
     # --- what there is
 
@@ -133,6 +141,15 @@ class Service:
     def _control(self) -> None:
         if not self.options.control:
             raise Refusal(403, "this server does not let clients load or unload models")
+
+    async def apart(self, size_bytes: int, work: Callable[..., Result], *given: Any) -> Result:
+        """What ``work`` gives; in a thread where it has so much to do that others would wait for it.
+
+        There is one such thread, so that the interpreter's lock is never wanted by many.
+        """
+        if size_bytes <= APART_BYTES:
+            return work(*given)
+        return await asyncio.get_running_loop().run_in_executor(self._apart, partial(work, *given))
 
     @contextmanager
     def counted(self, protocol: str) -> Iterator[Callable[[Served], Served]]:
