@@ -7,11 +7,15 @@
 """
 
 import hmac
+import os
+import stat
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from onnxpool.errors import ArgumentError
 from onnxpool.serve.limits import Options, Refusal
 from onnxpool.serve.responses import refusal
 
@@ -50,11 +54,25 @@ class Guard:
 
 def authorize(given: str | None, options: Options) -> None:
     """Refuse (401) a request that does not carry the token; ``given`` is its Authorization header."""
-    if options.token is None:
+    if not options.secrets:
         return
-    wanted = f"Bearer {options.token}"
-    if not hmac.compare_digest((given or "").encode(), wanted.encode()):
+    same = [hmac.compare_digest((given or "").encode(), f"Bearer {secret}".encode()) for secret in options.secrets]
+    if not any(same):  # after all were compared, so that the time tells nothing
         raise Refusal(401, "this server needs a token: Authorization: Bearer TOKEN")
+
+
+def read_tokens(path: Path) -> tuple[str, ...]:
+    """The tokens of a file, one a line; lines that are empty or begin with # are none.
+
+    Raises :class:`ArgumentError` for a file that other users may read, or without a token.
+    """
+    if os.name == "posix" and path.stat().st_mode & stat.S_IROTH:
+        raise ArgumentError(f"{path} can be read by every user of this machine: chmod o-r {path}")
+    lines = map(str.strip, path.read_text(encoding="utf-8").splitlines())
+    tokens = tuple(line for line in lines if line and not line.startswith("#"))
+    if not tokens:
+        raise ArgumentError(f"{path} holds no token; make one with: openssl rand -hex 32")
+    return tokens
 
 
 def _part(url: str, part: str) -> str | None:

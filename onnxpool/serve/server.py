@@ -82,6 +82,7 @@ def serve(repository: Repository, listen: Listen, announce: Announce = lambda _:
     gc.freeze()  # what is there now stays, so that collecting garbage after a load does not stop the event loop
     limit = _Limit()
     service = asyncio.run(_serve(repository, listen, announce, limit))
+    service.access.flush()
     if not service.busy():
         limit.cancel()
 

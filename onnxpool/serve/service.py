@@ -4,16 +4,18 @@ Every refusal is a :class:`onnxpool.serve.limits.Refusal`; what is raised beside
 """
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
 from onnxpool.errors import OnnxpoolError
 from onnxpool.run.session import TensorInfo
+from onnxpool.serve.access import AccessLog
 from onnxpool.serve.limits import Options, Refusal
 from onnxpool.serve.metrics import Metrics
 from onnxpool.serve.repository import Repository, Served
@@ -30,6 +32,28 @@ Result = TypeVar("Result")
 PLATFORM = "onnxruntime_onnx"
 
 
+async def in_thread(work: Callable[[], None]) -> None:
+    """Do this in a thread of its own, which neither waits for others nor keeps the process from ending.
+
+    For what may never end, such as reading from a disk that is away: a pool of threads would be lost to it.
+    """
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # raised where it is waited for
+            failed.append(error)
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(done.set)
+
+    threading.Thread(target=run, name="onnxpool-repository", daemon=True).start()
+    await done.wait()
+    if failed:
+        raise failed[0]
+
+
 class Service:
     """One server's repository, limits and metrics."""
 
@@ -37,6 +61,7 @@ class Service:
         self.repository = repository
         self.options = options
         self.metrics: Metrics = repository.metrics
+        self.access = AccessLog(options.access_log)
         self.draining = False
         self._pending_bytes = 0
         self._apart = ThreadPoolExecutor(1, thread_name_prefix="onnxpool-apart")
@@ -131,12 +156,12 @@ class Service:
         self._control()
         if parameters:
             raise Refusal(400, f"parameters {sorted(parameters)!r:.200} are refused: a model comes from the repository")
-        await asyncio.to_thread(self.repository.load, name)
+        await in_thread(partial(self.repository.load, name))
 
     async def unload(self, name: str) -> None:
         """Unload a model; no model here depends on another."""
         self._control()
-        await asyncio.to_thread(self.repository.unload, name)
+        self.repository.unload(name)
 
     def _control(self) -> None:
         if not self.options.control:
