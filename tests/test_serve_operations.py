@@ -111,6 +111,7 @@ def test_grpc_has_lines_too(path):
             with httpx.Client(base_url=server.url) as client:
                 assert client.get("/v2").status_code == 421
                 assert client.get("/v2", headers={"Host": "pools.example"}).status_code == 200
+                assert client.get("/v2/health/ready").status_code == 200  # as Kubernetes asks it
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
     told = [(line["protocol"], line["path"], line["status"]) for line in lines]
     infer = [("grpc", "ModelInfer", "OK"), ("grpc", "ModelInfer", "NOT_FOUND")]

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Literal, TextIO, TypeAlias
+from urllib.parse import quote
 
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -148,7 +149,7 @@ class Told:
             elif name == b"traceparent":
                 parent = value.decode("latin-1")
         client = (scope.get("client") or ("",))[0]
-        path = scope["raw_path"].decode("latin-1")
+        path = (scope.get("raw_path") or quote(scope["path"]).encode()).decode("latin-1")
         with self.access.line("rest", client, scope["method"], path, given, parent) as line:
             told = [(b"x-request-id", line.request_id.encode()), (b"x-content-type-options", b"nosniff")]
 

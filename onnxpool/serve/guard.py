@@ -1,7 +1,7 @@
 """Who may ask: the first thing that a request meets.
 
 - The name under which the server is called must be one of ``hosts``, so that no web page reaches a server on loopback
-  through a name of its own (421).
+  through a name of its own (421); health is told to probes that know an address alone.
 - A request that a web page of another site makes is refused (403).
 - With a token, ``Authorization: Bearer TOKEN`` (401), but for liveness, readiness and the page, which tell nothing.
 """
@@ -19,7 +19,10 @@ from onnxpool.errors import ArgumentError
 from onnxpool.serve.limits import Options, Refusal
 from onnxpool.serve.responses import refusal
 
-OPEN = ("/", "/v2/health/live", "/v2/health/ready")
+HEALTH = ("/v2/health/live", "/v2/health/ready")
+"""Paths that are answered under every name, and however many connections there are."""
+
+OPEN = ("/", *HEALTH)
 """Paths that need no token."""
 
 
@@ -43,7 +46,7 @@ class Guard:
     def _check(self, path: str, headers: Headers) -> None:
         host = headers.get("host", "")
         hosts = self.options.hosts
-        if hosts is not None and _part(f"//{host}", "hostname") not in hosts:
+        if hosts is not None and path not in HEALTH and _part(f"//{host}", "hostname") not in hosts:
             raise Refusal(421, f"Host: {host:.80} is not served here; this server is called {', '.join(hosts)}")
         origin = headers.get("origin")
         if origin is not None and _part(origin, "netloc") != host:

@@ -29,7 +29,7 @@ from onnxpool.serve.service import Service
 try:
     import uvicorn
 
-    from onnxpool.serve.connections import ACCEPTED, Connections, room
+    from onnxpool.serve.connections import ACCEPTED, Connection, Connections, room
 except ModuleNotFoundError as error:
     raise MissingExtra((error.name or "uvicorn").partition(".")[0], "serve", "serving") from error
 
@@ -150,9 +150,9 @@ class _Server(uvicorn.Server):
         self.rpc: Any = None
         self.on_ready: Callable[[], None] = lambda: None
         most, self.most_grpc = room(listen.grpc_port is not None)
-        connections = Connections(most, listen.head_s, lambda: self.service.draining)
-        self.service.metrics.watch(connections)
-        super().__init__(_config(app, listen, connections))
+        self.connections = Connections(most, listen.head_s, lambda: self.service.draining)
+        self.service.metrics.watch(self.connections)
+        super().__init__(_config(app, listen))
 
     async def start_rpc(self) -> int | None:
         """Start gRPC where it is wanted; its port."""
@@ -180,10 +180,20 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then tell."""
-        await super().startup(sockets)
+        await self.lifespan.startup()
+        limit_s = self.listen.head_s if self.config.ssl else None
+        self.servers = []
         for bound in sockets or []:
+            opened = await asyncio.get_running_loop().create_server(
+                self._connection, sock=bound, ssl=self.config.ssl, backlog=ACCEPTED, ssl_handshake_timeout=limit_s
+            )
             bound.listen(_WAITING)
+            self.servers.append(opened)
+        self.started = True
         self.on_ready()
+
+    def _connection(self) -> Connection:
+        return Connection(self.connections, self.config, self.server_state, self.lifespan.state)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Say that it will stop, take nothing new on either side, wait for what is there, and stop what is left."""
@@ -238,16 +248,15 @@ def _signals() -> list[signal.Signals]:
     return [signal.SIGTERM, signal.SIGINT, *hangup]
 
 
-def _config(app: Starlette, listen: Listen, connections: Connections) -> uvicorn.Config:
+def _config(app: Starlette, listen: Listen) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=connections.protocol,  # type: ignore[arg-type] # it makes what the type would
+        http="httptools",
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
-        backlog=ACCEPTED,
         timeout_keep_alive=listen.idle_s,  # type: ignore[arg-type] # asyncio takes any number
         ssl_certfile=listen.tls_cert,
         ssl_keyfile=listen.tls_key,

@@ -160,11 +160,11 @@ def kinds(inputs: Mapping[str, NDArray[Any]]) -> set[Kind]:
 
 def known(runtime: str, operators: Collection[str], case: Case, ways: Collection[Way]) -> Limit | None:
     """The first limit of ``runtime`` that excuses a case in a model with these operators, in one of these ways."""
-    if runtime.split(" ", maxsplit=1)[0] not in {limit.runtime for limit in LIMITS}:
+    if runtime.split(" ")[0] not in {limit.runtime for limit in LIMITS}:
         return None
     met = kinds(case.inputs)
     for limit in LIMITS:
-        ours = limit.runtime == runtime.split(" ", maxsplit=1)[0] and limit.kind in met and limit.way in ways
+        ours = limit.runtime == runtime.split(" ")[0] and limit.kind in met and limit.way in ways
         if ours and (limit.operator == "*" or limit.operator in operators):
             return limit
     return None
