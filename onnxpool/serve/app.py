@@ -68,7 +68,9 @@ class _Rest:
         self.policy = _policy(PAGE.read_text(encoding="utf-8")) if PAGE.exists() else {}
 
     def routes(self) -> list[Route]:
+        models = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
         routes = [
+            *(Route(f"{model}/infer", self.infer, methods=["POST"]) for model in models),
             Route("/v2/health/live", self.live),
             Route("/v2/health/ready", self.ready),
             Route("/v2", self.server),
@@ -82,9 +84,8 @@ class _Rest:
             Route("/", self.home),
             *Pictures(self.service).routes(),
         ]
-        for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
+        for model in models:
             routes += [
-                Route(f"{model}/infer", self.infer, methods=["POST"]),
                 Route(f"{model}/ready", self.model_ready),
                 Route(f"{model}/config", self.config),
                 Route(f"{model}/stats", self.statistics),
@@ -198,15 +199,25 @@ def _policy(html: str) -> dict[str, str]:
 
 async def _while_connected(request: Request, work: Awaitable[Result]) -> Result:
     """The result of ``work``, which is given up when the client goes away."""
-    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(request.receive())
+    task, going = asyncio.current_task(), asyncio.ensure_future(request.receive())
+    assert task is not None
+    left = []
+
+    def leave(gone: asyncio.Future[Any]) -> None:
+        if not gone.cancelled() and not left:
+            left.append(gone.exception())  # looked at, so that nobody is told of it
+            task.cancel()
+
+    going.add_done_callback(leave)
     try:
-        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise Refusal(499, "the client went away")
-        return working.result()
+        return await work
+    except asyncio.CancelledError:
+        if not left or task.uncancel():
+            raise
+        raise Refusal(499, "the client went away") from None
     finally:
-        working.cancel()
-        gone.cancel()
+        going.remove_done_callback(leave)
+        going.cancel()
 
 
 # --- what is not served

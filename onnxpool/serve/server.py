@@ -2,7 +2,7 @@
 
 Then readiness turns false, and after ``drain_delay_s`` no new connection is taken; every request that has arrived is
 answered before the process ends, for ``drain_s`` at most. Answers say ``Connection: close`` from the signal on, and
-SIGHUP is a SIGTERM. Loopback is the default; a server on loopback answers only to its usual names.
+SIGHUP is a SIGTERM; a Ctrl-C after either waits for nothing. Loopback is the default; a server on loopback answers only to its usual names.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import FrameType
@@ -198,7 +199,9 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Say that it will stop, take nothing new on either side, wait for what is there, and stop what is left."""
         self.service.draining = True
-        await asyncio.sleep(self.listen.drain_delay_s)
+        end_s = time.monotonic() + self.listen.drain_delay_s
+        while time.monotonic() < end_s and not self.force_exit:
+            await asyncio.sleep(0.02)
         for server in self.servers:
             server.close()
         for bound in sockets or []:
