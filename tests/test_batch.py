@@ -6,8 +6,10 @@ Workers run here, in this process; tests/test_ray.py gives the same shards to Ra
 from dataclasses import asdict
 
 import numpy as np
+import onnx
 import pytest
 from models import pooled
+from onnx import numpy_helper
 from test_predict import RED, network, picture
 from typer.testing import CliRunner
 
@@ -104,7 +106,36 @@ def test_a_plan_is_kept_and_no_other_follows_it(tmp_path, means):
     for change in ((other, planned, {"crop": 1}), (means, planned[:1], {"crop": 1}), (means, planned, {"crop": 2})):
         with pytest.raises(ArgumentError, match="holds the answers of another model, input or options"):
             plan(tmp_path / "out", *change)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [planned[0].name, "plan.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["_plan.json", planned[0].name]
+
+
+def test_changed_pictures_and_weights_are_noticed(tmp_path, means):
+    planned = shards(photos(tmp_path / "photos", [RED] * 4), 2)
+    out = tmp_path / "out"
+    plan(out, means, planned, {})
+    for shard in planned:
+        (out / shard.name).touch()
+    assert plan(out, means, planned, {}) == []
+    picture(tmp_path / "photos" / "3.png", (0, 0, 255))
+    assert plan(out, means, planned, {}) == [planned[1]]
+    assert plan(out, means, planned, {}) == [planned[1]]  # until it is done
+    apart = onnx.load(means)
+    weights = numpy_helper.from_array(np.arange(1000, dtype=np.float32), "weights")
+    apart.graph.initializer.append(weights)
+    onnx.save(apart, tmp_path / "apart.onnx", save_as_external_data=True, location="apart.data", size_threshold=0)
+    plan(tmp_path / "other", tmp_path / "apart.onnx", planned, {})
+    data = bytearray((tmp_path / "apart.data").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "apart.data").write_bytes(data)
+    with pytest.raises(ArgumentError, match="another model"):
+        plan(tmp_path / "other", tmp_path / "apart.onnx", planned, {})
+
+
+def test_the_folder_is_a_data_set_of_parquet(tmp_path, means):
+    source = photos(tmp_path / "photos", [RED] * 3)
+    for shard in plan(tmp_path / "out", means, shards(source, 2), {}):
+        Worker(Setting(str(means), str(tmp_path / "out"), None, 1, 8, PICTURES)).write(shard)
+    assert pq.read_table(tmp_path / "out").num_rows == 3
 
 
 def test_a_file_that_is_not_complete_is_not_there(tmp_path):
@@ -158,6 +189,28 @@ def test_pictures_in_a_column(tmp_path, means, answers):
     assert [row["y"] for row in rows] == [[1, 0, 0], None, None, [0, 0, 1]]
     assert rows[1]["error"] == "there is no value in this row"
     assert rows[2]["error"].startswith("the picture cannot be read")
+
+
+def test_pictures_as_hugging_face_has_them(tmp_path, means, answers):
+    data = picture(tmp_path / "p.png", RED).read_bytes()
+    values = [{"bytes": data, "path": None}, {"bytes": None, "path": "p.png"}, {"bytes": None, "path": None}, None]
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    pq.write_table(pa.table({"image": pa.array(values, kind)}), tmp_path / "rows.parquet")
+    rows = list(answers(means, tmp_path / "rows.parquet", column="image"))
+    assert [row["y"] for row in rows] == [[1, 0, 0], [1, 0, 0], None, None]
+    assert rows[2]["error"] == "there are neither bytes nor a path in this row"
+
+
+def test_a_group_of_rows_is_read_once_for_many_shards(tmp_path, answers, monkeypatch):
+    fixed = network(tmp_path / "fixed.onnx", "Flatten", shape=("N", 2, 2))
+    values = [[float(i)] * 4 for i in range(12)]
+    pq.write_table(pa.table({"x": values}), tmp_path / "x.parquet", row_group_size=8)
+    read, groups = pq.ParquetFile.read_row_group, []
+    monkeypatch.setattr(
+        pq.ParquetFile, "read_row_group", lambda file, i, **how: groups.append(i) or read(file, i, **how)
+    )
+    assert [row["y"] for row in answers(fixed, tmp_path / "x.parquet", rows=2)] == values
+    assert groups == [0, 1]
 
 
 @pytest.mark.parametrize("group", [1, 2, 100])

@@ -1,6 +1,8 @@
 """Packages for Triton and KServe: read back with Triton's own protobuf and as YAML, and run as there."""
 
+import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,8 @@ from onnxpool.dtypes import TYPES
 from onnxpool.errors import ArgumentError, KernelError
 from onnxpool.golden import file as golden_file
 from onnxpool.graph.forms import form_of, write
-from onnxpool.run.native_library import why_missing
+from onnxpool.run import native_library
+from onnxpool.run.native_library import library_path, why_missing
 from onnxpool.window import Window
 
 ort = pytest.importorskip("onnxruntime")
@@ -94,6 +97,52 @@ def test_what_the_backend_does_with_it(tmp_path, layer, form):
     assert golden_file.load(golden_file.path_for(path)).source == "numbers"
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_every_combination_is_read_by_triton(tmp_path, layer, form):
+    """Batched or not, with a golden file or without, with the native library or without."""
+    path = layer(form)
+    natives = {"standard": [False], "custom": [True]}.get(form, [False] if why_missing() else [False, True])
+    for golden in (True, False):
+        if not golden:
+            golden_file.path_for(path).unlink()
+        for native, batch in itertools.product(natives, (1, 4)):
+            name = f"{form}-{golden}-{native}-{batch}"
+            made = triton.package(path, tmp_path / "repository", name=name, native=native, max_batch=batch)
+            config = read(tmp_path / "repository", name)
+            assert config.max_batch_size == (batch if batch > 1 else 0)
+            assert [warm.batch_size for warm in config.model_warmup] == ([1] if golden else [])
+            assert len(config.model_operations.op_library_filename) == native
+            assert made.run.startswith("docker run --rm -p 127.0.0.1:8000:8000 ")
+            assert made.run.endswith("tritonserver:26.07-py3 tritonserver --model-repository=/models")
+
+
+def test_instances_and_threads(tmp_path, layer):
+    triton.package(layer(), tmp_path / "repository", instances=2, threads=3)
+    config = read(tmp_path / "repository", "layer")
+    (group,) = config.instance_group
+    assert (group.count, group.kind) == (2, pb.ModelInstanceGroup.KIND_CPU)
+    assert config.parameters["intra_op_thread_count"].string_value == "3"
+
+
+@without_library
+def test_the_library_for_cuda_goes_along_only_when_it_is_asked_for(tmp_path, layer, monkeypatch):
+    there = tmp_path / "built"
+    there.mkdir()
+    for name in ("libonnxpool.so", "libonnxpool_cuda.so"):
+        shutil.copy(library_path(), there / name)
+    monkeypatch.setattr(native_library, "library_path", lambda: there / "libonnxpool.so")
+    monkeypatch.setattr(triton, "load", lambda path, **_: onnxpool.load(path, kernels="off"))
+    plain = triton.package(layer(), tmp_path / "plain")
+    assert not any("cuda" in file for file in plain.files)
+    made = triton.package(layer(), tmp_path / "cuda", cuda=True, instances=1)
+    assert "layer/1/libonnxpool_cuda.so" in made.files
+    assert read(tmp_path / "cuda", "layer").instance_group[0].kind == pb.ModelInstanceGroup.KIND_GPU
+    assert "--gpus all" in made.run
+    (there / "libonnxpool_cuda.so").unlink()
+    with pytest.raises(KernelError, match=r"cuda=True, but .* is not there"):
+        triton.package(layer(name="other"), tmp_path / "cuda", cuda=True)
+
+
 def test_only_a_common_named_axis_is_batched(tmp_path):
     def packaged(name, x, y, **options):
         nodes = [helper.make_node("Identity", ["x"], ["y"])]
@@ -160,6 +209,8 @@ def test_a_repository_takes_several_models_and_keeps_what_it_has(tmp_path, layer
         ({"max_batch": 0}, "max_batch=0 must be at least 1"),
         ({"delay_s": -1}, "delay_s=-1 must be from 0 to 10"),
         ({"delay_s": float("nan")}, "delay_s=nan must be from 0 to 10"),
+        ({"instances": 0, "threads": -1}, "instances=0, threads=-1 must be at least 1"),
+        ({"native": False, "cuda": True}, "cuda=True, but the package takes no native library"),
     ],
 )
 def test_wrong_arguments_write_nothing(tmp_path, layer, arguments, told):
@@ -185,8 +236,9 @@ def test_the_library_comes_where_it_can_be_used(tmp_path, layer, monkeypatch):
 # --- KServe
 
 PREDICTOR = {"minReplicas", "maxReplicas", "model"}
-MODEL = {"runtime", "modelFormat", "protocolVersion", "storageUri"}
+MODEL = {"runtime", "runtimeVersion", "modelFormat", "protocolVersion", "storageUri", "resources"}
 """Fields of v1beta1's PredictorSpec and ModelSpec that are used here."""
+RESOURCES = {"cpu": "1", "memory": "2Gi"}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -203,6 +255,8 @@ def test_a_manifest_and_the_repository_that_it_serves(tmp_path, layer, form):
     assert set(predictor["model"]) == MODEL
     assert predictor["model"]["modelFormat"] == {"name": "onnx", "version": "1"}
     assert predictor["model"]["storageUri"] == "pvc://models/layer"
+    assert predictor["model"]["runtimeVersion"] == "26.07-py3"  # 23.05, KServe's own, cannot load our files
+    assert predictor["model"]["resources"] == {"requests": RESOURCES, "limits": RESOURCES}
     config = read(tmp_path / "package/models", "my-layer")
     if form != "standard" and why_missing() is None:
         assert [*config.model_operations.op_library_filename] == ["/mnt/models/my-layer/1/libonnxpool.so"]
@@ -219,6 +273,7 @@ def test_a_manifest_and_the_repository_that_it_serves(tmp_path, layer, form):
         ({"name": "a" * 64}, "at most 63"),
         ({"min_replicas": 2}, "min_replicas=2, max_replicas=1: use 0 <= min <= max"),
         ({"min_replicas": 0, "max_replicas": 0}, "max >= 1"),
+        ({"cpus": 0}, "cpus=0, memory_gb=None: each must be at least 1"),
     ],
 )
 def test_wrong_arguments_for_kserve(tmp_path, layer, arguments, told):

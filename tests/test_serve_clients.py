@@ -487,7 +487,8 @@ def guarded(tmp_path_factory):
     """A server with a token and TLS, and its certificate."""
     folder = tmp_path_factory.mktemp("guarded")
     token, key, cert = (folder / name for name in ("token", "key.pem", "cert.pem"))
-    token.write_text("0123456789abcdef\n")
+    token.write_text("# the old one, and the new\n0123456789abcdef\n\nfedcba9876543210\n")
+    token.chmod(0o600)
     made = [
         "openssl",
         "req",
@@ -522,7 +523,8 @@ def test_a_token_and_tls_over_http(guarded):
 
     assert [status(path) for path in ("/v2/health/ready", "/v2", "/metrics", "/nix")] == [200, 401, 401, 401]
     assert status("/v2", Authorization="Bearer 0123456789abcdeX") == 401
-    assert status("/v2", Authorization="Bearer 0123456789abcdef") == 200
+    for known in ("0123456789abcdef", "fedcba9876543210"):
+        assert status("/v2", Authorization=f"Bearer {known}") == 200
     assert server.said["rest"].startswith("https://")
 
 

@@ -4,7 +4,10 @@ The application alone, without a port: each scene is an ASGI conversation.
 """
 
 import asyncio
+import gc
+import gzip
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,7 +19,7 @@ from serving import soft
 pytest.importorskip("starlette")
 
 from onnxpool.errors import SessionError
-from onnxpool.serve import Options, Repository, application
+from onnxpool.serve import Options, Repository, application, bodies, codec
 from onnxpool.serve.limits import Refusal
 
 httpx = pytest.importorskip("httpx")
@@ -198,3 +201,47 @@ def test_not_ready_while_stopping(path):
     assert ready[0].status_code == 405  # it is asked with GET
     stopping.state.service.draining = True
     assert not stopping.state.service.ready()
+
+
+# --- the event loop
+
+
+@pytest.mark.parametrize(("elements", "apart"), [(4, False), (200_000, True)])
+def test_what_takes_long_to_read_is_read_in_a_thread(path, monkeypatch, elements, apart):
+    """So is what takes long to write."""
+    threads = []
+    for name in ("decode", "encode"):
+        done = getattr(codec, name)
+        monkeypatch.setattr(
+            codec, name, lambda *given, done=done: threads.append(threading.current_thread()) or done(*given)
+        )
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 1, 2, elements // 2], "data": [1] * elements}
+    (answer,) = posted(app(path), json.dumps({"inputs": [tensor]}).encode())
+    assert answer.json()["outputs"][0]["data"] == [1] * (elements // 4)
+    assert [thread is not threading.main_thread() for thread in threads] == [apart, apart]
+
+
+def test_compression_is_undone_in_a_thread_and_only_to_a_hundredfold(path, monkeypatch):
+    threads, undone = [], bodies._decompressed
+    monkeypatch.setattr(
+        bodies, "_decompressed", lambda *given: threads.append(threading.current_thread()) or undone(*given)
+    )
+    padded = [BODY + b" " * count for count in (1 << 19, 3 << 20)]
+    answers = posted(app(path), *map(gzip.compress, padded), headers=[("content-encoding", "gzip")])
+    assert [answer.status_code for answer in answers] == [200, 413]
+    assert not any(thread is threading.main_thread() for thread in threads)
+
+
+def test_statistics_look_at_their_own_model_only(path, monkeypatch):
+    service = app(path).state.service
+    monkeypatch.setattr(service.metrics.registry, "collect", None)
+    assert [one["name"] for one in service.statistics()["model_stats"]] == ["soft"]
+
+
+def test_garbage_is_collected_once_for_many_models(path, tmp_path, monkeypatch):
+    collected, collect = [], gc.collect
+    monkeypatch.setattr(gc, "collect", lambda *given: collected.append(1) or collect(*given))
+    for name in ("a", "b", "c", "d"):
+        shutil.copy(path, tmp_path / f"{name}.onnx")
+    Repository(tmp_path)
+    assert len(collected) == 1

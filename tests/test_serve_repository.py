@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import os
+import threading
 import weakref
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import onnx
 import pytest
 from models import model
 from onnx import helper
-from serving import average, soft, soft_answer, with_golden
+from serving import HANGS_S, average, soft, soft_answer, wait_for, with_golden
 
 pytest.importorskip("starlette")
 
@@ -18,6 +20,7 @@ from onnxpool import validate
 from onnxpool.errors import ArgumentError, CertificateError, OnnxpoolError, SessionError
 from onnxpool.run.session import load
 from onnxpool.serve import Options, Repository
+from onnxpool.serve import repository as repositories
 from onnxpool.serve.limits import Refusal
 from onnxpool.serve.trial import attempt
 from onnxpool.validation import certificate
@@ -196,6 +199,62 @@ def test_load_of_a_damaged_file_is_refused_and_the_old_model_serves(tmp_path):
         repository.load("m")
     assert refusal.value.status == 422
     assert asked(repository) == 3.49
+
+
+def test_a_load_that_does_not_end_holds_up_no_other(tmp_path, monkeypatch):
+    soft(tmp_path / "slow.onnx")
+    soft(tmp_path / "m.onnx")
+    repository = Repository(tmp_path, Options(timeout_s=0.1))
+    may_end = threading.Event()
+
+    def slowly(path, **how):
+        assert path.stem != "slow" or may_end.wait(HANGS_S)
+        return load(path, **how)
+
+    monkeypatch.setattr(repositories, "load", slowly)
+    monkeypatch.setattr(repositories, "_PATIENCE_S", 0.1)
+    replace(tmp_path / "slow.onnx", average)
+    two_looks(repository)
+    replace(tmp_path / "m.onnx", average)
+    two_looks(repository)
+    assert (asked(repository), asked(repository, "slow")) == (2.5, 3.49)
+    with pytest.raises(Refusal, match="is being loaded") as refusal:
+        repository.load("slow")
+    assert refusal.value.status == 503
+    repository.unload("m")
+    with pytest.raises(Refusal, match="not loaded"):
+        repository.get("m")
+    may_end.set()
+    wait_for(lambda: asked(repository, "slow") == 2.5)
+
+
+def test_files_that_would_not_end_are_refused_and_the_server_stays_ready(tmp_path):
+    soft(tmp_path / "m.onnx")
+    loose, strict = Repository(tmp_path), Repository(tmp_path, Options(strict_readiness=True))
+    (tmp_path / "fifo" / "1").mkdir(parents=True)
+    os.mkfifo(tmp_path / "fifo" / "1" / "model.onnx")
+    with (tmp_path / "sparse.onnx").open("wb") as sparse:
+        sparse.truncate(3 << 30)
+    (tmp_path / "damaged.onnx").write_bytes(b"no model")
+    for repository in (loose, strict):
+        two_looks(repository)
+        reasons = {entry["name"]: entry["reason"] for entry in repository.index() if "reason" in entry}
+        assert "is not a regular file" in reasons["fifo"]
+        assert "2 GiB at most" in reasons["sparse"]
+        assert "damaged" in reasons
+    assert (loose.ready(), strict.ready()) == (True, False)
+
+
+def test_clients_are_told_no_paths(tmp_path):
+    soft(tmp_path / "m.onnx")
+    repository = Repository(tmp_path)
+    (tmp_path / "m.onnx").write_bytes(b"no model")
+    two_looks(repository)
+    with pytest.raises(Refusal) as refusal:
+        repository.load("m")
+    for said in (str(refusal.value), repository.index()[0]["reason"]):
+        assert "m.onnx" in said
+        assert str(tmp_path) not in said
 
 
 # --- what is tried

@@ -219,7 +219,7 @@ def read(server, path):
 
 def test_a_delay_before_the_drain(tmp_path):
     """After the signal the server answers on, says that it is not ready, and that connections end."""
-    with running(soft(tmp_path / "soft.onnx"), "--drain-delay", "2", "--drain", "5") as server:
+    with running(soft(tmp_path / "soft.onnx"), "--drain-delay", "600", "--drain", "5") as server:
         host, _, port = server.address.partition(":")
         with closing(http.client.HTTPConnection(host, int(port), timeout=HANGS_S)) as kept:
 
@@ -233,4 +233,5 @@ def test_a_delay_before_the_drain(tmp_path):
             server.process.send_signal(signal.SIGHUP)
             wait_for(lambda: asked("/v2/health/ready") == (503, "close"))
             assert asked("/v2/models/soft") == (200, "close")  # on a new connection, which is taken
+        server.process.send_signal(signal.SIGINT)  # a second signal has no patience
         assert server.process.wait(HANGS_S) == 0

@@ -140,8 +140,21 @@ def serve(
         Path | None, typer.Option(help="PEM file of the Ed25519 key that must have signed the certificates.")
     ] = None,
     control: Annotated[bool, typer.Option(help="Whether clients may load and unload models.")] = True,
+    strict_readiness: Annotated[
+        bool, typer.Option("--strict-readiness", help="Not ready while the newest file of any model does not load.")
+    ] = False,
     poll: Annotated[float, typer.Option(help="Seconds between two looks for replaced files; 0 never looks.")] = 1.0,
-    token_file: Annotated[Path | None, typer.Option(help="File with a token that every request must carry.")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File of tokens, one a line; every request must carry one of them.")
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Name by which it may be called; repeat it. Default: any, or loopback's."),
+    ] = None,
+    access_log: Annotated[
+        Literal["off", "text", "json"], typer.Option(help="A line on standard error for each request.")
+    ] = "off",
+    log_level: Annotated[Literal["error", "warning", "info"], typer.Option(help="What else is logged.")] = "warning",
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain (PEM), for TLS.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM).")] = None,
     drain: Annotated[float, typer.Option(help="Seconds in which SIGTERM lets requests be answered.")] = 30.0,
@@ -159,10 +172,11 @@ def serve(
     import logging
 
     from onnxpool.serve import Options, Repository
+    from onnxpool.serve.guard import read_tokens
     from onnxpool.serve.listening import Listen
     from onnxpool.serve.server import serve
 
-    logging.basicConfig(format="onnxpool: %(message)s")
+    logging.basicConfig(format="onnxpool: %(message)s", level=log_level.upper())
     options = Options(
         kernels=kernels,
         threads=threads,
@@ -177,7 +191,10 @@ def serve(
         require_certificate=require_certificate,
         public_key=public_key,
         control=control,
-        token=token_file.read_text(encoding="utf-8").strip() if token_file else None,
+        strict_readiness=strict_readiness,
+        tokens=read_tokens(token_file) if token_file else (),
+        hosts=tuple(allowed_host) if allowed_host else None,
+        access_log=access_log,
     )
     listen = Listen(host, port, grpc_port, tls_cert, tls_key, drain, drain_delay)
     with working(f"Loading {models}"):
@@ -201,6 +218,13 @@ def package(
     storage: Annotated[str | None, typer.Option(help="kserve: URI of the models, such as pvc://claim/path.")] = None,
     min_replicas: Annotated[int | None, typer.Option(help="kserve: least number of servers. Default: 1.")] = None,
     max_replicas: Annotated[int | None, typer.Option(help="kserve: largest number of servers. Default: 1.")] = None,
+    instances: Annotated[int | None, typer.Option(help="Runs at the same time. Default: the server's.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of each run. Default: the server's.")] = None,
+    cuda: Annotated[bool, typer.Option("--cuda", help="Take the library for CUDA along, for a GPU.")] = False,
+    cpus: Annotated[int | None, typer.Option(help="kserve: processors of each server. Default: 1.")] = None,
+    memory_gb: Annotated[
+        int | None, typer.Option(help="kserve: memory of each. Default: 1, and three times the model.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write what another server needs to run a model: a Triton model repository, or KServe's manifest with one.
@@ -224,6 +248,11 @@ def package(
             storage=storage,
             min_replicas=min_replicas,
             max_replicas=max_replicas,
+            instances=instances,
+            threads=threads,
+            cuda=cuda or None,
+            cpus=cpus,
+            memory_gb=memory_gb,
         )
     show(made, tables.package, as_json)
 

@@ -192,6 +192,8 @@ def package(value: "Package") -> RenderableType:
     )
     if value.notes:
         facts.add_row("notes", "\n".join(value.notes))
+    if value.run:
+        facts.add_row("run", Text(value.run, no_wrap=True, overflow="ignore"))
     return facts
 
 

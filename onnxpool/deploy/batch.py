@@ -1,6 +1,6 @@
 """Every picture of a folder, or every row of Parquet files, through a model, by worker processes of Ray Data.
 
-    FOLDER/plan.json              what is done: model, input, shards; another plan needs another folder
+    FOLDER/_plan.json             what is done: model, input, shards; another plan needs another folder
     FOLDER/part-00000.parquet     the answers of one shard, row by row in the input's order; see rows.py
 
 A shard's file is there when it is complete, so that a run that was stopped goes on where it stood, and a worker that
@@ -71,7 +71,8 @@ def run_batch(
 ) -> Batch:
     """Run ``model`` on ``source``: a folder of pictures, a Parquet file, or a folder of Parquet files.
 
-    ``column`` of the Parquet files holds encoded pictures, or lists of numbers; by default the one named as the input.
+    ``column`` of the Parquet files holds encoded pictures, structures of ``bytes`` and ``path`` as data sets of Hugging
+    Face have them, or lists of numbers; by default it is the one named as the input.
     ``workers`` processes of ``threads`` threads take shards of ``shard`` rows, and join up to ``max_batch`` of equal
     shape where the model allows. The next four are those of :mod:`onnxpool.run.picture`. ``address`` is that of a Ray
     cluster that runs already, whose machines all see the files; by default one is started here, on loopback.

@@ -5,7 +5,8 @@
 
 KServe copies ``storage`` to /mnt/models in the container, so that the native library travels with the model and the
 image needs nothing of ours. Fields are those of the API serving.kserve.io/v1beta1; the runtime is KServe's own
-``kserve-tritonserver``.
+``kserve-tritonserver``, with another release of Triton: the one that it names by default, 23.05, has an ONNX Runtime
+that loads no file of onnxpool.
 
 >>> package("network.onnx", "package", storage="pvc://models/network").files  # doctest: +SKIP
 ('inference-service.yaml', 'models/network/1/model.onnx', ...)
@@ -14,6 +15,7 @@ image needs nothing of ours. Fields are those of the API serving.kserve.io/v1bet
 import json
 import os
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -43,11 +45,17 @@ def package(
     delay_s: float = 0.001,
     min_replicas: int = 1,
     max_replicas: int = 1,
+    instances: int | None = None,
+    threads: int | None = None,
+    cuda: bool = False,
+    cpus: int = 1,
+    memory_gb: int | None = None,
 ) -> Package:
     """Write the model and its manifest into ``folder``, which must not hold a manifest.
 
     ``storage`` is where KServe will find the folder ``models``: a URI such as ``pvc://claim/path``. ``name`` is the
-    file's without it, in KServe's letters. The others as for :func:`onnxpool.deploy.triton.package`.
+    file's without it, in KServe's letters. Each server has ``cpus`` processors and ``memory_gb`` (None: 1, and three
+    times the model), and a GPU with ``cuda``. The others as for :func:`onnxpool.deploy.triton.package`.
 
     Raises the same errors, and :class:`ArgumentError` for a URI or numbers of replicas that KServe does not take.
     """
@@ -58,24 +66,42 @@ def package(
         raise ArgumentError(f"storage={storage!r} must be a URI of {', '.join(SCHEMES)}, such as pvc://models/{name}")
     if not 0 <= min_replicas <= max_replicas or max_replicas < 1:
         raise ArgumentError(f"min_replicas={min_replicas}, max_replicas={max_replicas}: use 0 <= min <= max, max >= 1")
+    if cpus < 1 or (memory_gb is not None and memory_gb < 1):
+        raise ArgumentError(f"cpus={cpus!r}, memory_gb={memory_gb!r}: each must be at least 1")
     path = Path(folder, "inference-service.yaml")
     if path.exists():
         raise ArgumentError(f"{path} exists; remove it, or give another folder")
     made = triton.package(
-        model, Path(folder, "models"), name=name, root=MOUNT, native=native, max_batch=max_batch, delay_s=delay_s
+        model,
+        Path(folder, "models"),
+        name=name,
+        root=MOUNT,
+        native=native,
+        max_batch=max_batch,
+        delay_s=delay_s,
+        instances=instances,
+        threads=threads,
+        cuda=cuda,
     )
-    text = manifest(name, storage, min_replicas, max_replicas)
+    if memory_gb is None:
+        model_bytes = sum(file.stat().st_size for file in Path(folder, "models", name, "1").iterdir())
+        memory_gb = 1 + -(-3 * model_bytes // 2**30)
+    text = manifest(name, storage, min_replicas, max_replicas, cpus, memory_gb, cuda)
     complete(path, lambda file: file.write_text(text, encoding="utf-8"))
     return replace(
         made,
         folder=os.fspath(folder),
         files=(path.name, *(f"models/{file}" for file in made.files)),
         notes=(f"copy models/ to {storage}, then kubectl apply -f {path.name}", *made.notes),
+        run=f"kubectl apply -f {shlex.quote(os.fspath(path.resolve()))}",
     )
 
 
-def manifest(name: str, storage: str, min_replicas: int, max_replicas: int) -> str:
+def manifest(
+    name: str, storage: str, min_replicas: int, max_replicas: int, cpus: int, memory_gb: int, cuda: bool
+) -> str:
     """The text of ``inference-service.yaml``."""
+    device = '\n          nvidia.com/gpu: "1"' if cuda else ""
     return f"""apiVersion: serving.kserve.io/v1beta1
 kind: InferenceService
 metadata:
@@ -86,9 +112,17 @@ spec:
     maxReplicas: {max_replicas}
     model:
       runtime: kserve-tritonserver
+      runtimeVersion: {triton.RELEASE}-py3
       modelFormat:
         name: onnx
         version: "1"
       protocolVersion: v2
       storageUri: {json.dumps(storage, ensure_ascii=False)}
+      resources:
+        requests:
+          cpu: "{cpus}"
+          memory: {memory_gb}Gi
+        limits:
+          cpu: "{cpus}"
+          memory: {memory_gb}Gi{device}
 """

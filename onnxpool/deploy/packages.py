@@ -29,12 +29,17 @@ def package(
     storage: str | None = None,
     min_replicas: int | None = None,
     max_replicas: int | None = None,
+    instances: int | None = None,
+    threads: int | None = None,
+    cuda: bool | None = None,
+    cpus: int | None = None,
+    memory_gb: int | None = None,
 ) -> Package:
     """Write what the server or program ``target`` needs to run ``model`` into ``folder``.
 
     Options are those of :func:`onnxpool.deploy.triton.package`, :func:`onnxpool.deploy.kserve.package` and
     :func:`onnxpool.deploy.openvino.package`; None leaves one out. ``root`` is for Triton alone; ``storage``, which
-    KServe needs, and the numbers of replicas for KServe; OpenVINO takes ``name`` and ``native``.
+    KServe needs, and the numbers of replicas, processors and memory for KServe; OpenVINO takes ``name`` and ``native``.
 
     Raises :class:`ArgumentError` for an option that this target does not take, and what its own ``package`` raises.
     """
@@ -56,6 +61,11 @@ def package(
         "storage": storage,
         "min_replicas": min_replicas,
         "max_replicas": max_replicas,
+        "instances": instances,
+        "threads": threads,
+        "cuda": cuda,
+        "cpus": cpus,
+        "memory_gb": memory_gb,
     }
     given = {option: value for option, value in options.items() if value is not None}
     for option, value in given.items():

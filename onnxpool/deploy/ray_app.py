@@ -117,7 +117,7 @@ def write(
     Raises :class:`ArgumentError` for a token, which has no place in such a file, and for TLS files and gRPC.
     """
     scale, options, listen = scale or Scale(), options or Options(), listen or Listen()
-    if options.token is not None:
+    if options.secrets:
         raise ArgumentError(
             "token would be readable in the configuration file; let a proxy in front of Ray ask for one"
         )

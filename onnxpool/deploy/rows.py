@@ -7,6 +7,7 @@ order and its shape (``NAME`` and ``NAME.shape``), and ``error``: why this one c
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -66,6 +67,8 @@ class Worker:
         self.column = setting.column or self.input.name
         self.max_batch = setting.max_batch if self.session.batched else 1
         self.picture = setting.picture
+        self._group: tuple[str, int] | None = None
+        self._column: Any = None
 
     def check(self, shard: Shard) -> None:
         """Raises :class:`ArgumentError` for what is wrong with every row of a shard."""
@@ -90,8 +93,10 @@ class Worker:
     def _rows(self, shard: Shard) -> Iterator[Row]:
         """Where each row comes from, and the model's input."""
         read: Callable[[Any], NDArray[Any]] = self._numbers
-        if shard.of_pictures or self._encoded(shard):
+        if shard.of_pictures:
             read = self._preparation().array
+        elif self._encoded(shard):
+            read = partial(_picture, self._preparation().array, Path(shard.sources[0]).parent)
         if shard.of_pictures:
             yield from (({"picture": source}, _tried(read, source)) for source in shard.sources)
             return
@@ -108,17 +113,21 @@ class Worker:
             raise ArgumentError(
                 f"column={self.column!r} is not in {shard.sources[0]}; it has {', '.join(schema.names)}"
             )
-        return "binary" in str(schema.field(self.column).type)
+        kind = schema.field(self.column).type
+        names = [kind.field(i).name for i in range(kind.num_fields)]
+        return "binary" in str(kind.field("bytes").type if "bytes" in names else kind)
 
     def _values(self, shard: Shard) -> Iterator[Any]:
-        """The column in the shard's rows; other groups of rows are not read."""
+        """The column in the shard's rows; other groups of rows are not read, and the last one is kept for the next."""
         file, begin = parquet().ParquetFile(shard.sources[0]), 0
         for group in range(file.num_row_groups):
             end = begin + file.metadata.row_group(group).num_rows
             first, last = max(begin, shard.start), min(end, shard.stop)
             if first < last:
-                column = file.read_row_group(group, columns=[self.column])[self.column]
-                yield from column.slice(first - begin, last - first).to_pylist()
+                if self._group != (shard.sources[0], group):
+                    self._column = file.read_row_group(group, columns=[self.column])[self.column]
+                    self._group = (shard.sources[0], group)
+                yield from self._column.slice(first - begin, last - first).to_pylist()
             begin = end
 
     def _numbers(self, value: Any) -> NDArray[Any]:
@@ -160,6 +169,17 @@ class Worker:
             columns[info.name] = pyarrow.array(values, pyarrow.list_(pyarrow.from_numpy_dtype(dtype)))
             columns[f"{info.name}.shape"] = pyarrow.array(sizes, pyarrow.list_(pyarrow.int64()))
         return pyarrow.table(columns | {"error": pyarrow.array(errors, pyarrow.string())})
+
+
+def _picture(read: Callable[[Any], NDArray[Any]], folder: Path, value: Any) -> NDArray[Any]:
+    """A picture from its bytes, from its bytes beside a path, or, without bytes, from its path."""
+    if not isinstance(value, Mapping):
+        return read(value)
+    if value.get("bytes") is not None:
+        return read(value["bytes"])
+    if not value.get("path"):
+        raise ArgumentError("there are neither bytes nor a path in this row")
+    return read(folder / value["path"])
 
 
 def _tried(make: Callable[[Any], Any], value: Any) -> Any:

@@ -7,7 +7,8 @@
 
 Fields are those of Triton's model_config.proto. The backend hands ``op_library_filename`` to ONNX Runtime as it is, so
 the path is the one inside of the server, below ``root``, where the server finds the repository.
-A model is batched where the first axis of each of its inputs and outputs has one and the same name.
+A model is batched where the first axis of each of its inputs and outputs has one and the same name. Triton's container
+has ONNX Runtime 1.24 from release 26.02 on, which the native library needs.
 
 >>> package("network.onnx", "repository").needs  # doctest: +SKIP
 ('ONNX Runtime 1.24 or newer in the server, on Linux x86_64', ...)
@@ -17,6 +18,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -28,7 +30,7 @@ import numpy as np
 
 from onnxpool.domain import Form
 from onnxpool.dtypes import BY_NAME
-from onnxpool.errors import ArgumentError
+from onnxpool.errors import ArgumentError, KernelError
 from onnxpool.golden import file as golden_file
 from onnxpool.golden.inputs import Feeds
 from onnxpool.graph import forms
@@ -38,12 +40,18 @@ from onnxpool.run.session import Session, TensorInfo, load
 ROOT = "/models"
 """Where Triton's documentation mounts a repository."""
 
+RELEASE = "26.07"
+"""Triton's release that packages are written for, with ONNX Runtime 1.27; 26.02 is the first with 1.24."""
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
 class Package:
-    """What was written: ``files`` below ``folder``; ``needs`` is what the server must hold, ``notes`` what to know."""
+    """What was written: ``files`` below ``folder``; ``needs`` is what the server must hold, ``notes`` what to know.
+
+    ``run`` is a line for the shell that starts the server.
+    """
 
     folder: str
     name: str
@@ -51,6 +59,7 @@ class Package:
     files: tuple[str, ...]
     needs: tuple[str, ...]
     notes: tuple[str, ...]
+    run: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``json.dumps``."""
@@ -66,24 +75,29 @@ def package(
     native: bool | None = None,
     max_batch: int = 32,
     delay_s: float = 0.001,
+    instances: int | None = None,
+    threads: int | None = None,
+    cuda: bool = False,
 ) -> Package:
     """Write the model, in its own form, into the repository ``folder``, which may hold other models.
 
     ``name`` is the file's without it. ``native`` puts the native library of this machine beside the model; None: where
-    there is one and the form can use it. Up to ``max_batch`` items are joined; none waits longer than ``delay_s``.
+    there is one and the form can use it; ``cuda`` takes the one for CUDA along, too. Up to ``max_batch`` items are
+    joined; none waits longer than ``delay_s``. ``instances`` run at the same time, each with ``threads`` inside one
+    operator; None leaves both to the server.
 
     Raises :class:`ArgumentError` for a name that is taken or malformed and for numbers out of range,
     :class:`onnxpool.errors.KernelError` where the library is needed and there is none, and what
     :func:`onnxpool.load` raises.
     """
     name = Path(model).stem if name is None else name
-    _check(name, root, max_batch, delay_s)
+    _check(name, root, max_batch, delay_s, {"instances": instances, "threads": threads})
     target = Path(folder, name)
     if target.exists():
         raise ArgumentError(f"{target} exists; remove it, or give another name")
     source = forms.read(model)
     form = forms.form_of(source)
-    libraries = _libraries(form, native)
+    libraries = _libraries(form, native, cuda)
     session = load(model, kernels="auto" if libraries else "off")
     if unknown := [str(value.name) for value in source.graph.outputs if value.shape is None]:
         raise ArgumentError(f"the shapes of outputs {unknown} are unknown; run onnx.shape_inference on the model")
@@ -92,6 +106,7 @@ def package(
     place = PurePosixPath(root, name, "1")
     registered = [str(place / library.name) for library in libraries[:1]]
     text = config(name, session, joined and max_batch, delay_s, registered, warm)
+    text += "".join(_execution(instances, threads, cuda))
     _write(model, target, libraries, warm, text)
     return Package(
         folder=os.fspath(folder),
@@ -100,10 +115,21 @@ def package(
         files=tuple(sorted(str(file.relative_to(folder)) for file in target.rglob("*") if file.is_file())),
         needs=tuple(_needs(form, libraries, place)),
         notes=tuple(_notes(joined, max_batch, warm)),
+        run=_docker(folder, root, cuda),
     )
 
 
-def _check(name: str, root: str, max_batch: int, delay_s: float) -> None:
+def _docker(folder: str | os.PathLike[str], root: str, cuda: bool) -> str:
+    """A line that serves the repository on this machine."""
+    mounted = shlex.quote(f"{Path(folder).resolve()}:{root}:ro")
+    devices = "--gpus all " if cuda else ""
+    return (
+        f"docker run --rm {devices}-p 127.0.0.1:8000:8000 -p 127.0.0.1:8001:8001 -v {mounted} "
+        f"nvcr.io/nvidia/tritonserver:{RELEASE}-py3 tritonserver --model-repository={shlex.quote(root)}"
+    )
+
+
+def _check(name: str, root: str, max_batch: int, delay_s: float, counts: dict[str, int | None]) -> None:
     if not NAME.fullmatch(name):
         raise ArgumentError(f"name={name!r} must be letters, digits, '.', '_' and '-', with a letter or digit first")
     if not PurePosixPath(root).is_absolute():
@@ -112,6 +138,8 @@ def _check(name: str, root: str, max_batch: int, delay_s: float) -> None:
         raise ArgumentError(f"max_batch={max_batch!r} must be at least 1; 1 joins nothing")
     if not 0 <= delay_s <= 10:
         raise ArgumentError(f"delay_s={delay_s!r} must be from 0 to 10 seconds")
+    if wrong := {count: value for count, value in counts.items() if value is not None and value < 1}:
+        raise ArgumentError(f"{', '.join(f'{count}={value!r}' for count, value in wrong.items())} must be at least 1")
 
 
 def _write(model: str | os.PathLike[str], target: Path, libraries: Sequence[Path], warm: Feeds, text: str) -> None:
@@ -141,8 +169,16 @@ def config(name: str, session: Session, max_batch: int, delay_s: float, librarie
     lines += [f"model_operations {{ op_library_filename: {_text(library)} }}" for library in libraries]
     if warm:
         items = "".join(_warm_input(i, name, array) for i, (name, array) in enumerate(warm.items()))
-        lines.append(f'model_warmup {{\n  name: "golden"\n  batch_size: {min(1, max_batch)}\n{items}}}')
+        lines.append(f'model_warmup {{\n  name: "golden"\n  batch_size: 1\n{items}}}')
     return "\n".join(lines) + "\n"
+
+
+def _execution(instances: int | None, threads: int | None, cuda: bool) -> Iterator[str]:
+    if instances is not None:
+        yield f"instance_group {{ count: {instances} kind: KIND_{'GPU' if cuda else 'CPU'} }}\n"
+    if threads is not None:
+        value = f'value {{ string_value: "{threads}" }}'
+        yield f'parameters {{ key: "intra_op_thread_count" {value} }}\n'
 
 
 def _tensor(kind: str, info: TensorInfo, joined: bool) -> str:
@@ -175,8 +211,8 @@ def _warm_up(model: str | os.PathLike[str], joined: bool) -> Feeds:
     return {name: array[0] if joined else array for name, array in inputs.items()}
 
 
-def _libraries(form: Form, native: bool | None) -> list[Path]:
-    """The native library and what it loads from beside itself, the one to register first; empty without it."""
+def _libraries(form: Form, native: bool | None, cuda: bool) -> list[Path]:
+    """The native library, then that for CUDA, which it loads from beside itself, where asked for; empty without it."""
     if native and form == "standard":
         raise ArgumentError("native=True, but a standard form has no node of the library; convert it, or leave it out")
     if native is False and form == "custom":
@@ -185,16 +221,22 @@ def _libraries(form: Form, native: bool | None) -> list[Path]:
         native or form == "custom" or (native is None and form == "function" and native_library.why_missing() is None)
     )
     if not wanted:
+        if cuda:
+            raise ArgumentError("cuda=True, but the package takes no native library, which that for CUDA needs")
         return []
     path = native_library.library_path()
-    return [path, *sorted(file for file in path.parent.glob(f"{path.stem}*{path.suffix}") if file != path)]
+    beside = path.with_name(native_library.CUDA_FILE_NAME)
+    if cuda and not beside.is_file():
+        raise KernelError(f"cuda=True, but {beside} is not there; build it with -DONNXPOOL_CUDA=ON")
+    return [path, *([beside] if cuda else [])]
 
 
 def _needs(form: Form, libraries: Sequence[Path], place: PurePosixPath) -> Iterator[str]:
     if not libraries:
         yield f"a server of any platform, for a {form} form without native kernels"
         return
-    yield f"ONNX Runtime 1.24 or newer in the server, on {platform.system()} {platform.machine()} as here"
+    here = f"{platform.system()} {platform.machine()}"
+    yield f"ONNX Runtime 1.24 or newer (Triton 26.02) in the server, on {here} as here"
     yield f"{libraries[0].name} at {place}, where config.pbtxt names it; nothing else of onnxpool"
 
 

@@ -107,6 +107,7 @@ class Session:
         self.inner: onnxruntime.InferenceSession = inner
         self.inputs: tuple[TensorInfo, ...] = tuple(map(_info, inner.get_inputs()))
         self.outputs: tuple[TensorInfo, ...] = tuple(map(_info, inner.get_outputs()))
+        self._has_bits = any(info.dtype == BFLOAT16 for info in (*self.inputs, *self.outputs))
         ran = {
             node.name: subgraph.ep_name
             for subgraph in inner.get_provider_graph_assignment_info()
@@ -127,10 +128,12 @@ class Session:
             state = "missing" if wrong - set(feeds) else "unknown"
             raise ArgumentError(f"inputs {sorted(wrong)} are {state}; this model takes {[i.name for i in self.inputs]}")
         arrays = {info.name: _checked(info, feeds[info.name]) for info in self.inputs}
+        names, options = [info.name for info in self.outputs], stop.options if stop else None
         try:
+            if not self._has_bits:  # ONNX Runtime's own way is four times as fast
+                return dict(zip(names, map(np.asarray, self.inner.run(names, arrays, options)), strict=True))
             values = {name: _to_value(array) for name, array in arrays.items()}
-            options = stop.options if stop else None
-            outputs = self.inner.run_with_ort_values([info.name for info in self.outputs], values, options)
+            outputs = self.inner.run_with_ort_values(names, values, options)
         except Exception as error:
             shapes = {name: array.shape for name, array in arrays.items()}
             raise SessionError(f"ONNX Runtime could not run the model on inputs of shapes {shapes}: {error}") from error

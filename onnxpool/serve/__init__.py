@@ -5,7 +5,8 @@
     requests.py    rules that REST and gRPC share                   repository.py  models, versions, replacement
     codec.py       REST bodies                                      service.py     what any protocol calls
     bodies.py      reading them                                     metrics.py     for Prometheus
-    guard.py       who may ask                                      openapi.py     REST's description
+    access.py      a line for each request                          openapi.py     REST's description
+    guard.py       who may ask
     app.py         the ASGI application                             responses.py   JSON answers and refusals
     messages.py    gRPC's messages                                  rpc.py         the gRPC server
     rpc_standard.py   gRPC's own health and reflection

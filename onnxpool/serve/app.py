@@ -2,11 +2,14 @@
 
 >>> app = application(Repository("models"))  # doctest: +SKIP
 
+Each request gets a line in the access log where there is one (:class:`Told`).
 What comes is checked in this order: who asks (:class:`Guard`), how much it is (:mod:`onnxpool.serve.bodies`), what it
 says (:mod:`onnxpool.serve.codec`). Errors are ``{"error": "..."}`` with a status that says whose they are.
 """
 
 import asyncio
+import base64
+import hashlib
 import logging
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
@@ -22,13 +25,14 @@ from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 from onnxpool.serve import bodies, codec
+from onnxpool.serve.access import Told
 from onnxpool.serve.guard import Guard
 from onnxpool.serve.limits import Options, Refusal
 from onnxpool.serve.openapi import describe, page
 from onnxpool.serve.pictures import Pictures
 from onnxpool.serve.repository import Repository
 from onnxpool.serve.responses import answer, refusal
-from onnxpool.serve.service import Service
+from onnxpool.serve.service import Service, in_thread
 
 PAGE = Path(__file__).with_name("page.html")
 """Served at ``/`` where it is there."""
@@ -47,7 +51,7 @@ def application(repository: Repository, options: Options | None = None) -> Starl
     rest = _Rest(service)
     app = Starlette(
         routes=rest.routes(),
-        middleware=[Middleware(Guard, options=service.options)],
+        middleware=[Middleware(Told, access=service.access), Middleware(Guard, options=service.options)],
         exception_handlers={Refusal: _refused, HTTPException: _unrouted, Exception: _failed},
         lifespan=rest.lifespan,
     )
@@ -61,9 +65,12 @@ class _Rest:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.repository = service.repository
+        self.policy = _policy(PAGE.read_text(encoding="utf-8")) if PAGE.exists() else {}
 
     def routes(self) -> list[Route]:
+        models = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
         routes = [
+            *(Route(f"{model}/infer", self.infer, methods=["POST"]) for model in models),
             Route("/v2/health/live", self.live),
             Route("/v2/health/ready", self.ready),
             Route("/v2", self.server),
@@ -77,9 +84,8 @@ class _Rest:
             Route("/", self.home),
             *Pictures(self.service).routes(),
         ]
-        for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
+        for model in models:
             routes += [
-                Route(f"{model}/infer", self.infer, methods=["POST"]),
                 Route(f"{model}/ready", self.model_ready),
                 Route(f"{model}/config", self.config),
                 Route(f"{model}/stats", self.statistics),
@@ -97,7 +103,7 @@ class _Rest:
         while poll_s := self.service.options.poll_s:
             await asyncio.sleep(poll_s)
             try:
-                await asyncio.to_thread(self.repository.look)
+                await in_thread(self.repository.look)
             except Exception as error:  # such as a folder that is gone for a moment; no file may end the looking
                 log.warning("looking for new files failed: %s", error)
 
@@ -108,9 +114,11 @@ class _Rest:
         with self.service.counted("rest") as found, self.service.holding() as held:
             body = await bodies.read(request, self.service.options, held)
             served = found(self.repository.get(name, version))
-            asked = codec.decode(served, body, request.headers.get(codec.HEADER), self.service.options.max_tensor_bytes)
+            header, most = request.headers.get(codec.HEADER), self.service.options.max_tensor_bytes
+            asked = await self.service.apart(len(body), codec.decode, served, body, header, most)
             outputs = await _while_connected(request, self.service.infer(served, asked.feeds, asked.timeout_s))
-            content, headers = codec.encode(served, asked, outputs)
+            size = sum(tensor.nbytes for tensor in outputs.values())
+            content, headers = await self.service.apart(size, codec.encode, served, asked, outputs)
         return Response(content, headers=headers)
 
     # --- what there is
@@ -171,23 +179,45 @@ class _Rest:
         return answer(describe(self.service))
 
     async def docs(self, _: Request) -> Response:
-        return HTMLResponse(page(describe(self.service)))
+        return HTMLResponse(page(describe(self.service)), headers=_NO_SCRIPT)
 
     async def home(self, _: Request) -> Response:
-        return FileResponse(PAGE) if PAGE.exists() else RedirectResponse("/docs")
+        return FileResponse(PAGE, headers=self.policy) if PAGE.exists() else RedirectResponse("/docs")
+
+
+_CLOSED = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+_NO_SCRIPT = {"content-security-policy": _CLOSED}
+
+
+def _policy(html: str) -> dict[str, str]:
+    """What a page with one script may do: run that, ask this server, and show pictures that it was given."""
+    script = html.partition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    allowed = f"script-src 'sha256-{digest}'; connect-src 'self'; img-src 'self' blob: data:"
+    return {"content-security-policy": f"{_CLOSED}; {allowed}"}
 
 
 async def _while_connected(request: Request, work: Awaitable[Result]) -> Result:
     """The result of ``work``, which is given up when the client goes away."""
-    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(request.receive())
+    task, going = asyncio.current_task(), asyncio.ensure_future(request.receive())
+    assert task is not None
+    left = []
+
+    def leave(gone: asyncio.Future[Any]) -> None:
+        if not gone.cancelled() and not left:
+            left.append(gone.exception())  # looked at, so that nobody is told of it
+            task.cancel()
+
+    going.add_done_callback(leave)
     try:
-        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise Refusal(499, "the client went away")
-        return working.result()
+        return await work
+    except asyncio.CancelledError:
+        if not left or task.uncancel():
+            raise
+        raise Refusal(499, "the client went away") from None
     finally:
-        working.cancel()
-        gone.cancel()
+        going.remove_done_callback(leave)
+        going.cancel()
 
 
 # --- what is not served

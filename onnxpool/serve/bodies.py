@@ -5,7 +5,7 @@ import zlib
 
 from starlette.requests import ClientDisconnect, Request
 
-from onnxpool.serve.limits import GRACE_S, LEAST_BYTES_PER_S, Options, Refusal
+from onnxpool.serve.limits import GRACE_S, LEAST_BYTES_PER_S, MOST_RATIO, Options, Refusal
 from onnxpool.serve.service import Held
 
 _FORMATS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
@@ -23,7 +23,11 @@ async def read(request: Request, options: Options, held: Held) -> bytes:
         body = await _received(request, options, held)
     except ClientDisconnect as error:
         raise Refusal(499, "the client went away") from error
-    return body if encoding == "identity" else _decompressed(body, _FORMATS[encoding], options.max_body_bytes, held)
+    if encoding == "identity":
+        return body
+    text = await asyncio.to_thread(_decompressed, body, _FORMATS[encoding], options.max_body_bytes)
+    held.add(len(text))
+    return text
 
 
 async def _received(request: Request, options: Options, held: Held) -> bytes:
@@ -49,15 +53,17 @@ async def _received(request: Request, options: Options, held: Held) -> bytes:
     return b"".join(chunks)
 
 
-def _decompressed(body: bytes, wbits: int, most: int, held: Held) -> bytes:
+def _decompressed(body: bytes, wbits: int, most: int) -> bytes:
     stream = zlib.decompressobj(wbits)
+    most = min(most, (1 << 20) + MOST_RATIO * len(body))
     try:
         text = stream.decompress(body, most + 1)
     except zlib.error as error:
         raise Refusal(400, f"the body cannot be decompressed: {error}") from error
     if len(text) > most:
-        raise Refusal(413, f"the body is larger than {most} bytes when decompressed, the most that is taken")
+        raise Refusal(
+            413, f"the body is larger than {most} bytes when decompressed, the most that is taken of its size"
+        )
     if not stream.eof or stream.unused_data:
         raise Refusal(400, "the compressed body is cut off, or something follows it")
-    held.add(len(text))
     return text

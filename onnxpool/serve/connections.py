@@ -1,6 +1,7 @@
 """REST's connections: how long one may be silent, how large a head may be, and which are closed where there are many.
 
     a head         within ``head_s`` after the connection, or after its first byte        408, or nothing was said
+    TLS            agreed upon within ``head_s``
     between two    ``idle_s`` after an answer
     headers        at most 64 KiB together with the address                               431
     connections    as many as the process may open files, less what it needs itself
@@ -19,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
-from onnxpool.serve.guard import OPEN
+from onnxpool.serve.guard import HEALTH
 from onnxpool.serve.limits import Refusal
 from onnxpool.serve.responses import refusal
 
@@ -78,10 +81,6 @@ class Connections:
         """Whether there is no room for another request."""
         return len(self.all) > self.most
 
-    def protocol(self, *given: Any, **named: Any) -> "Connection":
-        """A new connection, as uvicorn makes them."""
-        return Connection(self, *given, **named)
-
     def enter(self, connection: "Connection") -> None:
         """Count one more, and close another where they are too many."""
         self.all.add(connection)
@@ -109,8 +108,8 @@ class Connections:
 class Connection(HttpToolsProtocol):
     """uvicorn's protocol with limits."""
 
-    def __init__(self, connections: Connections, *given: Any, **named: Any) -> None:
-        super().__init__(*given, **named)
+    def __init__(self, connections: Connections, config: Config, state: ServerState, app_state: dict[str, Any]) -> None:
+        super().__init__(config, state, app_state)
         self.logger = _log
         self._of = connections
         self._app = self.app
@@ -232,5 +231,5 @@ class _Full:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or pass on."""
         full = Refusal(503, "the server has as many connections as it can; try again later", 1)
-        app = self.app if scope["path"] in OPEN else refusal(full)
+        app = self.app if scope["path"] in HEALTH else refusal(full)
         await app(scope, receive, send)

@@ -1,21 +1,28 @@
 """Who may ask: the first thing that a request meets.
 
 - The name under which the server is called must be one of ``hosts``, so that no web page reaches a server on loopback
-  through a name of its own (421).
+  through a name of its own (421); health is told to probes that know an address alone.
 - A request that a web page of another site makes is refused (403).
 - With a token, ``Authorization: Bearer TOKEN`` (401), but for liveness, readiness and the page, which tell nothing.
 """
 
 import hmac
+import os
+import stat
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from onnxpool.errors import ArgumentError
 from onnxpool.serve.limits import Options, Refusal
 from onnxpool.serve.responses import refusal
 
-OPEN = ("/", "/v2/health/live", "/v2/health/ready")
+HEALTH = ("/v2/health/live", "/v2/health/ready")
+"""Paths that are answered under every name, and however many connections there are."""
+
+OPEN = ("/", *HEALTH)
 """Paths that need no token."""
 
 
@@ -39,7 +46,7 @@ class Guard:
     def _check(self, path: str, headers: Headers) -> None:
         host = headers.get("host", "")
         hosts = self.options.hosts
-        if hosts is not None and _part(f"//{host}", "hostname") not in hosts:
+        if hosts is not None and path not in HEALTH and _part(f"//{host}", "hostname") not in hosts:
             raise Refusal(421, f"Host: {host:.80} is not served here; this server is called {', '.join(hosts)}")
         origin = headers.get("origin")
         if origin is not None and _part(origin, "netloc") != host:
@@ -50,11 +57,25 @@ class Guard:
 
 def authorize(given: str | None, options: Options) -> None:
     """Refuse (401) a request that does not carry the token; ``given`` is its Authorization header."""
-    if options.token is None:
+    if not options.secrets:
         return
-    wanted = f"Bearer {options.token}"
-    if not hmac.compare_digest((given or "").encode(), wanted.encode()):
+    same = [hmac.compare_digest((given or "").encode(), f"Bearer {secret}".encode()) for secret in options.secrets]
+    if not any(same):  # after all were compared, so that the time tells nothing
         raise Refusal(401, "this server needs a token: Authorization: Bearer TOKEN")
+
+
+def read_tokens(path: Path) -> tuple[str, ...]:
+    """The tokens of a file, one a line; lines that are empty or begin with # are none.
+
+    Raises :class:`ArgumentError` for a file that other users may read, or without a token.
+    """
+    if os.name == "posix" and path.stat().st_mode & stat.S_IROTH:
+        raise ArgumentError(f"{path} can be read by every user of this machine: chmod o-r {path}")
+    lines = map(str.strip, path.read_text(encoding="utf-8").splitlines())
+    tokens = tuple(line for line in lines if line and not line.startswith("#"))
+    if not tokens:
+        raise ArgumentError(f"{path} holds no token; make one with: openssl rand -hex 32")
+    return tokens
 
 
 def _part(url: str, part: str) -> str | None:

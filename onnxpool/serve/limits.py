@@ -2,8 +2,9 @@
 
 Every number that bounds memory, time or waiting stands here, and is checked before the memory or the time is spent:
 
-    JSON           at most 4 MiB, since nothing else is served while it is parsed          413
+    JSON           at most 4 MiB, since little else is served while it is parsed           413
     a body         at most ``max_body_bytes`` as it comes and after decompression          413
+    compression    at most ``MOST_RATIO`` times the bytes that came, and 1 MiB             413
     all bodies     at most ``max_pending_bytes`` that came and are not answered yet        503, Retry-After
     a tensor       at most ``max_tensor_bytes``: declared shape times element size         413
     waiting        at most ``max_queue`` requests per model                                429, Retry-After
@@ -23,6 +24,9 @@ OnMismatch: TypeAlias = Literal["refuse", "warn"]
 
 MOST_JSON_BYTES = 4 << 20
 """Of one request; larger tensors go as binary data."""
+
+MOST_RATIO = 100
+"""How many times its size a body may have after decompression, above the first MiB."""
 
 GRACE_S = 10.0
 """How long a body may come at any rate."""
@@ -58,8 +62,10 @@ class Options:
     ``poll_s`` is the time between two looks for replaced files; 0 never looks. ``on_mismatch`` says what becomes of a
     model whose golden answers do not come out on this machine. ``require_certificate`` refuses models without a
     certificate that matches, and that the key in ``public_key``, a PEM file, has signed if it is given. ``control``
-    lets clients load and unload. With a ``token``, every request but those for liveness, readiness and the page must
-    carry it. ``hosts`` are the names under which the server may be called, None for any.
+    lets clients load and unload. A server is ready when one of its models is; with ``strict_readiness`` when all are.
+    ``access_log`` writes a line for each request to standard error. With a ``token``, or several ``tokens`` of which
+    any will do, every request but those for liveness, readiness and the page must carry one. ``hosts`` are the names
+    under which the server may be called, None for any.
 
     Raises :class:`ArgumentError` for a value out of range.
     """
@@ -79,7 +85,10 @@ class Options:
     require_certificate: bool = False
     public_key: str | os.PathLike[str] | None = None
     control: bool = True
+    strict_readiness: bool = False
+    access_log: Literal["off", "text", "json"] = "off"
     token: str | None = field(default=None, repr=False)
+    tokens: tuple[str, ...] = field(default=(), repr=False)
     hosts: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -93,8 +102,15 @@ class Options:
             raise ArgumentError(f"on_mismatch={self.on_mismatch!r} is unknown; use one of {get_args(OnMismatch)}")
         if self.public_key is not None and not self.require_certificate:
             raise ArgumentError(f"public_key={str(self.public_key)!r} is for require_certificate=True")
-        if self.token is not None and len(self.token) < 16:
+        if self.access_log not in ("off", "text", "json"):
+            raise ArgumentError(f"access_log={self.access_log!r} is unknown; use off, text or json")
+        if any(len(token) < 16 for token in self.secrets):
             raise ArgumentError("token is shorter than 16 characters; make one with: openssl rand -hex 32")
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Every token that will do; none where none is asked for."""
+        return self.tokens if self.token is None else (self.token, *self.tokens)
 
     @property
     def session_threads(self) -> int:

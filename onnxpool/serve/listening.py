@@ -88,7 +88,7 @@ def describe(repository: Repository, listen: Listen, port: int, grpc_port: int |
         models=tuple(f"{one.name} version {one.version}: {one.trial}; joins {one.trial.joins}" for one in served),
         rest=rest,
         grpc=f"{listen.netloc}:{grpc_port}" if grpc_port else None,
-        curl=_curl(served[0], rest, listen, token=repository.options.token is not None),
+        curl=_curl(served[0], rest, listen, token=bool(repository.options.secrets)),
         warnings=tuple(_warnings(repository, listen)),
     )
 
@@ -97,7 +97,9 @@ def _warnings(repository: Repository, listen: Listen) -> Iterator[str]:
     for one in repository.serving():
         if one.trial.fault:
             yield f"{one.name} version {one.version} is served although {one.trial.fault}"
-    if not listen.loopback and repository.options.token is None:
+        if one.trial.untried:
+            yield f"{one.name} version {one.version} is served untried: {one.trial}"
+    if not listen.loopback and not repository.options.secrets:
         yield f"other machines can reach {listen.host}, and no token is asked for"
     if not listen.loopback and listen.tls_cert is None:
         yield f"what comes to {listen.host} is not encrypted"

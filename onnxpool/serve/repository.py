@@ -6,15 +6,19 @@
 
 A file that was replaced is loaded and tried beside the model that serves, which goes on until the new one is ready, and
 lives until its last request is answered. A file that cannot be loaded, or whose golden answers do not come out, changes
-nothing. A file counts once two looks in a row have found it the same, so that one that is still being written waits; a
-model whose file is gone for two looks is unloaded. Clients name models, never files.
+nothing; clients are told why, but no path. Each load has a thread of its own, one at a time for each model, so that one
+that does not end holds up no other. A file counts once two looks in a row have found it the same, so that one that is
+still being written waits; a model whose file is gone for two looks is unloaded. Clients name models, never files.
 """
 
 import gc
 import logging
 import os
+import stat
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +37,12 @@ Key: TypeAlias = tuple[str, str]
 """Name and version."""
 
 Stamp: TypeAlias = tuple[tuple[str, int, int, int], ...]
+
+_PATIENCE_S = 10.0
+"""How long a look waits for loads, before the next look comes."""
+
+_MOST_BYTES = 2 << 30
+"""Of one file, which is one message of protobuf."""
 
 log = logging.getLogger("onnxpool.serve")
 
@@ -77,6 +87,7 @@ class Repository:
         self._entries: dict[Key, Entry] = {}
         self._looks: dict[Key, Stamp] = {}
         self._unloaded: set[str] = set()
+        self._loading: dict[str, Future[None]] = {}
         self._lock = threading.Lock()
         found = dict(self._scan())
         if not found:
@@ -86,6 +97,7 @@ class Repository:
         for key, file in found.items():
             self._entries[key] = self._loaded(key, file)
         self._looks = {key: entry.stamp for key, entry in self._entries.items()}
+        _let_go()
 
     # --- asked by requests
 
@@ -113,8 +125,12 @@ class Repository:
         return sorted((key[1] for key, entry in self._entries.items() if key[0] == name and entry.served), key=int)
 
     def ready(self) -> bool:
-        """Whether every model that was not unloaded is ready."""
-        return all(entry.served for key, entry in self._entries.items() if key[0] not in self._unloaded)
+        """Whether a model is ready, or none should be; with ``strict_readiness``, whether every one is.
+
+        Those that were unloaded do not count.
+        """
+        served = [bool(entry.served) for key, entry in self._entries.items() if key[0] not in self._unloaded]
+        return all(served) if self.options.strict_readiness else any(served) or not served
 
     def serving(self) -> list[Served]:
         """Every model that is ready."""
@@ -136,52 +152,108 @@ class Repository:
     # --- changes; each may take as long as loading a model does, so they run in a thread
 
     def load(self, name: str) -> None:
-        """Load, or load again, every version of a model that the folder has; refuses (404, 422) where that fails."""
-        with self._lock:
-            found = {key: file for key, file in self._scan() if key[0] == name}
+        """Load, or load again, every version of a model that the folder has; refuses (404, 422) where that fails.
+
+        Refuses (503) while the model is being loaded, and (504) where it takes longer than a request may; it goes on
+        then.
+        """
+
+        def work() -> None:
+            found = dict(self._scan(name))
             if not found:
                 raise Refusal(404, f"there is no model {name!r:.80} in the repository")
             for key, file in found.items():
                 try:
-                    self._entries[key] = self._loaded(key, file)
-                except OnnxpoolError as error:
-                    raise Refusal(422, str(error)) from error
+                    self._put(key, self._loaded(key, file))
+                except (OnnxpoolError, OSError) as error:
+                    raise Refusal(422, self._told(error)) from error
             self._unloaded.discard(name)
+
+        loading = self._apart(name, work)
+        if loading is None:
+            raise Refusal(503, f"model {name!r:.80} is being loaded", 1)
+        try:
+            loading.result(self.options.timeout_s)
+        except TimeoutError as error:
+            raise Refusal(504, f"model {name!r:.80} is still being loaded") from error
+        _let_go()
 
     def unload(self, name: str) -> None:
         """Forget the sessions of a model; requests that have it already are answered. Refuses (404) an unknown one."""
-        with self._lock:
-            keys = [key for key in self._entries if key[0] == name]
-            if not keys:
-                raise Refusal(404, f"there is no model {name!r:.80}")
-            self._unloaded.add(name)
-            for key in keys:
-                self._entries[key] = replace(self._entries[key], served=None, reason="unloaded")
+        keys = [key for key in self._entries if key[0] == name]
+        if not keys:
+            raise Refusal(404, f"there is no model {name!r:.80}")
+        self._unloaded.add(name)
+        for key in keys:
+            self._put(key, replace(self._entries[key], served=None, reason="unloaded"))
 
     def look(self) -> None:
-        """Load files that are new or were replaced, unload those that are gone."""
-        with self._lock:
-            found = {key: file for key, file in self._scan() if NAME.fullmatch(key[0]) and key[0] not in self._unloaded}
-            looks = {key: _stamp(file) for key, file in found.items()}
-            for key, stamp in looks.items():
-                entry = self._entries.get(key)
-                if self._looks.get(key) == stamp and (entry is None or entry.stamp != stamp):
-                    self._reload(key, found[key], stamp)
-            for key in [key for key in self._entries if key not in looks and key not in self._looks]:
-                if key[0] not in self._unloaded:
-                    log.warning("%s version %s: its file is gone; unloaded", *key)
-                    del self._entries[key]
-            self._looks = looks
+        """Load files that are new or were replaced, unload those that are gone; waits for loads, but not for long."""
+        found = {key: file for key, file in self._scan() if NAME.fullmatch(key[0]) and key[0] not in self._unloaded}
+        looks = {key: _stamp(file) for key, file in found.items()}
+        changed: dict[str, list[Key]] = {}
+        for key, stamp in looks.items():
+            entry = self._entries.get(key)
+            if self._looks.get(key) == stamp and (entry is None or entry.stamp != stamp):
+                changed.setdefault(key[0], []).append(key)
+        loading = []
+        for name, keys in changed.items():
+            files = {key: found[key] for key in keys}
+            loading.append(self._apart(name, partial(self._reload, files, looks)))
+        wait([one for one in loading if one], _PATIENCE_S)
+        for key in [key for key in self._entries if key not in looks and key not in self._looks]:
+            if key[0] not in self._unloaded:
+                log.warning("%s version %s: its file is gone; unloaded", *key)
+                with self._lock:
+                    self._entries = {other: entry for other, entry in self._entries.items() if other != key}
+        self._looks = looks
+        if loading:
+            _let_go()
 
-    def _reload(self, key: Key, file: Path, stamp: Stamp) -> None:
+    def _reload(self, files: dict[Key, Path], stamps: dict[Key, Stamp]) -> None:
         """What serves goes on where the new file is no good."""
-        old = self._entries.get(key, Entry(file, stamp))
-        try:
-            self._entries[key] = self._loaded(key, file)
-        except Exception as error:  # whatever a stranger's file does: what serves goes on, and so does the looking
-            reason = f"the file on disk is refused: {error}"
-            log.warning("%s version %s: %s", *key, reason)
-            self._entries[key] = replace(old, stamp=stamp, reason=reason)
+        for key, file in files.items():
+            try:
+                entry = self._loaded(key, file)
+            except Exception as error:  # whatever a stranger's file does: what serves goes on
+                reason = f"the file on disk is refused: {self._told(error)}"
+                log.warning("%s version %s: the file on disk is refused: %s", *key, error)
+                entry = replace(self._entries.get(key, Entry(file, stamps[key])), stamp=stamps[key], reason=reason)
+            if key[0] not in self._unloaded:
+                self._put(key, entry)
+
+    def _apart(self, name: str, work: Callable[[], None]) -> "Future[None] | None":
+        """Do this for a model in a thread that keeps nobody from ending; None while another such thread goes on."""
+        with self._lock:
+            if name in self._loading:
+                return None
+            loading = self._loading[name] = Future()
+
+        def run() -> None:
+            try:
+                work()
+            except BaseException as error:  # reaches whoever waits, and nobody else
+                self._loading.pop(name)
+                loading.set_exception(error)
+            else:
+                self._loading.pop(name)
+                loading.set_result(None)
+
+        threading.Thread(target=run, name=f"onnxpool-load-{name}", daemon=True).start()
+        return loading
+
+    def _put(self, key: Key, entry: Entry) -> None:
+        """Requests go through the entries while they change: each change makes new ones."""
+        with self._lock:
+            self._entries = {**self._entries, key: entry}
+
+    def _told(self, error: Exception) -> str:
+        """What a client may read of an error: nothing of where files are."""
+        folder = self.path if self.path.is_dir() else self.path.parent
+        text = str(error)
+        for place in dict.fromkeys((str(folder.resolve()), str(folder), tempfile.gettempdir())):
+            text = text.replace(f"{place}/", "") if place != "." else text
+        return text
 
     def _loaded(self, key: Key, file: Path) -> Entry:
         stamp = _stamp(file)
@@ -190,13 +262,13 @@ class Repository:
         except OnnxpoolError as error:
             self.metrics.loads.labels(*key, "refused").inc()
             raise SessionError(f"model {key[0]!r} version {key[1]} is not served: {error}") from error
-        gc.collect()  # what the trial read holds a copy of the weights, in cycles
         self.metrics.loads.labels(*key, "loaded").inc()
         log.info("%s version %s: %s; requests are joined %s", *key, served.trial, served.trial.joins)
         return Entry(file, stamp, served)
 
     def _serve(self, key: Key, file: Path) -> Served:
         stamp = _stamp(file)
+        _check(file)
         self._check_certificate(file)
         session = load(file, kernels=self.options.kernels, threads=self.options.session_threads)
         trial = attempt(session, file)
@@ -228,16 +300,39 @@ class Repository:
     def _observe(self, key: Key, ran: Ran) -> None:
         self.metrics.ran(*key, ran.rows, ran.waited_s, ran.run_s)
 
-    def _scan(self) -> Iterator[tuple[Key, Path]]:
-        """The model files that are there now."""
+    def _scan(self, name: str | None = None) -> Iterator[tuple[Key, Path]]:
+        """The model files that are there now, or those of one model, without a look at the others."""
         alone = self.path.suffix == ".onnx" and not self.path.is_dir()
-        for path in [self.path] if alone else sorted(self.path.iterdir()):
-            if path.suffix == ".onnx" and path.is_file():
+        paths = [self.path] if alone else sorted(self.path.iterdir()) if name is None else self._places(name)
+        for path in paths:
+            if path.suffix == ".onnx" and name in (None, path.stem) and path.is_file():
                 yield (path.stem, "1"), path
             elif path.is_dir() and not alone:
                 for file in sorted(path.glob("*/model.onnx")):
                     if VERSION.fullmatch(file.parent.name):
                         yield (path.name, file.parent.name), file
+
+    def _places(self, name: str) -> list[Path]:
+        """Where the files of a model may be; nowhere for what cannot be its name."""
+        return [self.path / f"{name}.onnx", self.path / name] if NAME.fullmatch(name) else []
+
+
+def _check(file: Path) -> None:
+    """Refuse what would not end, or end the memory."""
+    found = file.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise SessionError(f"{file} is not a regular file")
+    if found.st_size > _MOST_BYTES:
+        raise SessionError(f"{file} has {found.st_size} bytes; an ONNX file has 2 GiB at most, and weights beside it")
+
+
+def _let_go() -> None:
+    """Free the copies of weights that trials have read, which are in cycles.
+
+    It takes time for every object of the process, once for many models; :mod:`onnxpool.serve.server` leaves those out
+    that were there at the start.
+    """
+    gc.collect()
 
 
 def _stamp(file: Path) -> Stamp:

@@ -8,6 +8,7 @@ import logging
 import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
 import grpc
@@ -16,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from onnxpool.run.session import TensorInfo
 from onnxpool.serve import rpc_standard
+from onnxpool.serve.access import Line
 from onnxpool.serve.guard import authorize
 from onnxpool.serve.limits import Refusal
 from onnxpool.serve.messages import CLASSES, METHODS, PACKAGE, Message, parsed
@@ -131,12 +133,13 @@ class _Rpc:
 
     async def model_infer(self, request: Any) -> Any:
         with self.service.counted("grpc") as found, self.service.holding() as held:
-            held.add(request.ByteSize())
+            size = request.ByteSize()
+            held.add(size)
             served = found(self.repository.get(request.model_name, request.model_version))
             timeout_us = _parameters(request.parameters, "request").get("timeout")
             if timeout_us is not None and type(timeout_us) is not int:
                 raise Refusal(400, "parameter 'timeout' must be an integer")
-            feeds = _inputs(served, request, self.service.options.max_tensor_bytes)
+            feeds = await self.service.apart(size, _inputs, served, request, self.service.options.max_tensor_bytes)
             outputs = _outputs(served, request)
             answers = await self.service.infer(served, feeds, seconds(timeout_us))
             return _answer(served, request.id, [(name, answers[name]) for name in outputs])
@@ -220,17 +223,28 @@ def _handlers(rpc: _Rpc) -> grpc.GenericRpcHandler:
 
 def _unary(kind: str, method: Method, service: Service) -> Callable[[bytes, Any], Awaitable[bytes]]:
     async def handle(body: bytes, context: Any) -> bytes:
-        try:
-            _authorize(context, kind, service)
-            answer: bytes = (await method(_read(kind, body))).SerializeToString()
-        except Refusal as refusal:
-            await context.abort(_CODES[refusal.status], str(refusal))
-        except Exception:
-            log.exception("%s failed", kind)
-            await context.abort(grpc.StatusCode.INTERNAL, _FAILED)
+        with _line(service, context, kind.removesuffix("Request")) as line:
+            line.status = grpc.StatusCode.CANCELLED.name  # unless it is answered
+            try:
+                _authorize(context, kind, service)
+                answer: bytes = (await method(_read(kind, body))).SerializeToString()
+            except Refusal as refusal:
+                line.status = _CODES[refusal.status].name
+                await context.abort(_CODES[refusal.status], str(refusal))
+            except Exception:
+                log.exception("%s failed", kind)
+                line.status = grpc.StatusCode.INTERNAL.name
+                await context.abort(grpc.StatusCode.INTERNAL, _FAILED)
+            line.status, line.size_bytes = grpc.StatusCode.OK.name, len(answer)
         return answer
 
     return handle
+
+
+def _line(service: Service, context: Any, method: str) -> AbstractContextManager[Line]:
+    given = dict(context.invocation_metadata())
+    known, parent = (str(given.get(name, "")) for name in ("x-request-id", "traceparent"))
+    return service.access.line("grpc", context.peer(), "RPC", method, known, parent)
 
 
 def _stream(rpc: _Rpc) -> Callable[[AsyncIterator[bytes], Any], AsyncIterator[bytes]]:

@@ -2,16 +2,18 @@
 
 Then readiness turns false, and after ``drain_delay_s`` no new connection is taken; every request that has arrived is
 answered before the process ends, for ``drain_s`` at most. Answers say ``Connection: close`` from the signal on, and
-SIGHUP is a SIGTERM. Loopback is the default; a server on loopback answers only to its usual names.
+SIGHUP is a SIGTERM; a Ctrl-C after either waits for nothing. Loopback is the default; a server on loopback answers only to its usual names.
 """
 
 import asyncio
 import ctypes
+import gc
 import logging
 import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import FrameType
@@ -28,7 +30,7 @@ from onnxpool.serve.service import Service
 try:
     import uvicorn
 
-    from onnxpool.serve.connections import ACCEPTED, Connections, room
+    from onnxpool.serve.connections import ACCEPTED, Connection, Connections, room
 except ModuleNotFoundError as error:
     raise MissingExtra((error.name or "uvicorn").partition(".")[0], "serve", "serving") from error
 
@@ -78,8 +80,10 @@ def serve(repository: Repository, listen: Listen, announce: Announce = lambda _:
 
     Raises :class:`MissingExtra` for gRPC without grpcio, and OSError where a port is taken or a TLS file is no good.
     """
+    gc.freeze()  # what is there now stays, so that collecting garbage after a load does not stop the event loop
     limit = _Limit()
     service = asyncio.run(_serve(repository, listen, announce, limit))
+    service.access.flush()
     if not service.busy():
         limit.cancel()
 
@@ -147,9 +151,9 @@ class _Server(uvicorn.Server):
         self.rpc: Any = None
         self.on_ready: Callable[[], None] = lambda: None
         most, self.most_grpc = room(listen.grpc_port is not None)
-        connections = Connections(most, listen.head_s, lambda: self.service.draining)
-        self.service.metrics.watch(connections)
-        super().__init__(_config(app, listen, connections))
+        self.connections = Connections(most, listen.head_s, lambda: self.service.draining)
+        self.service.metrics.watch(self.connections)
+        super().__init__(_config(app, listen))
 
     async def start_rpc(self) -> int | None:
         """Start gRPC where it is wanted; its port."""
@@ -177,15 +181,27 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then tell."""
-        await super().startup(sockets)
+        await self.lifespan.startup()
+        limit_s = self.listen.head_s if self.config.ssl else None
+        self.servers = []
         for bound in sockets or []:
+            opened = await asyncio.get_running_loop().create_server(
+                self._connection, sock=bound, ssl=self.config.ssl, backlog=ACCEPTED, ssl_handshake_timeout=limit_s
+            )
             bound.listen(_WAITING)
+            self.servers.append(opened)
+        self.started = True
         self.on_ready()
+
+    def _connection(self) -> Connection:
+        return Connection(self.connections, self.config, self.server_state, self.lifespan.state)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Say that it will stop, take nothing new on either side, wait for what is there, and stop what is left."""
         self.service.draining = True
-        await asyncio.sleep(self.listen.drain_delay_s)
+        end_s = time.monotonic() + self.listen.drain_delay_s
+        while time.monotonic() < end_s and not self.force_exit:
+            await asyncio.sleep(0.02)
         for server in self.servers:
             server.close()
         for bound in sockets or []:
@@ -235,16 +251,15 @@ def _signals() -> list[signal.Signals]:
     return [signal.SIGTERM, signal.SIGINT, *hangup]
 
 
-def _config(app: Starlette, listen: Listen, connections: Connections) -> uvicorn.Config:
+def _config(app: Starlette, listen: Listen) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=connections.protocol,  # type: ignore[arg-type] # it makes what the type would
+        http="httptools",
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
-        backlog=ACCEPTED,
         timeout_keep_alive=listen.idle_s,  # type: ignore[arg-type] # asyncio takes any number
         ssl_certfile=listen.tls_cert,
         ssl_keyfile=listen.tls_key,

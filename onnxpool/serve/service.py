@@ -4,14 +4,18 @@ Every refusal is a :class:`onnxpool.serve.limits.Refusal`; what is raised beside
 """
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, TypeVar
 
 from onnxpool.errors import OnnxpoolError
 from onnxpool.run.session import TensorInfo
+from onnxpool.serve.access import AccessLog
 from onnxpool.serve.limits import Options, Refusal
 from onnxpool.serve.metrics import Metrics
 from onnxpool.serve.repository import Repository, Served
@@ -20,7 +24,34 @@ from onnxpool.serve.tensors import Tensors, agree, datatype
 EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "statistics")
 """What is offered beyond the protocol's required part, by the names that Triton gave them."""
 
+APART_BYTES = 100_000
+"""What is taken apart or put together on the event loop itself: about a millisecond of JSON."""
+
+Result = TypeVar("Result")
+
 PLATFORM = "onnxruntime_onnx"
+
+
+async def in_thread(work: Callable[[], None]) -> None:
+    """Do this in a thread of its own, which neither waits for others nor keeps the process from ending.
+
+    For what may never end, such as reading from a disk that is away: a pool of threads would be lost to it.
+    """
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # raised where it is waited for
+            failed.append(error)
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(done.set)
+
+    threading.Thread(target=run, name="onnxpool-repository", daemon=True).start()
+    await done.wait()
+    if failed:
+        raise failed[0]
 
 
 class Service:
@@ -30,8 +61,10 @@ class Service:
         self.repository = repository
         self.options = options
         self.metrics: Metrics = repository.metrics
+        self.access = AccessLog(options.access_log)
         self.draining = False
         self._pending_bytes = 0
+        self._apart = ThreadPoolExecutor(1, thread_name_prefix="onnxpool-apart")
 
     # --- what there is
 
@@ -123,16 +156,25 @@ class Service:
         self._control()
         if parameters:
             raise Refusal(400, f"parameters {sorted(parameters)!r:.200} are refused: a model comes from the repository")
-        await asyncio.to_thread(self.repository.load, name)
+        await in_thread(partial(self.repository.load, name))
 
     async def unload(self, name: str) -> None:
         """Unload a model; no model here depends on another."""
         self._control()
-        await asyncio.to_thread(self.repository.unload, name)
+        self.repository.unload(name)
 
     def _control(self) -> None:
         if not self.options.control:
             raise Refusal(403, "this server does not let clients load or unload models")
+
+    async def apart(self, size_bytes: int, work: Callable[..., Result], *given: Any) -> Result:
+        """What ``work`` gives; in a thread where it has so much to do that others would wait for it.
+
+        There is one such thread, so that the interpreter's lock is never wanted by many.
+        """
+        if size_bytes <= APART_BYTES:
+            return work(*given)
+        return await asyncio.get_running_loop().run_in_executor(self._apart, partial(work, *given))
 
     @contextmanager
     def counted(self, protocol: str) -> Iterator[Callable[[Served], Served]]:

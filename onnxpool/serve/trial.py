@@ -3,7 +3,8 @@
 The golden answers are the float64 ones that were stored at export; the allowed error is
 :func:`onnxpool.golden.bounds.network`. A NaN that ONNX Runtime's max-pools drop is not a mismatch, nor is
 another known limit of it (:mod:`onnxpool.validation.limits`). Without a golden file the model runs once on made inputs,
-and its answers are unknown.
+and its answers are unknown; one that does not run at invented sizes is served all the same, since its clients may know
+others, and its requests are never joined.
 
 Requests may be joined where the first axis of every input and output has one name, and joined rows come out as they do
 alone: *exactly*, or within 16 ULP of the largest, since a matrix product of one row takes another path than that of
@@ -38,16 +39,19 @@ class Trial:
     """How it went. ``share`` is the largest measured over allowed error, None where there are no golden answers.
 
     ``fault`` says which case does not come out, in one sentence, or is empty. ``shapes`` are sizes of inputs that are
-    known to run.
+    known to run, unless ``untried`` says why none are.
     """
 
     share: float | None
     fault: str
     joins: Joins
     shapes: dict[str, tuple[int, ...]]
+    untried: str = ""
 
     def __str__(self) -> str:
         """The golden answers in words."""
+        if self.untried:
+            return f"no golden answers beside it, and invented inputs do not run: {self.untried}"
         if self.share is None:
             return "no golden answers beside it"
         return self.fault or f"golden answers hold, at most {self.share:.2g} of the allowed error"
@@ -56,7 +60,8 @@ class Trial:
 def attempt(session: Session, path: Path) -> Trial:
     """Try a model that was loaded from ``path``.
 
-    Raises :class:`GoldenError` for a golden file that is damaged, and :class:`SessionError` where the model cannot run.
+    Raises :class:`GoldenError` for a golden file that is damaged, and :class:`SessionError` where the model cannot run
+    on its inputs.
     """
     if golden_file.path_for(path).exists():
         known = golden_file.load(golden_file.path_for(path))
@@ -66,7 +71,13 @@ def attempt(session: Session, path: Path) -> Trial:
         examples = {case.name: case.inputs for case in known.cases}
     else:
         worst, fault, examples = None, "", {}
-    examples = examples or dict(generate(inputs_of(forms.read(path))))
+    if not examples:
+        try:
+            examples = dict(generate(inputs_of(forms.read(path))))
+            session.run(examples["ordinary"])
+        except OnnxpoolError as reason:
+            shapes = {info.name: tuple(max(size, 1) for size in info.sizes) for info in session.inputs}
+            return Trial(worst, fault, "never", shapes, str(reason))
     example = examples.get("ordinary") or next(iter(examples.values()))
     session.run(example)
     return Trial(worst, fault, _joins(session, example), {name: tensor.shape for name, tensor in example.items()})
