@@ -9,7 +9,7 @@ from rich.console import Console
 
 import onnxpool
 from onnxpool.cli import tables
-from onnxpool.cli.application import Json, ModelFile, app, show, working
+from onnxpool.cli.application import Json, Libraries, ModelFile, app, show, working
 from onnxpool.errors import ArgumentError
 
 deploy_app = typer.Typer(help="Serve on a cluster.", no_args_is_help=True)
@@ -139,6 +139,7 @@ def serve(
     public_key: Annotated[
         Path | None, typer.Option(help="PEM file of the Ed25519 key that must have signed the certificates.")
     ] = None,
+    library: Libraries = None,
     control: Annotated[bool, typer.Option(help="Whether clients may load and unload models.")] = True,
     poll: Annotated[float, typer.Option(help="Seconds between two looks for replaced files; 0 never looks.")] = 1.0,
     token_file: Annotated[Path | None, typer.Option(help="File with a token that every request must carry.")] = None,
@@ -176,6 +177,7 @@ def serve(
         on_mismatch=on_mismatch,
         require_certificate=require_certificate,
         public_key=public_key,
+        libraries=tuple(library or ()),
         control=control,
         token=token_file.read_text(encoding="utf-8").strip() if token_file else None,
     )

@@ -40,9 +40,7 @@ class Known:
     total_error: float
 
 
-def walk(
-    graph: ir.Model, feeds: Feeds, anchors: Mapping[str, Array], casts: Collection[str] = ()
-) -> dict[str, Known]:
+def walk(graph: ir.Model, feeds: Feeds, anchors: Mapping[str, Array], casts: Collection[str] = ()) -> dict[str, Known]:
     """What is known of each value that nodes of ``graph`` make, in the order of execution.
 
     What nodes called as in ``casts`` round away is no error that the evaluator makes: they pass on what they take.

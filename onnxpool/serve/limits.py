@@ -57,9 +57,10 @@ class Options:
 
     ``poll_s`` is the time between two looks for replaced files; 0 never looks. ``on_mismatch`` says what becomes of a
     model whose golden answers do not come out on this machine. ``require_certificate`` refuses models without a
-    certificate that matches, and that the key in ``public_key``, a PEM file, has signed if it is given. ``control``
-    lets clients load and unload. With a ``token``, every request but those for liveness, readiness and the page must
-    carry it. ``hosts`` are the names under which the server may be called, None for any.
+    certificate that matches, and that the key in ``public_key``, a PEM file, has signed if it is given. ``libraries``
+    are files of custom operators by others, which every session registers, in this process. ``control`` lets clients
+    load and unload. With a ``token``, every request but those for liveness, readiness and the page must carry it.
+    ``hosts`` are the names under which the server may be called, None for any.
 
     Raises :class:`ArgumentError` for a value out of range.
     """
@@ -78,6 +79,7 @@ class Options:
     on_mismatch: OnMismatch = "refuse"
     require_certificate: bool = False
     public_key: str | os.PathLike[str] | None = None
+    libraries: tuple[str | os.PathLike[str], ...] = ()
     control: bool = True
     token: str | None = field(default=None, repr=False)
     hosts: tuple[str, ...] | None = None

@@ -8,7 +8,7 @@
     blame.py         which side is wrong                      certificate.py   a report, bound to the files that ran
     patterns.py      what wrong elements suggest              spread.py        how errors are spread, for the charts
     evidence.py      which files ran, and who judged          signatures.py    of certificates
-    quantized.py     a quantised model beside its float original
+    quantized.py     a quantised model beside its float one   foreign.py       operators of other libraries
 
 The public names are those below; :func:`onnxpool.validate` makes a :class:`Report`, which :func:`sentences`,
 :func:`html_page` and :func:`junit_xml` show. Runtimes run in processes of their own, which may die
