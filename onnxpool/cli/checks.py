@@ -46,6 +46,10 @@ def validate(
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds that a runtime may take for one answer.")] = 600,
+    invariant: Annotated[
+        str | None,
+        typer.Option(help="Of batch,threads,runs: whether answers depend on these, and whether bit for bit or not."),
+    ] = None,
     case: Case = None,
     without: Annotated[
         list[str] | None, typer.Option(help="Case to leave out, such as nan or 'sizes 0x*'; may be repeated.")
@@ -106,6 +110,7 @@ def validate(
                 progress=progress,
                 max_steps=max_steps,
                 libraries=library or (),
+                invariant=tuple(invariant.split(",")) if invariant else (),  # type: ignore[arg-type]
             )
     except FormError as error:  # a file that cannot be loaded fails; one that is not there is a usage error
         typer.echo(f"onnxpool: {error}", err=True)

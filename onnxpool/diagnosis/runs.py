@@ -40,8 +40,8 @@ class Runs:
     ``source`` says where the reference values come from, ``feeds`` holds these values in the types that nodes take.
     ``total`` holds the values of the model as a whole, ``local`` what each node makes of reference inputs, ``refused``
     why a node cannot run on these, ``native`` the pooling nodes that ran natively, ``casts`` what nodes round to that
-    were not exported so, in a model that fails, ``notes`` what else a reader should know. ``kernels`` are those that ran,
-    ``theirs`` what runs the operators of other libraries.
+    were not exported so, in a model that fails, ``notes`` what else a reader should know. ``kernels`` are those that
+    ran, ``theirs`` what runs the operators of other libraries.
     """
 
     graph: ir.Model

@@ -34,7 +34,7 @@ from onnxpool.graph.inlined import inlined
 from onnxpool.graph.quantized import is_quantized
 from onnxpool.run.native_library import why_missing
 from onnxpool.runtimes import RUNTIMES
-from onnxpool.validation import limits, quantized
+from onnxpool.validation import invariance, limits, quantized
 from onnxpool.validation.blame import sides
 from onnxpool.validation.compare import Judge
 from onnxpool.validation.evidence import Watch, gather
@@ -67,6 +67,7 @@ def validate(
     progress: Progress | None = None,
     max_steps: float | None = None,
     libraries: Sequence[str | os.PathLike[str]] = (),
+    invariant: Sequence[Literal["batch", "threads", "runs"]] = (),
 ) -> Report:
     """Run ``model`` in each of ``forms`` and compare every output with float64 answers.
 
@@ -91,10 +92,15 @@ def validate(
     ``libraries`` are files of custom operators by others, which every run in ONNX Runtime registers, in its process; a
     model without answers is then judged by itself, with what these operators give there.
 
+    ``invariant`` asks whether answers depend on what they should not, in ONNX Runtime: rows on others in their batch,
+    all on the number of threads and on earlier runs (:mod:`onnxpool.validation.invariance`). The notes say of each
+    output whether it is the same bit for bit or within rounding; it fails where it is neither.
+
     Raises :class:`ArgumentError` for an argument that names nothing, :class:`FormError` for what is not a model, and
     :class:`GoldenError` where no answers can be had. Whatever goes wrong while the model runs is in the report.
     """
     names = _checked(on, forms, require, threads, timeout_s, max_steps)
+    ways = invariance.checked(invariant)
     theirs = Foreign(libraries, timeout_s)
     watch = Watch(model, libraries)
     held = HeldModel(model)
@@ -106,10 +112,13 @@ def validate(
         outside = beyond(held, golden)
     unlike, told = quantized.judge(held, golden, original, max_steps)
     configurations = plan(names, forms, [os.fspath(python) for python in pythons], threads, pools=held.pools)
-    with tempfile.TemporaryDirectory(prefix="onnxpool-") as folder:
+    with tempfile.TemporaryDirectory(prefix="onnxpool-") as folder, theirs.known(held.bare):
         module: Any = reference if hasattr(reference, "state_dict") else None
-        matrix = Matrix(Files(held, module, Path(folder), theirs.libraries), Judge(golden, held), timeout_s, outside)
+        files, judge = Files(held, module, Path(folder), theirs.libraries), Judge(golden, held)
+        matrix = Matrix(files, judge, timeout_s, outside)
         runs = tuple(matrix.run(configurations, progress or (lambda *_: None)))
+        examined, invariances = invariance.examine(files, judge, ways, threads, timeout_s)
+        runs = (*runs, *examined)
     if unanswered and {run.verdict for run in runs} - {"skipped"} != {"unloadable"}:
         raise unanswered
     found = changes(golden.fingerprints, held.fingerprints()) if golden.fingerprints else []
@@ -131,6 +140,7 @@ def validate(
             *wrong,
             *told,
             *golden.notes,
+            *invariances,
             *_promised(held, outside),
             *_unchecked(held, golden),
             *_loose(golden),
