@@ -14,5 +14,12 @@ OPSETS = range(18, 27)
 IR_VERSION = 10
 """ONNX file format written. Newer ones are refused by runtimes that could run everything else."""
 
+_STANDARD = ("", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training")
+
 Form: TypeAlias = Literal["function", "standard", "custom"]
 """The forms of one model: see :mod:`onnxpool.graph.forms`."""
+
+
+def is_foreign(domain: str) -> bool:
+    """Whether operators of this domain are neither of ONNX nor of this package."""
+    return domain != DOMAIN and domain not in _STANDARD

@@ -78,6 +78,12 @@ ReferenceName = Annotated[
 Checkpoint = Annotated[
     Path | None, typer.Option(help="File of the network's parameters: its state_dict, as torch.save writes it.")
 ]
+Libraries = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--library", help="Library of custom operators by others that ONNX Runtime registers; may be repeated."
+    ),
+]
 Case = Annotated[str | None, typer.Option(help="The only case to run, such as nan; see validate's report.")]
 Opset = Annotated[int, typer.Option(help=f"ONNX opset, {OPSETS[0]} to {OPSETS[-1]}.")]
 

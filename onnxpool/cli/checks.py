@@ -1,5 +1,6 @@
 """Commands that compare models with what they should give: validate, bisect, bundle, verify, compare."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ from onnxpool.cli.application import (
     Case,
     Checkpoint,
     Json,
+    Libraries,
     ModelFile,
     OutputFolder,
     ReferenceName,
@@ -29,6 +31,7 @@ def validate(
     model: ModelFile,
     reference: ReferenceName = None,
     checkpoint: Checkpoint = None,
+    library: Libraries = None,
     on: Annotated[
         list[str] | None,
         typer.Option(
@@ -43,6 +46,10 @@ def validate(
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds that a runtime may take for one answer.")] = 600,
+    invariant: Annotated[
+        str | None,
+        typer.Option(help="Of batch,threads,runs: whether answers depend on these, and whether bit for bit or not."),
+    ] = None,
     case: Case = None,
     without: Annotated[
         list[str] | None, typer.Option(help="Case to leave out, such as nan or 'sizes 0x*'; may be repeated.")
@@ -85,9 +92,9 @@ def validate(
         raise ArgumentError(f"sign={str(sign)!r} is for a certificate: add --certificate")
     given = spelling.reference(reference, seed)
     if checkpoint:
-        if given is None or isinstance(given, str):
+        if given is None or isinstance(given, str) or not hasattr(given, "state_dict"):
             raise ArgumentError(f"checkpoint={str(checkpoint)!r} is for a network: name it by --reference")
-        onnxpool.models.load_checkpoint(given, checkpoint)
+        onnxpool.models.load_checkpoint(given, checkpoint)  # type: ignore[arg-type]
     try:
         with progress_bar(f"Validating {model}") as progress:
             report = onnxpool.validate(
@@ -102,6 +109,8 @@ def validate(
                 timeout_s=timeout,
                 progress=progress,
                 max_steps=max_steps,
+                libraries=library or (),
+                invariant=tuple(invariant.split(",")) if invariant else (),  # type: ignore[arg-type]
             )
     except FormError as error:  # a file that cannot be loaded fails; one that is not there is a usage error
         typer.echo(f"onnxpool: {error}", err=True)
@@ -111,12 +120,14 @@ def validate(
     if junit:
         write_text(junit, junit_xml(report))
     if bundle or certificate:
-        _keep(report, model, given, bundle, certificate, sign)
+        _keep(report, model, given, bundle, certificate, sign, library or ())
     if per_node:
         from onnxpool.diagnosis import compare_nodes_of_report
 
         with working(f"Comparing {model} node by node"):
-            show(compare_nodes_of_report(report, model, given), tables.nodes_of_report, as_json)
+            show(
+                compare_nodes_of_report(report, model, given, libraries=library or ()), tables.nodes_of_report, as_json
+            )
     else:
         show(report, tables.report, as_json)
     raise typer.Exit(report.exit_status)
@@ -128,6 +139,7 @@ def bisect(
     folder: OutputFolder,
     reference: ReferenceName = None,
     case: Case = None,
+    library: Libraries = None,
     native: Annotated[bool, typer.Option("--native", help="Run pooling nodes natively.")] = False,
     seed: Seed = 0,
     as_json: Json = False,
@@ -141,7 +153,8 @@ def bisect(
 
     with working(f"Bisecting {model}"):
         kernels: Literal["require", "off"] = "require" if native else "off"
-        found = bisect_model(model, folder, spelling.reference(reference, seed), case, kernels=kernels)
+        given = spelling.reference(reference, seed)
+        found = bisect_model(model, folder, given, case, kernels=kernels, libraries=library or ())
     show(found, tables.bisection, as_json)
 
 
@@ -151,6 +164,7 @@ def bundle(
     folder: OutputFolder,
     reference: ReferenceName = None,
     case: Case = None,
+    library: Libraries = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -161,7 +175,8 @@ def bundle(
     from onnxpool.cli import spelling
     from onnxpool.diagnosis import write_bundle
 
-    show(write_bundle(model, folder, spelling.reference(reference, seed), case), tables.bundle, as_json)
+    written = write_bundle(model, folder, spelling.reference(reference, seed), case, libraries=library or ())
+    show(written, tables.bundle, as_json)
 
 
 @app.command(rich_help_panel="Proof")
@@ -170,6 +185,7 @@ def verify(
     public_key: Annotated[
         Path | None, typer.Option(help="PEM file of the Ed25519 key that must have signed it.")
     ] = None,
+    library: Libraries = None,
     scale_bounds: Annotated[
         float | None, typer.Option(help="Judge the stored results again, with so many times each bound.")
     ] = None,
@@ -186,7 +202,7 @@ def verify(
     from onnxpool.validation import load_report, rescale_report, verify_certificate
     from onnxpool.validation.certificate import path_for
 
-    verification = verify_certificate(model, public_key=public_key)
+    verification = verify_certificate(model, public_key=public_key, libraries=library or ())
     show(verification, tables.verification, as_json and scale_bounds is None)
     passed = not verification.faults
     if scale_bounds is not None:
@@ -213,12 +229,20 @@ def compare(
     raise typer.Exit(1 if difference.worse else 0)
 
 
-def _keep(report: Any, model: Path, reference: Any, folder: Path | None, certificate: bool, sign: Path | None) -> None:
+def _keep(
+    report: Any,
+    model: Path,
+    reference: Any,
+    folder: Path | None,
+    certificate: bool,
+    sign: Path | None,
+    libraries: Sequence[Path],
+) -> None:
     """Write what was asked for beside the report."""
     from onnxpool.diagnosis import write_bundle
     from onnxpool.validation import issue_certificate
 
     if folder:
-        write_bundle(model, folder, reference, report.failing_case)
+        write_bundle(model, folder, reference, report.failing_case, libraries=libraries)
     if certificate:
         issue_certificate(report, model, private_key=sign)

@@ -9,7 +9,7 @@ from rich.console import Console
 
 import onnxpool
 from onnxpool.cli import tables
-from onnxpool.cli.application import Json, ModelFile, app, show, working
+from onnxpool.cli.application import Json, Libraries, ModelFile, app, show, working
 from onnxpool.errors import ArgumentError
 
 deploy_app = typer.Typer(help="Serve on a cluster.", no_args_is_help=True)
@@ -139,6 +139,7 @@ def serve(
     public_key: Annotated[
         Path | None, typer.Option(help="PEM file of the Ed25519 key that must have signed the certificates.")
     ] = None,
+    library: Libraries = None,
     control: Annotated[bool, typer.Option(help="Whether clients may load and unload models.")] = True,
     strict_readiness: Annotated[
         bool, typer.Option("--strict-readiness", help="Not ready while the newest file of any model does not load.")
@@ -190,6 +191,7 @@ def serve(
         on_mismatch=on_mismatch,
         require_certificate=require_certificate,
         public_key=public_key,
+        libraries=tuple(library or ()),
         control=control,
         strict_readiness=strict_readiness,
         tokens=read_tokens(token_file) if token_file else (),

@@ -60,12 +60,40 @@ def module(source: str, seed: int = 0) -> "torch.nn.Module":
     return network
 
 
-def reference(text: str | None, seed: int = 0) -> "torch.nn.Module | str | None":
-    """What a model is compared with: the path of a golden or an ONNX file as it is, a module for anything else.
+def reference(text: str | None, seed: int = 0) -> "torch.nn.Module | Callable[[Any], Any] | str | None":
+    """What a model is compared with: the path of a golden or an ONNX file as it is, else a module or a function.
 
-    Raises as :func:`module`.
+    A function takes float64 arrays by the names of inputs and gives arrays by the names of outputs; it is the one that
+    is named, or what a function without arguments returns. Raises as :func:`module`; a function needs no PyTorch.
     """
-    return text if text is None or text.endswith((".npz", ".onnx")) else module(text, seed)
+    if text is None or text.endswith((".npz", ".onnx")):
+        return text
+    place, colon, name = text.rpartition(":")
+    if not colon:
+        return module(text, seed)
+    if importlib.util.find_spec("torch"):
+        _torch().manual_seed(seed)
+    found = _attribute(text, place, name)
+    if isinstance(found, type) or (callable(found) and not hasattr(found, "state_dict") and not _takes(found)):
+        try:
+            found = found()
+        except Exception as error:  # whatever a stranger's function raises
+            raise ArgumentError(f"reference={text!r}: {name}() raised {type(error).__name__}: {error}") from error
+    if not callable(found):
+        raise ArgumentError(
+            f"reference={text!r} gives a {type(found).__name__}; name a torch.nn.Module, a function of arrays by name, "
+            "or a function without arguments that returns one"
+        )
+    chosen: Callable[[Any], Any] = found
+    return chosen
+
+
+def _takes(function: Callable[..., Any]) -> bool:
+    """Whether it must be given an argument."""
+    return any(
+        one.default is one.empty and one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
+        for one in inspect.signature(function).parameters.values()
+    )
 
 
 def inputs(texts: Sequence[str], dtype: str, seed: int = 0) -> "tuple[torch.Tensor, ...]":

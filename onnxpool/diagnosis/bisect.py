@@ -26,6 +26,7 @@ from onnxpool.golden.file import Case, Golden
 from onnxpool.graph import subgraph
 from onnxpool.graph.forms import Model
 from onnxpool.run.session import Kernels, load
+from onnxpool.validation.foreign import Foreign
 from onnxpool.validation.model import HeldModel
 from onnxpool.validation.validate import Reference, answers_for
 
@@ -55,16 +56,21 @@ def bisect_model(
     case: str | None = None,
     *,
     kernels: Kernels = "off",
+    libraries: Sequence[str | os.PathLike[str]] = (),
 ) -> Bisection:
     """Write the smallest part of ``model`` that fails on ``case``, by default the first case that fails.
 
-    ``reference`` as in :func:`onnxpool.validate`, ``kernels`` as in :func:`onnxpool.load`.
+    ``reference`` as in :func:`onnxpool.validate`, ``kernels`` and ``libraries`` as in :func:`onnxpool.load`.
     Raises :class:`ArgumentError` where nothing fails in ONNX Runtime, and for a folder that holds anything.
     """
     held = HeldModel(model)
-    golden = answers_for(held, reference, case)
-    failing = case or _first_failing(model, golden, kernels)
-    runs = run_both(held, golden, failing, reference, kernels)
+    with Foreign(libraries).known(held.bare) as theirs:
+        golden = answers_for(held, reference, case)
+        failing = case or _first_failing(held, golden, kernels, theirs)
+        return _bisected(run_both(held, golden, failing, reference, kernels, theirs), folder)
+
+
+def _bisected(runs: Runs, folder: str | os.PathLike[str]) -> Bisection:
     first = of_runs(runs).first
     if first is not None and first.part == "introduces":
         node = next(node for node in runs.graph.graph if node.name == first.name)
@@ -73,16 +79,18 @@ def bisect_model(
             names = [first.name, *(str(user.name) for user, _ in node.outputs[0].uses() if user.op_type == "Cast")]
     else:
         names, reason = _shortest(runs), "these nodes are right one by one, and wrong together"
+        if runs.theirs.crashes:
+            reason = runs.theirs.crashes[0]
     part = subgraph.segment(runs.graph, names, runs.feeds)
-    written = bundle.write(folder, part, *_case(runs, part, f"{failing}, part"))
+    written = bundle.write(folder, part, *_case(runs, part, f"{runs.case.name}, part"), runs.theirs.libraries)
     return Bisection(tuple(names), reason, written)
 
 
-def _first_failing(model: Model, golden: Golden, kernels: Kernels) -> str:
-    session = load(model, kernels=kernels)
+def _first_failing(held: HeldModel, golden: Golden, kernels: Kernels, theirs: Foreign) -> str:
+    session = None if theirs.libraries else load(held.source, kernels=kernels)
     for case in golden.cases:
         try:
-            outputs = session.run(case.inputs)
+            outputs = session.run(case.inputs) if session else theirs.run(held.original, case.inputs, kernels)[0]
         except OnnxpoolError:
             return case.name
         for name, answer in case.answers.items():
@@ -97,13 +105,27 @@ def _first_failing(model: Model, golden: Golden, kernels: Kernels) -> str:
 
 
 def _shortest(runs: Runs) -> list[str]:
-    """The shortest run of nodes that fails on reference inputs."""
-    names = [str(node.name) for node in runs.graph.graph if node.op_type != "Constant"]
+    """The shortest run of nodes that fails on reference inputs; it begins and ends where all values are known."""
+    nodes = [node for node in runs.graph.graph if node.op_type != "Constant"]
+    names = [str(node.name) for node in nodes]
     if not _fails(runs, names):
         raise ArgumentError(f"case={runs.case.name!r} does not fail in ONNX Runtime, node by node or as a whole")
-    end = _halve(0, len(names) - 1, lambda last: _fails(runs, names[: last + 1]))
-    start = -_halve(-end, 0, lambda first: _fails(runs, names[-first : end + 1]))
-    return names[start : end + 1]
+    cuts = _cuts(nodes, set(runs.known))
+    end = cuts[_halve(1, len(cuts) - 1, lambda last: _fails(runs, names[: cuts[last]]))]
+    starts = [cut for cut in cuts if cut < end]
+    start = starts[-_halve(1 - len(starts), 0, lambda first: _fails(runs, names[starts[-first] : end]))]
+    return names[start:end]
+
+
+def _cuts(nodes: Sequence[ir.Node], known: set[str]) -> list[int]:
+    """How many nodes may stand in front of a cut: every value that crosses it is known."""
+    last_use = {value: i for i, node in enumerate(nodes) for value in subgraph.taken(node)}
+    cuts, crossing = [0], set[ir.Value]()
+    for i, node in enumerate(nodes[:-1]):
+        crossing = {value for value in (*crossing, *node.outputs) if last_use.get(value, -1) > i}
+        if {str(value.name) for value in crossing} <= known:
+            cuts.append(i + 1)
+    return [*cuts, len(nodes)]
 
 
 def _halve(low: int, high: int, fails: Callable[[int], bool]) -> int:
@@ -117,7 +139,7 @@ def _halve(low: int, high: int, fails: Callable[[int], bool]) -> int:
 def _fails(runs: Runs, names: Sequence[str]) -> bool:
     part = subgraph.segment(runs.graph, names, runs.feeds)
     try:
-        outputs, _ = run_part(part, runs.feeds, runs.kernels)
+        outputs, _ = run_part(part, runs.feeds, runs.kernels, runs.theirs)
     except OnnxpoolError:
         return True
     return any(runs.grown(name, array) > 1 for name, array in outputs.items() if name in runs.known)

@@ -4,7 +4,8 @@
     test_data_set_0/input_0.pb, ...        one case, as ONNX's own tests lay it out: TensorProto files
     test_data_set_0/output_0.pb, ...       the answers, in the types of the outputs
     allowed.json                           by output, the largest error that is allowed
-    versions.json                          of this layout and of what ran here; the command to run
+    versions.json                          of this layout and of what ran here; the command to run; which libraries
+    their.so, ...                          of custom operators by others, if the model needs any
     reproduce.py                           runs the model in ONNX Runtime and compares; needs numpy, onnx, onnxruntime
 
 >>> write(Path("folder"), model, case, {"y": 1e-6})  # doctest: +SKIP
@@ -15,7 +16,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -32,6 +33,7 @@ from onnxpool.golden import bounds
 from onnxpool.golden.file import Case
 from onnxpool.graph import forms
 from onnxpool.graph.forms import Model
+from onnxpool.validation.foreign import Foreign
 from onnxpool.validation.model import HeldModel
 from onnxpool.validation.validate import Reference, answers_for
 
@@ -58,22 +60,28 @@ class Bundle:
 
 
 def write_bundle(
-    model: Model, folder: str | os.PathLike[str], reference: Reference = None, case: str | None = None
+    model: Model,
+    folder: str | os.PathLike[str],
+    reference: Reference = None,
+    case: str | None = None,
+    *,
+    libraries: Sequence[str | os.PathLike[str]] = (),
 ) -> Bundle:
     """Write ``model`` and one of its cases, by default the first, to ``folder``.
 
     ``reference`` as in :func:`onnxpool.validate`. Bare pooling nodes get their functions, so that ONNX Runtime can run
-    the model without the native library. Raises :class:`ArgumentError` for a case that there is none of, and for a
-    folder that holds anything.
+    the model without the native library; ``libraries`` of other custom operators go along. Raises
+    :class:`ArgumentError` for a case that there is none of, and for a folder that holds anything.
     """
     held = HeldModel(model)
-    golden = answers_for(held, reference, case)
+    with Foreign(libraries).known(held.bare) as theirs:
+        golden = answers_for(held, reference, case)
     chosen = golden.case(case)
     allowed = {}
     for name, answer in chosen.answers.items():
         dtype = golden.dtypes.get(name, "float32")
         allowed[name] = float(bounds.network(answer, dtype, chosen.yardstick[name], golden.yardstick).allowed.max())
-    return write(folder, held.runnable.clone(), chosen, allowed, golden.dtypes)
+    return write(folder, held.runnable.clone(), chosen, allowed, golden.dtypes, theirs.libraries)
 
 
 def write(
@@ -82,8 +90,9 @@ def write(
     case: Case,
     allowed: Mapping[str, float],
     dtypes: Mapping[str, str],
+    libraries: Sequence[str] = (),
 ) -> Bundle:
-    """Write a bundle of ``model`` and ``case``; ``allowed`` errors and ``dtypes`` are by output.
+    """Write a bundle of ``model`` and ``case``, with ``libraries``; ``allowed`` errors and ``dtypes`` are by output.
 
     The folder gets its name only when it is complete.
     """
@@ -102,7 +111,10 @@ def write(
             name = str(value.name)
             with np.errstate(over="ignore"):
                 _save(data / f"output_{i}.pb", case.answers[name].astype(dtypes.get(name, "float32")), name)
-        about = {"format": VERSION, "command": COMMAND, "case": case.name, **_versions()}
+        for library in libraries:
+            shutil.copy(library, complete)
+        names = [Path(library).name for library in libraries]
+        about = {"format": VERSION, "command": COMMAND, "case": case.name, **_versions(), "libraries": names}
         (complete / "versions.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
         (complete / "allowed.json").write_text(json.dumps(dict(allowed), indent=1), encoding="utf-8")
         (complete / "reproduce.py").write_text(REPRODUCE.read_text(encoding="utf-8"), encoding="utf-8")

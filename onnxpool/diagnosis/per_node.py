@@ -20,7 +20,8 @@ reference evaluator makes in the model's own type. Where every value is an outpu
 that is right node by node is run once more as it is, and a note says if that is wrong.
 """
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -41,26 +42,39 @@ from onnxpool.graph.forms import Model
 from onnxpool.network import lines
 from onnxpool.run.session import Kernels
 from onnxpool.validation import patterns
+from onnxpool.validation.foreign import Foreign
 from onnxpool.validation.model import HeldModel
 from onnxpool.validation.report import Report, failed
 from onnxpool.validation.validate import Reference, answers_for
 
 
 def compare_nodes(
-    model: Model, reference: Reference = None, case: str | None = None, *, kernels: Kernels = "off"
+    model: Model,
+    reference: Reference = None,
+    case: str | None = None,
+    *,
+    kernels: Kernels = "off",
+    libraries: Sequence[str | os.PathLike[str]] = (),
 ) -> Nodes:
     """Compare every node of ``model``, as it is in the file, on one case; by default the export's example.
 
     Where a file carries no function bodies, those of this version run. ``reference`` as in :func:`onnxpool.validate`;
-    ``kernels`` as in :func:`onnxpool.load`.
+    ``kernels`` and ``libraries`` as in :func:`onnxpool.load`.
     Raises :class:`ArgumentError` for a case that there is none of, and :class:`GoldenError` for a model that onnx's
     reference evaluator cannot run.
     """
     held = HeldModel(model)
-    return of_runs(run_both(held, answers_for(held, reference, case), case, reference, kernels))
+    with Foreign(libraries).known(held.bare) as theirs:
+        return of_runs(run_both(held, answers_for(held, reference, case), case, reference, kernels, theirs))
 
 
-def compare_nodes_of_report(report: Report, model: Model, reference: Reference = None) -> NodesOfReport:
+def compare_nodes_of_report(
+    report: Report,
+    model: Model,
+    reference: Reference = None,
+    *,
+    libraries: Sequence[str | os.PathLike[str]] = (),
+) -> NodesOfReport:
     """The comparison on the first case that failed in ``report``, or the first; natively where that alone failed.
 
     Arguments and errors as of :func:`compare_nodes`, but that what the model is at fault for is a note.
@@ -68,8 +82,9 @@ def compare_nodes_of_report(report: Report, model: Model, reference: Reference =
     wrong = [run for run in report.runs if any(failed(result.verdict) for result in run.results)]
     natively = bool(wrong) and all(run.kernels for run in wrong)
     case = report.failing_case or next((result.case for run in report.runs for result in run.results), None)
+    kernels: Kernels = "require" if natively else "off"
     try:
-        nodes = compare_nodes(model, reference, case, kernels="require" if natively else "off")
+        nodes = compare_nodes(model, reference, case, kernels=kernels, libraries=libraries)
     except (FormError, GoldenError, SessionError) as error:  # the report says what is wrong; this cannot say where
         nodes = Nodes(str(case), report.reference, (), (f"nodes were not compared: {error}",))
     return NodesOfReport(report, nodes)
@@ -94,7 +109,7 @@ def of_runs(runs: Runs) -> Nodes:
 def _fused(runs: Runs) -> bool:
     """Whether the model as it is gives what it does not give where every value is an output."""
     try:
-        outputs, _ = run_part(runs.graph, runs.feeds, runs.kernels)
+        outputs, _ = run_part(runs.graph, runs.feeds, runs.kernels, runs.theirs)
     except OnnxpoolError:
         return True
     return any(runs.grown(name, y) > 1 for name, y in outputs.items() if name in runs.known)

@@ -1,6 +1,6 @@
 """Runs model.onnx beside this file in ONNX Runtime on the inputs in test_data_set_0, and compares with the outputs.
 
-    python reproduce.py [LIBRARY]    LIBRARY: a custom-op library to register first
+    python reproduce.py [LIBRARY]    LIBRARY: a custom-op library to register first, beside those that came along
 
 Needs numpy, onnx and onnxruntime. Exit status 0 where every error is within allowed.json, else 1.
 """
@@ -23,7 +23,8 @@ BFLOAT16 = onnx.TensorProto.BFLOAT16
 def main() -> int:
     """One line per output on standard output; returns the exit status."""
     options = onnxruntime.SessionOptions()
-    for library in sys.argv[1:]:
+    beside = json.loads((HERE / "versions.json").read_text(encoding="utf-8")).get("libraries", [])
+    for library in (*(str(HERE / name) for name in beside), *sys.argv[1:]):
         options.register_custom_ops_library(library)
     session = onnxruntime.InferenceSession(str(HERE / "model.onnx"), options, providers=["CPUExecutionProvider"])
     allowed = json.loads((HERE / "allowed.json").read_text(encoding="utf-8"))

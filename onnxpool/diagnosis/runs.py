@@ -25,6 +25,7 @@ from onnxpool.graph.fingerprint import changes
 from onnxpool.graph.subgraph import OWN
 from onnxpool.network import traced
 from onnxpool.run.session import Kernels, load
+from onnxpool.validation.foreign import Foreign
 from onnxpool.validation.model import HeldModel
 from onnxpool.validation.validate import Reference
 from onnxpool.window import Window
@@ -40,7 +41,7 @@ class Runs:
     ``total`` holds the values of the model as a whole, ``local`` what each node makes of reference inputs, ``refused``
     why a node cannot run on these, ``native`` the pooling nodes that ran natively, ``casts`` what nodes round to that
     were not exported so, in a model that fails, ``notes`` what else a reader should know. ``kernels`` are those that
-    ran.
+    ran, ``theirs`` what runs the operators of other libraries.
     """
 
     graph: ir.Model
@@ -55,6 +56,7 @@ class Runs:
     native: frozenset[str]
     casts: Mapping[str, str]
     notes: tuple[str, ...]
+    theirs: Foreign
 
     def error(self, node: ir.Node, name: str, actual: NDArray[Any] | None, answer: NDArray[Any] | None) -> float:
         """The share of its allowed error that a value uses; infinite for a wrong shape and for NaN out of place."""
@@ -102,7 +104,9 @@ def _share(actual: NDArray[Any], answer: Array, bound: bounds.Bound) -> float:
     return error.share if error.nan == error.infinite == 0 else np.inf
 
 
-def run_both(held: HeldModel, golden: Golden, case: str | None, reference: Reference, kernels: Kernels) -> Runs:
+def run_both(
+    held: HeldModel, golden: Golden, case: str | None, reference: Reference, kernels: Kernels, theirs: Foreign
+) -> Runs:
     """Run the model as a whole, and each node alone, on one case of ``golden``, by default the first.
 
     ``reference`` as in :func:`onnxpool.validate`: a module there gives the values within. What cannot run is noted.
@@ -112,13 +116,13 @@ def run_both(held: HeldModel, golden: Golden, case: str | None, reference: Refer
     if taken != set(chosen.inputs):
         raise GoldenError(f"the answers are for inputs {sorted(chosen.inputs)}, this model takes {sorted(taken)}")
     inside, untraced = _inside(reference, graph, chosen)
-    casts = {} if _right(graph, chosen, kernels) else _narrowing(graph, golden)
+    casts = {} if _right(graph, chosen, kernels, theirs) else _narrowing(graph, golden)
     known = walk(graph, chosen.inputs, chosen.answers | inside, casts)
     anchored = sum(value.anchored for value in known.values())
     given = {name: value.given for name, value in known.items()}
     feeds = {**given, **chosen.inputs}
-    total, native, stopped = _whole(graph, given, feeds, kernels)
-    local, also_native, refused = _alone(graph, given, feeds, kernels)
+    total, native, stopped = _whole(graph, given, feeds, kernels, theirs)
+    local, also_native, refused = _alone(graph, given, feeds, kernels, theirs)
     return Runs(
         graph=graph,
         case=chosen,
@@ -132,13 +136,14 @@ def run_both(held: HeldModel, golden: Golden, case: str | None, reference: Refer
         native=native | also_native,
         casts=casts,
         notes=(*untraced, *stopped, *_changed(held, golden)),
+        theirs=theirs,
     )
 
 
-def _right(graph: ir.Model, case: Case, kernels: Kernels) -> bool:
+def _right(graph: ir.Model, case: Case, kernels: Kernels, theirs: Foreign) -> bool:
     """Whether the model as a whole gives the answers of a case."""
     try:
-        outputs, _ = run_part(graph, case.inputs, kernels)
+        outputs, _ = run_part(graph, case.inputs, kernels, theirs)
     except (OnnxpoolError, KeyError):
         return False
     for name, answer in case.answers.items():
@@ -173,8 +178,13 @@ def _changed(held: HeldModel, golden: Golden) -> list[str]:
     return [f"since the export: {change.text}" for change in changes(golden.fingerprints, held.fingerprints())]
 
 
-def run_part(part: ir.Model, feeds: Feeds, kernels: Kernels) -> tuple[Feeds, frozenset[str]]:
-    """What a part of a graph makes of reference inputs in ONNX Runtime, and the pooling nodes that ran natively."""
+def run_part(part: ir.Model, feeds: Feeds, kernels: Kernels, theirs: Foreign) -> tuple[Feeds, frozenset[str]]:
+    """What a part of a graph makes of reference inputs in ONNX Runtime, and the pooling nodes that ran natively.
+
+    With other libraries it runs in another process, which may die.
+    """
+    if theirs.libraries:
+        return theirs.run(part, feeds, kernels)
     session = load(part, kernels=kernels)
     outputs = session.run({info.name: feeds[info.name] for info in session.inputs})
     return outputs, frozenset(place.node for place in session.placements if place.native)
@@ -190,37 +200,45 @@ def _inside(reference: Reference, graph: ir.Model, case: Case) -> tuple[dict[str
         return {}, [f"values inside the module are not known: {error}"]
 
 
-def _whole(graph: ir.Model, given: Feeds, feeds: Feeds, kernels: Kernels) -> tuple[Feeds, frozenset[str], list[str]]:
+def _whole(
+    graph: ir.Model, given: Feeds, feeds: Feeds, kernels: Kernels, theirs: Foreign
+) -> tuple[Feeds, frozenset[str], list[str]]:
     """Every value, with the errors that have added up to it; none, and a note, where the model cannot run."""
     try:
-        return *run_part(subgraph.opened(graph, given), feeds, kernels), []
+        return *run_part(subgraph.opened(graph, given), feeds, kernels, theirs), []
     except OnnxpoolError as error:
         return {}, frozenset(), [f"the model as a whole does not run: {error}"]
 
 
 def _alone(
-    graph: ir.Model, given: Feeds, feeds: Feeds, kernels: Kernels
+    graph: ir.Model, given: Feeds, feeds: Feeds, kernels: Kernels, theirs: Foreign
 ) -> tuple[Feeds, frozenset[str], dict[str, str]]:
     """What each node makes of reference inputs, all in one run, or one by one where some cannot run; and why not."""
     try:
-        every, native = run_part(subgraph.cut(graph, given), feeds, kernels)
+        every, native = run_part(subgraph.cut(graph, given), feeds, kernels, theirs)
         return {name.removesuffix(OWN): array for name, array in every.items()}, native, {}
     except OnnxpoolError:
-        return _one_by_one(graph, given, feeds, kernels)
+        return _one_by_one(graph, given, feeds, kernels, theirs)
 
 
 def _one_by_one(
-    graph: ir.Model, given: Feeds, feeds: Feeds, kernels: Kernels
+    graph: ir.Model, given: Feeds, feeds: Feeds, kernels: Kernels, theirs: Foreign
 ) -> tuple[Feeds, frozenset[str], dict[str, str]]:
     found: Feeds = {}
     natives: frozenset[str] = frozenset()
     refused: dict[str, str] = {}
     for node in graph.graph:
-        if node.op_type != "Constant" and {str(value.name) for value in node.outputs} <= set(given):
+        if node.op_type != "Constant" and _is_known(node, given, feeds):
             try:
-                outputs, native = run_part(subgraph.segment(graph, [str(node.name)], feeds), feeds, kernels)
+                outputs, native = run_part(subgraph.segment(graph, [str(node.name)], feeds), feeds, kernels, theirs)
             except OnnxpoolError as error:
                 refused[str(node.name)] = str(error)
             else:
                 found, natives = found | outputs, natives | native
     return found, natives, refused
+
+
+def _is_known(node: ir.Node, given: Feeds, feeds: Feeds) -> bool:
+    """Whether there is a reference for all that a node takes and gives."""
+    taken = (value for value in subgraph.taken(node) if ir.convenience.get_const_tensor(value) is None)
+    return {str(value.name) for value in node.outputs} <= set(given) and {str(v.name) for v in taken} <= set(feeds)

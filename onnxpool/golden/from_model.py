@@ -11,6 +11,7 @@ are for small models only.
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from onnxpool.domain import DOMAIN
+from onnxpool.domain import DOMAIN, is_foreign
 from onnxpool.dtypes import Array
 from onnxpool.errors import GoldenError
 from onnxpool.golden import bounds, collect, perturbed
@@ -35,6 +36,9 @@ from onnxpool.window import Window
 
 MOST_WEIGHTS = 4_000_000
 """A model with more weights than this would take minutes."""
+
+FURTHER: ContextVar[tuple[type[OpRun], ...]] = ContextVar("FURTHER", default=())
+"""Operators of other libraries that the evaluator is to know, too (:mod:`onnxpool.validation.foreign`)."""
 
 _FLOATING = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
 
@@ -158,7 +162,7 @@ def _start(proto: Any, operators: Sequence[type[OpRun]] = (), **arguments: Any) 
 
     imports = arguments.get("opsets") or {one.domain: one.version for one in proto.opset_import}
     old = _OLD if imports.get("", NEW_SOFTMAX) < NEW_SOFTMAX else ()
-    known = [*map(_evaluated, OPERATORS.values()), *old, *operators]
+    known = [*map(_evaluated, OPERATORS.values()), *old, *operators, *FURTHER.get()]
     try:
         return ReferenceEvaluator(proto, new_ops=known, **arguments)
     except Exception as error:
@@ -217,6 +221,8 @@ def in_dtype(model: ir.Model, dtype: ir.DataType) -> ir.Model:
             if value.const_value is not None:
                 value.const_value = _tensor(value.const_value, dtype)
         for node in graph:
+            if is_foreign(node.domain) and node.op_identifier() not in model.functions:
+                continue  # what its attributes mean is for its library to say
             for attribute in list(node.attributes.values()):
                 for changed in _attribute(attribute, dtype):
                     node.attributes[changed.name] = changed

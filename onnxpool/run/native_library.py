@@ -137,4 +137,12 @@ def register(options: "onnxruntime.SessionOptions") -> None:
     _registered.add(options)
 
 
+def register_other(options: "onnxruntime.SessionOptions", library: str | os.PathLike[str]) -> None:
+    """Register a library of custom operators by others. Raises :class:`KernelError` where ONNX Runtime refuses it."""
+    try:
+        options.register_custom_ops_library(str(Path(library).resolve()))
+    except Exception as error:
+        raise KernelError(f"ONNX Runtime refused {library}: {error}") from error
+
+
 _registered: "WeakSet[onnxruntime.SessionOptions]" = WeakSet()

@@ -27,7 +27,7 @@ from onnxpool.graph.inlined import inlined
 from onnxpool.graph.integers import folded
 from onnxpool.graph.repair import RENAMED
 from onnxpool.graph.shapes import fits
-from onnxpool.run.native_library import CPU, CUDA, register, why_missing, why_none_for
+from onnxpool.run.native_library import CPU, CUDA, register, register_other, why_missing, why_none_for
 from onnxpool.runtimes._devices import why_no_device
 from onnxpool.window import Window
 
@@ -156,6 +156,7 @@ def load(
     providers: Sequence[Provider] | None = None,
     kernels: Kernels = "auto",
     threads: int | None = None,
+    libraries: Sequence[str | os.PathLike[str]] = (),
 ) -> Session:
     """A session for a model in any form.
 
@@ -163,13 +164,14 @@ def load(
     not here, or that does not start, is passed over for the next, and in the end for the CPU. ``kernels``: ``"auto"``
     uses the native library where it is installed and has kernels for the first provider that starts, ``"require"``
     insists that every pooling node runs natively, ``"off"`` runs function bodies. ``threads`` is the number of threads
-    inside one operator; by default ONNX Runtime's own choice.
+    inside one operator; by default ONNX Runtime's own choice. ``libraries`` are files of custom operators by others.
 
     A model in ONNX Runtime's own format, ``.ort``, runs, but does not tell which of its nodes were ours: it has no
     ``placements``, and ``"require"`` cannot be met.
 
     Raises :class:`ArgumentError` for an argument out of range, :class:`MissingExtra` without ONNX Runtime,
-    :class:`KernelError` where ``"require"`` cannot be met, and :class:`SessionError` where the model does not load.
+    :class:`KernelError` where ``"require"`` cannot be met or ONNX Runtime refuses a library, and :class:`SessionError`
+    where the model does not load.
     """
     if kernels not in get_args(Kernels):
         raise ArgumentError(f"kernels={kernels!r} is unknown; use one of {', '.join(get_args(Kernels))}")
@@ -185,7 +187,7 @@ def load(
     held = None if own_format else forms.read(model)
     nodes = [] if held is None else forms.pool_nodes(held)
     try:
-        session = Session(_started(model, held, chosen, kernels, threads), nodes)
+        session = Session(_started(model, held, chosen, kernels, threads, libraries), nodes)
     except KernelError:
         raise
     except Exception as error:
@@ -216,7 +218,12 @@ def _name(provider: Provider) -> str:
 
 
 def _started(
-    given: Model, held: ir.Model | None, providers: Sequence[Provider], kernels: Kernels, threads: int | None
+    given: Model,
+    held: ir.Model | None,
+    providers: Sequence[Provider],
+    kernels: Kernels,
+    threads: int | None,
+    libraries: Sequence[str | os.PathLike[str]],
 ) -> "onnxruntime.InferenceSession":
     """A session with the first of the providers that starts, and with the kernels for that one.
 
@@ -233,10 +240,12 @@ def _started(
         register(options)  # with no kernel for another provider, its function body beats a copy to the CPU and back
         if held is not None and _name(first) == CPU:
             model = folded(held) or model
+    for library in libraries:
+        register_other(options, library)
     session: onnxruntime.InferenceSession = _open(model, options, providers)
     if _name(first) in session.get_providers():
         return session
-    return _started(given, held, others or [CPU], kernels, threads)
+    return _started(given, held, others or [CPU], kernels, threads, libraries)
 
 
 def _insist(session: Session, model: ir.Model) -> None:

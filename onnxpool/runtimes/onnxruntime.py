@@ -58,7 +58,10 @@ def _not_built(provider: str) -> str:
 
 
 def open_model(path: str, options: dict[str, Any]) -> tuple[Callable[[Pairs], Pairs], dict[str, Any]]:
-    """A session: in the child, without onnxpool. The option ``denormals="zero"`` takes these numbers for 0."""
+    """A session: in the child, without onnxpool. The option ``denormals="zero"`` takes these numbers for 0.
+
+    ``library`` is the file of our kernels, ``libraries`` are those of other custom operators.
+    """
     import onnxruntime as ort
 
     settings = ort.SessionOptions()
@@ -68,8 +71,9 @@ def open_model(path: str, options: dict[str, Any]) -> tuple[Callable[[Pairs], Pa
     settings.intra_op_num_threads = options.get("threads", 0)
     if options.get("denormals") == "zero":
         settings.add_session_config_entry("session.set_denormal_as_zero", "1")
-    if options.get("library"):
-        settings.register_custom_ops_library(options["library"])
+    own = [options["library"]] if options.get("library") else []
+    for library in (*own, *options.get("libraries", ())):
+        settings.register_custom_ops_library(library)
     provider = options.get("provider", "CPUExecutionProvider")
     session = ort.InferenceSession(path, settings, providers=list(dict.fromkeys([provider, "CPUExecutionProvider"])))
     if provider not in session.get_providers():

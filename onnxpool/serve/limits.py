@@ -61,8 +61,9 @@ class Options:
 
     ``poll_s`` is the time between two looks for replaced files; 0 never looks. ``on_mismatch`` says what becomes of a
     model whose golden answers do not come out on this machine. ``require_certificate`` refuses models without a
-    certificate that matches, and that the key in ``public_key``, a PEM file, has signed if it is given. ``control``
-    lets clients load and unload. A server is ready when one of its models is; with ``strict_readiness`` when all are.
+    certificate that matches, and that the key in ``public_key``, a PEM file, has signed if it is given. ``libraries``
+    are files of custom operators by others, which every session registers, in this process. ``control`` lets clients
+    load and unload. A server is ready when one of its models is; with ``strict_readiness`` when all are.
     ``access_log`` writes a line for each request to standard error. With a ``token``, or several ``tokens`` of which
     any will do, every request but those for liveness, readiness and the page must carry one. ``hosts`` are the names
     under which the server may be called, None for any.
@@ -84,6 +85,7 @@ class Options:
     on_mismatch: OnMismatch = "refuse"
     require_certificate: bool = False
     public_key: str | os.PathLike[str] | None = None
+    libraries: tuple[str | os.PathLike[str], ...] = ()
     control: bool = True
     strict_readiness: bool = False
     access_log: Literal["off", "text", "json"] = "off"

@@ -270,7 +270,12 @@ class Repository:
         stamp = _stamp(file)
         _check(file)
         self._check_certificate(file)
-        session = load(file, kernels=self.options.kernels, threads=self.options.session_threads)
+        session = load(
+            file,
+            kernels=self.options.kernels,
+            threads=self.options.session_threads,
+            libraries=self.options.libraries,
+        )
         trial = attempt(session, file)
         if trial.fault and self.options.on_mismatch == "refuse":
             raise SessionError(
@@ -289,7 +294,9 @@ class Repository:
 
     def _check_certificate(self, file: Path) -> None:
         if self.options.require_certificate:
-            certificate.check_certificate(file, public_key=self.options.public_key, serving=True)
+            certificate.check_certificate(
+                file, public_key=self.options.public_key, libraries=self.options.libraries, serving=True
+            )
 
     def _describe(self, key: Key, session: Session, trial: Trial) -> None:
         self.metrics.pooling.labels(*key).set(len(session.placements))

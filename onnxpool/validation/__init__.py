@@ -9,6 +9,7 @@
     patterns.py      what wrong elements suggest              spread.py        how errors are spread, for the charts
     evidence.py      which files ran, and who judged          signatures.py    of certificates
     limits.py        what runtimes are known not to do        quantized.py     a quantised model beside its original
+    foreign.py       operators of other libraries             invariance.py    what answers must not depend on
 
 The public names are those below; :func:`onnxpool.validate` makes a :class:`Report`, which :func:`sentences`,
 :func:`html_page` and :func:`junit_xml` show. Runtimes run in processes of their own, which may die

@@ -180,7 +180,8 @@ def verify_certificate(
     if certificate.digest != _digest(certificate.content):
         faults.append("its content was edited: the digest does not match")
     faults += signatures.faults(_canonical(certificate.content), certificate.signatures, public_key)
-    notes = [*signatures.unchecked(certificate.signatures, public_key)]
+    notes = [str(note) for note in certificate.report["notes"] if str(note).startswith("left out as asked")]
+    notes += signatures.unchecked(certificate.signatures, public_key)
     for change, broken in _changes(certificate.content, Path(model), [Path(library) for library in libraries]):
         (faults if broken else notes).append(change)
     return Verification(certificate, tuple(faults), (*notes, *_version_notes(certificate.report["environment"])))
@@ -273,7 +274,11 @@ def _unserved(content: dict[str, Any], model: Path, libraries: Sequence[str]) ->
         yield f"{answers.name} is missing, so that nothing shows that its answers come out here"
     if unnamed := sorted(set(content["libraries"]) - set(libraries)):
         yield f"it was validated with {', '.join(unnamed)}"
-    ran = [run for run in content["report"]["runs"] if run["runtime"].split()[0] == "onnxruntime"]
+    ran = [
+        run
+        for run in content["report"]["runs"]
+        if run["runtime"].split()[0] == "onnxruntime" and "invariant" not in run["options"]
+    ]
     right = {run["form"] for run in ran if run["verdict"] != "skipped" and not failed(run["verdict"])}
     if content["form"] not in right:
         yield f"the form that the model is in, {content['form']}, was not run in ONNX Runtime"
@@ -312,8 +317,8 @@ _CONTENT: dict[str, type | tuple[type, ...]] = {
 }
 """The fields that are read here, and their types."""
 
-_REPORT = {"passed": bool, "summary": str, "environment": dict, "runs": list}
-_RUN = {"runtime": str, "form": str, "verdict": str}
+_REPORT = {"passed": bool, "summary": str, "environment": dict, "runs": list, "notes": list}
+_RUN = {"runtime": str, "form": str, "verdict": str, "options": dict}
 
 
 def _read(values: dict[str, Any]) -> Certificate:

@@ -44,11 +44,15 @@ MOST_CRASHES = 3
 
 @dataclass
 class Files:
-    """The files that children open, each written when first needed: the model in each form, and the module."""
+    """The files that children open, each written when first needed: the model in each form, and the module.
+
+    ``libraries`` of other custom operators are there already.
+    """
 
     held: HeldModel
     module: "torch.nn.Module | None"
     folder: Path
+    libraries: Sequence[str] = ()
     _written: dict[str, Path] = field(default_factory=dict)
 
     def path(self, form: str, *, native: bool = False) -> Path:
@@ -206,6 +210,7 @@ class Matrix:
             "arrangement": self.files.arrangement,
             "path": sys.path,
             "library": configuration.library if native else None,
+            "libraries": [*self.files.libraries],
         }
 
 

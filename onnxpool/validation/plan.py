@@ -58,6 +58,8 @@ class Configuration:
         """Why it cannot be tried here, or nothing."""
         if self.form not in (self.runtime.kernels if self.kernels else self.runtime.forms):
             return f"{self.runtime.name} takes {' and '.join(self.runtime.forms)} form"
+        if options.get("libraries") and self.form != "module" and self.runtime.name != "onnxruntime":
+            return f"{self.runtime.name} cannot load libraries of ONNX Runtime"
         if self.kernels and (reason := self.no_kernels):
             return reason
         if self.kernels and self.release and tuple(map(int, self.release.split(".")[:2])) < OLDEST:

@@ -34,10 +34,11 @@ from onnxpool.graph.inlined import inlined
 from onnxpool.graph.quantized import is_quantized
 from onnxpool.run.native_library import why_missing
 from onnxpool.runtimes import RUNTIMES
-from onnxpool.validation import limits, quantized
+from onnxpool.validation import invariance, limits, quantized
 from onnxpool.validation.blame import sides
 from onnxpool.validation.compare import Judge
 from onnxpool.validation.evidence import Watch, gather
+from onnxpool.validation.foreign import Foreign
 from onnxpool.validation.matrix import Files, Matrix
 from onnxpool.validation.model import HeldModel
 from onnxpool.validation.plan import plan
@@ -65,6 +66,8 @@ def validate(
     timeout_s: float = 600,
     progress: Progress | None = None,
     max_steps: float | None = None,
+    libraries: Sequence[str | os.PathLike[str]] = (),
+    invariant: Sequence[Literal["batch", "threads", "runs"]] = (),
 ) -> Report:
     """Run ``model`` in each of ``forms`` and compare every output with float64 answers.
 
@@ -86,23 +89,36 @@ def validate(
     natively. One answer of a runtime may take ``timeout_s`` seconds. ``progress`` is called before each run with how
     many are done, of how many, and the name of the next.
 
+    ``libraries`` are files of custom operators by others, which every run in ONNX Runtime registers, in its process; a
+    model without answers is then judged by itself, with what these operators give there.
+
+    ``invariant`` asks whether answers depend on what they should not, in ONNX Runtime: rows on others in their batch,
+    all on the number of threads and on earlier runs (:mod:`onnxpool.validation.invariance`). The notes say of each
+    output whether it is the same bit for bit or within rounding; it fails where it is neither.
+
     Raises :class:`ArgumentError` for an argument that names nothing, :class:`FormError` for what is not a model, and
     :class:`GoldenError` where no answers can be had. Whatever goes wrong while the model runs is in the report.
     """
     names = _checked(on, forms, require, threads, timeout_s, max_steps)
-    watch = Watch(model)
+    ways = invariance.checked(invariant)
+    theirs = Foreign(libraries, timeout_s)
+    watch = Watch(model, libraries)
     held = HeldModel(model)
     digests = watch.digests()
     original = quantized.original_of(held, reference)
-    golden, unanswered = _answers(held, reference, case)
-    golden = golden.without(without)
+    with theirs.known(held.bare):
+        golden, unanswered = _answers(held, reference, case)
+        golden = golden.without(without)
+        outside = beyond(held, golden)
     unlike, told = quantized.judge(held, golden, original, max_steps)
     configurations = plan(names, forms, [os.fspath(python) for python in pythons], threads, pools=held.pools)
-    with tempfile.TemporaryDirectory(prefix="onnxpool-") as folder:
+    with tempfile.TemporaryDirectory(prefix="onnxpool-") as folder, theirs.known(held.bare):
         module: Any = reference if hasattr(reference, "state_dict") else None
-        outside = beyond(held, golden)
-        matrix = Matrix(Files(held, module, Path(folder)), Judge(golden, held), timeout_s, outside)
+        files, judge = Files(held, module, Path(folder), theirs.libraries), Judge(golden, held)
+        matrix = Matrix(files, judge, timeout_s, outside)
         runs = tuple(matrix.run(configurations, progress or (lambda *_: None)))
+        examined, invariances = invariance.examine(files, judge, ways, threads, timeout_s)
+        runs = (*runs, *examined)
     if unanswered and {run.verdict for run in runs} - {"skipped"} != {"unloadable"}:
         raise unanswered
     found = changes(golden.fingerprints, held.fingerprints()) if golden.fingerprints else []
@@ -112,7 +128,8 @@ def validate(
         verdict = "structure"  # the model is another one, even where no answer shows it
     if unlike:
         verdict = worst([verdict, "mismatch"])
-    wrong = sides(held, golden, runs, matrix.differing)
+    with theirs.known(held.bare):
+        wrong = sides(held, golden, runs, matrix.differing)
     return Report(
         model=held.name,
         verdict=verdict,
@@ -123,6 +140,7 @@ def validate(
             *wrong,
             *told,
             *golden.notes,
+            *invariances,
             *_promised(held, outside),
             *_unchecked(held, golden),
             *_loose(golden),
