@@ -1,6 +1,7 @@
 // Any window, with one plane in each lane: cells are transposed on their way in, results on their way out, and in
 // between a window is a few loads and additions that concern no other lane. So no kernel, stride, dilation or padding is
-// a case of its own. Sums go along one axis after the other: k + k + k cells for a window of k^3.
+// a case of its own. Sums go along one axis after the other: k + k + k cells for a window of k^3; a few rows at a time
+// along the first one, so that their cells stay in the first cache.
 //
 // A lane's share is an item: a plane, or where these are few or large a part of its rows or columns, with the cells
 // around it that its windows reach. Cells of an item that lie outside the input weigh nothing.
@@ -11,62 +12,6 @@
 
 namespace onnxpool::ONNXPOOL_ISA {
 
-constexpr int64_t kInRow = 8;  // cells that are summed one after the other; then the sums are
-
-// Sums of weights and of products, relative to 2^n in ranged form.
-template <class Value>
-struct SumsOf {
-  using V = Vec<Value>;
-  V *w, *p, *n;
-
-  INLINED SumsOf operator+(int64_t i) const { return {w + i, p + i, n + i}; }
-
-  // Along one axis of `in` cells, `outer` times, each cell `inner` registers: the sums over the kernel's cells.
-  template <bool kRanged, bool kSquares>
-  KEEP_CALL static void along(const Axis& axis, int64_t in, int64_t out, int64_t pad, int64_t outer, int64_t inner,
-                              SumsOf from, SumsOf to) {
-    const int64_t step = axis.dilation * inner;
-    for (int64_t a = 0; a < outer; ++a) {
-      for (int64_t o = 0; o < out; ++o) {
-        // The kernel's cells [first, last) are among those of `from`.
-        const int64_t start = o * axis.stride - pad;
-        const int64_t first = start >= 0 ? 0 : (-start + axis.dilation - 1) / axis.dilation;
-        const int64_t last = least(axis.kernel, start >= in ? 0 : (in - start + axis.dilation - 1) / axis.dilation);
-        const int64_t at = (a * in + start) * inner, put = (a * out + o) * inner;
-        for (int64_t i = 0; i < inner; ++i) one<kRanged, kSquares>(from, at + i, first, last, step, to + (put + i));
-      }
-    }
-  }
-
- private:
-  // Runs of kInRow cells are counted from the kernel's own first cell, whether that is in the input or not: the sum of a
-  // window must not depend on which cells beside it an item holds.
-  template <bool kRanged, bool kSquares>
-  INLINED static void one(SumsOf from, int64_t at, int64_t first, int64_t last, int64_t step, SumsOf to) {
-    V top = all(kNone<Value>), w = {}, p = {};
-    if constexpr (kRanged) {
-      for (int64_t k = first; k < last; ++k) top = larger(from.n[at + k * step], top);
-      *to.n = top;
-    }
-    for (int64_t begin = first; begin < last;) {
-      const int64_t end = least(last, (begin / kInRow + 1) * kInRow);
-      V own_w = {}, own_p = {};
-      for (; begin < end; ++begin) {
-        const int64_t k = at + begin * step;
-        if constexpr (kRanged) {
-          const V factor = scaled<Value>(all<Value>(1), from.n[k] - top);
-          own_w = fma(from.w[k], factor, own_w);
-          own_p = fma(from.p[k], kSquares ? factor * factor : factor, own_p);
-        } else {
-          own_w = own_w + from.w[k], own_p = own_p + from.p[k];
-        }
-      }
-      w = w + own_w, p = p + own_p;
-    }
-    *to.w = w, *to.p = p;
-  }
-};
-
 template <template <class, class> class OfMethod, class T>
 class LanesLoop {
   using Value = Wide<T>;
@@ -74,11 +19,9 @@ class LanesLoop {
   using Method = OfMethod<Value, double>;
   using W = Weights<Method, Value>;
   static constexpr int64_t kN = kLanes<Value>;
+  static constexpr int64_t kInRow = 8;  // cells that are summed one after the other; then the sums are
 
  public:
-  // Of an item, about, and at most: what is held of a register's items fits the second cache.
-  static constexpr int64_t kCells = 2048, kMostCells = 4096;
-
   static Schedule schedule(const Plan& plan) {
     const PlannedAxis &depth = plan.depth, &height = plan.height, &width = plan.width;
     Schedule s;
@@ -86,18 +29,18 @@ class LanesLoop {
     s.units = plan.planes * (flat ? depth.out : 1);
     s.slices = flat ? 1 : depth.in;
     // Whole rows if an item may have them: then its cells follow each other. Else parts of them, of like size.
-    const int64_t tall = least(height.in, height.extent), room = kMostCells / s.slices / tall;
-    const int64_t widest = most(kCells / s.slices / tall, 4 * width.extent);
-    if (width.in > most(room, 4 * width.extent)) s.tiles = parts(width.out, (widest - width.extent) / width.stride + 1);
+    const int64_t widest = most(least(kColumns, kSums / s.slices * width.stride), 4 * width.extent);
+    if (width.in > widest) s.tiles = parts(width.out, (widest - width.extent) / width.stride + 1);
     s.tile = (width.out + s.tiles - 1) / s.tiles;
     s.tiles = parts(width.out, s.tile);
     s.columns = s.tiles == 1 ? width.in : (s.tile - 1) * width.stride + width.extent;
-    const int64_t rows = most(kCells / s.slices / s.columns, least(height.in, 2 * height.extent));
-    if (rows < height.in) s.bands = parts(height.out, (rows - height.extent) / height.stride + 1);
-    // Where that fills no register, smaller parts do, as long as no more than half of the rows are read twice.
+    // As many rows as sums have room for, and no more than half of them read twice.
+    const int64_t once = (height.extent + height.stride - 1) / height.stride;
+    const int64_t room = least((kSums / s.tile - height.extent) / height.stride + 1, kSums / s.tile / s.slices);
+    s.bands = parts(height.out, most(room, once));
+    // Where that fills no register, smaller parts do.
     const int64_t wanted = parts(kN, s.units * s.tiles);
-    const int64_t smallest = most(1, (height.extent + height.stride - 1) / height.stride - 1);
-    if (s.bands < wanted) s.bands = most(s.bands, least(wanted, parts(height.out, smallest)));
+    if (s.bands < wanted) s.bands = most(s.bands, least(wanted, parts(height.out, most(1, once - 1))));
     s.band = (height.out + s.bands - 1) / s.bands;
     s.bands = parts(height.out, s.band);
     s.rows = s.bands == 1 ? height.in : (s.band - 1) * height.stride + height.extent;
@@ -105,9 +48,7 @@ class LanesLoop {
     const int64_t step_cells = kN * s.slices * s.rows * s.columns;
     s.steps_per_task = kTaskCells / step_cells + 1;
     s.tasks = (s.steps + s.steps_per_task - 1) / s.steps_per_task;
-    const int64_t first = most(s.slices * s.rows * s.columns + kN, s.slices * s.band * s.tile);
-    const int64_t second = most(s.slices * s.rows * s.tile, depth_out(plan) * s.band * s.tile + kN);
-    s.scratch_bytes = static_cast<size_t>(3 * (first + second) * kVectorBytes);
+    s.scratch_bytes = static_cast<size_t>(3 * Rooms(plan, s).all() * kVectorBytes);
     return s;
   }
 
@@ -115,115 +56,157 @@ class LanesLoop {
       : plan_(plan), schedule_(schedule), inputs_(inputs), y_(y), scratch_(static_cast<V*>(scratch)) {}
 
   // Items [step * kN, (step + 1) * kN). Which form of weights they have does not show in their bits, so that it may
-  // depend on the steps before: after one that had to be done again, all are ranged at once.
+  // depend on the steps before: after one that had to be done again, all are at once as that one was.
   void step(int64_t step) {
     place(step);
-    if (near_ && near_step<false>()) return;
-    near_ = false;
-    if (!near_step<true>()) repair();
+    if (form_ == kPlain && pool<false>()) return;
+    form_ = form_ == kPlain ? kRange : form_;
+    if (form_ == kRange && pool<true>()) return;
+    form_ = kCareful;
+    if (!pool<true>()) repair();
   }
 
  private:
-  using Sums = SumsOf<Value>;
+  static constexpr int64_t kColumns = 256, kRow = 200;  // cells of a row, and of rows that are weighed at once
+  static constexpr int64_t kSums = 2048;  // sums of an item that are held: those of all lanes fit the second cache
+
+  // Sums of weights and of products, relative to 2^n in ranged form.
+  struct Sums {
+    V *w, *p, *n;
+
+    INLINED Sums operator+(int64_t i) const { return {w + i, p + i, n + i}; }
+  };
 
   static int64_t parts(int64_t whole, int64_t part) { return (whole + most(part, 1) - 1) / most(part, 1); }
 
+  // Axes with more than one cell to sum, or with cells to leave out.
+  static bool counts(const Axis& axis) { return axis.kernel > 1 || axis.stride > 1; }
+
   static int64_t depth_out(const Plan& plan) { return plan.depth.kernel == 1 ? 1 : plan.depth.out; }
+
+  // Scratch memory, in registers: along the axes of a slice, and then along depth, sums overwrite what they were made of.
+  // What is read must lie so far ahead of what is written as windows reach back into the padding.
+  struct Rooms {
+    int64_t group;            // rows that are weighed at once
+    int64_t cells, across;    // where their cells and sums are
+    int64_t slice, down, deep;  // room for a slice, where its sums go along depth, room for those
+
+    Rooms(const Plan& plan, const Schedule& s) {
+      group = s.tiles > 1 ? 1 : least(s.rows, most(1, kRow / s.columns));
+      across = s.bands > 1 ? 0 : plan.height.pad * s.tile;
+      cells = across + (s.tiles > 1 ? 0 : plan.width.pad) + group * most(0, s.tile - s.columns);
+      slice = cells + s.rows * most(s.tile, s.columns) + kN;
+      down = plan.depth.kernel > 1 ? plan.depth.pad * s.band * s.tile : 0;
+      deep = plan.depth.kernel > 1 ? down + most(s.slices, plan.depth.out) * s.band * s.tile + kN : 0;
+    }
+    int64_t all() const { return slice + deep; }
+  };
+
+  struct Item {
+    int64_t plane, z, band, tile;
+    int64_t start, row, column;              // its first cell, if it were in the input
+    int64_t out, out_rows, out_columns;
+  };
 
   // Where each lane's item lies. Lanes that have none do the last item once more, and write nothing.
   KEEP_CALL void place(int64_t step) {
-    const Plan& plan = plan_;
+    const PlannedAxis &depth = plan_.depth, &height = plan_.height, &width = plan_.width;
     const Schedule& s = schedule_;
-    const int64_t items = s.units * s.bands * s.tiles;
-    used_ = least(kN, items - step * kN);
+    used_ = least(kN, s.units * s.bands * s.tiles - step * kN);
+    int64_t tile = step * kN % s.tiles, unit = step * kN / s.tiles % s.units, band = step * kN / s.tiles / s.units;
+    const bool stacked = depth.kernel == 1 && depth.out > 1;  // units are slices
     UNROLL_NONE
     for (int64_t lane = 0; lane < kN; ++lane) {
-      const int64_t item = step * kN + least(lane, used_ - 1), unit = item % s.units, part = item / s.units;
       Item& at = items_[lane];
-      at.tile = part % s.tiles, at.band = part / s.tiles;
-      const bool flat = plan.depth.kernel == 1;
-      at.plane = flat ? unit / plan.depth.out : unit;
-      at.z = flat ? unit % plan.depth.out : 0;
-      at.slice = at.plane * plan.depth.in + at.z * plan.depth.stride;
-      at.row = s.bands == 1 ? 0 : at.band * s.band * plan.height.stride - plan.height.pad;
-      at.column = s.tiles == 1 ? 0 : at.tile * s.tile * plan.width.stride - plan.width.pad;
-      at.out_rows = least(s.band, plan.height.out - at.band * s.band);
-      at.out_columns = least(s.tile, plan.width.out - at.tile * s.tile);
+      at.plane = stacked ? unit / depth.out : unit, at.z = stacked ? unit % depth.out : 0;
+      at.band = band, at.tile = tile;
+      at.row = s.bands == 1 ? 0 : band * s.band * height.stride - height.pad;
+      at.column = s.tiles == 1 ? 0 : tile * s.tile * width.stride - width.pad;
+      at.start = ((at.plane * depth.in + at.z * depth.stride) * height.in + at.row) * width.in + at.column;
+      at.out = ((at.plane * depth.out + at.z) * height.out + band * s.band) * width.out + tile * s.tile;
+      at.out_rows = least(s.band, height.out - band * s.band);
+      at.out_columns = least(s.tile, width.out - tile * s.tile);
+      if (lane + 1 >= used_) continue;
+      if (++tile < s.tiles) continue;
+      tile = 0;
+      if (++unit < s.units) continue;
+      unit = 0, ++band;
     }
   }
 
-  // False where weights are out of range; ranged, where a cell is huge.
+  // False where weights are out of range; ranged, where that needs care; carefully, where a cell is huge.
   template <bool kRanged>
-  KEEP_CALL bool near_step() {
+  KEEP_CALL bool pool() {
     const Schedule& s = schedule_;
-    const int64_t first = most(s.slices * s.rows * s.columns + kN, s.slices * s.band * s.tile);
-    const int64_t second = most(s.slices * s.rows * s.tile, depth_out(plan_) * s.band * s.tile + kN);
-    Sums a{scratch_, scratch_ + first, scratch_ + 2 * first};
-    V* const start = scratch_ + 3 * first;
-    Sums b{start, start + second, start + 2 * second};
-    W weights(plan_.depth.kernel * plan_.height.kernel * plan_.width.kernel);
-    if (!weigh<kRanged>(a, &weights)) return false;
     const PlannedAxis &depth = plan_.depth, &height = plan_.height, &width = plan_.width;
-    const auto sum_along = SumsOf<Value>::template along<kRanged, W::kSquares>;
-    sum_along(width, s.columns, s.tile, s.tiles == 1 ? width.pad : 0, s.slices * s.rows, 1, a, b);
-    sum_along(height, s.rows, s.band, s.bands == 1 ? height.pad : 0, s.slices, s.tile, b, a);
-    if (depth.kernel > 1) {
-      sum_along(depth, s.slices, depth.out, depth.pad, 1, s.band * s.tile, a, b);
-    } else {
-      b = a;
-    }
-    const int64_t outputs = depth_out(plan_) * s.band * s.tile;
-    for (int64_t i = 0; i < outputs; ++i) {
-      const V y = quotient(b.p[i], b.w[i]);
-      if constexpr (kRanged) b.p[i] = W::result(y, b.w[i], b.n[i]);
-      else b.p[i] = W::result(y, b.w[i]);
-    }
-    put(b.p);
-    return !kRanged || !weights.huge();
-  }
-
-  // Every cell of the items: its weight, and its value times that.
-  template <bool kRanged>
-  bool weigh(Sums to, W* weights) {
-    const Schedule& s = schedule_;
-    const PlannedAxis &height = plan_.height, &width = plan_.width;
-    Run run;
+    const Rooms rooms(plan_, s);
+    const auto array = [](V* start, int64_t count) { return Sums{start, start + count, start + 2 * count}; };
+    const Sums slice = array(scratch_, rooms.slice), pile = array(scratch_ + 3 * rooms.slice, rooms.deep);
+    const bool deep = depth.kernel > 1, tall = counts(height), wide = counts(width) || !(deep || tall);
+    const Sums across = slice + (tall ? rooms.across : 0);
+    W weights(depth.kernel * height.kernel * width.kernel);
+    if (kRanged && form_ == kCareful) weights.be_careful();
     for (int64_t z = 0; z < s.slices; ++z) {
-      for (int64_t r = 0; r < (s.tiles == 1 ? 1 : s.rows); ++r) {
-        UNROLL_NONE
-        for (int64_t lane = 0; lane < kN; ++lane) {
-          const Item& at = items_[lane];
-          const int64_t row = at.row + r;
-          run.start[lane] = ((at.slice + z) * height.in + row) * width.in + at.column;
-          if (s.tiles == 1) {  // rows follow each other without a gap
-            run.from[lane] = most(0, -row) * width.in;
-            run.to[lane] = least(s.rows, height.in - row) * width.in;
-          } else {
-            const bool inside = row >= 0 && row < height.in;
-            run.from[lane] = most(0, -at.column);
-            run.to[lane] = inside ? least(s.columns, width.in - at.column) : 0;
-          }
-        }
-        const int64_t count = s.tiles == 1 ? s.rows * s.columns : s.columns;
-        const int64_t at = (z * s.rows + r) * s.columns;
-        if (!weigh_run<kRanged>(run, count, to + at, weights)) return false;
+      for (int64_t row = 0; row < s.rows; row += rooms.group) {
+        const int64_t rows = least(rooms.group, s.rows - row);
+        const Sums own = across + row * s.tile, cells = wide ? slice + (rooms.cells + row * s.tile) : own;
+        weigh<kRanged>(z, row, rows, cells, &weights);
+        if (!kRanged && !weights.near(true)) return false;
+        if (!wide) continue;
+        const auto sum = deep || tall ? along<kRanged, false> : along<kRanged, true>;
+        sum(width, s.columns, s.tile, s.tiles == 1 ? width.pad : 0, rows, 1, cells, own);
       }
+      if (!deep && !tall) continue;
+      const auto sum = deep ? along<kRanged, false> : along<kRanged, true>;
+      const Sums to = deep ? pile + (rooms.down + z * s.band * s.tile) : slice;
+      sum(height, s.rows, s.band, s.bands == 1 ? height.pad : 0, 1, s.tile, across, to);
     }
-    return true;
+    if (deep) along<kRanged, true>(depth, s.slices, depth.out, depth.pad, 1, s.band * s.tile, pile + rooms.down, pile);
+    const Sums results = deep ? pile : slice;
+    put(results.p);
+    return !kRanged || weights.right();
   }
 
   // `count` cells of each lane, from `start` on; those of [from, to) are in the input.
   struct Run {
     int64_t start[kRoom<Value>], from[kRoom<Value>], to[kRoom<Value>];
+    int64_t latest, earliest;  // from, to
+    int64_t ahead;             // where cells are that are wanted next
+    int64_t room;              // cells from the last of `start` to the end of the tensor
   };
 
+  // Every cell of some rows of the items: its weight, and its value times that.
+  template <bool kRanged>
+  INLINED void weigh(int64_t z, int64_t first, int64_t rows, Sums to, W* weights) const {
+    const Schedule& s = schedule_;
+    const PlannedAxis &height = plan_.height, &width = plan_.width;
+    const int64_t count = rows * s.columns;
+    Run run;
+    run.latest = 0, run.earliest = count, run.room = plan_.planes * plan_.depth.in * height.in * width.in;
+    int64_t furthest = 0;
+    UNROLL_NONE
+    for (int64_t lane = 0; lane < kN; ++lane) {
+      const Item& at = items_[lane];
+      const int64_t row = at.row + first, above = most(0, -row), left = least(rows, height.in - row);
+      run.start[lane] = at.start + (z * height.in + first) * width.in;
+      // Whole rows follow each other without a gap.
+      run.from[lane] = s.tiles == 1 ? above * width.in : most(0, -at.column);
+      run.to[lane] = s.tiles == 1 ? left * width.in
+                     : above == 0 && left > 0 ? least(s.columns, width.in - at.column) : 0;
+      run.latest = most(run.latest, run.from[lane]), run.earliest = least(run.earliest, run.to[lane]);
+      furthest = most(furthest, run.start[lane]);
+    }
+    run.room -= furthest;
+    // As many streams as lanes are more than a processor follows by itself.
+    run.ahead = rows < s.rows ? count : s.slices > 1 ? height.in * width.in : kN * (run.start[1] - run.start[0]);
+    weigh_run<kRanged>(run, count, to, weights);
+  }
+
   KEEP_CALL void load_cells(const T* cells, const Run& run, int64_t i, bool whole, V* rows) const {
-    // As many streams as lanes are more than a processor follows by itself: where the next register's planes will be.
-    const int64_t ahead = kN * (run.start[1] - run.start[0]);
     if (whole) {
       UNROLL_ALL
       for (int64_t lane = 0; lane < kN; ++lane) {
-        __builtin_prefetch(cells + run.start[lane] + i + ahead);
+        __builtin_prefetch(cells + run.start[lane] + i + run.ahead, 0, 2);  // the first cache is full of sums
         rows[lane] = load(cells + run.start[lane] + i);
       }
     } else {
@@ -236,67 +219,122 @@ class LanesLoop {
   }
 
   template <bool kRanged>
-  INLINED bool weigh_run(const Run& run, int64_t count, Sums to, W* weights) const {
+  INLINED void weigh_run(const Run& run, int64_t count, Sums to, W* weights) const {
     using Signed = typename ExpConstants<Value>::Signed;
-    int64_t latest = 0, earliest = count;
     Ints<Value> from, to_end;
     UNROLL_NONE
     for (int64_t lane = 0; lane < kN; ++lane) {
-      latest = most(latest, run.from[lane]), earliest = least(earliest, run.to[lane]);
       from[lane] = static_cast<Signed>(run.from[lane]), to_end[lane] = static_cast<Signed>(run.to[lane]);
     }
     for (int64_t i = 0; i < count; i += kN) {
-      const bool inside = latest <= i && earliest >= least(i + kN, count);
+      const bool inside = run.latest <= i && run.earliest >= least(i + kN, count);
+      const bool whole = inside && i + kN <= run.room;  // what follows a run is loaded too, and not looked at
       V rows[kRoom<Value>], logits[Method::kInputs > 1 ? kRoom<Value> : 1];
-      load_cells(inputs_.x, run, i, inside && i + kN <= count, rows);
-      if constexpr (Method::kInputs > 1) load_cells(inputs_.logit, run, i, inside && i + kN <= count, logits);
-      const auto cell = [&](int64_t j) INLINED {
+      load_cells(inputs_.x, run, i, whole, rows);
+      if constexpr (Method::kInputs > 1) load_cells(inputs_.logit, run, i, whole, logits);
+      const int64_t end = least(kN, count - i);
+      for (int64_t j = 0; j < end; ++j) {
         const V logit = Method::kInputs > 1 ? logits[Method::kInputs > 1 ? j : 0] : rows[j];
         Cells<Value> cells;
-        if constexpr (kRanged) {
-          cells = weights->split(rows[j], logit);
-        } else {
-          cells.x = rows[j];
-          cells.w = weights->weight(rows[j], logit);
-        }
+        if constexpr (kRanged) cells = weights->split(rows[j], logit);
+        else cells.x = rows[j], cells.w = weights->weight(rows[j], logit);
         if (!inside) {
           const auto at = static_cast<Signed>(i + j);
-          const auto within = (from <= at) & (to_end > at);
-          cells.w = within ? cells.w : V{};
-          if constexpr (kRanged) cells.n = within ? cells.n : all(kNone<Value>);
-          if constexpr (kRanged) cells.x = within ? cells.x : V{};
+          keep_within<kRanged>((from <= at) & (to_end > at), &cells);
         }
         const V product = cells.w * (W::kSquares ? cells.w : cells.x);
         to.w[i + j] = cells.w, to.p[i + j] = product;
         if constexpr (kRanged) to.n[i + j] = cells.n;
-        else weights->see_cell(cells.w, product);
-      };
-      const int64_t end = least(kN, count - i);
-      for (int64_t j = 0; j < end; ++j) cell(j);
-      if (!kRanged && !weights->near()) return false;
+        else weights->see(cells.w, product);
+      }
     }
-    return true;
+  }
+
+  // Along one axis of `in` cells, `outer` times, each cell `inner` registers: the sums over the kernel's cells, or with
+  // kLast the results, in place of the sums of products.
+  template <bool kRanged, bool kLast>
+  KEEP_CALL static void along(const Axis& axis, int64_t in, int64_t out, int64_t pad, int64_t outer, int64_t inner,
+                              Sums from, Sums to) {
+    const int64_t step = axis.dilation * inner;
+    // Outputs whose windows lie within the cells.
+    const int64_t begin = (pad + axis.stride - 1) / axis.stride, room = in + pad - axis.extent;
+    const int64_t end = room < 0 ? 0 : room / axis.stride + 1;
+    for (int64_t a = 0; a < outer; ++a) {
+      for (int64_t o = 0; o < out; ++o) {
+        const int64_t start = o * axis.stride - pad;
+        int64_t first = 0, last = axis.kernel;  // those of the kernel's cells that are among those of `from`
+        if (o < begin || o >= end) {
+          first = start >= 0 ? 0 : (-start + axis.dilation - 1) / axis.dilation;
+          last = least(last, start >= in ? 0 : (in - start + axis.dilation - 1) / axis.dilation);
+        }
+        const int64_t at = (a * in + start) * inner, put = (a * out + o) * inner;
+        for (int64_t i = 0; i < inner; ++i) one<kRanged, kLast>(from + (at + i), first, last, step, to + (put + i));
+      }
+    }
+  }
+
+  // Runs of kInRow cells are counted from the kernel's own first cell, whether that is in the input or not: the sum of a
+  // window must not depend on which cells beside it an item holds.
+  template <bool kRanged, bool kLast>
+  INLINED static void one(Sums from, int64_t first, int64_t last, int64_t step, Sums to) {
+    V top = all(kNone<Value>), w = {}, p = {};
+    if constexpr (kRanged) {
+      for (int64_t k = first; k < last; ++k) top = larger(from.n[k * step], top);
+    }
+    while (first < last) {
+      const int64_t end = least(last, (first / kInRow + 1) * kInRow);
+      V own_w = {}, own_p = {};
+      for (; first < end; ++first) {
+        const int64_t k = first * step;
+        if constexpr (kRanged) {
+          const V factor = scaled<Value>(all<Value>(1), from.n[k] - top);
+          own_w = fma(from.w[k], factor, own_w);
+          own_p = fma(from.p[k], W::kSquares ? factor * factor : factor, own_p);
+        } else {
+          own_w = own_w + from.w[k], own_p = own_p + from.p[k];
+        }
+      }
+      w = w + own_w, p = p + own_p;
+    }
+    if constexpr (kLast) {
+      const V y = quotient(p, w);
+      if constexpr (kRanged) *to.p = W::result(y, w, top);
+      else *to.p = W::result(y, w);
+    } else {
+      *to.w = w, *to.p = p;
+      if constexpr (kRanged) *to.n = top;
+    }
   }
 
   // Results to where they belong.
   KEEP_CALL void put(const V* results) const {
     const Schedule& s = schedule_;
-    const PlannedAxis &depth = plan_.depth, &height = plan_.height, &width = plan_.width;
-    const bool joined = s.tiles == 1;
+    const bool joined = s.tiles == 1;  // rows follow each other
+    const int64_t slice = plan_.height.out * plan_.width.out, width = plan_.width.out;
     for (int64_t z = 0; z < depth_out(plan_); ++z) {
       for (int64_t r = 0; r < (joined ? 1 : s.band); ++r) {
-        const int64_t count = joined ? s.band * s.tile : s.tile;
+        T* out[kRoom<Value>];
+        int64_t own[kRoom<Value>], all_have = kN, count = joined ? s.band * s.tile : s.tile;
+        UNROLL_NONE
+        for (int64_t lane = 0; lane < kN; ++lane) {
+          const Item& at = items_[lane];
+          out[lane] = y_ + at.out + z * slice + r * width;
+          own[lane] = lane >= used_ ? 0 : joined ? at.out_rows * width : r < at.out_rows ? at.out_columns : 0;
+          all_have = lane == 0 ? own[lane] : least(all_have, own[lane]);
+        }
         for (int64_t i = 0; i < count; i += kN) {
           V rows[kRoom<Value>];
+          UNROLL_ALL
           for (int64_t j = 0; j < kN; ++j) rows[j] = results[(z * s.band + r) * s.tile + i + j];
           transpose<Value>(rows);
-          UNROLL_NONE
-          for (int64_t lane = 0; lane < used_; ++lane) {
-            const Item& at = items_[lane];
-            const int64_t slice = at.plane * depth.out + at.z + z, row = at.band * s.band + r;
-            T* const out = y_ + (slice * height.out + row) * width.out + at.tile * s.tile + i;
-            const int64_t own = joined ? at.out_rows * width.out : r < at.out_rows ? at.out_columns : 0;
-            if (own - i >= kN) store(rows[lane], out); else store_part(rows[lane], Span<T>(0, own - i), out);
+          if (all_have - i >= kN) {
+            UNROLL_ALL
+            for (int64_t lane = 0; lane < kN; ++lane) store(rows[lane], out[lane] + i);
+          } else {
+            UNROLL_NONE
+            for (int64_t lane = 0; lane < used_; ++lane) {
+              store_part(rows[lane], Span<T>(0, own[lane] - i), out[lane] + i);
+            }
           }
         }
       }
@@ -305,22 +343,18 @@ class LanesLoop {
 
   // By the formula, where the result is NaN.
   KEEP_CALL void repair() const {
-    const Schedule& s = schedule_;
-    const PlannedAxis &depth = plan_.depth, &height = plan_.height, &width = plan_.width;
     for (int64_t lane = 0; lane < used_; ++lane) {
       const Item& at = items_[lane];
-      for (int64_t z = at.z; z < at.z + depth_out(plan_); ++z) {
-        for (int64_t r = at.band * s.band; r < at.band * s.band + at.out_rows; ++r) {
-          repair_row<OfMethod>(plan_, inputs_, at.plane, z, r, at.tile * s.tile, at.tile * s.tile + at.out_columns,
-                               y_ + ((at.plane * depth.out + z) * height.out + r) * width.out);
+      for (int64_t z = 0; z < depth_out(plan_); ++z) {
+        for (int64_t r = 0; r < at.out_rows; ++r) {
+          const int64_t column = at.tile * schedule_.tile;
+          T* const row = y_ + at.out - column + (z * plan_.height.out + r) * plan_.width.out;
+          repair_row<OfMethod>(plan_, inputs_, at.plane, at.z + z, at.band * schedule_.band + r, column,
+                               column + at.out_columns, row);
         }
       }
     }
   }
-
-  struct Item {
-    int64_t plane, z, slice, row, column, band, tile, out_rows, out_columns;
-  };
 
   const Plan& plan_;
   const Schedule& schedule_;
@@ -328,7 +362,7 @@ class LanesLoop {
   T* const y_;
   V* const scratch_;
   int64_t used_ = 0;
-  bool near_ = true;
+  enum Form { kPlain, kRange, kCareful } form_ = kPlain;
   Item items_[kRoom<Value>];
 };
 

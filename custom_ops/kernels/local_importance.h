@@ -20,7 +20,7 @@ struct LocalImportance {
   ALWAYS_INLINE static void see(Value x, Value logit, Value* top, Value* size) {
     const Value own = absolute(x);
     *top = logit > *top ? logit : *top;
-    *size = (logit != -infinity<Value>()) & (own < infinity<Value>()) & (own > *size) ? own : *size;
+    if (logit != -infinity<Value>() && own < infinity<Value>() && own > *size) *size = own;
   }
   ALWAYS_INLINE static void weigh(Value x, Value logit, Value top, Value size, Sum* weight, Sum* product) {
     const bool masked = logit == -infinity<Value>();

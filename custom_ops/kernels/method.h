@@ -45,7 +45,7 @@ struct Unit {
   template <class Sum>
   ALWAYS_INLINE T result(Sum mean, T size) const {
     const Sum most = static_cast<Sum>(size * down);
-    const bool beyond = (absolute(mean) > most) & (absolute(mean) < infinity<Sum>());
+    const bool beyond = absolute(mean) > most && absolute(mean) < infinity<Sum>();
     return static_cast<T>(beyond ? (mean < 0 ? -most : most) : mean) * up;
   }
 };

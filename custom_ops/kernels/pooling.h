@@ -1,5 +1,5 @@
 // A method's kernel: whole tensors, by one of the loops. rows.h where windows are 2 or 3 wide and rows are long enough for
-// registers along them; whole.h where a large plane is one window; lanes.h for everything else.
+// registers along them; whole.h where a plane is one window; lanes.h for everything else.
 #pragma once
 
 #include "gradient.h"
@@ -26,9 +26,8 @@ class Pooling {
 
  public:
   static Schedule schedule(const Plan& plan) {
-    const int64_t cells = plan.depth.in * plan.height.in * plan.width.in;
     Schedule s;
-    if (is_whole(plan) && cells >= kLargePlane) {
+    if (is_whole(plan)) {
       s = Whole::schedule(plan), s.loop = Schedule::kWhole;
     } else if (suits_rows(plan)) {
       s = rows_schedule(plan), s.loop = Schedule::kRows;
@@ -51,6 +50,7 @@ class Pooling {
       for (int64_t step = begin; step < end; ++step) lanes.step(step);
       return;
     }
+    if (s.shared_bytes == 0) return Whole::steps(plan, s, cells, y, begin, end);
     for (int64_t step = begin; step < end; ++step) Whole::step(s, cells, step, static_cast<Part*>(shared) + step);
   }
 
@@ -60,7 +60,6 @@ class Pooling {
   }
 
  private:
-  static constexpr int64_t kLargePlane = 2048;
   // For the types that networks run in. The others go without the loop along rows, and its code.
   static constexpr bool kRows = !same<T, double> && !same<T, Bfloat>;
 

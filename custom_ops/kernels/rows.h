@@ -84,15 +84,16 @@ class StripsTwoApart {
   explicit StripsTwoApart(const Slice<T>& slice) : slice_(slice) {}
 
   // Outputs [from, to) of output rows [begin, end). With `carried`, the strip before has been done by this object.
-  // False where weights are out of range: then outputs are not right. Ranged: false where a cell is huge.
-  bool operator()(int64_t begin, int64_t end, int64_t from, int64_t to, bool carried) {
+  // False where weights are out of range: then outputs are not right. Ranged: false where that needs care.
+  bool operator()(int64_t begin, int64_t end, int64_t from, int64_t to, bool carried, bool careful) {
     W weights(kSide * kSide);
+    if (kRanged && careful) weights.be_careful();
     if (kCarries && !carried) start_carry(begin * 2 - slice_.top, from, to, &weights);
     for (int64_t row = begin; row < end; ++row) {
       output_row(row, from, to, &weights);
-      if (!kRanged && !weights.near()) return false;
+      if (!kRanged && !weights.near(false)) return false;
     }
-    return !kRanged || !weights.huge();
+    return !kRanged || weights.right();
   }
 
  private:
@@ -259,15 +260,16 @@ class StripsOneApart {
 
   explicit StripsOneApart(const Slice<T>& slice) : slice_(slice) {}
 
-  bool operator()(int64_t begin, int64_t end, int64_t from, int64_t to, bool carried) {
+  bool operator()(int64_t begin, int64_t end, int64_t from, int64_t to, bool carried, bool careful) {
     W weights(kSide * kSide);
+    if (kRanged && careful) weights.be_careful();
     int64_t next = begin - slice_.top + (carried ? kSide - 1 : 0);
     for (int64_t row = begin; row < end; ++row) {
       for (; next < row - slice_.top + kSide; ++next) weigh_row(next, from, to, &weights);
       pool_row(row, from, to, &weights);
-      if (!kRanged && !weights.near()) return false;
+      if (!kRanged && !weights.near(false)) return false;
     }
-    return !kRanged || !weights.huge();
+    return !kRanged || weights.right();
   }
 
  private:
@@ -276,11 +278,12 @@ class StripsOneApart {
     alignas(kVectorBytes) Value x[kRoomOfTile], w[kRoomOfTile], n[kRanged ? kRoomOfTile : 1];
 
     INLINED void set(int64_t i, const Cells<Value>& cells) {
-      store(cells.x, x + i), store(cells.w, w + i);
+      store(cells.w, w + i);
+      if constexpr (!W::kSquares) store(cells.x, x + i);
       if constexpr (kRanged) store(cells.n, n + i);
     }
     INLINED Cells<Value> get(int64_t i) const {
-      Cells<Value> cells{load(x + i), load(w + i), V{}};
+      Cells<Value> cells{load((W::kSquares ? w : x) + i), load(w + i), V{}};
       if constexpr (kRanged) cells.n = load(n + i);
       return cells;
     }
@@ -378,13 +381,17 @@ struct SliceLoop {
     OfStrips<false> strips(slice);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t row = i * kStrip;
-      if (!strips(row, least(row + kStrip, plan.height.out), from, to, i > begin)) return i;
+      if (!strips(row, least(row + kStrip, plan.height.out), from, to, i > begin, false)) return i;
     }
     return end;
   }
   KEEP_CALL static bool run_ranged(const Plan& plan, const Slice<T>& slice, int64_t begin, int64_t end, int64_t from,
                                    int64_t to) {
-    return OfStrips<true>(slice)(begin * kStrip, least(end * kStrip, plan.height.out), from, to, false);
+    OfStrips<true> strips(slice);
+    const int64_t last = least(end * kStrip, plan.height.out);
+    bool right = false;
+    for (int careful = 0; careful < 2 && !right; ++careful) right = strips(begin * kStrip, last, from, to, false, careful > 0);
+    return right;
   }
 };
 

@@ -15,7 +15,7 @@ struct Stochastic {
   static constexpr bool kExponential = false;
 
   ALWAYS_INLINE static void see(Value x, Value, Value*, Value* size) {
-    *size = (x < infinity<Value>()) & (x > *size) ? x : *size;
+    if (x < infinity<Value>() && x > *size) *size = x;
   }
   ALWAYS_INLINE static void weigh(Value x, Value, Value, Value size, Sum* weight, Sum* product) {
     *weight = static_cast<Sum>((x < 0 ? 0 : x) * Unit<Value>(size).down);  // NaN stays

@@ -230,15 +230,15 @@ INLINE Vec<Value> power_of_two(Vec<Value> n) {
   return number_of_words<Value>(words<Value>(n + (K::magic + K::kBias)) << K::kMantissa);
 }
 
-// p * 2^d for whole d <= 0; 0 where that is below the normal numbers.
+// p * 2^d for whole d <= 0; 0 where that is below the normal numbers, NaN where p and d are.
 template <class Value>
 INLINE Vec<Value> scaled(Vec<Value> p, Vec<Value> d) {
 #if defined(__AVX512F__)
   if constexpr (same<Value, float>) {
-    const __mmask16 normal = _mm512_cmp_ps_mask(d, _mm512_set1_ps(-124), _CMP_GT_OQ);
+    const __mmask16 normal = _mm512_cmp_ps_mask(d, _mm512_set1_ps(-124), _CMP_NLE_UQ);
     return reinterpret_cast<Vec<Value>>(_mm512_maskz_scalef_ps(normal, p, d));
   } else {
-    const __mmask8 normal = _mm512_cmp_pd_mask(d, _mm512_set1_pd(-1020), _CMP_GT_OQ);
+    const __mmask8 normal = _mm512_cmp_pd_mask(d, _mm512_set1_pd(-1020), _CMP_NLE_UQ);
     return reinterpret_cast<Vec<Value>>(_mm512_maskz_scalef_pd(normal, p, d));
   }
 #else

@@ -5,8 +5,10 @@
 // largest n takes the place of its largest logit. Scaling by powers of two is exact, and both forms take the same steps,
 // so a window gives the same bits in either, and which one is taken need not depend on the window alone.
 //
-// A cell that even the ranged form cannot hold becomes NaN there, and `huge` is set: a window that comes out NaN is then
-// to be done by the formula. NaN in a window gives NaN in either form.
+// NaN in a window gives NaN in either form. Infinities and cells that even the ranged form cannot hold are looked for
+// only where `be_careful` was called; whether that is needed, `right` knows afterwards. Then such a cell becomes NaN
+// (or, masked, weighs nothing), and where that is not `right` either, windows that come out NaN are to be done by the
+// formula.
 #pragma once
 
 #include "cells.h"
@@ -134,6 +136,7 @@ class ExponentialWeights {
   static constexpr Value kMost = kLogits ? (kFloat ? 30 : 300) : (kFloat ? 80 : 600);
   static constexpr Value kMostOfMany = kLogits ? kMost : (kFloat ? 64 : 600);
   static constexpr int64_t kMany = 64;
+  static constexpr Value kMostSum = kFloat ? 0x1p39F : Value(0x1p140);  // of values, times a weight, without overflow
   // Beyond these a cell is huge: exponents would not be exact, sums would overflow.
   static constexpr Value kHugeLogit = ScaledExp<Value>::kMostReference, kHuge = kFloat ? 0x1p90F : Value(0x1p900);
 
@@ -141,34 +144,33 @@ class ExponentialWeights {
   static constexpr bool kSquares = false;
   static constexpr double kPlainExponent = -kOffset;  // plain sums are relative to 2 to this power
 
-  INLINED explicit ExponentialWeights(int64_t cells) : exp_(kOffset), limit_(cells > kMany ? kMostOfMany : kMost) {}
+  // Windows have so many cells, or those of them that are summed at once.
+  INLINED explicit ExponentialWeights(int64_t cells)
+      : exp_(kOffset), limit_(cells > kMany ? kMostOfMany : kMost), largest_(kMostSum / static_cast<Value>(cells)) {}
 
   INLINED V weight(V x, V l) {
     const V logit = kLogits ? l : x;
     top_ = larger_magnitude<Value>(logit, top_);
+    if constexpr (kLogits) size_ = larger_magnitude<Value>(x, size_);
     return exp_(logit);
   }
-  // With a window's sums, or a cell's where its sums are not at hand.
-  INLINED void see(V, V products) {
-    if constexpr (kLogits) poison_ = fma(products, V{}, poison_);  // infinity and NaN stay
-  }
-  INLINED void see_cell(V, V product) { see(product, product); }
-  INLINED bool near() const {
-    if (kLogits && any(poison_ != 0)) return false;
-    return !any(top_ > limit_);
-  }
+  INLINED void see(V, V) {}
+  INLINED bool near(bool) const { return !any(top_ > limit_) && !(kLogits && any(size_ > largest_)); }
 
   INLINED Cells<Value> split(V x, V l) {
     const V logit = kLogits ? l : x;
     Cells<Value> cells;
     cells.x = x;
     cells.w = exp_.split(logit, &cells.n);
-    auto odd = ~(magnitude<Value>(logit) <= kHugeLogit);  // and NaN
-    if constexpr (kLogits) odd |= magnitude<Value>(x) > kHuge;
-    if (any(odd)) correct(logit, &cells);
+    top_ = larger_magnitude<Value>(logit, top_);
+    if constexpr (kLogits) size_ = larger_magnitude<Value>(x, size_);
+    if (careful_) correct(logit, &cells);
     return cells;
   }
-  INLINED bool huge() const { return any(huge_); }
+  INLINED void be_careful() { careful_ = true; }
+  INLINED bool right() const {
+    return careful_ ? !any(huge_) : !any(top_ > kHugeLogit) && !(kLogits && any(size_ > kHuge));
+  }
   INLINED static V result(V y, V) { return y; }
   INLINED static V result(V y, V, V) { return y; }
 
@@ -189,9 +191,10 @@ class ExponentialWeights {
   }
 
   Exp<Value> exp_;
-  V top_ = {}, poison_ = {};
-  Value limit_;
+  V top_ = {}, size_ = {};
+  Value limit_, largest_;
   Ints<Value> huge_ = {};
+  bool careful_ = false;
 };
 
 // Stochastic: w = max(x, 0), and the values are the weights.
@@ -201,7 +204,8 @@ class RectifiedWeights {
   using V = Vec<Value>;
   static constexpr bool kFloat = same<Value, float>;
   static constexpr Value kLeast = kFloat ? 0x1p-40F : Value(0x1p-400), kLeastCell = kFloat ? 0x1p-62F : Value(0x1p-500);
-  static constexpr Value kHuge = kFloat ? 0x1p100F : Value(0x1p900), kSmallest = kFloat ? 0x1p-126F : 0x1p-1022;
+  static constexpr Value kHuge = kFloat ? 0x1p100F : Value(0x1p900), kSmallest = kFloat ? 0x1p-126F : Value(0x1p-1022);
+  static constexpr Value kMostProduct = kFloat ? 0x1p100F : Value(0x1p900);  // sums of any number are finite
 
  public:
   static constexpr bool kSquares = true;
@@ -210,44 +214,54 @@ class RectifiedWeights {
   INLINED explicit RectifiedWeights(int64_t) {}
 
   INLINED V weight(V x, V) { return larger(V{}, x); }  // NaN stays
-  INLINED void see(V weights, V products) {
-    const V sum = weights > 0 ? weights : all<Value>(1);
-    smallest_ = sum < smallest_ ? sum : smallest_;
-    poison_ = fma(products, V{}, poison_);
+  // A window's sums, or a cell's weight and product where these are not at hand.
+  INLINED void see(V weight, V product) {
+    const Words<Value> above = words<Value>(weight) - 1;  // 0 becomes the largest
+    least_ = above < least_ ? above : least_;
+    most_ = larger(product, most_);
   }
-  INLINED void see_cell(V w, V product) {
-    const V own = w > 0 ? w * (kLeast / kLeastCell) : all<Value>(1);
-    smallest_ = own < smallest_ ? own : smallest_;
-    poison_ = fma(product, V{}, poison_);
+  INLINED bool near(bool of_cells) const {
+    const Value least = of_cells ? kLeastCell : kLeast;
+    return !any(least_ < words<Value>(all(least))) && !any(most_ > kMostProduct);
   }
-  INLINED bool near() const { return !any(~(smallest_ > kLeast)) && !any(poison_ != 0); }
 
   INLINED Cells<Value> split(V x, V) {
     constexpr typename K::Signed kFraction = (typename K::Signed{1} << K::kMantissa) - 1;
     constexpr Value kShifter = Value(typename K::Unsigned{1} << K::kMantissa);
     const Ints<Value> word = whole_bits<Value>(x);
-    const V one = all<Value>(1), zero = {};
     Cells<Value> cells;
-    cells.w = number_of<Value>((word & kFraction) | whole_bits<Value>(one));
+    cells.w = number_of<Value>((word & kFraction) | whole_bits<Value>(all<Value>(1)));
     const Ints<Value> exponent = (word >> K::kMantissa) | whole_bits<Value>(all(kShifter));
     cells.n = number_of<Value>(exponent) - (kShifter + K::kBias);
-    const auto none = x <= 0, odd = ~(x <= kHuge) | ((x < kSmallest) & ~none);
-    cells.w = none ? zero : cells.w;
+    cells.w = fma(x, V{}, cells.w);  // NaN stays
+    const auto none = x <= 0;
+    cells.w = none ? V{} : cells.w;
     cells.n = none ? all(kNone<Value>) : cells.n;
-    cells.n = odd ? all(kBad<Value>) : cells.n;
-    cells.w = odd ? all(-infinity<Value>()) * 0 : cells.w;
+    if (careful_) {
+      const auto odd = ~(x <= kHuge) | ((x < kSmallest) & ~none);
+      cells.n = odd ? all(kBad<Value>) : cells.n;
+      cells.w = odd ? all(-infinity<Value>()) * 0 : cells.w;
+      huge_ |= odd & (x == x);
+    }
     cells.x = cells.w;
-    huge_ |= odd & (x == x);
+    const Words<Value> above = words<Value>(x) - 1;
+    least_ = above < least_ ? above : least_;
+    most_ = larger(x, most_);
     return cells;
   }
-  INLINED bool huge() const { return any(huge_); }
+  INLINED void be_careful() { careful_ = true; }
+  INLINED bool right() const {
+    return careful_ ? !any(huge_) : !any(least_ < words<Value>(all(kSmallest)) - 1) && !any(most_ > kHuge);
+  }
   // 0 where there is no weight; in ranged form values were scaled by 2^-n.
   INLINED static V result(V y, V weights) { return weights == 0 ? V{} : y; }
   INLINED static V result(V y, V weights, V n) { return weights == 0 ? V{} : y * power_of_two<Value>(n); }
 
  private:
-  V smallest_ = all<Value>(1), poison_ = {};
+  Words<Value> least_ = ~Words<Value>{};
+  V most_ = {};
   Ints<Value> huge_ = {};
+  bool careful_ = false;
 };
 
 template <class Value, bool kExponential, bool kLogits>

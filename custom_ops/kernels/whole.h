@@ -1,5 +1,6 @@
-// Large planes that are one window each: lanes are cells that follow each other, and a plane is cut into parts, which
-// threads share. A part's sums are joined to the others' when all are done.
+// Planes that are one window each: lanes are cells that follow each other. Small planes have a register of sums each,
+// whose lanes are added for a register of planes at once. Large ones are cut into parts, which threads share; a part's
+// sums are joined to the others' when all are done.
 #pragma once
 
 #include "weights.h"
@@ -13,21 +14,41 @@ struct Part {
   bool huge;
 };
 
+// The lanes of each of a register's number of rows joined in a tree: lane j of the result is row j's.
+template <class Value, int kBlock = 1, class Join>
+INLINE Vec<Value> join_lanes(Vec<Value>* rows, Join join) {
+  constexpr int kN = kLanes<Value>;
+  UNROLL_ALL
+  for (int i = 0; i < kN / kBlock; i += 2) {
+    const Vec<Value> a = rows[i], b = rows[i + 1];
+    rows[i / 2] = join(shuffle<Swapped<kN, kBlock, false>>(a, b), shuffle<Swapped<kN, kBlock, true>>(a, b));
+  }
+  if constexpr (2 * kBlock < kN) return join_lanes<Value, 2 * kBlock>(rows, join);
+  return rows[0];
+}
+
 template <template <class, class> class OfMethod, class T>
 class WholeLoop {
   using Value = Wide<T>;
   using V = Vec<Value>;
   using Method = OfMethod<Value, double>;
   using W = Weights<Method, Value>;
-  static constexpr int64_t kN = kLanes<Value>, kInRow = 8;
+  static constexpr int64_t kN = kLanes<Value>, kInRow = 8, kRow = kInRow * kN;
+  static constexpr size_t kLevels = 8;  // 2^8 rows are more than a small plane has
   static constexpr double kMost = 0x1p990;  // that the sums of all parts do not overflow
 
  public:
-  static constexpr int64_t kPart = 16384;  // cells
+  static constexpr int64_t kPart = 16384, kLarge = 2048;  // cells
 
   static Schedule schedule(const Plan& plan) {
     Schedule s;
     s.cells = plan.depth.in * plan.height.in * plan.width.in;
+    if (s.cells < kLarge) {
+      s.steps = (plan.planes + kN - 1) / kN;
+      s.steps_per_task = kTaskCells / (kN * s.cells) + 1;
+      s.tasks = (s.steps + s.steps_per_task - 1) / s.steps_per_task;
+      return s;
+    }
     s.parts = (s.cells + kPart - 1) / kPart;
     s.steps = plan.planes * s.parts;
     s.steps_per_task = kTaskCells / least(s.cells, kPart) + 1;
@@ -36,11 +57,26 @@ class WholeLoop {
     return s;
   }
 
+  // Steps [begin, end) of small planes. Which form of weights they have does not show in their bits: after one that had
+  // to be done again, all are ranged at once.
+  static void steps(const Plan& plan, const Schedule& s, const Inputs<T>& inputs, T* y, int64_t begin, int64_t end) {
+    bool near = true;
+    for (int64_t step = begin; step < end; ++step) {
+      const int64_t first = step * kN, used = least(kN, plan.planes - first);
+      const Inputs<T> cells{inputs.x + first * s.cells, inputs.logit + first * s.cells};
+      near = near && planes<false>(cells, s.cells, used, y + first, false);
+      if (near || planes<true>(cells, s.cells, used, y + first, false)) continue;
+      if (planes<true>(cells, s.cells, used, y + first, true)) continue;
+      for (int64_t i = first; i < first + used; ++i) repair_row<OfMethod>(plan, inputs, i, 0, 0, 0, 1, y + i);
+    }
+  }
+
   static void step(const Schedule& s, const Inputs<T>& inputs, int64_t step, Part* part) {
     const int64_t from = step % s.parts * kPart, count = least(kPart, s.cells - from);
     const int64_t at = step / s.parts * s.cells + from;
     const Inputs<T> cells{inputs.x + at, inputs.logit + at};
-    if (!sum<false>(cells, count, part)) sum<true>(cells, count, part);
+    if (sum<false>(cells, count, part, false) || sum<true>(cells, count, part, false)) return;
+    sum<true>(cells, count, part, true);
   }
 
   static void finish(const Plan& plan, const Schedule& s, const Inputs<T>& inputs, T* y, const Part* parts) {
@@ -67,32 +103,95 @@ class WholeLoop {
     return n < -1020 ? 0 : bits<double>(static_cast<uint64_t>(static_cast<int64_t>(n) + 1023) << 52);
   }
 
+  // The largest exponents from cell i on, of a row or what there is of it, and of `top`, lane by lane.
+  INLINED static V raise(const Inputs<T>& cells, int64_t i, int64_t count, W* weights, V top) {
+    const int64_t end = least(kInRow, (count - i + kN - 1) / kN);
+    UNROLL_NONE
+    for (int64_t k = 0; k < end; ++k) top = larger(weigh<true>(cells, i + k * kN, count, weights).n, top);
+    return top;
+  }
+
+  // The sums of such a row, relative to 2^top: four at a time, then these in a tree.
+  template <bool kRanged>
+  INLINED static void sum_row(const Inputs<T>& cells, int64_t i, int64_t count, W* weights, V top, V* w, V* p) {
+    const int64_t end = least(kInRow, (count - i + kN - 1) / kN);
+    constexpr int64_t kSums = 4;
+    V own_w[kSums] = {}, own_p[kSums] = {};
+    UNROLL_NONE
+    for (int64_t k = 0; k < end; k += kSums) {
+      UNROLL_ALL
+      for (int64_t j = 0; j < kSums; ++j) {
+        if (k + j >= end) break;
+        Cells<Value> cell = weigh<kRanged>(cells, i + (k + j) * kN, count, weights);
+        if constexpr (kRanged) cell.w = scaled<Value>(cell.w, cell.n - top);
+        own_w[j] = own_w[j] + cell.w, own_p[j] = fma(cell.w, W::kSquares ? cell.w : cell.x, own_p[j]);
+      }
+    }
+    *w = (own_w[0] + own_w[1]) + (own_w[2] + own_w[3]), *p = (own_p[0] + own_p[1]) + (own_p[2] + own_p[3]);
+  }
+
+  // One result for each of `used` planes that follow each other. False as in LanesLoop::pool.
+  template <bool kRanged>
+  KEEP_CALL static bool planes(const Inputs<T>& inputs, int64_t count, int64_t used, T* y, bool careful) {
+    W weights(count);
+    if (kRanged && careful) weights.be_careful();
+    V w[kRoom<Value>] = {}, p[kRoom<Value>] = {}, tops[kRoom<Value>] = {}, same_tops[kRoom<Value>] = {};
+    for (int64_t plane = 0; plane < used; ++plane) {
+      const Inputs<T> cells{inputs.x + plane * count, inputs.logit + plane * count};
+      V top = all(kNone<Value>);
+      for (int64_t i = 0; kRanged && i < count; i += kRow) top = raise(cells, i, count, &weights, top);
+      tops[plane] = same_tops[plane] = top;
+      // Rows in a tree: sums of 1, 2, 4... of them wait until there are as many again.
+      V waiting_w[kLevels], waiting_p[kLevels];
+      int64_t rows = 0, level = 0;
+      for (int64_t i = 0; i < count; i += kRow, ++rows) {
+        V own_w, own_p;
+        sum_row<kRanged>(cells, i, count, &weights, top, &own_w, &own_p);
+        for (level = 0; (rows >> level & 1) != 0; ++level) {
+          own_w = waiting_w[level] + own_w, own_p = waiting_p[level] + own_p;
+        }
+        waiting_w[level] = own_w, waiting_p[level] = own_p;
+      }
+      for (level = 0; rows >> level != 0; ++level) {
+        if ((rows >> level & 1) == 0) continue;
+        w[plane] = waiting_w[level] + w[plane], p[plane] = waiting_p[level] + p[plane];
+      }
+    }
+    V top = {};
+    if constexpr (kRanged) {
+      top = join_lanes<Value>(same_tops, [](V a, V b) INLINED { return larger(a, b); });
+      for (int64_t plane = 0; plane < used; ++plane) {
+        const V factor = scaled<Value>(all<Value>(1), tops[plane] - top[plane]);
+        w[plane] = w[plane] * factor, p[plane] = p[plane] * (W::kSquares ? factor * factor : factor);
+      }
+    }
+    const auto sum = [](V a, V b) INLINED { return a + b; };
+    const V sum_w = join_lanes<Value>(w, sum), sum_p = join_lanes<Value>(p, sum);
+    if constexpr (!kRanged) {
+      weights.see(sum_w, sum_p);
+      if (!weights.near(false)) return false;
+    }
+    V result = quotient(sum_p, sum_w);
+    if constexpr (kRanged) result = W::result(result, sum_w, top);
+    else result = W::result(result, sum_w);
+    store_part(result, Span<T>(0, used), y);
+    return !kRanged || weights.right();
+  }
+
   // Sums of kInRow registers at a time, then of these as double (for double with what rounding loses), lane by lane.
   template <bool kRanged>
-  KEEP_CALL static bool sum(const Inputs<T>& cells, int64_t count, Part* part) {
+  KEEP_CALL static bool sum(const Inputs<T>& cells, int64_t count, Part* part, bool careful) {
     W weights(count);
+    if (kRanged && careful) weights.be_careful();
     V tops = all(kNone<Value>);
-    constexpr size_t kRows = kInRow;
     double w[kRoom<Value>] = {}, p[kRoom<Value>] = {}, lost_w[kRoom<Value>] = {}, lost_p[kRoom<Value>] = {};
-    for (int64_t i = 0; i < count; i += kInRow * kN) {
-      Cells<Value> own[kRows];
-      V top = tops;
-      const int64_t end = least(kInRow, (count - i + kN - 1) / kN);
-      UNROLL_NONE
-      for (int64_t k = 0; k < end; ++k) {
-        own[k] = weigh<kRanged>(cells, i + k * kN, count, &weights);
-        if constexpr (kRanged) top = larger(own[k].n, top);
-      }
-      V sum_w = {}, sum_p = {};
-      for (int64_t k = 0; k < end; ++k) {
-        V scale_w = own[k].w;
-        if constexpr (kRanged) scale_w = scaled<Value>(scale_w, own[k].n - top);
-        sum_w = sum_w + scale_w;
-        sum_p = sum_p + scale_w * (W::kSquares ? scale_w : own[k].x);
-      }
+    for (int64_t i = 0; i < count; i += kRow) {
+      const V top = kRanged ? raise(cells, i, count, &weights, tops) : tops;
+      V sum_w, sum_p;
+      sum_row<kRanged>(cells, i, count, &weights, top, &sum_w, &sum_p);
       if constexpr (!kRanged) {
         weights.see(sum_w, sum_p);
-        if (!weights.near()) return false;
+        if (!weights.near(false)) return false;
       }
       UNROLL_NONE
       for (int64_t lane = 0; lane < kN; ++lane) {
@@ -109,7 +208,7 @@ class WholeLoop {
       }
       tops = top;
     }
-    *part = {0, 0, 0, kRanged && weights.huge()};
+    *part = {0, 0, 0, kRanged && !weights.right()};
     if (kRanged) part->n = kNone<double>;
     for (int64_t lane = 0; lane < kN; ++lane) {
       if (kRanged && double{tops[lane]} > part->n) part->n = double{tops[lane]};
@@ -123,7 +222,7 @@ class WholeLoop {
     }
     part->w += lost_w_all, part->p += lost_p_all;
     if (!kRanged) part->n = W::kPlainExponent;
-    return kRanged || (part->p < kMost && part->p > -kMost);
+    return kRanged ? !part->huge : !(part->p >= kMost || part->p <= -kMost);
   }
 
   template <bool kRanged>
