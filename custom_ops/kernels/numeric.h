@@ -122,16 +122,10 @@ ALWAYS_INLINE inline double widen(double x) { return x; }
 ALWAYS_INLINE inline float widen(Bfloat x) { return bits<float>(static_cast<uint32_t>(x.bits) << 16); }
 
 ALWAYS_INLINE inline float widen(Half x) {
-#if defined(__CUDA_ARCH__)
-  float wide;
-  asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(x.bits));
-  return wide;
-#else
   const uint32_t sign = (x.bits & 0x8000U) << 16, rest = x.bits & 0x7fffU;
   const float subnormal = static_cast<float>(static_cast<int32_t>(rest)) * 0x1p-24F;
   const uint32_t normal = (rest << 13) + (rest >= 0x7c00U ? 0x70000000U : 0x38000000U);
   return bits<float>((rest < 0x400U ? bits<uint32_t>(subnormal) : normal) | sign);
-#endif
 }
 
 // To nearest, ties to even.

@@ -24,8 +24,8 @@ largest magnitude in the window, ``D = m - y >= 0`` how far the result lies belo
   most ``M``. (What ``log 2`` lacks in one float32, 3e-9 of itself, moves logits in proportion: ``0.05 M ln n u`` by the
   lines on CUDA below, and :data:`NATIVE_EXP` has room for that.) It sums along one axis after the other, along each in
   runs of :data:`NATIVE_RUN` cells and then these: ``d`` additions for any term, by :func:`native_ulps`; in a plane that
-  is one window in a tree, with no more of them. That is ``d`` below and ``d + 1`` above, with the product, and 2 for the
-  quotient: ``2 d + 3 + NATIVE_EXP``. Scaling by powers of two adds nothing.
+  is one window in a tree, with no more of them. That is ``d`` below and ``d + 1`` above, with the product, and 2 for
+  the quotient: ``2 d + 3 + NATIVE_EXP``. Scaling by powers of two adds nothing.
 - Where it takes a second look (float32, windows 2 or 3 wide on long rows), ``y = y1 + sum(w (x - y1)) / sum(w)`` errs
   by at most 6 for the terms of the sum, relative to the mean of ``|x - y1|``, 1 for the last addition, and
   ``NATIVE_EXP``: what the first look lost, 2^-14 and some ``u``, enters in second order. The promise covers both.
