@@ -163,6 +163,18 @@ def test_adversarial_windows(dtype):
             check(window, x.astype(dtype), logit.astype(dtype))
 
 
+@pytest.mark.parametrize(
+    ("window", "size"),
+    [(Window.of(2, 5, 1, 2), (14, 14)), (Window.of(2, 3, 2, 1), (9, 64)), (Window.of(2, 9), (9, 9))],
+    ids=str,
+)
+def test_products_that_are_finite_and_their_sum_is_not(window, size):
+    """Each value times its plain weight is a float, 25 of them are none: that must be seen before they are added."""
+    x, logit = np.full((2, 20, *size), 1e12, FLOAT32), np.full((2, 20, *size), 29, FLOAT32)
+    check(window, x, logit, methods=(LOCAL_IMPORTANCE,))
+    check(window, x * np.sign(numbers(x.shape)), logit, methods=(LOCAL_IMPORTANCE,))
+
+
 SMALL_STACK = """
 import ctypes, sys
 sys.path[:0] = {path!r}
