@@ -39,10 +39,10 @@ def library():
     return library_path()
 
 
-def model(op_type, window=POOL, dtype=np.uint8, counts=None, opset=18, **changed):
+def model(op_type, window=POOL, dtype=np.uint8, counts=None, opset=18, channels=None, **changed):
     """DQ, a pooling node, Q; ``counts`` are scale and zero point of x, logit and y. A keyword replaces a constant."""
     counts = counts or {"x": (0.05, 3), "l": (0.03, 9), "y": (0.04, 5)}
-    code, shape = helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), [None] * (window.rank + 2)
+    code, shape = helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), [None, channels, *[None] * window.rank]
     taken = ["x", "l"] if op_type == "LocalImportancePool" else ["x"]
     constants = {}
     for name, (scale, zero) in counts.items():
@@ -125,7 +125,7 @@ WINDOWS = [
     (Window.of(2, 3, 2), (1, 3, 9, 9)),
     (Window.of(2, (3, 2), (2, 1), (1, 0), (2, 3)), (1, 20, 9, 11)),
     (Window.of(2, 7), (2, 130, 7, 7)),
-    (Window.of(2, 5, 1, 2), (1, 16, 8, 8)),
+    (Window.of(2, 5, 3, 2), (1, 16, 8, 8)),
     (Window.of(1, 4, 4), (1, 5, 400)),
     (Window.of(1, 3000), (1, 18, 3000)),
     (Window.of(3, 3, 2, 1), (1, 16, 5, 6, 7)),
@@ -151,7 +151,7 @@ def test_scales_of_all_sizes_and_zero_points_at_the_ends(op_type, dtype, scale):
     counts = {"x": (scale, limits.min), "l": (scale, limits.max), "y": (scale * 1.3, limits.min)}
     check(op_type, POOL, numbers(op_type, (1, 48, 9, 9), dtype), counts)
     counts = {"x": (scale, limits.max), "l": (scale, limits.min), "y": (scale * 0.25, limits.max)}
-    check(op_type, Window.of(2, 5, 1, 2), numbers(op_type, (1, 48, 9, 9), dtype, near=True), counts)
+    check(op_type, Window.of(2, 5, 3, 2), numbers(op_type, (1, 48, 9, 9), dtype, near=True), counts)
 
 
 def test_by_hand():
@@ -306,6 +306,12 @@ LEFT = {
     "a step whose largest number is infinite": {"counts": {"x": (3e38, 3), "l": (0.03, 9), "y": (3e38, 5)}},
     "steps of y that are far smaller": {"counts": {"x": (0.5, 3), "l": (0.03, 9), "y": (0.0019, 5)}},
     "steps of y that are far larger": {"counts": {"x": (1e-6, 3), "l": (0.03, 9), "y": (30.0, 5)}},
+    "fewer channels than lanes": {"channels": 3},
+    "windows that share their numbers": {"window": Window.of(2, 5, 1, 2)},
+    "windows that share numbers of far weights": {
+        "window": Window.of(2, 3, 1, 1),
+        "counts": {"x": (0.6, 3), "l": (0.6, 9), "y": (0.6, 5)},
+    },
     "int16": {"dtype": np.int16, "opset": 21},
     "another type of y": {"y_zero": np.int8(5)},
     "no scale of float32": {"x_scale": np.float16(0.05), "y_scale": np.float16(0.04), "opset": 19},
