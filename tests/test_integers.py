@@ -18,10 +18,13 @@ from test_native import INSTRUCTION_SETS, cells, local_importance_pool, soft_poo
 
 import onnxpool
 from onnxpool.about.model import describe
-from onnxpool.golden import bounds
+from onnxpool.golden import bounds, from_quantized
+from onnxpool.graph import forms
 from onnxpool.graph.integers import folded
 from onnxpool.run import native_library
 from onnxpool.run.native_library import library_path
+from onnxpool.validation.matrix import Files
+from onnxpool.validation.model import HeldModel
 from onnxpool.window import Window
 
 FORMULAS = {
@@ -229,8 +232,8 @@ def convolution(taken, given, channels, name):
     return nodes, [numpy_helper.from_array(np.asarray(value), key) for key, value in constants.items()]
 
 
-def test_between_convolutions_nothing_is_left_but_integers(tmp_path):
-    """Our transpositions and those of ONNX Runtime's convolutions with channels last cancel each other."""
+def between_convolutions():
+    """Float in and out, 16 channels."""
     (first, weights), (second, more) = convolution("q", "a", 16, "one"), convolution("b", "e", 16, "two")
     pool = helper.make_node("SoftPool", ["ar"], ["p"], "pool", domain="onnxpool")
     pool.attribute.extend(helper.make_attribute(name, value) for name, value in POOL.attributes().items())
@@ -249,12 +252,17 @@ def test_between_convolutions_nothing_is_left_but_integers(tmp_path):
         nodes, "graph", [value("x", shape=["N", 16, "H", "W"])], [value("y", shape=None)], [*constants, *weights, *more]
     )
     imports = [helper.make_opsetid("", 18), helper.make_opsetid("onnxpool", 1)]
-    made = onnxpool.to_form(helper.make_model(graph, opset_imports=imports, ir_version=10), "function")
+    return onnxpool.to_form(helper.make_model(graph, opset_imports=imports, ir_version=10), "function")
+
+
+def test_between_convolutions_nothing_is_left_but_integers(tmp_path):
+    """Our transpositions and those of ONNX Runtime's convolutions with channels last cancel each other."""
+    made = between_convolutions()
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     native_library.register(options)
-    onnxpool.graph.forms.write(folded(made), tmp_path / "folded.onnx")
+    forms.write(folded(made), tmp_path / "folded.onnx")
     ort.InferenceSession(str(tmp_path / "folded.onnx"), options, providers=["CPUExecutionProvider"])
     left = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx", load_external_data=False).graph.node]
     assert left[left.index("QLinearConv") :][:3] == ["QLinearConv", "QLinearSoftPool", "QLinearConv"], left
@@ -263,11 +271,23 @@ def test_between_convolutions_nothing_is_left_but_integers(tmp_path):
     assert np.abs(mine - body).max() < 0.101
 
 
+def test_validate_runs_it_natively(tmp_path):
+    made = between_convolutions()
+    golden = from_quantized.record(made, only="ordinary")
+    report = onnxpool.validate(forms.ir.to_proto(made), golden, forms=("function",), require=("native",))
+    assert report.passed, report.summary
+    assert [run.native for run in report.runs if run.kernels] == [("pool",)]
+    files = Files(HeldModel(made), None, tmp_path)
+    natively, bare = (onnx.load(files.path("function", native=native)) for native in (True, False))
+    assert "QLinearSoftPool" in [node.op_type for node in natively.graph.node]
+    assert "QLinearSoftPool" not in [node.op_type for node in bare.graph.node]
+
+
 @EACH
 def test_it_is_native_for_all_who_ask(op_type, tmp_path):
     made = model(op_type)
     path = tmp_path / "int8.onnx"
-    onnx.save(onnxpool.graph.forms.ir.to_proto(made), path)
+    onnx.save(forms.ir.to_proto(made), path)
     before = path.read_bytes()
     (placement,) = onnxpool.load(path, kernels="require").placements
     assert (placement.node, placement.op_type, placement.native) == ("pool", op_type, True)
@@ -342,7 +362,7 @@ def test_values_that_others_take_stay():
     assert folded(made) is None
     made = model("SoftPool")
     made.graph.outputs.append(made.graph.node("dq of x").outputs[0])
-    made.graph.outputs[-1].dtype = onnxpool.graph.forms.ir.DataType.FLOAT
+    made.graph.outputs[-1].dtype = forms.ir.DataType.FLOAT
     session = onnxpool.load(made, kernels="require")
     feeds = numbers("SoftPool", (1, 16, 9, 9))
     found = session.run(feeds)
