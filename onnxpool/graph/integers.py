@@ -91,7 +91,8 @@ def _place(node: ir.Node) -> _Place | None:
         return None
     if not RATIOS[0] <= _scale(taken[0]) / _scale(given) <= RATIOS[1] or not _faster(node, taken[-1]):
         return None
-    return _Place(node, tuple(one.inputs[0] for one in dqs), tuple(taken), q, given)  # type: ignore[misc]
+    stored = tuple(value for value in (one.inputs[0] for one in dqs) if value is not None)
+    return _Place(node, stored, tuple(taken), q, given)
 
 
 def _faster(node: ir.Node, logits: Steps) -> bool:
