@@ -14,8 +14,11 @@ either side of a convolution, cancel each other when it optimises the graph.
 What is left as it is, and runs in float as before: steps that are computed as the model runs, or are one for each
 channel or block; other stored types than uint8 and int8, or unlike ones; a scale that is not a normal number, or whose
 largest number is not one; steps of what goes in that are more than 2^8, or less than 2^-24, of those of what comes out.
+So is what float kernels do faster: fewer than 16 channels, and windows of which each number is in more than four, but
+for 3x3 cells one apart.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -32,6 +35,15 @@ WHOLE: Mapping[str, str] = {name: f"QLinear{name}" for name in ("SoftPool", "Loc
 
 RATIOS = 2.0**-24, 2.0**8
 """Least, largest ratio of the step of what goes in to that of what comes out, by custom_ops/kernels/quantized.h."""
+
+_LEAST_CHANNELS = 16
+"""A lane is a channel there: fewer would leave most of a register empty."""
+
+_MOST_SHARING = 4
+"""So many windows may share a number: it is weighed again for each, where float kernels weigh it once."""
+
+_NEAR = 0.5
+"""Up to this step of the logits a number has one weight, which windows of 3x3 cells share."""
 
 _NAMES = ("x", "logit")
 _TYPES = (np.dtype(np.uint8), np.dtype(np.int8))
@@ -77,9 +89,26 @@ def _place(node: ir.Node) -> _Place | None:
     taken, given = [one for one in found[:-1] if one is not None], found[-1]
     if given is None or len(taken) != len(dqs) or len({one.dtype for one in (*taken, given)}) != 1:
         return None
-    if not RATIOS[0] <= float(taken[0].scale.item()) / float(given.scale.item()) <= RATIOS[1]:
+    if not RATIOS[0] <= _scale(taken[0]) / _scale(given) <= RATIOS[1] or not _faster(node, taken[-1]):
         return None
-    return _Place(node, tuple(one.inputs[0] for one in dqs), tuple(taken), q, given)  # type: ignore[misc]
+    stored = tuple(value for value in (one.inputs[0] for one in dqs) if value is not None)
+    return _Place(node, stored, tuple(taken), q, given)
+
+
+def _faster(node: ir.Node, logits: Steps) -> bool:
+    """Whether whole numbers are faster; yes where the number of channels is unknown."""
+    window = _window(node)
+    sharing = math.prod(k / min(k, s) for k, s in zip(window.kernel, window.stride, strict=True))
+    near = node.op_type == "StochasticPool" or _scale(logits) <= _NEAR
+    close = window.kernel == (3, 3) and window.stride == (1, 1) and window.dilation == (1, 1) and near
+    around = (*node.inputs, *node.outputs, *(value for one in node.outputs[0].consumers() for value in one.outputs))
+    shapes = [value.shape for value in around if value is not None and value.shape is not None]
+    channels = [shape[1] for shape in shapes if len(shape) == window.rank + 2 and isinstance(shape[1], int)]
+    return (close or sharing <= _MOST_SHARING) and all(number >= _LEAST_CHANNELS for number in channels)
+
+
+def _window(node: ir.Node) -> Window:
+    return Window.from_attributes({name: attribute.value for name, attribute in node.attributes.items()})
 
 
 def _plain(node: ir.Node) -> Steps | None:
@@ -101,7 +130,7 @@ def _plain(node: ir.Node) -> Steps | None:
 
 def _fold(place: _Place) -> None:
     node, q = place.node, place.q
-    rank = Window.from_attributes({name: attribute.value for name, attribute in node.attributes.items()}).rank
+    rank = _window(node).rank
     last, first = [0, *range(2, rank + 2), 1], [0, rank + 1, *range(1, rank + 1)]
     name = node.name or str(node.outputs[0].name)
     made = {

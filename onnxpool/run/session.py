@@ -235,7 +235,7 @@ def _started(
     if threads is not None:
         options.intra_op_num_threads = threads
     first, *others = providers
-    model = held if held is not None and RENAMED in held.meta else given
+    model: Model = held if held is not None and RENAMED in held.meta else given
     if kernels == "require" or (kernels == "auto" and why_none_for(_name(first)) is None):
         register(options)  # with no kernel for another provider, its function body beats a copy to the CPU and back
         if held is not None and _name(first) == CPU:
