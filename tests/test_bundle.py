@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 import onnxpool
 from onnxpool import nn
-from onnxpool.diagnosis import bundle
+from onnxpool.diagnosis import bundle, reproduce
 from onnxpool.diagnosis import runs as node_runs
 from onnxpool.diagnosis.bisect import bisect_model
 from onnxpool.diagnosis.per_node import compare_nodes
@@ -165,3 +165,14 @@ def test_a_right_model_cannot_be_bisected(network, tmp_path):
     with pytest.raises(ArgumentError, match="case='image' does not fail in ONNX Runtime"):
         bisect_model(network[1], tmp_path / "none", network[2], "image")
     assert not (tmp_path / "none").exists()
+
+
+def test_an_empty_case_and_a_large_constant(network, tmp_path):
+    bundle.write_bundle(network[1], tmp_path / "empty", network[2], "sizes 0x2x12x14")
+    assert reproduced(tmp_path / "empty")[0] == 0
+
+    answer, allowed = np.array([1.0, -1e9, np.inf]), {"1": 1e-6, "30": 128.0, "0": 1e-7}
+    error, limit = reproduce.worst(answer + np.array([1e-3, 64, 0]), answer, allowed)
+    assert (error, limit) == (pytest.approx(1e-3), 1e-6), "what a large constant may err is not for others"
+    assert reproduce.worst(answer + np.array([1e-7, 64, 0]), answer, allowed)[0] < 1e-6
+    assert reproduce.worst(answer[:2], answer[:2], 0.0) == (0, 0)

@@ -28,6 +28,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
 from onnxpool.golden import bounds
 from onnxpool.golden.file import Case
@@ -77,22 +78,32 @@ def write_bundle(
     with Foreign(libraries).known(held.bare) as theirs:
         golden = answers_for(held, reference, case)
     chosen = golden.case(case)
-    allowed = {}
+    allowed: dict[str, float | dict[str, float]] = {}
     for name, answer in chosen.answers.items():
         dtype = golden.dtypes.get(name, "float32")
-        allowed[name] = float(bounds.network(answer, dtype, chosen.yardstick[name], golden.yardstick).allowed.max())
+        bound = bounds.network(answer, dtype, chosen.yardstick[name], golden.yardstick)
+        allowed[name] = _by_exponent(answer, bound.allowed) if bound.allowed.ndim else float(bound.allowed)
     return write(folder, held.runnable.clone(), chosen, allowed, golden.dtypes, theirs.libraries)
+
+
+def _by_exponent(answer: Array, allowed: Array) -> dict[str, float]:
+    """What answers of one binary exponent may err, at most."""
+    with np.errstate(invalid="ignore"):
+        exponents = np.frexp(np.where(np.isfinite(answer), answer, 0))[1]
+    return {str(one): float(allowed[exponents == one].max()) for one in np.unique(exponents).tolist()}
 
 
 def write(
     folder: str | os.PathLike[str],
     model: ir.Model,
     case: Case,
-    allowed: Mapping[str, float],
+    allowed: Mapping[str, float | dict[str, float]],
     dtypes: Mapping[str, str],
     libraries: Sequence[str] = (),
 ) -> Bundle:
     """Write a bundle of ``model`` and ``case``, with ``libraries``; ``allowed`` errors and ``dtypes`` are by output.
+
+    An allowed error is one number, or one for each binary exponent of an answer.
 
     The folder gets its name only when it is complete.
     """

@@ -153,7 +153,7 @@ def own_error(
             floating = bounds.is_floating(first[name].dtype)
             found = _of_shape(name, answer, (first, *others))
             curve, chosen = of_runs(answer, found, floating=floating, dtype=dtype)
-            if floating and _undetermined(answer, curve, found[1:]):
+            if floating and _undetermined(answer, curve, found):
                 undetermined = f"rounding alone decides what {name!r} is"
             yardstick[name] = curve.scaled(scale)
             jumps |= len(chosen.places) > 0
@@ -186,12 +186,19 @@ def _wide(array: NDArray[Any]) -> Array:
     return array.astype(np.float64)
 
 
-def _undetermined(answer: Array, curve: ByMagnitude, runs: Sequence[NDArray[Any]]) -> bool:
-    """Whether half of all answers could be anything, or whether they are numbers at all."""
-    if any((np.isnan(_wide(run)) != np.isnan(answer)).any() for run in runs):
+def _undetermined(answer: Array, curve: ByMagnitude, runs: Sequence[Array]) -> bool:
+    """Whether half of all answers could be anything, or whether they are numbers at all, by luck of the first run.
+
+    Where that is as far off, the network itself loses its numbers in its own type: the report says so.
+    """
+    if any((np.isnan(run) != np.isnan(answer)).any() for run in runs[1:]):
         return True
-    finite = np.abs(answer[np.isfinite(answer)])
-    return bool(finite.size) and float(np.median(curve.at(finite))) > UNDETERMINED * float(finite.max())
+    finite = np.isfinite(answer)
+    if not finite.any():
+        return False
+    most = UNDETERMINED * float(np.abs(answer[finite]).max())
+    off = [float(np.median(error)) for error in (np.abs(runs[0][finite] - answer[finite]), curve.at(answer)[finite])]
+    return off[0] <= most < off[1]
 
 
 def moved(feeds: Mapping[str, NDArray[Any]], rng: np.random.Generator) -> Feeds:

@@ -19,7 +19,7 @@ from onnxpool.golden.file import Answers, Golden
 from onnxpool.golden.inputs import Feeds
 from onnxpool.graph.forms import Model, read
 
-DRAWS = 3
+DRAWS = 2
 """How many times the inputs are moved; the largest change counts."""
 
 

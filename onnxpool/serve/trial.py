@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from onnxpool.errors import ArgumentError, OnnxpoolError
+from onnxpool.errors import ArgumentError, FormError, OnnxpoolError
 from onnxpool.golden import bounds
 from onnxpool.golden import file as golden_file
 from onnxpool.golden.inputs import generate, inputs_of
@@ -65,7 +65,7 @@ def attempt(session: Session, path: Path) -> Trial:
     """
     if golden_file.path_for(path).exists():
         known = golden_file.load(golden_file.path_for(path))
-        operators = {node.op_type for node in forms.read(path).graph.all_nodes()}
+        operators = _operators(path)
         shares = [_share(session, known, case, operators) for case in known.cases]
         worst, fault = max(shares, default=(0.0, ""))
         examples = {case.name: case.inputs for case in known.cases}
@@ -81,6 +81,14 @@ def attempt(session: Session, path: Path) -> Trial:
     example = examples.get("ordinary") or next(iter(examples.values()))
     session.run(example)
     return Trial(worst, fault, _joins(session, example), {name: tensor.shape for name, tensor in example.items()})
+
+
+def _operators(path: Path) -> set[str]:
+    """What the model's nodes are; nothing of a file that ONNX Runtime alone reads, such as an .ort file."""
+    try:
+        return {node.op_type for node in forms.read(path).graph.all_nodes()}
+    except FormError:
+        return set()
 
 
 def _share(
