@@ -2,7 +2,8 @@
 
 Then readiness turns false, and after ``drain_delay_s`` no new connection is taken; every request that has arrived is
 answered before the process ends, for ``drain_s`` at most. Answers say ``Connection: close`` from the signal on, and
-SIGHUP is a SIGTERM; a Ctrl-C after either waits for nothing. Loopback is the default; a server on loopback answers only to its usual names.
+SIGHUP is a SIGTERM; a Ctrl-C after either waits for nothing. Loopback is the default; a server on loopback answers only
+to its usual names.
 """
 
 import asyncio
