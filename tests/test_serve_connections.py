@@ -4,6 +4,7 @@ import json
 import resource
 import select
 import socket
+import ssl
 import subprocess
 import sys
 import urllib.request
@@ -13,7 +14,7 @@ import pytest
 from serving import HANGS_S, soft, started, wait_for
 
 pytest.importorskip("starlette")
-pytest.importorskip("grpc")
+grpc = pytest.importorskip("grpc")
 
 SERVE = """
 import json, pathlib, sys
@@ -158,14 +159,49 @@ def test_a_head_that_comes_byte_by_byte_is_not_waited_for(server):
         assert connection.recv(100).startswith(b"HTTP/1.1 408")
 
 
-def test_a_connection_that_is_silent_before_tls_is_closed(path, tmp_path):
-    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+def made_certificate(cert, key):
     made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    names = ["-subj", "/CN=localhost", "-keyout", str(key), "-out", str(cert)]
-    subprocess.run([*made, *names], check=True, capture_output=True)
-    with serving(path, head_s=0.5, tls_cert=str(cert), tls_key=str(key)) as server, connected(server) as connection:
-        connection.settimeout(30)  # asyncio's own limit is twice that
-        assert said(connection) == b""
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run([*made, *names, "-keyout", str(key), "-out", str(cert)], check=True, capture_output=True)
+
+
+def test_tls_is_agreed_upon_in_time_asks_clients_and_is_renewed(path, tmp_path):
+    key, cert, client_key, client_cert = (tmp_path / name for name in ("key", "cert", "client_key", "client_cert"))
+    made_certificate(cert, key)
+    made_certificate(client_cert, client_key)
+    files = {"tls_cert": str(cert), "tls_key": str(key), "tls_client_ca": str(client_cert)}
+    with serving(path, head_s=0.5, renew_s=0.1, **files) as server:
+        with connected(server) as silent:
+            silent.settimeout(30)  # asyncio's own limit is twice that
+            assert said(silent) == b""
+
+        def asked(context):
+            with urllib.request.urlopen(f"{server.url}/v2/health/live", timeout=HANGS_S, context=context) as answer:
+                return json.load(answer)
+
+        trusting = ssl.create_default_context(cafile=str(cert))
+        with pytest.raises(OSError, match=r"certificate required|onnection|EOF occurred"):
+            asked(trusting)
+        trusting.load_cert_chain(client_cert, client_key)
+        assert asked(trusting) == {"live": True}
+        with grpc.secure_channel(
+            server.grpc,
+            grpc.ssl_channel_credentials(cert.read_bytes(), client_key.read_bytes(), client_cert.read_bytes()),
+        ) as channel:
+            assert channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=HANGS_S) == b"\x08\x01"
+        made_certificate(tmp_path / "new_cert", tmp_path / "new_key")
+        renewed = ssl.create_default_context(cafile=str(tmp_path / "new_cert"))
+        renewed.load_cert_chain(client_cert, client_key)
+        (tmp_path / "new_key").replace(key)
+        (tmp_path / "new_cert").replace(cert)
+
+        def is_renewed():
+            try:
+                return asked(renewed)
+            except OSError:
+                return False
+
+        wait_for(is_renewed)
 
 
 @pytest.mark.parametrize(
