@@ -293,7 +293,10 @@ def deploy_ray(
     options = Options(threads=threads, max_batch=max_batch, max_delay_s=max_delay_ms / 1000)
     listen = Listen(host, port)
     if write:
-        ray_app.write(models, write, scale, options, listen)
+        place = models.resolve() if models.exists() else models
+        ray_app.write(place, write, scale, options, listen)
+        needs = f"every machine of the cluster needs {place} and: pip install 'onnxpool[cpu,ray]'"
+        typer.echo(json.dumps({"file": str(write), "needs": needs}) if as_json else f"{needs}\nserve deploy {write}")
         return
     with ray_app.running(models, scale, options, listen, address) as now:
         typer.echo(json.dumps(now.to_json(), indent=2) if as_json else now.text())
