@@ -201,7 +201,7 @@ async def _while_connected(request: Request, work: Awaitable[Result]) -> Result:
     """The result of ``work``, which is given up when the client goes away."""
     task, going = asyncio.current_task(), asyncio.ensure_future(request.receive())
     assert task is not None
-    left = []
+    left: list[BaseException | None] = []
 
     def leave(gone: asyncio.Future[Any]) -> None:
         if not gone.cancelled() and not left:

@@ -151,8 +151,8 @@ class _Server(uvicorn.Server):
         self.service: Service = app.state.service
         self.listen = listen
         self.limit = limit
-        pair = (listen.tls_cert, listen.tls_key)
-        self.certificates = Certificates(*pair, listen.tls_client_ca) if pair[0] and pair[1] else None
+        cert, key = listen.tls_cert, listen.tls_key
+        self.certificates = Certificates(cert, key, listen.tls_client_ca) if cert and key else None
         self.rpc: Any = None
         self.on_ready: Callable[[], None] = lambda: None
         most, self.most_grpc = room(listen.grpc_port is not None)
