@@ -51,7 +51,10 @@ def application(repository: Repository, options: Options | None = None) -> Starl
     rest = _Rest(service)
     app = Starlette(
         routes=rest.routes(),
-        middleware=[Middleware(Told, access=service.access), Middleware(Guard, options=service.options)],
+        middleware=[
+            Middleware(Told, access=service.access, closing=lambda: service.draining),
+            Middleware(Guard, options=service.options),
+        ],
         exception_handlers={Refusal: _refused, HTTPException: _unrouted, Exception: _failed},
         lifespan=rest.lifespan,
     )

@@ -14,7 +14,6 @@ health, which is always answered.
 
 import asyncio
 import logging
-from collections.abc import Callable
 from http import HTTPStatus
 from itertools import chain
 from pathlib import Path
@@ -60,12 +59,11 @@ def room(grpc: bool) -> tuple[int, int]:
 
 
 class Connections:
-    """Every connection of one server; ``closing`` says whether the server is about to stop."""
+    """Every connection of one server."""
 
-    def __init__(self, most: int, head_s: float, closing: Callable[[], bool]) -> None:
+    def __init__(self, most: int, head_s: float) -> None:
         self.most = most
         self.head_s = head_s
-        self.closing = closing
         self.all: set[Connection] = set()
         self.silent: dict[Connection, None] = {}
         """Those that have not asked anything yet, the oldest first."""
@@ -168,8 +166,6 @@ class Connection(HttpToolsProtocol):
         self._of.idle.pop(self, None)
         self.app = _Full(self._app) if self._of.full else self._app
         super().on_headers_complete()
-        if self._of.closing():
-            self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         """It is whole."""

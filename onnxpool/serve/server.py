@@ -156,7 +156,7 @@ class _Server(uvicorn.Server):
         self.rpc: Any = None
         self.on_ready: Callable[[], None] = lambda: None
         most, self.most_grpc = room(listen.grpc_port is not None)
-        self.connections = Connections(most, listen.head_s, lambda: self.service.draining)
+        self.connections = Connections(most, listen.head_s)
         self.service.metrics.watch(self.connections)
         super().__init__(_config(app, listen))
 
