@@ -271,6 +271,17 @@ def test_what_does_not_go_with_ray(tmp_path):
     assert not (tmp_path / "app.yaml").exists()
 
 
+def test_the_file_for_a_cluster_names_the_models_from_anywhere(tmp_path, monkeypatch):
+    path = network(tmp_path / "m.onnx", "Flatten")
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["deploy", "ray", path.name, "--write", str(tmp_path / "app.yaml")])
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "app.yaml").read_text())["applications"][0]["args"]["models"] == str(path)
+    assert f"every machine of the cluster needs {path}" in result.stdout
+    with pytest.raises(ArgumentError, match="token would be readable"):
+        ray_app.write(path, tmp_path / "app.yaml", options=Options(tokens=("0123456789abcdef",)))
+
+
 def test_a_killed_worker_loses_no_row_and_a_stopped_batch_goes_on(ray, tmp_path):
     means = network(tmp_path / "means.onnx", "GlobalAveragePool", "Flatten")
     random = np.random.default_rng(0)

@@ -4,9 +4,9 @@ import json
 import resource
 import select
 import socket
+import ssl
 import subprocess
 import sys
-import time
 import urllib.request
 from contextlib import ExitStack
 
@@ -14,7 +14,7 @@ import pytest
 from serving import HANGS_S, soft, started, wait_for
 
 pytest.importorskip("starlette")
-pytest.importorskip("grpc")
+grpc = pytest.importorskip("grpc")
 
 SERVE = """
 import json, pathlib, sys
@@ -25,7 +25,7 @@ given = json.loads(sys.argv[2])
 given |= {name: pathlib.Path(given[name]) for name in given if name.startswith("tls")}
 listen = Listen(port=0, grpc_port=0, **given)
 announce = lambda listening: print(json.dumps(listening.to_json(), indent=2), flush=True)
-serve(Repository(sys.argv[1], Options(timeout_s=600)), listen, announce)
+serve(Repository(sys.argv[1], Options(timeout_s=600, max_body_bytes=64 << 20)), listen, announce)
 """
 INFER = "/v2/models/soft/infer"
 BODY = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1, 2, 2], "data": [1, 2, 3, 4]}]}).encode()
@@ -63,13 +63,17 @@ def said(connection):
 
 
 def test_health_answers_beside_more_silent_connections_than_files(path):
-    """Silent ones are closed for new ones; here they would have minutes otherwise."""
+    """Silent ones are closed for new ones; here they would have minutes otherwise. One with a request stays."""
     soft_limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 2500:
         pytest.skip("this process may not open so many files")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft_limit, 2500), hard))
     try:
         with serving(path, head_s=600, idle_s=600) as server, ExitStack() as silent:
+            head = f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(BODY)}\r\n\r\n".encode()
+            slow = silent.enter_context(connected(server))
+            slow.sendall(head + BODY[:10])
+            wait_for(lambda: b'onnxpool_connections{state="busy"} 2.0' in read(server, "/metrics"))
             for _ in range(1100):
                 silent.enter_context(connected(server))
             host, _, port = server.grpc.partition(":")
@@ -80,23 +84,35 @@ def test_health_answers_beside_more_silent_connections_than_files(path):
                     assert json.load(answer) == {"ready": True}
             with urllib.request.urlopen(server.url + INFER, BODY, timeout=60) as answer:
                 assert json.load(answer)["outputs"][0]["data"] == [pytest.approx(3.4926527)]
-            with urllib.request.urlopen(f"{server.url}/metrics", timeout=60) as answer:
-                text = answer.read().decode()
-            assert 'onnxpool_connections{state="busy"} 1.0' in text
+            assert b'onnxpool_connections{state="busy"} 2.0' in read(server, "/metrics")
+            slow.sendall(BODY[10:])
+            assert slow.recv(1 << 16).startswith(b"HTTP/1.1 200")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft_limit, hard))
 
 
-def test_a_client_with_a_request_keeps_its_connection_while_silent_ones_come(path):
-    with serving(path, files=256, head_s=600, idle_s=600) as server, ExitStack() as silent:
-        head = f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(BODY)}\r\n\r\n".encode()
-        slow = silent.enter_context(connected(server))
-        slow.sendall(head + BODY[:10])
-        time.sleep(0.1)
-        for _ in range(300):
-            silent.enter_context(connected(server))
-        slow.sendall(BODY[10:])
-        assert slow.recv(1 << 16).startswith(b"HTTP/1.1 200")
+def read(server, path):
+    with urllib.request.urlopen(server.url + path, timeout=60) as answer:
+        return answer.read()
+
+
+def test_a_client_that_does_not_read_its_answer_is_not_waited_for(server):
+    """The answer is larger than what the system holds for either side."""
+    shape = [1, 1, 4096, 2048]
+    size = 4 * 4096 * 2048
+    tensor = {"name": "x", "datatype": "FP32", "shape": shape, "parameters": {"binary_data_size": size}}
+    message = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    head = f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(message) + size}\r\n"
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(HANGS_S)
+        host, _, port = server.address.partition(":")
+        connection.connect((host, int(port)))
+        connection.sendall(head.encode() + f"Inference-Header-Content-Length: {len(message)}\r\n\r\n".encode())
+        connection.sendall(message)
+        connection.sendall(bytes(size))
+        wait_for(lambda: b'onnxpool_connections{state="idle"} 1.0' in read(server, "/metrics"))
+        wait_for(lambda: b'onnxpool_connections{state="idle"} 0.0' in read(server, "/metrics"))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +135,9 @@ def test_half_a_second_head_is_not_waited_for(server):
     def late():
         with connected(server) as connection:
             connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert connection.recv(1 << 16).endswith(b'{"live":true}')
+            answer = b""
+            while not answer.endswith(b'{"live":true}'):
+                answer += connection.recv(1 << 16)
             try:
                 connection.sendall(b"G")
                 return said(connection).startswith(b"HTTP/1.1 408")
@@ -143,14 +161,49 @@ def test_a_head_that_comes_byte_by_byte_is_not_waited_for(server):
         assert connection.recv(100).startswith(b"HTTP/1.1 408")
 
 
-def test_a_connection_that_is_silent_before_tls_is_closed(path, tmp_path):
-    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+def made_certificate(cert, key):
     made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    names = ["-subj", "/CN=localhost", "-keyout", str(key), "-out", str(cert)]
-    subprocess.run([*made, *names], check=True, capture_output=True)
-    with serving(path, head_s=0.5, tls_cert=str(cert), tls_key=str(key)) as server, connected(server) as connection:
-        connection.settimeout(30)  # asyncio's own limit is twice that
-        assert said(connection) == b""
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run([*made, *names, "-keyout", str(key), "-out", str(cert)], check=True, capture_output=True)
+
+
+def test_tls_is_agreed_upon_in_time_asks_clients_and_is_renewed(path, tmp_path):
+    key, cert, client_key, client_cert = (tmp_path / name for name in ("key", "cert", "client_key", "client_cert"))
+    made_certificate(cert, key)
+    made_certificate(client_cert, client_key)
+    files = {"tls_cert": str(cert), "tls_key": str(key), "tls_client_ca": str(client_cert)}
+    with serving(path, head_s=0.5, renew_s=0.1, **files) as server:
+        with connected(server) as silent:
+            silent.settimeout(30)  # asyncio's own limit is twice that
+            assert said(silent) == b""
+
+        def asked(context):
+            with urllib.request.urlopen(f"{server.url}/v2/health/live", timeout=HANGS_S, context=context) as answer:
+                return json.load(answer)
+
+        trusting = ssl.create_default_context(cafile=str(cert))
+        with pytest.raises(OSError, match=r"certificate required|onnection|EOF occurred"):
+            asked(trusting)
+        trusting.load_cert_chain(client_cert, client_key)
+        assert asked(trusting) == {"live": True}
+        with grpc.secure_channel(
+            server.grpc,
+            grpc.ssl_channel_credentials(cert.read_bytes(), client_key.read_bytes(), client_cert.read_bytes()),
+        ) as channel:
+            assert channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=HANGS_S) == b"\x08\x01"
+        made_certificate(tmp_path / "new_cert", tmp_path / "new_key")
+        renewed = ssl.create_default_context(cafile=str(tmp_path / "new_cert"))
+        renewed.load_cert_chain(client_cert, client_key)
+        (tmp_path / "new_key").replace(key)
+        (tmp_path / "new_cert").replace(cert)
+
+        def is_renewed():
+            try:
+                return asked(renewed)
+            except OSError:
+                return False
+
+        wait_for(is_renewed)
 
 
 @pytest.mark.parametrize(

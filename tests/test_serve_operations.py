@@ -95,11 +95,11 @@ def test_a_log_that_nobody_writes_ends(monkeypatch):
     assert stream.getvalue().splitlines()[2:] == ["3 lines were left out"]
 
 
-def test_grpc_has_lines_too(path):
+def test_grpc_has_lines_too(path, tmp_path):
     triton_grpc = pytest.importorskip("tritonclient.grpc")
     x = triton_grpc.InferInput("x", [1, 1, 2, 2], "FP32").set_data_from_numpy(np.ones((1, 1, 2, 2), np.float32))
     command = ["--access-log", "json", "--allowed-host", "pools.example"]
-    log = path.with_suffix(".log")
+    log = tmp_path / "log"
     with log.open("w") as stderr, pytest.MonkeyPatch.context() as patch:
         popen = subprocess.Popen
         patch.setattr(subprocess, "Popen", lambda *given, **how: popen(*given, **how, stderr=stderr))

@@ -158,6 +158,9 @@ def serve(
     log_level: Annotated[Literal["error", "warning", "info"], typer.Option(help="What else is logged.")] = "warning",
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain (PEM), for TLS.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM).")] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(help="Authorities (PEM), of which clients need a certificate.")
+    ] = None,
     drain: Annotated[float, typer.Option(help="Seconds in which SIGTERM lets requests be answered.")] = 30.0,
     drain_delay: Annotated[
         float, typer.Option(help="Seconds before that, in which the server answers on but is not ready.")
@@ -198,7 +201,7 @@ def serve(
         hosts=tuple(allowed_host) if allowed_host else None,
         access_log=access_log,
     )
-    listen = Listen(host, port, grpc_port, tls_cert, tls_key, drain, drain_delay)
+    listen = Listen(host, port, grpc_port, tls_cert, tls_key, drain, drain_delay, tls_client_ca=tls_client_ca)
     with working(f"Loading {models}"):
         repository = Repository(models, options)
     serve(repository, listen, lambda now: typer.echo(json.dumps(now.to_json(), indent=2) if as_json else now.text()))
@@ -290,7 +293,10 @@ def deploy_ray(
     options = Options(threads=threads, max_batch=max_batch, max_delay_s=max_delay_ms / 1000)
     listen = Listen(host, port)
     if write:
-        ray_app.write(models, write, scale, options, listen)
+        place = models.resolve() if models.exists() else models
+        ray_app.write(place, write, scale, options, listen)
+        needs = f"every machine of the cluster needs {place} and: pip install 'onnxpool[cpu,ray]'"
+        typer.echo(json.dumps({"file": str(write), "needs": needs}) if as_json else f"{needs}\nserve deploy {write}")
         return
     with ray_app.running(models, scale, options, listen, address) as now:
         typer.echo(json.dumps(now.to_json(), indent=2) if as_json else now.text())

@@ -11,6 +11,7 @@
     messages.py    gRPC's messages                                  rpc.py         the gRPC server
     rpc_standard.py   gRPC's own health and reflection
     connections.py REST's connections, and their ends
+    tls.py         certificates of both
     server.py      both on their ports, until SIGTERM               listening.py   which, and what the operator is told
     pictures.py    pictures and feature maps, for the page          page.html      at /
 

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -131,11 +131,15 @@ class AccessLog:
 
 
 class Told:
-    """ASGI middleware: a line for each request, and headers for every answer: its id, and not to guess its type."""
+    """ASGI middleware: a line for each request, and headers for every answer: its id, and not to guess its type.
 
-    def __init__(self, app: ASGIApp, access: AccessLog) -> None:
+    While the server is ``closing``, an answer also says that its connection ends.
+    """
+
+    def __init__(self, app: ASGIApp, access: AccessLog, closing: Callable[[], bool]) -> None:
         self.app = app
         self.access = access
+        self.closing = closing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on, and look."""
@@ -156,7 +160,8 @@ class Told:
             async def counted(message: Message) -> None:
                 if message["type"] == "http.response.start":
                     line.status = message["status"]
-                    message["headers"] = [*message.get("headers", []), *told]
+                    end = [(b"connection", b"close")] if self.closing() else []
+                    message["headers"] = [*message.get("headers", []), *told, *end]
                 else:
                     line.size_bytes += len(message.get("body", b""))
                 await send(message)

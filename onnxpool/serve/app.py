@@ -51,7 +51,10 @@ def application(repository: Repository, options: Options | None = None) -> Starl
     rest = _Rest(service)
     app = Starlette(
         routes=rest.routes(),
-        middleware=[Middleware(Told, access=service.access), Middleware(Guard, options=service.options)],
+        middleware=[
+            Middleware(Told, access=service.access, closing=lambda: service.draining),
+            Middleware(Guard, options=service.options),
+        ],
         exception_handlers={Refusal: _refused, HTTPException: _unrouted, Exception: _failed},
         lifespan=rest.lifespan,
     )
@@ -201,7 +204,7 @@ async def _while_connected(request: Request, work: Awaitable[Result]) -> Result:
     """The result of ``work``, which is given up when the client goes away."""
     task, going = asyncio.current_task(), asyncio.ensure_future(request.receive())
     assert task is not None
-    left = []
+    left: list[BaseException | None] = []
 
     def leave(gone: asyncio.Future[Any]) -> None:
         if not gone.cancelled() and not left:

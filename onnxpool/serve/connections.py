@@ -4,6 +4,7 @@
     TLS            agreed upon within ``head_s``
     between two    ``idle_s`` after an answer
     headers        at most 64 KiB together with the address                               431
+    an answer      once the connection should be closed, something of it is read every ``head_s``
     connections    as many as the process may open files, less what it needs itself
 
 Above that number the connection that has been silent for longest is closed: first those that have never asked anything,
@@ -13,7 +14,6 @@ health, which is always answered.
 
 import asyncio
 import logging
-from collections.abc import Callable
 from http import HTTPStatus
 from itertools import chain
 from pathlib import Path
@@ -59,12 +59,11 @@ def room(grpc: bool) -> tuple[int, int]:
 
 
 class Connections:
-    """Every connection of one server; ``closing`` says whether the server is about to stop."""
+    """Every connection of one server."""
 
-    def __init__(self, most: int, head_s: float, closing: Callable[[], bool]) -> None:
+    def __init__(self, most: int, head_s: float) -> None:
         self.most = most
         self.head_s = head_s
-        self.closing = closing
         self.all: set[Connection] = set()
         self.silent: dict[Connection, None] = {}
         """Those that have not asked anything yet, the oldest first."""
@@ -167,8 +166,6 @@ class Connection(HttpToolsProtocol):
         self._of.idle.pop(self, None)
         self.app = _Full(self._app) if self._of.full else self._app
         super().on_headers_complete()
-        if self._of.closing():
-            self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         """It is whole."""
@@ -203,7 +200,35 @@ class Connection(HttpToolsProtocol):
         if not self._in_flight:  # its answer would be taken for that of the request before
             line = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"
             self.transport.write(f"{line}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode())
+        self._close()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection that was idle for too long."""
+        self._close()
+
+    def shutdown(self) -> None:
+        """Close it when its request is answered."""
+        super().shutdown()
+        if self.transport.is_closing():
+            self._close()
+
+    def _close(self) -> None:
+        """Close when all is sent that was said, which a client that reads nothing would keep from ever happening."""
         self.transport.close()
+        self._see_off(self.transport.get_write_buffer_size())
+
+    def _see_off(self, left_bytes: int) -> None:
+        """End it where so much is still left after a while."""
+
+        def look() -> None:
+            now_bytes = self.transport.get_write_buffer_size()
+            if now_bytes >= left_bytes:
+                self.transport.abort()
+            else:
+                self._see_off(now_bytes)
+
+        if left_bytes:
+            self.loop.call_later(self._of.head_s, look)
 
     def _wait(self) -> None:
         self._stop_waiting()
@@ -219,7 +244,7 @@ class Connection(HttpToolsProtocol):
         if self._in_head and self._head_bytes:
             self._refuse(408)
         else:
-            self.transport.close()
+            self._close()
 
 
 class _Full:

@@ -25,7 +25,8 @@ class Listen:
     When the server is asked to stop, it goes on for ``drain_delay_s``, but is not ready; then it takes nothing new, and
     what has arrived is answered for ``drain_s`` at most. On REST's connections a head must come within ``head_s``, and
     another request within ``idle_s``: longer than clients and proxies keep a connection, since one that is closed just
-    as a client writes to it loses that request.
+    as a client writes to it loses that request. With ``tls_client_ca`` clients need a certificate that one of these
+    authorities has signed. Whether TLS's files have changed is looked at every ``renew_s``.
     """
 
     host: str = "127.0.0.1"
@@ -37,6 +38,8 @@ class Listen:
     drain_delay_s: float = 0.0
     head_s: float = 10.0
     idle_s: float = 75.0
+    tls_client_ca: Path | None = None
+    renew_s: float = 30.0
 
     def __post_init__(self) -> None:
         for name in ("drain_s", "drain_delay_s", "head_s", "idle_s"):
@@ -44,6 +47,8 @@ class Listen:
                 raise ArgumentError(f"{name}={getattr(self, name)!r} must be a number of seconds, 0 or more")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ArgumentError("tls_cert and tls_key belong together: give both, or neither")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ArgumentError("tls_client_ca is for TLS: give tls_cert and tls_key, too")
 
     @property
     def loopback(self) -> bool:

@@ -2,7 +2,8 @@
 
 Then readiness turns false, and after ``drain_delay_s`` no new connection is taken; every request that has arrived is
 answered before the process ends, for ``drain_s`` at most. Answers say ``Connection: close`` from the signal on, and
-SIGHUP is a SIGTERM; a Ctrl-C after either waits for nothing. Loopback is the default; a server on loopback answers only to its usual names.
+SIGHUP is a SIGTERM; a Ctrl-C after either waits for nothing. Loopback is the default; a server on loopback answers only
+to its usual names.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -26,6 +28,7 @@ from onnxpool.serve.app import application
 from onnxpool.serve.listening import Listen, Listening, describe
 from onnxpool.serve.repository import Repository
 from onnxpool.serve.service import Service
+from onnxpool.serve.tls import Certificates
 
 try:
     import uvicorn
@@ -148,10 +151,12 @@ class _Server(uvicorn.Server):
         self.service: Service = app.state.service
         self.listen = listen
         self.limit = limit
+        cert, key = listen.tls_cert, listen.tls_key
+        self.certificates = Certificates(cert, key, listen.tls_client_ca) if cert and key else None
         self.rpc: Any = None
         self.on_ready: Callable[[], None] = lambda: None
         most, self.most_grpc = room(listen.grpc_port is not None)
-        self.connections = Connections(most, listen.head_s, lambda: self.service.draining)
+        self.connections = Connections(most, listen.head_s)
         self.service.metrics.watch(self.connections)
         super().__init__(_config(app, listen))
 
@@ -161,17 +166,14 @@ class _Server(uvicorn.Server):
         if listen.grpc_port is None:
             return None
         try:
-            import grpc
-
             from onnxpool.serve import rpc
         except ModuleNotFoundError as error:
             raise MissingExtra("grpcio", "grpc", "serving gRPC") from error
         self.rpc = rpc.server(self.service, self.most_grpc)
         address = f"{listen.netloc}:{listen.grpc_port}"
         try:
-            if listen.tls_cert and listen.tls_key:
-                pair = (listen.tls_key.read_bytes(), listen.tls_cert.read_bytes())
-                port: int = self.rpc.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+            if self.certificates:
+                port: int = self.rpc.add_secure_port(address, self.certificates.credentials())
             else:
                 port = self.rpc.add_insecure_port(address)
         except RuntimeError as error:
@@ -192,6 +194,13 @@ class _Server(uvicorn.Server):
             self.servers.append(opened)
         self.started = True
         self.on_ready()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second, in uvicorn's main loop."""
+        every = max(1, round(self.listen.renew_s * 10))
+        if self.certificates and self.config.ssl and counter % every == every - 1:
+            self.certificates.renew(self.config.ssl)
+        return await super().on_tick(counter)
 
     def _connection(self) -> Connection:
         return Connection(self.connections, self.config, self.server_state, self.lifespan.state)
@@ -263,4 +272,6 @@ def _config(app: Starlette, listen: Listen) -> uvicorn.Config:
         timeout_keep_alive=listen.idle_s,  # type: ignore[arg-type] # asyncio takes any number
         ssl_certfile=listen.tls_cert,
         ssl_keyfile=listen.tls_key,
+        ssl_ca_certs=None if listen.tls_client_ca is None else str(listen.tls_client_ca),
+        ssl_cert_reqs=ssl.CERT_NONE if listen.tls_client_ca is None else ssl.CERT_REQUIRED,
     )
