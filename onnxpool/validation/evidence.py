@@ -28,7 +28,7 @@ from onnxpool.validation.quantized import is_model
 
 @dataclass(frozen=True)
 class Digests:
-    """The SHA-256 of each of these files, by name where there may be several; None, or "" there, for one that is not."""
+    """The SHA-256 of each of these files, by name where there may be several; None, or "" there, for a missing one."""
 
     model: str
     weights: dict[str, str]
