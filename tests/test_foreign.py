@@ -4,13 +4,13 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from models import model as network
 from onnx import TensorProto, helper, numpy_helper
+from theirs import WINDOW, compiled, made
 from typer.testing import CliRunner
 
 import onnxpool
@@ -24,20 +24,8 @@ from onnxpool.pools import OPERATORS
 from onnxpool.serve import Options, Repository
 from onnxpool.validation import check_certificate, issue_certificate
 from onnxpool.validation.as_text import sentences
-from onnxpool.window import Window
 
-HERE = Path(__file__).parent
-WINDOW = Window.of(2, 2, 2)
 X = np.random.default_rng(0).normal(size=(2, 3, 6, 8)).astype(np.float32)
-
-
-def compiled(path, *options):
-    compiler = shutil.which("c++") or pytest.skip("no C++ compiler on this machine")
-    flags = ["-std=c++17", "-O1", "-shared", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror", *options]
-    command = [compiler, *flags, "-I", HERE.parent / "custom_ops", HERE / "foreign_library.cpp", "-o", path]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -48,24 +36,6 @@ def theirs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tampered(tmp_path_factory):
     return compiled(tmp_path_factory.mktemp("tampered") / "their.so", "-DTAMPERED")
-
-
-def made(path, op_type="ScaledSquare", pool=False, **attributes):
-    """Relu, their operator, and Sigmoid or a SoftPool."""
-    last = (
-        helper.make_node("SoftPool", ["s"], ["y"], "last", domain="onnxpool", **WINDOW.attributes())
-        if pool
-        else helper.make_node("Sigmoid", ["s"], ["y"], "last")
-    )
-    nodes = [
-        helper.make_node("Relu", ["x"], ["r"], "relu"),
-        helper.make_node(op_type, ["r"], ["s"], "theirs", domain="their.domain", **attributes),
-        last,
-    ]
-    proto = network(nodes, 2)
-    proto.opset_import.append(helper.make_opsetid("their.domain", 1))
-    onnx.save(proto, path)
-    return path
 
 
 def squared(feeds):
@@ -101,14 +71,19 @@ def test_it_passes_in_every_cell_of_onnx_runtime(theirs, tmp_path):
 
 
 def test_without_the_library_it_cannot_be_loaded(tmp_path):
-    report = onnxpool.validate(made(tmp_path / "m.onnx", scale=0.5), answer, threads=1)
+    report = onnxpool.validate(made(tmp_path / "m.onnx", scale=0.5), answer, threads=1, case="image")
     assert report.verdict == "unloadable"
+    assert any("operators of their.domain: name the library" in note for note in report.notes)
 
 
 def test_a_tampered_library_and_a_tampered_model_fail(theirs, tampered, tmp_path):
-    report = onnxpool.validate(made(tmp_path / "m.onnx", scale=0.5), answer, libraries=[tampered], threads=1)
+    report = onnxpool.validate(
+        made(tmp_path / "m.onnx", scale=0.5), answer, libraries=[tampered], threads=1, case="image"
+    )
     assert report.verdict == "mismatch", sentences(report)
-    report = onnxpool.validate(made(tmp_path / "m.onnx", scale=0.501), answer, libraries=[theirs], threads=1)
+    report = onnxpool.validate(
+        made(tmp_path / "m.onnx", scale=0.501), answer, libraries=[theirs], threads=1, case="image"
+    )
     assert report.verdict == "mismatch"
     assert any("the exported model itself differs from the reference" in note for note in report.notes), report.notes
 
@@ -269,7 +244,7 @@ def test_a_function_in_a_file_is_a_reference(theirs, tampered, tmp_path, name):
     path = made(tmp_path / "m.onnx", scale=0.5)
     mine = tmp_path / f"mine_{name}.py"
     mine.write_text(REFERENCE)
-    given = ("--reference", f"{mine}:{name}", "--threads", 1)
+    given = ("--reference", f"{mine}:{name}", "--threads", 1, "--case", "image")
     assert invoke("validate", path, "--library", theirs, *given).exit_code == 0
     assert invoke("validate", path, "--library", tampered, *given).exit_code == 1
     done = invoke("bundle", path, tmp_path / "bundle", "--library", theirs, "--reference", f"{mine}:{name}")

@@ -6,7 +6,7 @@ import pytest
 from models import model as network
 from models import pooled
 from onnx import helper, numpy_helper
-from test_foreign import compiled, made
+from theirs import compiled, made
 from typer.testing import CliRunner
 
 import onnxpool
@@ -62,7 +62,7 @@ def test_what_depends_on_the_batch_fails(theirs, tmp_path):
 
 def test_what_depends_on_earlier_runs_fails(theirs, tmp_path):
     path = made(tmp_path / "m.onnx", "Counting")
-    report = onnxpool.validate(path, libraries=[theirs], threads=1, invariant=["runs"])
+    report = onnxpool.validate(path, libraries=[theirs], threads=1, case="ordinary", invariant=["runs"])
     assert ways(report)["runs", False][0] == "mismatch"
     (run,) = [run for run in report.runs if "invariant" in run.options]
     assert "beside the first: " in run.results[0].reason
@@ -111,7 +111,7 @@ def test_a_fixed_batch_is_skipped_and_said(tmp_path):
 def test_by_command(theirs, tmp_path):
     def status(op_type, ways):
         path = made(tmp_path / "m.onnx", op_type)
-        arguments = ["validate", path, "--library", theirs, "--threads", 1, "--invariant", ways]
+        arguments = ["validate", path, "--library", theirs, "--threads", 1, "--case", "ordinary", "--invariant", ways]
         return CliRunner().invoke(app, [*map(str, arguments)])
 
     assert status("Coupled", "threads,runs").exit_code == 0

@@ -28,7 +28,7 @@ from onnxpool.validation.quantized import is_model
 
 @dataclass(frozen=True)
 class Digests:
-    """The SHA-256 of each of these files, by name where there may be several; None where there is none."""
+    """The SHA-256 of each of these files, by name where there may be several; None, or "" there, for a missing one."""
 
     model: str
     weights: dict[str, str]
@@ -96,7 +96,7 @@ def digests_of(model: Path, libraries: Sequence[Path] = ()) -> Digests:
     """The digests of a model file and of all that belongs to it here. Raises OSError where a file cannot be read."""
     return Digests(
         model=sha256(model),
-        weights={name: sha256(model.parent / name) for name in external_files(model)},
+        weights={name: sha256_if_there(model.parent / name) or "" for name in external_files(model)},
         golden=sha256_if_there(golden_file.path_for(model)),
         library=library_digest(),
         cuda_library=cuda_library_digest(),

@@ -36,6 +36,18 @@ from onnxpool.runtimes._child import Child, Crashed, Refused, Tensors, worker
 Kernels = Literal["auto", "require", "off"]
 
 
+_BUILT_IN = ("com.microsoft", "com.ms.internal.nhwc", "org.pytorch.aten")
+"""Domains of operators that ONNX Runtime itself may bring."""
+
+
+def unknown_domains(model: ir.Model) -> list[str]:
+    """The domains of operators in a model that a library must bring."""
+    local = {(domain, op_type) for domain, op_type, _ in model.functions}
+    nodes = [*model.graph.all_nodes()]
+    found = {node.domain for node in nodes if (node.domain, node.op_type) not in local}
+    return sorted(domain for domain in found if is_foreign(domain) and not domain.startswith(_BUILT_IN))
+
+
 class Foreign:
     """Libraries of custom operators, in a process that has ONNX Runtime. ``crashes`` says of which nodes it died.
 

@@ -39,7 +39,7 @@ from onnxpool.validation import invariance, limits, quantized
 from onnxpool.validation.blame import sides
 from onnxpool.validation.compare import Judge
 from onnxpool.validation.evidence import Watch, gather
-from onnxpool.validation.foreign import Foreign
+from onnxpool.validation.foreign import Foreign, unknown_domains
 from onnxpool.validation.matrix import Files, Matrix
 from onnxpool.validation.model import HeldModel
 from onnxpool.validation.plan import plan
@@ -142,6 +142,7 @@ def validate(
             *told,
             *golden.notes,
             *invariances,
+            *_without_libraries(held, libraries, verdict),
             *_promised(held, outside),
             *_unchecked(held, golden),
             *_loose(golden),
@@ -233,6 +234,12 @@ def _of_itself(held: HeldModel, case: str | None) -> Golden:
 
 
 # --- what the report adds
+
+
+def _without_libraries(held: HeldModel, libraries: Sequence[object], verdict: Verdict) -> Iterator[str]:
+    """What would let a model load that has operators of other libraries."""
+    if verdict == "unloadable" and not libraries and (domains := unknown_domains(held.original)):
+        yield f"it has operators of {', '.join(domains)}: name the library that brings them by --library (libraries=)"
 
 
 def _promised(held: HeldModel, outside: Mapping[str, str]) -> Iterator[str]:
