@@ -206,7 +206,7 @@ def test_openvinos_own_format_keeps_the_node(core, tmp_path, op_type, form):
     [
         ({"auto_pad": "VALID"}, "SoftPool node 'pool': attribute auto_pad is unknown"),
         ({"ceil_mode": None}, "SoftPool node 'pool': attribute ceil_mode is missing"),
-        ({"strides": None}, "attribute strides is missing"),
+        ({"strides": None}, "SoftPool node 'pool': attribute strides is missing"),
         ({"strides": [0, 1]}, r"attribute strides is \[0, 1\]; each number must be from 1"),
         ({"pads": [1, 1, 0, 0]}, "different at begin and end"),
     ],
