@@ -3,6 +3,7 @@
 Skipped without OpenVINO, a C++ compiler or the native library.
 """
 
+import json
 import shutil
 import subprocess
 import sys
@@ -14,10 +15,12 @@ import onnx_ir as ir
 import pytest
 from cases import WINDOWS, inputs
 from models import pooled
+from typer.testing import CliRunner
 
 import onnxpool
 from onnxpool import openvino
 from onnxpool.about.machine import diagnose
+from onnxpool.cli.commands import app
 from onnxpool.deploy import package
 from onnxpool.errors import ArgumentError, KernelError
 from onnxpool.golden import bounds
@@ -243,6 +246,15 @@ def test_the_extension_is_built_once(built, monkeypatch, tmp_path):
     assert "there is no extension" in openvino.why_missing()  # of other sources: another file
     assert diagnose().openvino is None
     assert any("onnxpool build openvino compiles it; until then" in note for note in diagnose().notes)
+
+
+def test_the_command_says_where_it_is(built):
+    done = CliRunner().invoke(app, ["build", "openvino", "--json"])
+    assert done.exit_code == 0
+    told = json.loads(done.stdout)
+    assert (told["path"], told["release"], told["cached"]) == (built.path, built.release, True)
+    shown = CliRunner().invoke(app, ["build", "openvino"]).stdout.replace("\n", "")
+    assert shown == f"{built.path}: for OpenVINO {built.release}, was there already"
 
 
 def test_why_it_cannot_be_built(monkeypatch, tmp_path):
