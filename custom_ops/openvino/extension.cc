@@ -43,10 +43,14 @@ const Kernel* const* load_kernels() {
   return kernels;
 }
 
+const Kernel* const* kernels() {
+  static const Kernel* const* const loaded = load_kernels();
+  return loaded;
+}
+
 const Kernel& kernel_named(const std::string& name) {
-  static const Kernel* const* const kernels = load_kernels();
   for (size_t i = 0; i < kMethods; ++i) {
-    if (name == kernels[i]->name) return *kernels[i];
+    if (name == kernels()[i]->name) return *kernels()[i];
   }
   OPENVINO_THROW("onnxpool: there is no kernel for ", name);
 }
@@ -282,6 +286,7 @@ class StochasticPool : public Named<StochasticPool> {
 };
 
 std::vector<ov::Extension::Ptr> extensions() {
+  kernels();  // so that add_extension fails where there are none, and not the first model
   std::vector<ov::Extension::Ptr> made;
   SoftPool::extend(&made);
   LocalImportancePool::extend(&made);
