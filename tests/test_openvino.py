@@ -155,6 +155,16 @@ def test_any_number_of_threads_gives_the_same_bits(core, op_type, window, shape)
     np.testing.assert_array_equal(one, two)
 
 
+def test_threads_have_memory_of_their_own(core):
+    """Some fifty tasks, each with planes side by side in a piece of scratch memory, some times over."""
+    x = np.random.default_rng(8).standard_normal((8, 256, 20, 20)).astype(np.float32)
+    model = read(core, node("SoftPool", Window.of(2, 5, 1, 2)))
+    one, two = (core.compile_model(model, "CPU", {**SETTINGS, "INFERENCE_NUM_THREADS": n}) for n in (1, 2))
+    expected = one(x)[0]
+    for _ in range(20):
+        np.testing.assert_array_equal(two(x)[0], expected)
+
+
 def test_requests_at_the_same_time_have_memory_of_their_own(core):
     model = read(core, node("SoftPool", Window.of(2, 5, 1, 2)))
     compiled = core.compile_model(model, "CPU", {**SETTINGS, "NUM_STREAMS": 2})
