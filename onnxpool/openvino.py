@@ -62,7 +62,7 @@ def extension_path() -> Path:
     Raises :class:`onnxpool.errors.KernelError` where there is none, with the reason and the remedy.
     """
     release = _Release.installed()
-    for place in (release.brought_along(), release.cached()):
+    for place in (release.cached(), release.brought_along()):
         if place.is_file():
             return place
     raise KernelError(f"there is no extension for OpenVINO {release.version} yet: {_COMMAND} compiles it")

@@ -3,6 +3,7 @@
 Skipped without OpenVINO, a C++ compiler or the native library.
 """
 
+import json
 import shutil
 import subprocess
 import sys
@@ -14,10 +15,12 @@ import onnx_ir as ir
 import pytest
 from cases import WINDOWS, inputs
 from models import pooled
+from typer.testing import CliRunner
 
 import onnxpool
 from onnxpool import openvino
 from onnxpool.about.machine import diagnose
+from onnxpool.cli.commands import app
 from onnxpool.deploy import package
 from onnxpool.errors import ArgumentError, KernelError
 from onnxpool.golden import bounds
@@ -44,6 +47,7 @@ def built(tmp_path_factory):
         pytest.skip(reason)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(openvino._Release, "brought_along", lambda _: Path("none"))
         assert openvino.why_missing().endswith("yet: onnxpool build openvino compiles it")
         try:
             made = openvino.build_extension()
@@ -151,6 +155,16 @@ def test_any_number_of_threads_gives_the_same_bits(core, op_type, window, shape)
     np.testing.assert_array_equal(one, two)
 
 
+def test_threads_have_memory_of_their_own(core):
+    """Some fifty tasks, each with planes side by side in a piece of scratch memory, some times over."""
+    x = np.random.default_rng(8).standard_normal((8, 256, 20, 20)).astype(np.float32)
+    model = read(core, node("SoftPool", Window.of(2, 5, 1, 2)))
+    one, two = (core.compile_model(model, "CPU", {**SETTINGS, "INFERENCE_NUM_THREADS": n}) for n in (1, 2))
+    expected = one(x)[0]
+    for _ in range(20):
+        np.testing.assert_array_equal(two(x)[0], expected)
+
+
 def test_requests_at_the_same_time_have_memory_of_their_own(core):
     model = read(core, node("SoftPool", Window.of(2, 5, 1, 2)))
     compiled = core.compile_model(model, "CPU", {**SETTINGS, "NUM_STREAMS": 2})
@@ -206,7 +220,7 @@ def test_openvinos_own_format_keeps_the_node(core, tmp_path, op_type, form):
     [
         ({"auto_pad": "VALID"}, "SoftPool node 'pool': attribute auto_pad is unknown"),
         ({"ceil_mode": None}, "SoftPool node 'pool': attribute ceil_mode is missing"),
-        ({"strides": None}, "attribute strides is missing"),
+        ({"strides": None}, "SoftPool node 'pool': attribute strides is missing"),
         ({"strides": [0, 1]}, r"attribute strides is \[0, 1\]; each number must be from 1"),
         ({"pads": [1, 1, 0, 0]}, "different at begin and end"),
     ],
@@ -242,6 +256,15 @@ def test_the_extension_is_built_once(built, monkeypatch, tmp_path):
     assert "there is no extension" in openvino.why_missing()  # of other sources: another file
     assert diagnose().openvino is None
     assert any("onnxpool build openvino compiles it; until then" in note for note in diagnose().notes)
+
+
+def test_the_command_says_where_it_is(built):
+    done = CliRunner().invoke(app, ["build", "openvino", "--json"])
+    assert done.exit_code == 0
+    told = json.loads(done.stdout)
+    assert (told["path"], told["release"], told["cached"]) == (built.path, built.release, True)
+    shown = CliRunner().invoke(app, ["build", "openvino"]).stdout.replace("\n", "")
+    assert shown == f"{built.path}: for OpenVINO {built.release}, was there already"
 
 
 def test_why_it_cannot_be_built(monkeypatch, tmp_path):

@@ -78,7 +78,8 @@ extern const Kernel soft, local_importance, stochastic;
 // processor, kMethods of them, or null and the reason, also where the caller was compiled with another version of this
 // header. A host reads attributes and shapes by geometry.h, runs every task of a schedule, and then finishes it.
 constexpr size_t kMethods = 3;
-constexpr int kKernelsVersion = 1;  // raised when what this header or geometry.h declares changes
+constexpr int kKernelsVersion = static_cast<int>(sizeof(Kernel) << 20 | sizeof(Schedule) << 10 | sizeof(Plan));
+static_assert(sizeof(Kernel) < 2048 && sizeof(Schedule) < 1024 && sizeof(Plan) < 1024, "each has its bits");
 extern "C" using GetKernels = const Kernel* const* (*)(int version, char* why, size_t room);
 
 }  // namespace onnxpool

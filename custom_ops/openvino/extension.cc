@@ -43,10 +43,14 @@ const Kernel* const* load_kernels() {
   return kernels;
 }
 
+const Kernel* const* kernels() {
+  static const Kernel* const* const loaded = load_kernels();
+  return loaded;
+}
+
 const Kernel& kernel_named(const std::string& name) {
-  static const Kernel* const* const kernels = load_kernels();
   for (size_t i = 0; i < kMethods; ++i) {
-    if (name == kernels[i]->name) return *kernels[i];
+    if (name == kernels()[i]->name) return *kernels()[i];
   }
   OPENVINO_THROW("onnxpool: there is no kernel for ", name);
 }
@@ -241,7 +245,7 @@ class Named : public Pooling {
                           context.get_attribute<int64_t>("ceil_mode")};
     ov::OutputVector inputs;
     for (size_t i = 0; i < context.get_input_size(); ++i) inputs.push_back(context.get_input(static_cast<int>(i)));
-    const auto node = made(inputs, attributes);
+    const auto node = made(inputs, attributes, context.get_name());
     node->get_rt_info()["onnxpool_node"] = context.get_name();  // OpenVINO calls a node by its output
     return node->outputs();
   }
@@ -254,8 +258,10 @@ class Named : public Pooling {
   }
 
  private:
-  static std::shared_ptr<Operator> made(const ov::OutputVector& inputs, const Attributes& attributes) {
+  static std::shared_ptr<Operator> made(const ov::OutputVector& inputs, const Attributes& attributes,
+                                        const std::string& name = "") {
     const auto node = std::make_shared<Operator>(inputs, attributes);
+    if (!name.empty()) node->set_friendly_name(name);
     node->constructor_validate_and_infer_types();
     return node;
   }
@@ -280,6 +286,7 @@ class StochasticPool : public Named<StochasticPool> {
 };
 
 std::vector<ov::Extension::Ptr> extensions() {
+  kernels();  // so that add_extension fails where there are none, and not the first model
   std::vector<ov::Extension::Ptr> made;
   SoftPool::extend(&made);
   LocalImportancePool::extend(&made);
