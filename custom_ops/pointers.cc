@@ -29,6 +29,9 @@ class Aligned {
   void* all_;
 };
 
+// By the first call: the environment is not read again, since that is not safe beside a thread that changes it.
+std::atomic<const Kernels*> chosen{nullptr};
+
 // One call, checked.
 struct Call {
   const Kernel* kernel = nullptr;
@@ -37,8 +40,10 @@ struct Call {
 
   bool read(const char* op_type, int element, int64_t rank, const int64_t* shape, const int64_t* numbers) {
     why.add("%s: ", op_type);
-    const Kernels* const kernels = choose_kernels(&why);
+    const Kernels* kernels = chosen.load(std::memory_order_relaxed);
+    if (kernels == nullptr) kernels = choose_kernels(&why);
     if (kernels == nullptr) return false;
+    chosen.store(kernels, std::memory_order_relaxed);
     for (size_t i = 0; i < kMethods; ++i) {
       if (std::strcmp(kernels->of[i]->name, op_type) == 0) kernel = kernels->of[i];
     }

@@ -22,6 +22,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # PyTorch's threads would go on waiting actively after its turn
 
 import bench_cuda
+import bench_torch
 import numpy as np
 import onnxruntime
 import torch
@@ -182,6 +183,15 @@ def poolings(
                 yield timed(chosen, name, dtype, (provider, threads), makers, share)
 
 
+def training(chosen: argparse.Namespace, geometries: Sequence[Any], threads: int) -> Iterator[Group]:
+    """A group for each geometry: forward and backward in PyTorch, float32."""
+    for shape, *arguments in geometries:
+        window = Window.of(len(shape) - 2, *arguments)
+        case = Case(shape, window, "float32", threads, CPU, chosen.scale)
+        name = f"{'x'.join(map(str, shape))} {window}, forward and backward"
+        yield timed(chosen, name, "float32", (CPU, threads), bench_torch.ways(case), bench_torch.share)
+
+
 def data(chosen: argparse.Namespace, geometries: Sequence[Any], threads: int) -> Iterator[Group]:
     """A group for each geometry and operator: our kernel on the processor, on data of every kind."""
     for shape, *arguments in geometries:
@@ -340,6 +350,8 @@ def measured(chosen: argparse.Namespace) -> Iterator[Group]:
         return not chosen.only or chosen.only in "x".join(map(str, geometry[0]))
 
     yield from poolings(chosen, list(filter(wanted, QUICK if chosen.quick else GEOMETRIES)), settings)
+    for threads in chosen.threads:
+        yield from training(chosen, list(filter(wanted, QUICK[:1] if chosen.quick else GEOMETRIES)), threads)
     if chosen.quick:
         return
     for threads in chosen.threads[:1]:

@@ -18,6 +18,7 @@ from rich.table import Table
 COPY, MAX, AVERAGE = "copy", "MaxPool", "AveragePool"
 NATIVE, FUNCTION, STANDARD = "native", "function form", "standard form"
 NAIVE, PYTORCH, COMPILED, MODULE = "naive graph", "PyTorch", "torch.compile", "onnxpool.nn"
+COMPOSITION, TORCH_MAX = "onnxpool.nn, no library", "max_pool"
 OPENVINO, OPENVINO_STANDARD = "OpenVINO native", "OpenVINO standard"
 NORMAL = "normal values"
 
@@ -83,7 +84,9 @@ class Group:
 def table(group: Group) -> Table:
     """Every way of one group: its time, and that in times of MaxPool, standard form, PyTorch, and of normal data."""
     found = Table(title=str(group), title_justify="left")
-    against = [way for way in (COPY, MAX, STANDARD, PYTORCH, NORMAL) if any(r.way == way for r in group.results)]
+    against = [
+        way for way in (COPY, MAX, TORCH_MAX, STANDARD, PYTORCH, NORMAL) if any(r.way == way for r in group.results)
+    ]
     for column in ("", "", "ms", "quartiles", *(f"x {way}" for way in against), "error / allowed"):
         found.add_column(column, justify="left" if column == "" else "right", no_wrap=True)
     for result in group.results:

@@ -7,7 +7,7 @@ Of each operator of ours, with values drawn from a normal distribution:
     standard form    for every other runtime                                   ONNX Runtime
     naive graph      the formula as it stands: Exp, Mul, AveragePool, Div      ONNX Runtime
     PyTorch          the same with avg_pool, eager; torch.compile if asked for
-    onnxpool.nn      our own operator, eager                                   PyTorch
+    onnxpool.nn      our own operator, eager: the native kernel                PyTorch
 
 and ONNX Runtime's own MaxPool and AveragePool with the same window, and ``copy``, which moves as many bytes as any
 pooling must: half of input and output together, read and written. Nothing can be faster than that by much.

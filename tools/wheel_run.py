@@ -1,4 +1,5 @@
-"""What tools/wheel runs a wheel with: `make FILE` exports a small network, `run FILE` runs it by the installed wheel.
+"""What tools/wheel runs a wheel with: `make FILE` exports a small network, `run FILE` runs it by the installed wheel,
+`train` trains one, where there is PyTorch.
 
 `run` fails unless the pooling node runs natively, the numbers are those of float64, and nothing but the wheel with its
 extra `cpu` is installed: neither PyTorch nor what the command line needs.
@@ -51,5 +52,34 @@ def run(path: Path) -> None:
     print(f"{len(cases)} cases are right: onnxpool {onnxpool.__version__}, Python {sys.version.split()[0]}")
 
 
+def train(_: Path) -> None:
+    """Some steps with SoftPool, natively."""
+    import torch
+
+    from onnxpool import nn
+    from onnxpool.pools import _native
+
+    if why := _native.why_not():
+        sys.exit(f"PyTorch's tensors are not pooled natively: {why}")
+    torch.manual_seed(0)
+    x, wanted = torch.randn(64, 1, 8, 8), torch.arange(64) % 4
+    x[torch.arange(64), 0, wanted, wanted] += 4
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 8, 3, padding=1), nn.SoftPool2d(2), torch.nn.Flatten(), torch.nn.Linear(128, 4)
+    )
+    steps = torch.optim.Adam(network.parameters(), 0.01)
+    losses = []
+    for _ in range(40):
+        steps.zero_grad()
+        loss = torch.nn.functional.cross_entropy(network(x), wanted)
+        loss.backward()
+        steps.step()
+        losses.append(loss.item())
+    if not losses[-1] < losses[0] / 4:
+        sys.exit(f"the network did not learn: loss {losses[0]:.3g}, then {losses[-1]:.3g}")
+    home = Path(nn.__file__).parent
+    print(f"{home}: trained natively, loss {losses[0]:.3g} to {losses[-1]:.3g}, torch {torch.__version__}")
+
+
 if __name__ == "__main__":
-    {"make": make, "run": run}[sys.argv[1]](Path(sys.argv[2]))
+    {"make": make, "run": run, "train": train}[sys.argv[1]](Path(sys.argv[-1]))

@@ -45,7 +45,8 @@ class Problem:
 @dataclass(frozen=True)
 class Diagnosis:
     """The state of this machine. ``versions`` has None for what is not installed; ``library`` and ``openvino`` are
-    the files of the native library and of its extension for OpenVINO, None where there is none.
+    the files of the native library and of its extension for OpenVINO, None where there is none. ``pytorch`` says why
+    PyTorch's tensors are not pooled natively, None where they are.
     """
 
     python: str
@@ -55,6 +56,7 @@ class Diagnosis:
     library: str | None
     cuda: CudaKernels
     openvino: str | None
+    pytorch: str | None
     problems: tuple[Problem, ...]
     notes: tuple[str, ...]
 
@@ -88,6 +90,7 @@ def diagnose() -> Diagnosis:
         library=None if missing else str(library_path()),
         cuda=cuda,
         openvino=None if openvino.why_missing() else str(openvino.extension_path()),
+        pytorch=_why_not_in_pytorch(versions),
         problems=tuple(problems),
         notes=(*_notes(versions, missing, cuda if CUDA in providers else None), *_on_providers(providers, versions)),
     )
@@ -144,6 +147,14 @@ def _clashes(versions: dict[str, str | None]) -> Iterator[Problem]:
             "files",
             f"pip uninstall {' '.join(found)}, then pip install 'onnxpool[cpu]' or 'onnxpool[gpu]'",
         )
+
+
+def _why_not_in_pytorch(versions: Mapping[str, str | None]) -> str | None:
+    if not versions["torch"]:
+        return "PyTorch is not installed"
+    from onnxpool.pools import _native
+
+    return _native.why_not()
 
 
 def _outdated(versions: dict[str, str | None]) -> Iterator[Problem]:

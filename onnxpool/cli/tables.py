@@ -234,6 +234,7 @@ def diagnosis(value: "Diagnosis") -> RenderableType:
     if value.cuda.missing:
         facts.add_row("  not used", value.cuda.missing)
     facts.add_row("for OpenVINO", value.openvino or "none")
+    facts.add_row("in PyTorch", f"not native: {value.pytorch}" if value.pytorch else "native on the CPU")
     notes = [Text(f"note: {note}") for note in value.notes]
     problems = [Text(f"problem: {found.what}; remedy: {found.remedy}", "red") for found in value.problems]
     verdict = Text("all that is installed works", "green") if value.healthy else Text("something is broken", "red")

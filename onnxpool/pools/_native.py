@@ -85,6 +85,11 @@ _PLAIN = ~torch._C._dispatch_keys(torch.empty(0)).raw_repr()
 
 
 def takes(*tensors: Tensor) -> bool:
+    """Whether there is a library, and these are tensors for it."""
+    return are_plain(*tensors) and _library()[0] is not None
+
+
+def are_plain(*tensors: Tensor) -> bool:
     """Whether these are plain tensors on the CPU, of types that there are kernels for, and PyTorch just computes.
 
     Not while it traces or compiles, while a mode watches what operators run, or with forward-mode derivatives.
@@ -99,7 +104,6 @@ def takes(*tensors: Tensor) -> bool:
         and not torch._C._len_torch_dispatch_stack()
         and forward_ad._current_level < 0
         and not torch.compiler.is_compiling()
-        and _library()[0] is not None
     )
 
 

@@ -59,6 +59,7 @@ else:
 
 Forward = Callable[..., "Tensor"]
 Backward = Callable[..., "tuple[Tensor, ...]"]
+Ordinary = Callable[..., "Tensor | None"]
 
 EXPORTED_AS: dict[Any, Operator] = {}
 """The ONNX operator of each PyTorch operator (``torch.ops.onnxpool.*.default``); filled by :func:`operator`."""
@@ -67,12 +68,13 @@ TRANSLATIONS: dict[Any, Callable[..., Any]] = {}
 """How each other PyTorch operator is written in standard ONNX operators; filled by :func:`standard_operator`."""
 
 
-def operator(exported_as: Operator, name: str, forward: Forward, backward: Backward) -> Forward:
+def operator(exported_as: Operator, name: str, forward: Forward, backward: Backward, ordinary: Ordinary) -> Forward:
     """Register ``torch.ops.onnxpool.<name>`` for PyTorch; returns a function ``(window, *inputs) -> output``.
 
     ``forward(window, *inputs) -> output`` and ``backward(window, grad, *inputs) -> gradients`` get plain tensors
     ``(N, C, *spatial)``; both are traceable code, so that they compile and can be differentiated again. Where native
-    kernels take the tensors (:func:`onnxpool.pools._native.takes`), they run in place of both. To
+    kernels take the tensors (:func:`onnxpool.pools._native.takes`), they run in place of both. Where there are none,
+    ``ordinary(window, *inputs)`` may pool plain tensors on the CPU at less cost, or return None. To
     ``torch.export`` it is one call, which is one node in ONNX with our translation (:data:`EXPORTED_AS`); whoever does
     not know the operator takes ``forward`` in its place. Without PyTorch the function raises :class:`MissingExtra`.
     """
@@ -102,17 +104,22 @@ def operator(exported_as: Operator, name: str, forward: Forward, backward: Backw
 
     native_pool = differentiable(native_forward, native_backward)
 
-    def with_slopes(window: Window, *tensors: "Tensor", native: bool = False) -> "Tensor":
-        slopes = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-        if native:
-            return (native_pool if slopes else native_forward)(window, *tensors)
-        return (pool if slopes else forward)(window, *tensors)
+    def have_slopes(*tensors: "Tensor") -> bool:
+        return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+    def with_slopes(window: Window, *tensors: "Tensor") -> "Tensor":
+        return (pool if have_slopes(*tensors) else forward)(window, *tensors)
 
     def run(window: Window, *tensors: "Tensor") -> "Tensor":
         """Inside of the operator, where functorch takes no function with a gradient of its own."""
         if is_functorch_active():
             return forward(window, *tensors)
-        return with_slopes(window, *tensors, native=_native.takes(*tensors))
+        if _native.are_plain(*tensors):
+            if _native.why_not() is None:
+                return (native_pool if have_slopes(*tensors) else native_forward)(window, *tensors)
+            if (y := ordinary(window, *tensors)) is not None:
+                return y
+        return with_slopes(window, *tensors)
 
     def gather(flat: Sequence[Any]) -> tuple[Any, ...]:
         return (window_from(flat[len(inputs) :]), *flat[: len(inputs)])

@@ -40,6 +40,7 @@ from onnxpool.pools._logits import (
     SoftGate,
 )
 from onnxpool.pools._method import Calls, Method, Operator, over_windows
+from onnxpool.pools._ordinary import are_near, average, can_average
 from onnxpool.pools._torch_ops import Module, WindowModule, cells, is_jit_tracing, operator, spread, torch, widen
 from onnxpool.window import Size, Window
 
@@ -199,7 +200,15 @@ def _backward(window: Window, grad: "Tensor", x: "Tensor", logit: "Tensor") -> "
     return spread(steps, widen(x), window).to(x.dtype), spread(slopes, widen(logit), window).to(logit.dtype)
 
 
-local_importance_pool = operator(OPERATOR, "local_importance_pool", _forward, _backward)
+def _ordinary(window: Window, x: "Tensor", logit: "Tensor") -> "Tensor | None":
+    wide, logits = widen(x), widen(logit)
+    if not (can_average(window) and are_near(logits) and are_near(wide, _ORDINARY)):
+        return None
+    weights = logits.exp()
+    return (average(window, wide * weights) / average(window, weights)).to(x.dtype)
+
+
+local_importance_pool = operator(OPERATOR, "local_importance_pool", _forward, _backward, _ordinary)
 
 
 # --- the pools

@@ -24,6 +24,7 @@ from onnxpool.pools import _function_body as body
 from onnxpool.pools import _onnx_ops as onnx_ops
 from onnxpool.pools._bounded import ratio
 from onnxpool.pools._method import Calls, Method, Operator, over_windows
+from onnxpool.pools._ordinary import are_near, average, can_average
 from onnxpool.pools._torch_ops import WindowModule, cells, operator, spread, torch, widen
 from onnxpool.window import Window
 
@@ -146,7 +147,15 @@ def _backward(window: Window, grad: "Tensor", x: "Tensor") -> "tuple[Tensor]":
     return (spread(slopes, widen(x), window).to(x.dtype),)
 
 
-soft_pool = operator(OPERATOR, "soft_pool", _forward, _backward)
+def _ordinary(window: Window, x: "Tensor") -> "Tensor | None":
+    wide = widen(x)
+    if not (can_average(window) and are_near(wide)):
+        return None
+    weights = wide.exp()
+    return (average(window, wide * weights) / average(window, weights)).to(x.dtype)
+
+
+soft_pool = operator(OPERATOR, "soft_pool", _forward, _backward, _ordinary)
 
 
 class _SoftPool(WindowModule):

@@ -24,6 +24,7 @@ from onnxpool.errors import ArgumentError
 from onnxpool.pools import _function_body as body
 from onnxpool.pools import _onnx_ops as onnx_ops
 from onnxpool.pools._method import Calls, Method, Operator, over_windows
+from onnxpool.pools._ordinary import are_near, average, can_average
 from onnxpool.pools._torch_ops import WindowModule, cells, operator, pooled_shape, spread, torch, widen
 from onnxpool.window import Size, Window
 
@@ -168,7 +169,17 @@ def _backward(window: Window, grad: "Tensor", x: "Tensor") -> "tuple[Tensor]":
     return (spread(slopes, widen(x), window).to(x.dtype),)
 
 
-stochastic_pool = operator(OPERATOR, "stochastic_pool", _forward, _backward)
+def _ordinary(window: Window, x: "Tensor") -> "Tensor | None":
+    a = widen(x).relu()  # its slope is 0 at 0
+    if not (can_average(window) and are_near(a, _ORDINARY)):
+        return None
+    mean = average(window, a)
+    if not bool(((mean == 0) | (mean > 1 / _ORDINARY)).all()):
+        return None
+    return (average(window, a * a) / mean.clamp(min=1 / _ORDINARY)).to(x.dtype)
+
+
+stochastic_pool = operator(OPERATOR, "stochastic_pool", _forward, _backward, _ordinary)
 
 
 def draw(window: Window, x: "Tensor") -> "Tensor":
