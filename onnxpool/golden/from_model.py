@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -147,11 +148,17 @@ def _shake(node: OpRun, draws: Draws) -> None:
         return
 
     def run(*inputs: Any, **told: Any) -> tuple[Any, ...]:
+        found = given(*inputs, **told)  # type: ignore[no-untyped-call]
+        absolute: float | Array = perturbed.SATURATING.get(kind, 0.0)
+        if kind in perturbed.SUMMING and bounds.is_floating(inputs[0].dtype):
+            magnitudes = given(np.abs(inputs[0]), *inputs[1:], **told)[0]  # type: ignore[no-untyped-call]
+            step = draws.ulps * float(ml_dtypes.finfo(inputs[0].dtype).eps) / 2  # type: ignore[no-untyped-call]
+            absolute = np.nan_to_num(magnitudes.astype(np.float64), nan=0, posinf=0) * step
         return tuple(
-            perturbed.shaken(one, draws.rng, perturbed.SATURATING.get(kind, 0.0), draws.ulps)
+            perturbed.shaken(one, draws.rng, absolute, draws.ulps)
             if isinstance(one, np.ndarray) and bounds.is_floating(one.dtype) and one.size
             else one
-            for one in given(*inputs, **told)  # type: ignore[no-untyped-call]
+            for one in found
         )
 
     node.run = run  # type: ignore[method-assign]

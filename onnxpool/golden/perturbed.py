@@ -4,6 +4,7 @@ One run of a network in its own type may be lucky, and exact where others are no
 every input, and what each operator gives, moved by up to one ULP at random.
 What operators only move about is left as it is, and so are numbers whose last bits are 0: they are exact in every
 program (sizes, grids, indices). Where a function saturates, programs promise an absolute error: :data:`SATURATING`.
+A sum of numbers that cancel errs as its order has it, however small it is itself: :data:`SUMMING`.
 """
 
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxpool.dtypes import Array
 from onnxpool.golden import bounds
 
 if TYPE_CHECKING:
@@ -29,6 +31,13 @@ SATURATING = {
 two, times the input. Names as in PyTorch; those of ONNX are the same in small letters."""
 
 _GATED = ("silu", "gelu")
+
+SUMMING = {
+    *("mean", "sum", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d"),
+    *("reducemean", "reducesum", "globalaveragepool"),
+}
+"""Operators whose results may also move by half an ULP of what they give for magnitudes, which is about what adding one
+number after the other errs."""
 
 _EXACT_BITS = {"float32": 10, "float64": 32, "float16": 4, "bfloat16": 3}
 """A number in which so many last bits are 0 is taken for one that no operator rounded."""
@@ -57,12 +66,14 @@ def moved_inputs(
     }
 
 
-def shaken(array: NDArray[Any], rng: np.random.Generator, absolute: float = 0.0, ulps: float = 1.0) -> NDArray[Any]:
+def shaken(
+    array: NDArray[Any], rng: np.random.Generator, absolute: float | Array = 0.0, ulps: float = 1.0
+) -> NDArray[Any]:
     """Moved by up to so many ULP and ``absolute``, but for numbers that are exact; what is not finite stays."""
     wide = array.astype(np.float64)
     step = ulps * rng.uniform(-1, 1, array.shape) * np.nan_to_num(bounds.ulp(wide, array.dtype))
     step[_exact(array)] = 0
-    if absolute:
+    if np.any(absolute):
         step += absolute * rng.uniform(-1, 1, array.shape)
     with np.errstate(invalid="ignore", over="ignore"):
         result: NDArray[Any] = np.where(np.isfinite(wide), wide + step, wide).astype(array.dtype)
@@ -113,6 +124,9 @@ def in_torch(seed: int, ulps: float = 1.0) -> Iterator[None]:
                 absolute: Any = SATURATING.get(name, 0.0)
                 if name in _GATED:
                     absolute = absolute * args[0].to(value.dtype).abs()
+                if name in SUMMING and args[0].is_floating_point():
+                    magnitudes = func(args[0].abs(), *args[1:], **(kwargs or {}))
+                    absolute = torch.nan_to_num(magnitudes, nan=0, posinf=0) * (ulps * eps[value.dtype] / 2)
                 return moved(value, absolute)
 
             return tree_map(other, found)
