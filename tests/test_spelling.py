@@ -66,8 +66,9 @@ def faults(model: onnx.ModelProto) -> list[str]:
             smallest = float(ml_dtypes.finfo(array.dtype).smallest_normal)
             found += [f"the denormal number {number}" for number in size[(size > 0) & (size < smallest)]]
     inferred = shape_inference.infer_shapes(inliner.inline_local_functions(model), strict_mode=True, data_prop=True)
-    for graph in graphs(inferred.graph):
-        types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input)}
+    types: dict[str, int] = {}
+    for graph in graphs(inferred.graph):  # those inside of a node take what those around it have
+        types |= {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input)}
         types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
         casts = [node for node in graph.node if node.op_type == "Cast"]
         assert all(node.input[0] in types for node in casts), "inference tells the type of what is cast"
