@@ -1,5 +1,5 @@
 """What tools/wheel runs a wheel with: `make FILE` exports a small network, `run FILE` runs it by the installed wheel,
-`train` trains one, where there is PyTorch.
+`train FOLDER` trains one, by the installed wheel and the PyTorch of the folder.
 
 `run` fails unless the pooling node runs natively, the numbers are those of float64, and nothing but the wheel with its
 extra `cpu` is installed: neither PyTorch nor what the command line needs.
@@ -30,15 +30,18 @@ def make(path: Path) -> None:
     onnxpool.export(network, (torch.randn(1, 3, 16, 16),), path, dynamic_shapes=dynamic)
 
 
+def see_that_it_is_installed() -> None:
+    """Ends the program where onnxpool is that of a source tree."""
+    home = Path(onnxpool.__file__)
+    if not any(home.is_relative_to(sysconfig.get_path(name)) for name in ("purelib", "platlib")):
+        sys.exit(f"this runs {home}, and not an installed wheel")
+
+
 def run(path: Path) -> None:
     """Run every case of it."""
     from onnxpool.golden.file import load
 
-    home = Path(onnxpool.__file__)
-    if not home.is_relative_to(sysconfig.get_path("purelib")) and not home.is_relative_to(
-        sysconfig.get_path("platlib")
-    ):
-        sys.exit(f"this runs {home}, and not an installed wheel")
+    see_that_it_is_installed()
     if present := [name for name in ABSENT if importlib.util.find_spec(name)]:
         sys.exit(f"this environment is not empty: it has {', '.join(present)}")
     session = onnxpool.load(path, kernels="require")
@@ -52,8 +55,10 @@ def run(path: Path) -> None:
     print(f"{len(cases)} cases are right: onnxpool {onnxpool.__version__}, Python {sys.version.split()[0]}")
 
 
-def train(_: Path) -> None:
+def train(packages: Path) -> None:
     """Some steps with SoftPool, natively."""
+    see_that_it_is_installed()
+    sys.path.append(str(packages))  # last, and without its editable installations
     import torch
 
     from onnxpool import nn
@@ -77,8 +82,7 @@ def train(_: Path) -> None:
         losses.append(loss.item())
     if not losses[-1] < losses[0] / 4:
         sys.exit(f"the network did not learn: loss {losses[0]:.3g}, then {losses[-1]:.3g}")
-    home = Path(nn.__file__).parent
-    print(f"{home}: trained natively, loss {losses[0]:.3g} to {losses[-1]:.3g}, torch {torch.__version__}")
+    print(f"trained natively, loss {losses[0]:.3g} to {losses[-1]:.3g}, torch {torch.__version__}")
 
 
 if __name__ == "__main__":
