@@ -123,12 +123,13 @@ def own_error(
     model: ir.Model,
     otherwise: Otherwise,
     pointed: Callable[[Feeds], Mapping[str, Pointed]] = lambda _: {},
+    most: int | None = None,
 ) -> Yardstick:
     """The yardstick of a network that ``run`` runs on inputs in whatever floating point type they come in.
 
-    ``otherwise`` runs it with other roundings (:mod:`onnxpool.golden.perturbed`), ``pointed`` says
-    what outputs of indices point at. A float64 network would have no error against itself: it is run in float32, and
-    the error scaled to float64.
+    ``otherwise`` runs it with other roundings (:mod:`onnxpool.golden.perturbed`), at most ``most`` times if that is
+    given; ``pointed`` says what outputs of indices point at. A float64 network would have no error against itself: it
+    is run in float32, and the error scaled to float64.
     """
     double = is_double(model)
     scale = bounds.FLOAT32_IN_FLOAT64 if double else 1.0
@@ -145,7 +146,8 @@ def own_error(
                     f"({error.nan + error.infinite} elements)"
                 )
         size = sum(array.size for array in answers.values())
-        others = list(_others(own, otherwise, range(MANY if size <= SMALL else FEW), 1))
+        runs = MANY if size <= SMALL else FEW
+        others = list(_others(own, otherwise, range(min(runs, most or runs)), 1))
         jumps = any(not bounds.is_floating(array.dtype) for array in first.values())
         yardstick, choices, undetermined = {}, {}, ""
         for name, answer in answers.items():

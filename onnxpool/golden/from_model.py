@@ -44,16 +44,17 @@ FURTHER: ContextVar[tuple[type[OpRun], ...]] = ContextVar("FURTHER", default=())
 _FLOATING = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
 
 
-def record(model: Model, *, only: str | None = None) -> Golden:
+def record(model: Model, *, only: str | None = None, roundings: int | None = None) -> Golden:
     """The answers of the model itself, evaluated in float64; the yardstick is its evaluation in its own type.
 
-    ``only`` as in :func:`onnxpool.golden.collect.collect`.
+    ``only`` as in :func:`onnxpool.golden.collect.collect`. ``roundings`` is how often, at most, it is evaluated with
+    other roundings for that; a few times if not given.
     Raises :class:`GoldenError` for a model that is too large, or that the reference evaluator cannot run in float64.
     """
-    return record_bare(to_form(model, "custom"), only=only)
+    return record_bare(to_form(model, "custom"), only=only, roundings=roundings)
 
 
-def record_bare(bare: ir.Model, *, only: str | None = None) -> Golden:
+def record_bare(bare: ir.Model, *, only: str | None = None, roundings: int | None = None) -> Golden:
     """:func:`record` for a model that is in custom form already."""
     weights = sum(value.const_value.size for value in bare.graph.initializers.values() if value.const_value)
     if weights > MOST_WEIGHTS:
@@ -76,7 +77,7 @@ def record_bare(bare: ir.Model, *, only: str | None = None) -> Golden:
     return collect.collect(
         bare,
         answer,
-        collect.own_error(own, bare, otherwise),
+        collect.own_error(own, bare, otherwise, most=roundings),
         source=f"the model itself in float64, onnx {onnx.__version__}",
         yardstick_source="the reference evaluator's own errors",
         only=only,
