@@ -839,8 +839,9 @@ def test_a_runtime_that_is_too_old_is_told_so():
     ]
 
 
-def test_one_symbol_is_exported():
+def test_what_is_exported():
     loaded = ctypes.CDLL(str(library_path()))
-    assert loaded.RegisterCustomOps
+    assert all(hasattr(loaded, name) for name in ("RegisterCustomOps", "OnnxpoolKernels", "OnnxpoolCpu"))
     assert not hasattr(loaded, "OrtGetApiBase")
-    assert Path(library_path()).stat().st_size < 60e6, "with debug information and sanitizers; else a twentieth of it"
+    most = 150e6 if "ASAN_OPTIONS" in os.environ else 5e6  # with sanitizers and debug information
+    assert Path(library_path()).stat().st_size < most
