@@ -11,15 +11,10 @@
 #endif
 
 #include "cuda/load.h"
+#include "exported.h"
 #include "instruction_sets.h"
 #include "operators.h"
 #include "quantized.h"
-
-#if defined(_WIN32)
-#define ONNXPOOL_EXPORT __declspec(dllexport)
-#else
-#define ONNXPOOL_EXPORT __attribute__((visibility("default")))
-#endif
 
 namespace onnxpool {
 

@@ -3,14 +3,9 @@
 
 #include <atomic>
 
+#include "exported.h"
 #include "instruction_sets.h"
 #include "numbers.h"
-
-#if defined(_WIN32)
-#define ONNXPOOL_EXPORT __declspec(dllexport)
-#else
-#define ONNXPOOL_EXPORT __attribute__((visibility("default")))
-#endif
 
 namespace onnxpool {
 namespace {

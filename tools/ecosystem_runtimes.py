@@ -16,6 +16,7 @@ import torch
 
 import onnxpool
 from onnxpool.graph import forms
+from onnxpool.pools import OPERATORS
 from onnxpool.runtimes import RUNTIMES
 from onnxpool.runtimes._child import Child
 
@@ -24,8 +25,6 @@ Run = Callable[[torch.Tensor], Any]
 FOLDER = Path(tempfile.mkdtemp(prefix="ecosystem"))
 NAMED = ({0: "batch", 2: "height", 3: "width"},)
 WITHIN = 60.0
-BOUNDED = {"SoftPool", "LocalImportancePool"}
-"""The operators that have a bounded form."""
 
 
 def standard_form(net: torch.nn.Module, x: torch.Tensor, free: bool, bounded: bool = False) -> Path:
@@ -33,7 +32,7 @@ def standard_form(net: torch.nn.Module, x: torch.Tensor, free: bool, bounded: bo
     path = FOLDER / "standard.onnx"
     axes = NAMED if free else None
     model = onnxpool.export(net, (x,), dynamic_shapes=axes, golden=False, input_names=["x"], output_names=["y"])
-    if bounded and not BOUNDED & {node.op_type for node in onnxpool.pool_nodes(model)}:
+    if bounded and not any(OPERATORS[node.op_type].bounded for node in onnxpool.pool_nodes(model)):
         raise ValueError("the network has no pooling with a bounded form")
     forms.write(forms.to_form(model, "standard", within=WITHIN if bounded else None), path)
     return path
