@@ -121,6 +121,7 @@ def missing(block):
     return [one for one in needed if not (shutil.which(one) or find_spec(one))]
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # PyTorch's exporter, of PyTorch
 @pytest.mark.parametrize("name", RUN)
 def test_the_blocks_of_a_page_run(name, folder):
     blocks = running(name)
@@ -332,6 +333,8 @@ def test_the_methods_have_formula_and_source():
     sections = re.split(r"^## ", docs_reference.pages()["reference/nn.md"], flags=re.MULTILINE)[3:]
     assert len(sections) > 10
     for section in sections:
+        if section.startswith("The networks that give logits"):
+            continue
         assert "```text\n" in section, section[:60]
         assert "PyTorch" in section or re.search(r"Sources?: ", section), section[:60]
 

@@ -6,15 +6,25 @@ from onnxpool import nn
 
 
 def network() -> torch.nn.Module:
-    """Pictures ``(N, 3, H, W)`` to ten scores: two convolutions, SoftPool, and a mean over all positions."""
+    """Pictures ``(N, 3, H, W)`` to ten scores: a convolution, SoftPool, and a mean over all positions."""
     return torch.nn.Sequential(
         torch.nn.Conv2d(3, 8, 3, padding=1),
         torch.nn.ReLU(),
         nn.SoftPool2d(3, stride=2, padding=1),
-        torch.nn.Conv2d(8, 16, 3, padding=1),
-        torch.nn.ReLU(),
         nn.GlobalAvgPool2d(flatten=True),
-        torch.nn.Linear(16, 10),
+        torch.nn.Linear(8, 10),
+    )
+
+
+def plain() -> torch.nn.Module:
+    """The same with layers of ``torch.nn`` alone, for onnxpool swap."""
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.MaxPool2d(3, stride=2, padding=1),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(8, 10),
     )
 
 

@@ -24,4 +24,4 @@ class GeM(torch.nn.Module):
 
 
 swapped = onnxpool.swap(torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), GeM()), {"official": "same"})
-print(swapped.replaced[0].new)  # GeM2d(p=3)
+print(swapped.replaced[0].new)  # GeM2d(p=3, eps=1e-06)
