@@ -1,7 +1,7 @@
 """What mkdocs asks while it builds the site: pages that are made from the code, and links that leave docs/.
 
-A page below docs/ links to files beside it, and to others of the repository, such as ``../examples/``: these become links
-to the repository, so that both the site and a reader of the files can follow them.
+A page below docs/ links to files beside it, and to others of the repository, such as ``../examples/``: these become
+links to the repository, so that both the site and a reader of the files can follow them.
 """
 
 import posixpath
@@ -27,7 +27,7 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:  # noqa: ARG001  (mkdocs calls it by these names)
     """Lead links to files outside docs/ to the repository."""
     folder = posixpath.join("docs", posixpath.dirname(page.file.src_uri))
 
