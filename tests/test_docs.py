@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import io
+import itertools
 import json
 import os
 import re
@@ -80,12 +81,14 @@ def python(name, block, names):
 
 
 def words(line):
-    return shlex.split(line, comments=True)
+    """Its words, without what it sets for a command."""
+    given = shlex.split(line, comments=True)
+    return list(itertools.dropwhile(lambda word: re.match(r"[A-Z_]+=", word), given))
 
 
 def shell(name, block):
     """Its commands of onnxpool in this process, those of others by bash; what installs is parsed alone."""
-    for line in block.text.splitlines():
+    for line in block.text.replace("\\\n", " ").splitlines():
         given = words(line)
         if not given or is_parsed_alone(given):
             continue
@@ -99,7 +102,7 @@ def shell(name, block):
 
 def is_parsed_alone(given):
     """Whether this line installs something, or does not end."""
-    return given[0] in ("pip", "tools/demo") or given[0].startswith("ONNXPOOL_") or given[:2] == ["onnxpool", "serve"]
+    return given[0] in ("pip", "tools/demo") or given[:2] == ["onnxpool", "serve"]
 
 
 @contextlib.contextmanager
@@ -168,7 +171,7 @@ def test_commands_are_spelled_right(name):
         if block.language != "sh":
             continue
         subprocess.run(["bash", "-n", "-c", block.text], check=True, capture_output=True)
-        for given in map(words, block.text.splitlines()):
+        for given in map(words, block.text.replace("\\\n", " ").splitlines()):
             if given[:1] == ["onnxpool"]:
                 length = 3 if " ".join(given[:3]) in commands else 2
                 command = commands[" ".join(given[:length])]
