@@ -116,7 +116,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; the default is reached from this machine only.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option(help="Port of REST; 0 takes a free one.")] = 8000,
+    port: Annotated[int, typer.Option("--port", "-p", help="Port of REST; 0 takes a free one.")] = 8000,
     grpc_port: Annotated[int | None, typer.Option(help="Port of gRPC, too. Default: no gRPC.")] = None,
     max_batch: Annotated[int, typer.Option(help="Rows of different requests that run together; 1 joins none.")] = 8,
     max_delay_ms: Annotated[
@@ -268,7 +268,7 @@ def deploy_ray(
     host: Annotated[str, typer.Option(help="Address to listen on; the default is reached from this machine only.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
+    port: Annotated[int, typer.Option("--port", "-p", help="Port; 0 takes a free one.")] = 8000,
     min_replicas: Annotated[int, typer.Option(help="Least number of server processes.")] = 1,
     max_replicas: Annotated[int, typer.Option(help="Largest number.")] = 2,
     load: Annotated[int, typer.Option(help="Requests in progress in each, from which on there are more.")] = 16,
