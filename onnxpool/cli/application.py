@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from onnxpool import __version__
 from onnxpool._files import complete, missing, named, told
-from onnxpool.cli import layout
+from onnxpool.cli import completion, layout
 from onnxpool.cli.layout import Page
 from onnxpool.domain import OPSETS, Form
 from onnxpool.errors import FormError, OnnxpoolError
@@ -29,7 +29,7 @@ _Value = TypeVar("_Value", bound=Printable)
 
 
 class _Commands(TyperGroup):
-    """Commands that end with status 2 and one sentence after a usage error; the help lists them by what they are for."""
+    """Commands that end with status 2 and one sentence after a usage error; the help has them by what they are for."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -92,13 +92,15 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Seed = Annotated[int, typer.Option(help="Seed of PyTorch's generator: weights made in SOURCE, and example inputs.")]
 ModelFile = Annotated[Path, typer.Argument(help="ONNX file, in any form.", show_default=False, callback=_there)]
 OutputFile = Annotated[Path, typer.Argument(help="ONNX file to write.", show_default=False)]
-SourceName = Annotated[str, typer.Argument(help=f"The network: {Source}.", show_default=False)]
+SourceName = Annotated[
+    str, typer.Argument(help=f"The network: {Source}.", show_default=False, autocompletion=completion.sources)
+]
 Shapes = Annotated[
     list[str],
     typer.Option(
         "--input",
         "-i",
-        help="Shape of an example input, such as 1x3x224x224, or with name and type: mask:1x128:bool; once per input."
+        help="Shape of an example input, such as 1x3x224x224, or with name and type: mask:1x128:bool; once per input.",
     ),
 ]
 DType = Annotated[
@@ -127,7 +129,10 @@ Libraries = Annotated[
         "--library", help="Library of custom operators by others that ONNX Runtime registers; may be repeated."
     ),
 ]
-Case = Annotated[str | None, typer.Option(help="The only case to run, such as nan; see validate's report.")]
+Case = Annotated[
+    str | None,
+    typer.Option(help="The only case to run, such as nan; see validate's report.", autocompletion=completion.cases),
+]
 Opset = Annotated[int, typer.Option(help=f"ONNX opset, {OPSETS[0]} to {OPSETS[-1]}.")]
 
 

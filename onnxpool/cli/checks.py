@@ -25,6 +25,7 @@ from onnxpool.cli.application import (
     working,
     write_text,
 )
+from onnxpool.cli.completion import runtimes
 from onnxpool.errors import ArgumentError, FormError
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ def validate(
     on: Annotated[
         list[str] | None,
         typer.Option(
-            help="all, or a runtime such as openvino, in all its variants. Default: ONNX Runtime as it comes."
+            help="all, or a runtime such as openvino, in all its variants. Default: ONNX Runtime as it comes.",
+            autocompletion=runtimes,
         ),
     ] = None,
     python: Annotated[

@@ -53,9 +53,10 @@ def runtimes(incomplete: str) -> list[str]:
 
 def cases(ctx: typer.Context, incomplete: str) -> list[str]:
     """The cases of the golden file beside the model."""
-    model = ctx.params.get("model")
+    given = (ctx.params.get("model"), *ctx.args)  # what is parsed, or left where the option has no value yet
+    model = next((str(one) for one in given if str(one).endswith(".onnx")), "")
     try:
-        with zipfile.ZipFile(Path(str(model)).with_suffix(".golden.npz")) as golden, golden.open("header.npy") as file:
+        with zipfile.ZipFile(Path(model).with_suffix(".golden.npz")) as golden, golden.open("header.npy") as file:
             content = file.read()
         header = json.loads(content[content.index(b"{", content.index(b"\n")) :])
         return _that_begin([str(case["name"]) for case in header["cases"]], incomplete)
@@ -73,6 +74,8 @@ def _public(module: str) -> tuple[str, ...]:
     assert spec is not None
     assert spec.origin is not None
     for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and any(isinstance(one, ast.Name) and one.id == "__all__" for one in node.targets):
+        if isinstance(node, ast.Assign) and any(
+            isinstance(one, ast.Name) and one.id == "__all__" for one in node.targets
+        ):
             return tuple(ast.literal_eval(node.value))
     raise AssertionError(f"{module} has no __all__")

@@ -50,9 +50,7 @@ def quantize(
     output = output or model.with_name(f"{model.stem}-int8.onnx")
     writable(output)
     if calibration and not calibration.exists():
-        raise ArgumentError(
-            f"calibration={str(calibration)!r}: there is no such file or folder{similar(calibration)}"
-        )
+        raise ArgumentError(f"calibration={str(calibration)!r}: there is no such file or folder{similar(calibration)}")
     with progress_bar(f"Quantising {model}") as progress:
         quantized = onnxpool.quantize(
             model,

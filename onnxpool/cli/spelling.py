@@ -64,7 +64,7 @@ def module(source: str, seed: int = 0) -> "torch.nn.Module":
 
 
 def check(source: str, inputs: Sequence[str] = ()) -> None:
-    """Raise :class:`ArgumentError` for a layer, a network, a file or a shape that is not there, before PyTorch loads."""
+    """Raise :class:`ArgumentError` for a layer, network, file or shape that is not there, before PyTorch loads."""
     place, colon, _ = source.rpartition(":")
     if colon and place.endswith(".py") and not Path(place).is_file():
         raise ArgumentError(f"source={source!r}: there is no file {place}{similar(place)}")

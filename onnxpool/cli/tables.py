@@ -60,7 +60,9 @@ def nodes(value: "Nodes") -> Page:
     from onnxpool.validation.as_text import percent
 
     rows = [
-        Row((_styled(one.part), percent(one.share), percent(one.total), f"{one.name} ({one.op_type})"), _place(one.line))
+        Row(
+            (_styled(one.part), percent(one.share), percent(one.total), f"{one.name} ({one.op_type})"), _place(one.line)
+        )
         for one in value.results
         if one.part != "agrees"
     ]
@@ -135,8 +137,7 @@ def swapped(value: "Swapped") -> Page:
     for one in value.replaced:
         new = f"{one.new}, {one.parameters:,} new parameters" if one.parameters else one.new
         rows.append(Row((_places(one.paths), new, one.rule), [f"was {one.old}"]))
-    for kept in value.kept:
-        rows.append(Row((_places(kept.paths), kept.layer, kept.rule), [f"kept: {kept.reason}"]))
+    rows += [Row((_places(kept.paths), kept.layer, kept.rule), [f"kept: {kept.reason}"]) for kept in value.kept]
     return [Columns(("layer", "is now", "by the rule"), rows), *value.sentences()]
 
 

@@ -102,8 +102,8 @@ def changes(before: Fingerprints, after: Fingerprints) -> list[Change]:
     rewritten = bool(gone or new)
     if len(gone) > max(MOST_NAMED, len(then) // 2):
         text = (
-            f"{len(gone)} of the {len(then)} nodes that were exported are not in this model, and {len(new)} others are: "
-            "these are the answers of another network, or a program has rewritten all of this one"
+            f"{len(gone)} of the {len(then)} nodes that were exported are not in this model, and {len(new)} others "
+            "are: these are the answers of another network, or a program has rewritten all of this one"
         )
         found.append(Change(text, fault=False))
     else:

@@ -138,7 +138,10 @@ def register(options: "onnxruntime.SessionOptions") -> None:
 
 
 def register_other(options: "onnxruntime.SessionOptions", library: str | os.PathLike[str]) -> None:
-    """Register a library of custom operators by others, once. Raises :class:`KernelError` where ONNX Runtime refuses it."""
+    """Register a library of custom operators by others, once.
+
+    Raises :class:`KernelError` where ONNX Runtime refuses it.
+    """
     path = str(Path(library).resolve())
     if path in _others.setdefault(options, set()):
         return

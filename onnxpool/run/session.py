@@ -408,7 +408,9 @@ def _other_type(info: TensorInfo, dtype: np.dtype[Any]) -> str:
     """Why an array of this type is not taken, and what to do."""
     told = f"input {info.name!r} has dtype {dtype}; this model takes {info.dtype}: use .astype({info.dtype.name!r})"
     whole = dtype.kind in "iub" and info.dtype.kind not in "iub"
-    return f"{told}, and scale it as the network was trained: pixels from 0 to 255 seldom go in as such" if whole else told
+    return (
+        f"{told}, and scale it as the network was trained: pixels from 0 to 255 seldom go in as such" if whole else told
+    )
 
 
 def _unlike(inputs: Sequence[TensorInfo], feeds: Mapping[str, Any]) -> str:

@@ -100,13 +100,19 @@ def page(document: dict[str, Any]) -> str:
 body {{ font: 1rem/1.5 system-ui; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color-scheme: light dark }}
 td {{ padding: .2rem 1rem .2rem 0; vertical-align: top; overflow-wrap: anywhere }}
 td:first-child {{ overflow-wrap: normal }}
+td code {{ white-space: nowrap }}
 h3 {{ font: inherit; margin: 1.2rem 0 .3rem; overflow-wrap: anywhere }}
 @media (max-width: 40rem) {{ tr {{ display: grid; grid-template-columns: 3.5rem minmax(0, 1fr); margin-bottom: .5rem }}
-  td:nth-child(3) {{ grid-column: 2 }} }}
-pre {{ margin: 0; padding: .7rem; border: 1px solid; border-radius: 6px; white-space: pre-wrap; overflow-wrap: anywhere }}
-</style></head><body><h1>onnxpool</h1><p>{escape(_DESCRIPTION)} <a href="/openapi.json">OpenAPI document</a>,
+  td:nth-child(3) {{ grid-column: 2 }}
+  td code {{ white-space: normal }} }}
+pre {{ margin: 0; padding: .7rem; border: 1px solid; border-radius: 6px; white-space: pre-wrap;
+  overflow-wrap: anywhere }}
+</style></head>
+<body><h1>onnxpool</h1><p>{escape(_DESCRIPTION)} <a href="/openapi.json">OpenAPI document</a>,
 <a href="/">pictures</a></p>
-<h2>Endpoints</h2><table>{rows}</table><h2>Bodies of requests</h2>{"".join(_bodies(document))}<h2>When a request is not served</h2><table>{statuses}</table></body></html>
+<h2>Endpoints</h2><table>{rows}</table>
+<h2>Bodies of requests</h2>{"".join(_bodies(document))}
+<h2>When a request is not served</h2><table>{statuses}</table></body></html>
 """
 
 

@@ -61,7 +61,8 @@ was five times as exact as it must be.</dd>
 fault</dd>
 <dt><span class="skipped">– skipped</span></dt><dd>could not be tried here; never counts as passed</dd>
 <dt><span class="failed">✗ mismatch</span></dt><dd>numbers are off</dd>
-<dt><span class="failed">✗ unloadable</span></dt><dd>the runtime cannot load or run the model, or a kernel is missing</dd>
+<dt><span class="failed">✗ unloadable</span></dt><dd>the runtime cannot load or run the model, or a kernel
+is missing</dd>
 <dt><span class="failed">✗ structure</span></dt><dd>a shape, type or name is not what it should be</dd>
 <dt><span class="failed">✗ crashed</span></dt><dd>the runtime itself died, or did not answer</dd>
 <dt>ULP</dt><dd>units in the last place: how many numbers of its type lie between what came and the answer</dd>
@@ -224,5 +225,6 @@ dd { margin: 0; overflow-wrap: anywhere; }
 .legend { margin: .7rem 0; font-size: .9rem; }
 .nodes td:nth-child(4), .nodes td:nth-child(5) { text-align: right; }
 @media (max-width: 40rem) { tbody th { white-space: normal; min-width: 8rem; }
-  .matrix th[scope="row"] { white-space: normal; } dl { grid-template-columns: minmax(0, 1fr); } dt { font-weight: 600; margin-top: .4rem; } }
+  .matrix th[scope="row"] { white-space: normal; } dl { grid-template-columns: minmax(0, 1fr); }
+  dt { font-weight: 600; margin-top: .4rem; } }
 """

@@ -56,8 +56,8 @@ def section(nodes: Nodes) -> str:
     return (
         f"<h2>Node by node, case {escape(nodes.case)}</h2>"
         f"<p>{agree} of {len(nodes.results)} nodes agree with {escape(nodes.source)}. Own share: of the allowed error, "
-        "when the node is given right inputs. Total share: when it is given what the nodes before it give. A node above "
-        "100% on right inputs introduces an error; one that is above 100% only in total hands one on.</p>"
+        "when the node is given right inputs. Total share: when it is given what the nodes before it give. A node that "
+        "is above 100% on right inputs introduces an error; one that is above 100% only in total hands one on.</p>"
         f"{f'<ul>{notes}</ul>' if notes else ''}"
         f'<div class="wide"><table class="details nodes"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(map(_row, nodes.results))}</tbody></table></div>"
