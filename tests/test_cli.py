@@ -41,6 +41,7 @@ COMMANDS = (
     "inspect",
     "predict",
     "batch",
+    "downscale",
     "package",
     "serve",
     "pools",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from onnxpool.network.swap import Swapped
     from onnxpool.openvino import Built
     from onnxpool.quantizing.quantize import Quantized
+    from onnxpool.run.downscale import Downscaled
     from onnxpool.run.predict import Output, Predictions
     from onnxpool.validation.certificate import Verification
     from onnxpool.validation.history import Difference
@@ -199,6 +200,12 @@ def predictions(value: "Predictions") -> Page:
             else:
                 page.append(Facts([(output.name, _figures(output))]))
     return page
+
+
+def downscaled(value: "Downscaled") -> Page:
+    """What was written, and sizes."""
+    (h, w), (height, width) = value.before, value.after
+    return [f"{value.output}: {height}x{width} pixels, from {h}x{w}"]
 
 
 def batch(value: "Batch") -> Page:
