@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxpool.pools.adaptive_average import AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveAvgPool3d
 from onnxpool.pools.adaptive_max import AdaptiveMaxPool1d, AdaptiveMaxPool2d, AdaptiveMaxPool3d
+from onnxpool.pools.attentive_statistics import AttentiveStatisticsPool
 from onnxpool.pools.average import AvgPool1d, AvgPool2d, AvgPool3d
 from onnxpool.pools.detail_preserving import DetailPreservingPool2d
 from onnxpool.pools.generalized_mean import GeM, GeM1d, GeM2d, GeM3d
@@ -33,6 +34,7 @@ from onnxpool.pools.mixed import MixedPool1d, MixedPool2d, MixedPool3d
 from onnxpool.pools.power_average import PowerAvgPool1d, PowerAvgPool2d, PowerAvgPool3d
 from onnxpool.pools.soft import SoftPool1d, SoftPool2d, SoftPool3d
 from onnxpool.pools.stochastic import StochasticPool1d, StochasticPool2d, StochasticPool3d
+from onnxpool.pools.token import TokenPool
 
 __all__ = [
     "AdaptiveAvgPool1d",
@@ -41,6 +43,7 @@ __all__ = [
     "AdaptiveMaxPool1d",
     "AdaptiveMaxPool2d",
     "AdaptiveMaxPool3d",
+    "AttentiveStatisticsPool",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
@@ -83,6 +86,7 @@ __all__ = [
     "StochasticPool1d",
     "StochasticPool2d",
     "StochasticPool3d",
+    "TokenPool",
 ]
 
 if not TYPE_CHECKING:
