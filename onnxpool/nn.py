@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxpool.pools.adaptive_average import AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveAvgPool3d
 from onnxpool.pools.adaptive_max import AdaptiveMaxPool1d, AdaptiveMaxPool2d, AdaptiveMaxPool3d
+from onnxpool.pools.attentive_statistics import AttentiveStatisticsPool
 from onnxpool.pools.average import AvgPool1d, AvgPool2d, AvgPool3d
 from onnxpool.pools.blur import BlurPool1d, BlurPool2d, BlurPool3d, MaxBlurPool1d, MaxBlurPool2d, MaxBlurPool3d
 from onnxpool.pools.detail_preserving import DetailPreservingPool2d
@@ -36,6 +37,7 @@ from onnxpool.pools.power_average import PowerAvgPool1d, PowerAvgPool2d, PowerAv
 from onnxpool.pools.soft import SoftPool1d, SoftPool2d, SoftPool3d
 from onnxpool.pools.stochastic import StochasticPool1d, StochasticPool2d, StochasticPool3d
 from onnxpool.pools.stochastic_detail_preserving import S3DetailPreservingPool2d
+from onnxpool.pools.token import TokenPool
 
 __all__ = [
     "AdaptiveAvgPool1d",
@@ -44,6 +46,7 @@ __all__ = [
     "AdaptiveMaxPool1d",
     "AdaptiveMaxPool2d",
     "AdaptiveMaxPool3d",
+    "AttentiveStatisticsPool",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
@@ -95,6 +98,7 @@ __all__ = [
     "StochasticPool1d",
     "StochasticPool2d",
     "StochasticPool3d",
+    "TokenPool",
 ]
 
 if not TYPE_CHECKING:

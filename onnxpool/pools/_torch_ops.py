@@ -26,6 +26,7 @@ __all__ = [
     "cells",
     "has_known_sizes",
     "is_jit_tracing",
+    "is_symbol",
     "operator",
     "padded",
     "pooled_shape",
@@ -211,7 +212,7 @@ def is_jit_tracing() -> bool:
     return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
-def _is_symbol(x: Any) -> bool:
+def is_symbol(x: Any) -> bool:
     """Whether it stands for a value while ``torch.fx`` traces."""
     return isinstance(x, torch.fx.Proxy)
 
@@ -298,13 +299,13 @@ class PoolModule(Module):
         """The float64 answer for a float64 batch ``(N, C, *spatial)``, by the plain formula."""
         raise NotImplementedError
 
-    def _leaf(self, x: Any) -> "Tensor":
+    def _leaf(self, x: Any, *others: Any) -> "Tensor":
         if x.tracer.root is self:
             raise ArgumentError(
                 f"torch.fx takes {type(self).__name__} as one call, a leaf; trace a network that holds it, such as "
                 "torch.nn.Sequential(pool)"
             )
-        leaf: Tensor = x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x,), {})
+        leaf: Tensor = x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x, *others), {})
         return leaf
 
     def __prepare_scriptable__(self) -> "Module":
@@ -315,7 +316,7 @@ class PoolModule(Module):
 
     def forward(self, x: "Tensor") -> "Tensor":
         """Pool ``x``."""
-        if _is_symbol(x):
+        if is_symbol(x):
             return self._leaf(x)
         if x.dim() not in (self.rank + 1, self.rank + 2):
             raise ArgumentError(
