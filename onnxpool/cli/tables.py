@@ -195,7 +195,7 @@ def predictions(value: "Predictions") -> Page:
         for output in prediction.outputs:
             if output.classes:
                 rows = [Row(cells) for cells in _classes(output)]
-                page.append(Columns(("score", f"class, by {output.name}"), rows, right=("score",)))
+                page += [f"{output.name}:", Columns(("score", "class"), rows, right=("score",))]
             else:
                 page.append(Facts([(output.name, _figures(output))]))
     return page
