@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_TRIED_BYTES = 1 << 16
-"""What is written to see whether anything can be; smaller files may find room where there is none."""
+_TRIED_BYTES = 4096
+"""What is written to see whether anything can be: a block, so that no file is refused that would fit."""
 
 _REMEDIES = {
     errno.ENOSPC: "free some space, or name another place",
@@ -67,7 +67,9 @@ def _try(path: Path) -> None:
     while not os.path.lexists(place):
         place = place.parent
     with tempfile.TemporaryFile(prefix=hidden(path), dir=place, buffering=0) as file:
-        file.write(bytes(_TRIED_BYTES))
+        left = _TRIED_BYTES
+        while left:  # a disk that is nearly full takes a part, and then nothing
+            left -= file.write(bytes(left))
 
 
 @contextmanager
