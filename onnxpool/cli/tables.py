@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from onnxpool.openvino import Built
     from onnxpool.quantizing.quantize import Quantized
     from onnxpool.run.predict import Output, Predictions
+    from onnxpool.serve.listening import Listening
     from onnxpool.validation.certificate import Verification
     from onnxpool.validation.history import Difference
     from onnxpool.validation.report import Report
@@ -216,6 +217,12 @@ def package(value: "Package") -> Page:
     if value.notes:
         facts.append(("notes", "\n".join(value.notes)))
     return [Facts(facts), *(["run it by", value.run.replace(" ", NO_BREAK)] if value.run else [])]
+
+
+def listening(value: "Listening") -> Page:
+    """What is served, where, and a line to copy, which is not wrapped."""
+    *lines, line = value.text().split("\n")
+    return [*lines, line.replace(" ", NO_BREAK)]
 
 
 # --- this installation
