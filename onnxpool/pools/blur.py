@@ -13,7 +13,7 @@ In ONNX, in every form of a model: ``Pad`` and a depthwise ``Conv``, and ``MaxPo
 
 >>> import numpy as np
 >>> reference(np.array([[[1.0, 2.0, 3.0, 10.0]]]), 3, 2)
-array([[[1.5 , 4.5]]])
+array([[[1.5, 4.5]]])
 """
 
 from collections.abc import Sequence
