@@ -9,14 +9,12 @@ import onnx_ir as ir
 from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import _onnx_ops as onnx_ops
+from onnxpool.pools._large import unit_for
 from onnxpool.pools._torch_ops import is_jit_tracing, pooled_shape, standard_operator, torch, widen
 from onnxpool.window import Window
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_LARGE, _LESS = 1e30, 2.0**-20
-"""Where a magnitude is above it, cells are made less first, so that sums of moderate weights do not overflow."""
 
 _MOST = 1e4
 """Logits are cut here: their sigmoid is 0 or 1."""
@@ -71,10 +69,8 @@ def _translate(op: Any, window: Window, x: Any, weight: Any) -> Any:
         parts.append(op.Mul(op.Unsqueeze(cell, onnx_ops.ints(op, 2)), number))
     total = op.Sum(*parts)
     shape = op.Shape(total)
-    sizes = op.Concat(
-        onnx_ops.ints(op, 0, channels * filters), op.Slice(shape, onnx_ops.ints(op, 3), onnx_ops.ints(op, 9)), axis=0
-    )
-    return op.Reshape(total, sizes)
+    spatial = op.Slice(shape, onnx_ops.ints(op, 3), onnx_ops.ints(op, 9))
+    return op.Reshape(total, op.Concat(op.Shape(total, end=1), onnx_ops.ints(op, channels * filters), spatial, axis=0))
 
 
 _filtered = standard_operator(
@@ -88,7 +84,7 @@ def filtered(window: Window, x: "Tensor", weight: "Tensor", gates: int) -> "tupl
     Each is ``(N, C, *output)``. Sums are in units that are given as well.
     """
     wide = widen(x)
-    unit = torch.where((x.detach().abs() > _LARGE).any(), _LESS, 1.0).to(wide)
+    unit = unit_for(wide)  # so that sums of moderate weights do not overflow
     sums = _filtered(window, wide * unit, widen(weight).to(wide)).unflatten(1, (x.shape[1], weight.shape[1])).unbind(2)
     most = _MOST * unit
     logits = [total.clamp(-most, most) / unit for total in sums[:gates]]

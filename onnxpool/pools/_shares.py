@@ -11,6 +11,8 @@ import numpy as np
 
 from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
+from onnxpool.pools import average
+from onnxpool.pools._large import without_overflow
 from onnxpool.pools._torch_ops import Module, is_jit_tracing, torch, widen
 from onnxpool.window import Size, Window
 
@@ -22,6 +24,11 @@ def mixed(share: "Tensor", first: "Tensor", second: "Tensor") -> "Tensor":
     """``share first + (1 - share) second``, between both whatever rounding does, and so never beyond the largest."""
     y = share * first + (1 - share) * second
     return y.clamp(torch.minimum(first, second), torch.maximum(first, second))
+
+
+def mean_of(window: Window, x: "Tensor") -> "Tensor":
+    """The mean of the in-bounds cells, where their sum exceeds the type too."""
+    return without_overflow(x, lambda x: average.average_pool(window, x, False, None))
 
 
 class Share(Module):

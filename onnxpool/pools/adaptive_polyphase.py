@@ -82,15 +82,12 @@ def _forward(x: "Tensor", stride: Sequence[int], p: float, each: bool) -> "Tenso
     phases = _phases(x, stride)
     axes = tuple(range(2 if each else 1, x.dim()))
     size = widen(x.detach()).abs()
-    largest = size.amax(axes, keepdim=True) if x.numel() else size
+    largest = _most(size, axes)
     is_infinite = largest == torch.inf
     unit = torch.where(is_infinite | (largest == 0), 1, largest)
     relative = torch.where(is_infinite & (size < torch.inf), 0, torch.where(size == torch.inf, 1, size / unit))
     power = relative if p in (1, math.inf) else relative**p
-    norms = [
-        part.amax(axes, keepdim=True) if p == math.inf else part.sum(axes, keepdim=True)
-        for part in _phases(power, stride)
-    ]
+    norms = [_most(part, axes) if p == math.inf else part.sum(axes, keepdim=True) for part in _phases(power, stride)]
     norms = [torch.where(is_infinite, norm.clamp(max=1), norm) for norm in norms]
     y, most = phases[0], norms[0]
     for phase, norm in zip(phases[1:], norms[1:], strict=True):
@@ -98,6 +95,10 @@ def _forward(x: "Tensor", stride: Sequence[int], p: float, each: bool) -> "Tenso
         y, most = torch.where(is_more, phase, y), torch.where(is_more, norm, most)
     has_nan = relative.sum(axes, keepdim=True).isnan()
     return torch.where(has_nan, torch.nan, y)
+
+
+def _most(size: "Tensor", axes: tuple[int, ...]) -> "Tensor":
+    return size.amax(axes, keepdim=True) if len(size) else size.sum(axes, keepdim=True)  # of an empty batch
 
 
 def _phases(x: "Tensor", stride: Sequence[int]) -> "list[Tensor]":

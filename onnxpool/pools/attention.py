@@ -45,7 +45,10 @@ METHOD = Method(
 
 
 def reference(window: Window, x: Array, matrix: Array) -> Array:
-    """Float64 ``(N, C, *spatial) -> (N, C, *output)``, ``matrix`` ``(C, C)``, ``(C,)`` or ``(1, C)``: the definition."""
+    """Float64 ``(N, C, *spatial) -> (N, C, *output)``: the definition.
+
+    ``matrix`` is ``(C, C)``, ``(1, C)`` for logits that all channels share, or ``(C,)`` for those of each channel.
+    """
     with np.errstate(all="ignore"):
         if matrix.ndim == 1:
             logit = matrix.reshape(-1, *[1] * window.rank) * x

@@ -27,6 +27,7 @@ from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import _onnx_ops as onnx_ops
 from onnxpool.pools import max as maximum
+from onnxpool.pools._large import without_overflow
 from onnxpool.pools._method import Method
 from onnxpool.pools._torch_ops import (
     PoolModule,
@@ -110,14 +111,7 @@ def _forward(x: "Tensor", sizes: Sequence[int], strides: Sequence[int], mode: st
     def blurred(values: "Tensor") -> "Tensor":
         return convolution(values, kernel, None, list(strides), groups=x.shape[1])
 
-    if x.dtype == torch.float16:
-        return blurred(around).to(x.dtype)
-    limit = _limit(torch.zeros((), dtype=wide.dtype).numpy().dtype)
-    is_large = (
-        wide.detach().abs().amax() > _LARGE if wide.numel() else torch.zeros((), dtype=torch.bool, device=x.device)
-    )
-    some = blurred(around * torch.where(is_large, 0.5, 1.0).to(wide))
-    return (some + torch.where(is_large, some.clamp(-limit, limit), 0)).to(x.dtype)
+    return (blurred(around) if x.dtype == torch.float16 else without_overflow(around, blurred)).to(x.dtype)
 
 
 def _shape(x: "Tensor", sizes: Sequence[int], strides: Sequence[int], mode: str) -> tuple[Any, ...]:

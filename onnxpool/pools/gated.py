@@ -24,7 +24,7 @@ from onnxpool.errors import ArgumentError
 from onnxpool.pools import _filtered, average
 from onnxpool.pools import max as maximum
 from onnxpool.pools._method import Method
-from onnxpool.pools._shares import mixed
+from onnxpool.pools._shares import mean_of, mixed
 from onnxpool.pools._torch_ops import WindowModule, torch, widen
 from onnxpool.window import Size, Window
 
@@ -72,8 +72,8 @@ class _GatedPool(WindowModule):
     def pool(self, x: "Tensor") -> "Tensor":
         wide = widen(x)
         (logit,), _, _ = _filtered.filtered(self.window, x, self.gate, 1)
-        mean = average.average_pool(self.window, wide, False, None)
-        return mixed(logit.sigmoid(), maximum.max_pool(self.window, wide), mean).to(x.dtype)
+        most, mean = maximum.max_pool(self.window, wide), mean_of(self.window, wide)
+        return mixed(logit.sigmoid(), most, mean).to(x.dtype)
 
     def reference(self, x: Array) -> Array:
         """As :func:`reference`, with the present gate."""

@@ -6,8 +6,8 @@
 region of each channel. What is learned is its logit, so that it stays between 0 and 1.
 
 Source: Lee, Gallagher, Tu, "Generalizing pooling functions in convolutional neural networks: mixed, gated, and tree",
-AISTATS 2016. :class:`MixedPool2d` is another method, which draws one of both at random. NaN in the window gives NaN, and
-an infinity follows the formula.
+AISTATS 2016. :class:`MixedPool2d` is another method, which draws one of both at random. NaN in the window gives NaN,
+and an infinity follows the formula.
 
 >>> import numpy as np
 >>> reference(Window.of(2, 2), np.array([[[[1.0, 3.0], [5.0, 6.0]]]]), 0.25).item()
@@ -22,7 +22,7 @@ from onnxpool.dtypes import Array
 from onnxpool.pools import average
 from onnxpool.pools import max as maximum
 from onnxpool.pools._method import Method
-from onnxpool.pools._shares import Share, mixed
+from onnxpool.pools._shares import Share, mean_of, mixed
 from onnxpool.pools._torch_ops import WindowModule, widen
 from onnxpool.window import Size, Window
 
@@ -65,7 +65,7 @@ class _LearnedMixedPool(WindowModule):
 
     def pool(self, x: "Tensor") -> "Tensor":
         wide = widen(x)
-        mean = average.average_pool(self.window, wide, False, None)
+        mean = mean_of(self.window, wide)
         return mixed(self.share.of(self.window, wide), maximum.max_pool(self.window, wide), mean).to(x.dtype)
 
     def reference(self, x: Array) -> Array:

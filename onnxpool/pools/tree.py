@@ -110,7 +110,7 @@ class TreePool2d(_TreePool):
 
     ``levels`` counts leaves too: 2 has one gate and two leaves. ``channels`` learns a tree for each channel, None one
     for all. The parameter ``weight`` is ``(C or 1, gates + leaves, *kernel)``: gates from the root down, then leaves.
-    Gates start near 0 and leaves near the mean, at random. float16 and bfloat16 are computed in float32. Other arguments
+    Gates start near 0, leaves near the mean, at random. float16 and bfloat16 are computed in float32. Other arguments
     and errors as :class:`onnxpool.pools._torch_ops.WindowModule`; also :class:`ArgumentError` for others, and in
     ``forward`` for another number of channels.
 
