@@ -29,14 +29,16 @@ def reference(window: Window, x: Array, weight: Array) -> Array:
     around = np.pad(x, ends)
     inside = np.pad(np.ones(x.shape), ends)
     for k, offset in enumerate(window.offsets()):
-        view = tuple(
-            slice(start, start + (n - 1) * step + 1, step)
-            for start, n, step in zip(offset, sums.shape[3:], window.stride, strict=True)
-        )
-        shape = (filters, 1, channels, *[1] * window.rank)
-        parts = numbers[:, :, k].T.reshape(shape) * around[(..., *view)]
-        sums += np.where(inside[(..., *view)] == 0, 0, parts)
+        places = zip(offset, sums.shape[3:], window.stride, strict=True)
+        view: Any = (..., *(slice(start, start + (n - 1) * step + 1, step) for start, n, step in places))
+        parts = numbers[:, :, k].T.reshape(filters, 1, channels, *[1] * window.rank) * around[view]
+        sums += np.where(inside[view] == 0, 0, parts)
     return sums
+
+
+def reference_share(logit: Array) -> Array:
+    """The sigmoid; NaN where the logit is not finite."""
+    return np.where(np.isfinite(logit), 1 / (1 + np.exp(-logit)), np.nan)
 
 
 def _forward(window: Window, x: "Tensor", weight: "Tensor") -> "Tensor":
@@ -81,11 +83,12 @@ _filtered = standard_operator(
 def filtered(window: Window, x: "Tensor", weight: "Tensor", gates: int) -> "tuple[list[Tensor], list[Tensor], Tensor]":
     """What filters give, of weights ``(C or 1, F, *kernel)``: the first ``gates`` as logits, the others as sums.
 
-    Each is ``(N, C, *output)``. Sums are in units that are given as well.
+    Each is ``(N, C, *output)``. A logit is NaN where its sum is not finite. Sums are in units that are given as well.
     """
     wide = widen(x)
     unit = unit_for(wide)  # so that sums of moderate weights do not overflow
-    sums = _filtered(window, wide * unit, widen(weight).to(wide)).unflatten(1, (x.shape[1], weight.shape[1])).unbind(2)
+    shape = (x.shape[1], weight.shape[1])
+    sums = _filtered(window, wide * unit, widen(weight).to(wide)).unflatten(1, shape).unbind(2)  # type: ignore[no-untyped-call]
     most = _MOST * unit
-    logits = [total.clamp(-most, most) / unit for total in sums[:gates]]
+    logits = [torch.where(total.isfinite(), total.clamp(-most, most) / unit, torch.nan) for total in sums[:gates]]
     return logits, list(sums[gates:]), unit

@@ -6,14 +6,16 @@
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from onnxpool.pools._torch_ops import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_LARGE = 1e30
+LARGE = 1e30
 """Where no magnitude is above it, sums stay in the type."""
 
 LESS = 2.0**-20
@@ -22,16 +24,18 @@ LESS = 2.0**-20
 
 def unit_for(x: "Tensor") -> "Tensor":
     """What to multiply ``x`` with first: 1, or :data:`LESS` where it holds large numbers."""
-    return torch.where((x.detach().abs() > _LARGE).any(), LESS, 1.0).to(x)
+    return torch.where((x.detach().abs() > LARGE).any(), LESS, 1.0).to(x)
+
+
+def limit_of(dtype: Any) -> float:
+    """Of halves: those above it are brought back by a few roundings when they are doubled."""
+    limits = np.finfo(dtype)
+    return float(limits.max) / 2 * (1 - 4 * float(limits.eps))
 
 
 def without_overflow(x: "Tensor", mean: "Callable[[Tensor], Tensor]") -> "Tensor":
-    """``mean(x)``, for a linear function whose values lie between those of ``x``.
-
-    Halves above a limit are brought back by a few roundings when they are added, so that none exceeds the type.
-    """
-    unit, limits = unit_for(x), torch.finfo(x.dtype)
-    limit = limits.max / 2 * (1 - 4 * limits.eps)
+    """``mean(x)``, for a linear function whose values lie between those of ``x``."""
+    unit, limit = unit_for(x), limit_of("float64" if x.dtype == torch.float64 else "float32")
     is_large = unit < 1
     half = mean(x * unit) * torch.where(is_large, 0.5 / LESS, 1.0).to(x)
     return half + torch.where(is_large, half.clamp(-limit, limit), 0)

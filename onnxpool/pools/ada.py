@@ -29,6 +29,7 @@ import numpy as np
 from onnxpool.dtypes import Array
 from onnxpool.pools import _onnx_ops as onnx_ops
 from onnxpool.pools import soft
+from onnxpool.pools._large import LARGE, LESS, unit_for
 from onnxpool.pools._method import Method, over_windows
 from onnxpool.pools._shares import Share, mixed
 from onnxpool.pools._torch_ops import WindowModule, cells, pooled_shape, standard_operator, torch, widen
@@ -71,13 +72,9 @@ def _dice_weighted(x: Array) -> Array:
 # --- how it trains
 
 
-def _scale(window: Window) -> float:
-    """A power of two, so that sums of a window's cells stay within the type."""
-    return 2.0 ** -math.prod(window.kernel).bit_length()
-
-
 def _forward(window: Window, x: "Tensor") -> "Tensor":
-    wide, scale = widen(x), _scale(window)
+    wide = widen(x)
+    unit = unit_for(wide)  # so that no sum leaves the type
     views, is_padded = list(cells(wide, window, fill=0.0)), any(window.pad + window.tail)
     count: Any = len(views)
     low, high = reduce(torch.minimum, views), reduce(torch.maximum, views)
@@ -87,14 +84,21 @@ def _forward(window: Window, x: "Tensor") -> "Tensor":
         count = reduce(torch.add, inside)
         low = reduce(torch.minimum, cells(wide, window, fill=torch.inf))
         high = reduce(torch.maximum, cells(wide, window, fill=-torch.inf))
-    sizes = [view.abs() * scale for view in views]
-    mean = (reduce(torch.add, [view * scale for view in views]) / count).abs()
-    least = torch.finfo(wide.dtype).smallest_normal
-    ratios = [torch.minimum(size, mean) / torch.maximum(size, mean).clamp(min=least) for size in sizes]
+    mean = (reduce(torch.add, [view * unit for view in views]) / count).abs()
+    ratios = [_ratio(view.abs() * unit, mean) for view in views]
     weights = [(2 * r / (1 + r * r)).exp() * here for r, here in zip(ratios, inside, strict=True)]
     total = reduce(torch.add, weights)
     y = reduce(torch.add, [weight / total * view for weight, view in zip(weights, views, strict=True)])
-    return y.clamp(low, high).to(x.dtype)
+    pooled: Tensor = y.clamp(low, high)
+    return pooled.to(x.dtype)
+
+
+def _ratio(size: "Tensor", mean: "Tensor") -> "Tensor":
+    """The smaller divided by the larger; 0 of zeros. Below normal numbers it has no slope, which would be infinite."""
+    smaller, larger = torch.minimum(size, mean), torch.maximum(size, mean)
+    least = torch.finfo(size.dtype).smallest_normal
+    plain = smaller.detach() / torch.where(larger == 0, 1, larger).detach()
+    return torch.where(larger < least, plain, smaller / larger.clamp(min=least))
 
 
 # --- how it looks in ONNX
@@ -102,9 +106,7 @@ def _forward(window: Window, x: "Tensor") -> "Tensor":
 
 def _translate(op: Any, window: Window, x: Any) -> Any:
     wide = onnx_ops.wide_for(x.dtype)
-    scale, one, two, least = (
-        onnx_ops.number(op, value, wide) for value in (_scale(window), 1, 2, float(np.finfo(wide.numpy()).tiny))
-    )
+    zero, one, two, large, less = (onnx_ops.number(op, value, wide) for value in (0, 1, 2, LARGE, LESS))
 
     def write(x: Any) -> Any:
         views, is_padded = list(onnx_ops.cells(op, x, window, 0, wide)), any(window.pad + window.tail)
@@ -114,12 +116,14 @@ def _translate(op: Any, window: Window, x: Any) -> Any:
             inside = list(onnx_ops.cells(op, onnx_ops.ones_like(op, x, wide), window, 0, wide))
             count = op.Sum(*inside)
             lowest, highest = (list(onnx_ops.cells(op, x, window, fill, wide)) for fill in (math.inf, -math.inf))
-        scaled = [op.Mul(view, scale) for view in views]
+        unit = op.Where(op.Greater(op.ReduceMax(op.Abs(x), keepdims=0), large), less, one)
+        scaled = [op.Mul(view, unit) for view in views]
         mean = op.Abs(op.Div(op.Sum(*scaled), count))
         weights = []
         for i, value in enumerate(scaled):
             size = op.Abs(value)
-            ratio = op.Div(op.Min(size, mean), op.Max(size, mean, least))
+            larger = op.Max(size, mean)
+            ratio = op.Div(op.Min(size, mean), op.Where(op.Equal(larger, zero), one, larger))
             weight = op.Exp(op.Div(op.Mul(two, ratio), op.Add(op.Mul(ratio, ratio), one)))
             weights.append(op.Mul(weight, inside[i]) if inside else weight)
         total = op.Sum(*weights)

@@ -108,10 +108,11 @@ def _phases(x: "Tensor", stride: Sequence[int]) -> "list[Tensor]":
             n = x.shape[axis]
             place = torch.arange((n + step - 1) // step * step, device=x.device)
             x = x.index_select(axis, torch.where(place < n, place, place - n) % n)
-    return [
-        x[(..., *(slice(i, None, s) for i, s in zip(offset, stride, strict=True)))]
+    views: list[Any] = [
+        (..., *(slice(i, None, s) for i, s in zip(offset, stride, strict=True)))
         for offset in product(*map(range, stride))
     ]
+    return [x[view] for view in views]
 
 
 def _shape(x: "Tensor", stride: Sequence[int], *_: Any) -> tuple[Any, ...]:

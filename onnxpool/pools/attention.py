@@ -79,7 +79,7 @@ class _AttentionPool(WindowModule):
             raise ArgumentError(f"scale={scale!r} must be a number, such as 2")
         self.channels: int = channels
         self.logits: Logits = logits
-        self.to_attn_logits: Module = Module()
+        self.to_attn_logits: Any = Module()
         start = {"full": scale * torch.eye(channels), "channel": torch.full((channels, 1), float(scale))}.get(logits)
         weight = torch.full((1, channels), scale / channels) if start is None else start
         self.to_attn_logits.weight = torch.nn.Parameter(weight.reshape(*weight.shape, *[1] * self.rank))
@@ -92,7 +92,7 @@ class _AttentionPool(WindowModule):
             logit = wide * weight.reshape(-1, *[1] * self.rank)
         else:
             matrix = weight.reshape(-1, self.channels)
-            logit = (matrix @ wide.flatten(2)).unflatten(2, x.shape[2:]).expand_as(x)
+            logit = (matrix @ wide.flatten(2)).reshape(x.shape[0], -1, *x.shape[2:]).expand_as(x)
         return local_importance.local_importance_pool(self.window, wide, logit).to(x.dtype)
 
     def _weight(self, x: "Tensor") -> "Tensor":

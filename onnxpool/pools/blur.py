@@ -27,7 +27,7 @@ from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import _onnx_ops as onnx_ops
 from onnxpool.pools import max as maximum
-from onnxpool.pools._large import without_overflow
+from onnxpool.pools._large import LARGE, limit_of, without_overflow
 from onnxpool.pools._method import Method
 from onnxpool.pools._torch_ops import (
     PoolModule,
@@ -81,22 +81,12 @@ def _filter(size: int) -> Array:
 # --- how it trains
 
 
-_LARGE = 1e30
-"""Where a magnitude is above it, halves are added up, so that rounding cannot lead beyond the largest number."""
-
-
 def _kernel(sizes: Sequence[int]) -> Array:
     """The filter over all axes."""
     kernel = np.array(1.0)
     for size in sizes:
         kernel = np.multiply.outer(kernel, _filter(size))
     return kernel
-
-
-def _limit(dtype: Any) -> float:
-    """Halves above it are brought back by some units of rounding when they are doubled."""
-    limits = np.finfo(dtype)
-    return float(limits.max) / 2 * (1 - 4 * float(limits.eps))
 
 
 def _forward(x: "Tensor", sizes: Sequence[int], strides: Sequence[int], mode: str) -> "Tensor":
@@ -131,7 +121,7 @@ def _shape(x: "Tensor", sizes: Sequence[int], strides: Sequence[int], mode: str)
 
 def _translate(op: Any, x: Any, sizes: Sequence[int], strides: Sequence[int], mode: str) -> Any:
     wide = onnx_ops.wide_for(x.dtype)
-    channels, narrow, limit = x.shape[1], x.dtype == ir.DataType.FLOAT16, _limit(wide.numpy())
+    channels, narrow, limit = x.shape[1], x.dtype == ir.DataType.FLOAT16, limit_of(wide.numpy())
 
     def blurred(x: Any) -> Any:
         if wide == ir.DataType.DOUBLE:  # which ONNX Runtime has no Conv for
@@ -152,7 +142,7 @@ def _translate(op: Any, x: Any, sizes: Sequence[int], strides: Sequence[int], mo
         if narrow:
             return blurred(x)
         large, one, half, nothing, least, most = (
-            onnx_ops.number(op, value, wide) for value in (_LARGE, 1, 0.5, 0, -limit, limit)
+            onnx_ops.number(op, value, wide) for value in (LARGE, 1, 0.5, 0, -limit, limit)
         )
         is_large = op.Greater(op.ReduceMax(op.Abs(given), keepdims=0), large)
         some = blurred(op.Mul(x, op.Where(is_large, half, one)))

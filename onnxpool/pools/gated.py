@@ -6,7 +6,7 @@ The gate ``w``, one number for each cell of the window, is learned: one for the 
 adds nothing to its sum. ``mean <= y <= max``.
 
 Source: Lee, Gallagher, Tu, "Generalizing pooling functions in convolutional neural networks: mixed, gated, and tree",
-AISTATS 2016. NaN in the window gives NaN, and an infinity follows the formula, which mostly gives NaN.
+AISTATS 2016. NaN or an infinity in the window gives NaN, since the gate has no number for it.
 
 >>> import numpy as np
 >>> x, gate = np.array([[[[1.0, 3.0], [5.0, 6.0]]]]), np.array([[[[0.5, 0.0], [0.2, -0.25]]]])
@@ -46,7 +46,7 @@ def reference(window: Window, x: Array, gate: Array) -> Array:
     """Float64 ``(N, C, *spatial) -> (N, C, *output)``, ``gate`` of ``(C or 1, 1, *kernel)``: the definition."""
     with np.errstate(all="ignore"):
         (logit,) = _filtered.reference(window, x, gate)
-        share = 1 / (1 + np.exp(-logit))
+        share = _filtered.reference_share(logit)
         most, mean = maximum.reference(window, x), average.reference(window, x, count_include_pad=False)
         return np.asarray(share * most + (1 - share) * mean)
 

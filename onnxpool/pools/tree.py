@@ -7,7 +7,7 @@ A tree of L levels has 2^(L - 1) leaves and 2^(L - 1) - 1 gates, all learned, on
 channel. Padding adds nothing to any sum.
 
 Source: Lee, Gallagher, Tu, "Generalizing pooling functions in convolutional neural networks: mixed, gated, and tree",
-AISTATS 2016. NaN in the window gives NaN, and an infinity follows the formula, which gives NaN in most windows.
+AISTATS 2016. NaN or an infinity in the window gives NaN, since the gates have no number for it.
 
 >>> import numpy as np
 >>> x, weight = np.array([[[[1.0, 3.0], [5.0, 6.0]]]]), np.zeros((1, 3, 2, 2))
@@ -48,7 +48,7 @@ def reference(window: Window, x: Array, weight: Array) -> Array:
     with np.errstate(all="ignore"):
         sums = list(_filtered.reference(window, x, weight))
         gates = len(sums) // 2
-        shares = [1 / (1 + np.exp(-logit)) for logit in sums[:gates]]
+        shares = [_filtered.reference_share(logit) for logit in sums[:gates]]
         y: Array = _climb(shares, sums[gates:])
     return y
 
