@@ -53,7 +53,7 @@ def _forward(window: Window, x: "Tensor", weight: "Tensor") -> "Tensor":
 
 def _shape(window: Window, x: "Tensor", weight: "Tensor") -> tuple[int, ...]:
     n, channels, *output = pooled_shape(window, x)
-    if not is_jit_tracing() and weight.shape[0] not in (1, channels):
+    if not is_jit_tracing() and weight.shape[0] != 1 and weight.shape[0] != channels:
         raise ArgumentError(f"x has {channels} channels, shape {tuple(x.shape)}; this layer has {weight.shape[0]}")
     return (n, channels * weight.shape[1], *output)
 

@@ -75,13 +75,14 @@ class Share(Module):
         if self.logit is None:
             return torch.full((), self.value, dtype=x.dtype, device=x.device)
         channels, *regions = self.logit.shape
-        if not is_jit_tracing() and channels not in (1, x.shape[1]):
+        if not is_jit_tracing() and channels != 1 and channels != x.shape[1]:
             raise ArgumentError(f"x has {x.shape[1]} channels, shape {tuple(x.shape)}; this layer has {channels}")
-        output = window.output(x.shape[2:])
-        if any(n != 1 for n in regions) and any(n not in (1, out) for n, out in zip(regions, output, strict=True)):
-            raise ArgumentError(
-                f"x of shape {tuple(x.shape)} gives an output of {tuple(output)}; this layer has regions {regions}"
-            )
+        if any(n != 1 for n in regions):
+            output = window.output(x.shape[2:])
+            if any(n != 1 and n != out for n, out in zip(regions, output, strict=True)):  # noqa: PLR1714
+                raise ArgumentError(
+                    f"x of shape {tuple(x.shape)} gives an output of {tuple(output)}; this layer has regions {regions}"
+                )
         return widen(self.logit).to(x.dtype).sigmoid()
 
     def number(self) -> Array:
