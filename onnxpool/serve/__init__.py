@@ -6,8 +6,9 @@
     codec.py       REST bodies                                      service.py     what any protocol calls
     bodies.py      reading them                                     metrics.py     for Prometheus
     access.py      a line for each request                          openapi.py     REST's description
-    guard.py       who may ask
+    guard.py       who may ask                                      patience.py    until when, and for whom
     app.py         the ASGI application                             responses.py   JSON answers and refusals
+    inference.py   its inference, without a framework's layers
     messages.py    gRPC's messages                                  rpc.py         the gRPC server
     rpc_standard.py   gRPC's own health and reflection
     connections.py REST's connections, and their ends

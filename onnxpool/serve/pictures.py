@@ -23,12 +23,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from onnxpool.errors import OnnxpoolError
 from onnxpool.graph import forms
 from onnxpool.run import session
 from onnxpool.run.picture import Preparation
 from onnxpool.run.predict import Reader
 from onnxpool.serve import bodies
 from onnxpool.serve.limits import Refusal
+from onnxpool.serve.patience import NO_ANSWER, Patience
 from onnxpool.serve.repository import Served
 from onnxpool.serve.responses import answer
 from onnxpool.serve.service import Service
@@ -78,14 +80,21 @@ class Pictures:
         with self.service.counted("page") as found, self.service.holding() as held:
             body = await bodies.read(request, self.service.options, held)
             served = found(self.service.repository.get(request.path_params["name"]))
-            async with self.service.answering(), self._one:
-                return answer(await self._answer(served, body))
+            with Patience() as patience:
+                patience.allow(self.service.options.timeout_s, 504, NO_ANSWER)
+                try:
+                    async with self._one:
+                        return answer(await self._answer(served, body, patience))
+                except Refusal:
+                    raise
+                except OnnxpoolError as error:
+                    raise Refusal(422, str(error)) from error
 
-    async def _answer(self, served: Served, body: bytes) -> dict[str, Any]:
+    async def _answer(self, served: Served, body: bytes, patience: Patience) -> dict[str, Any]:
         look = await asyncio.to_thread(self._look, served)
         feeds = await asyncio.to_thread(look.preparation.feeds, body)
         start_s = time.perf_counter()
-        outputs = await self.service.infer(served, feeds)
+        outputs = await self.service.infer(served, feeds, patience)
         return {
             "model": served.name,
             "time_s": time.perf_counter() - start_s,

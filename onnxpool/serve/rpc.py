@@ -21,6 +21,7 @@ from onnxpool.serve.access import Line
 from onnxpool.serve.guard import authorize
 from onnxpool.serve.limits import Refusal
 from onnxpool.serve.messages import CLASSES, METHODS, PACKAGE, Message, parsed
+from onnxpool.serve.patience import Patience
 from onnxpool.serve.repository import Served
 from onnxpool.serve.requests import find, refuse, seconds, wanted
 from onnxpool.serve.service import Service
@@ -141,7 +142,8 @@ class _Rpc:
                 raise Refusal(400, "parameter 'timeout' must be an integer")
             feeds = await self.service.apart(size, _inputs, served, request, self.service.options.max_tensor_bytes)
             outputs = _outputs(served, request)
-            answers = await self.service.infer(served, feeds, seconds(timeout_us))
+            with Patience() as patience:
+                answers = await self.service.infer(served, feeds, patience, seconds(timeout_us))
             return _answer(served, request.id, [(name, answers[name]) for name in outputs])
 
 

@@ -83,12 +83,24 @@ def serve(repository: Repository, listen: Listen, announce: Announce = lambda _:
 
     Raises :class:`MissingExtra` for gRPC without grpcio, and OSError where a port is taken or a TLS file is no good.
     """
+    gc.set_threshold(20_000)  # a request makes no cycles, but many objects
     gc.freeze()  # what is there now stays, so that collecting garbage after a load does not stop the event loop
     limit = _Limit()
-    service = asyncio.run(_serve(repository, listen, announce, limit))
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        service = runner.run(_serve(repository, listen, announce, limit))
     service.access.flush()
     if not service.busy():
         limit.cancel()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """The event loop of uvloop where that is installed; None for asyncio's own."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ in JSON are finite, and in the range of their type; integers and booleans are ne
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -28,6 +29,7 @@ _PIECE = 1 << 14
 _WHOLE: dict[str, set[type]] = {"b": {bool}, "i": {int}, "u": {int}}
 
 
+@cache
 def datatype(dtype: np.dtype[Any]) -> str:
     """The protocol's name of an element type."""
     return BY_NAME[dtype.name].protocol
@@ -66,7 +68,8 @@ def from_bytes(info: TensorInfo, shape: tuple[int, ...], raw: bytes | memoryview
         raise Refusal(400, f"input {info.name!r} came as {len(raw)} bytes; {list(shape)} of this type is {expected}")
     if info.dtype == np.bool_ and (np.frombuffer(raw, np.uint8) > 1).any():
         raise Refusal(400, f"input {info.name!r} holds bytes other than 0 and 1, which are not BOOL")
-    return np.require(np.frombuffer(raw, info.dtype).reshape(shape), requirements="A")
+    tensor = np.frombuffer(raw, info.dtype).reshape(shape)
+    return tensor if tensor.flags.aligned else tensor.copy()
 
 
 def from_numbers(info: TensorInfo, shape: tuple[int, ...], data: Any) -> Tensor:
