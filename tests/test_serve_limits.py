@@ -232,7 +232,7 @@ def test_compression_is_undone_in_a_thread_and_only_to_a_hundredfold(path, monke
     monkeypatch.setattr(
         bodies, "_decompressed", lambda *given: threads.append(threading.current_thread()) or undone(*given)
     )
-    padded = [BODY + b" " * count for count in (1 << 19, 3 << 20)]
+    padded = [BODY + b" " * count for count in (1 << 18, 3 << 20)]
     answers = posted(app(path), *map(gzip.compress, padded), headers=[("content-encoding", "gzip")])
     assert [answer.status_code for answer in answers] == [200, 413]
     assert not any(thread is threading.main_thread() for thread in threads)

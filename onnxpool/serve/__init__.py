@@ -4,7 +4,8 @@
     tensors.py     bytes and JSON numbers to arrays                 batcher.py     requests that run together
     requests.py    rules that REST and gRPC share                   repository.py  models, versions, replacement
     codec.py       REST bodies                                      service.py     what any protocol calls
-    bodies.py      reading them                                     metrics.py     for Prometheus
+    numbers.py     long lists in them                               metrics.py     for Prometheus
+    bodies.py      reading them
     access.py      a line for each request                          openapi.py     REST's description
     guard.py       who may ask                                      patience.py    until when, and for whom
     app.py         the ASGI application                             responses.py   JSON answers and refusals

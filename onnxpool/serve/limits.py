@@ -2,7 +2,7 @@
 
 Every number that bounds memory, time or waiting stands here, and is checked before the memory or the time is spent:
 
-    JSON           at most 4 MiB, since little else is served while it is parsed           413
+    JSON           at most 4 MiB, and 512 KiB of that besides lists of numbers             413
     a body         at most ``max_body_bytes`` as it comes and after decompression          413
     compression    at most ``MOST_RATIO`` times the bytes that came, and 1 MiB             413
     all bodies     at most ``max_pending_bytes`` that came and are not answered yet        503, Retry-After
@@ -24,6 +24,9 @@ OnMismatch: TypeAlias = Literal["refuse", "warn"]
 
 MOST_JSON_BYTES = 4 << 20
 """Of one request; larger tensors go as binary data."""
+
+MOST_OTHER_JSON_BYTES = 512 << 10
+"""Of that besides lists of numbers, since nothing else is served while it is parsed."""
 
 MOST_RATIO = 100
 """How many times its size a body may have after decompression, above the first MiB."""
