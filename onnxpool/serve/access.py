@@ -16,13 +16,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Literal, TextIO, TypeAlias
+from typing import Any, Literal, TextIO, TypeAlias
 from urllib.parse import quote
 
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from onnxpool.serve.tracing import Tracing
 
 Form: TypeAlias = Literal["off", "text", "json"]
 
@@ -51,6 +53,7 @@ class Line:
     seconds: float = 0.0
     size_bytes: int = 0
     begun: float = field(default_factory=time.perf_counter, repr=False)
+    span: Any = field(default=None, repr=False)
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Of every answer of REST: its id, and not to guess its type."""
@@ -76,16 +79,16 @@ class Line:
 
     def to_json(self) -> str:
         """For machines."""
-        values = asdict(self)
-        del values["begun"]
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.repr}
         return orjson.dumps({"time": self.at, **values}).decode() + "\n"
 
 
 class AccessLog:
     """Writes lines to a stream, in a thread that begins with the first of them."""
 
-    def __init__(self, form: Form, stream: TextIO | None = None) -> None:
+    def __init__(self, form: Form, stream: TextIO | None = None, tracing: Tracing | None = None) -> None:
         self.form = form
+        self.tracing = tracing
         self.lost = 0
         self._stream = stream or sys.stderr
         self._lines: deque[Line] = deque()
@@ -136,11 +139,16 @@ class AccessLog:
         """A line to be filled in, and given to :meth:`end`."""
         known = given_id if given_id and _ID.fullmatch(given_id) else f"{random.getrandbits(64):016x}"
         trace = _TRACE.fullmatch(parent) if parent else None
-        return Line(time.time(), protocol, client, method, path, known, trace.group(1) if trace else "")
+        line = Line(time.time(), protocol, client, method, path, known, trace.group(1) if trace else "")
+        if self.tracing is not None:
+            line.span = self.tracing.begin(line, parent)
+        return line
 
     def end(self, line: Line) -> None:
         """The request is over."""
         line.seconds = time.perf_counter() - line.begun
+        if self.tracing is not None:
+            self.tracing.end(line.span, line)
         self.add(line)
 
 

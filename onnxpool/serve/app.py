@@ -31,6 +31,7 @@ from onnxpool.serve.inference import Inference
 from onnxpool.serve.limits import Options, Refusal
 from onnxpool.serve.openapi import describe, page
 from onnxpool.serve.pictures import Pictures
+from onnxpool.serve.processes import Siblings
 from onnxpool.serve.repository import Repository
 from onnxpool.serve.responses import FAILED, answer, refusal
 from onnxpool.serve.service import Service, in_thread
@@ -41,12 +42,14 @@ PAGE = Path(__file__).with_name("page.html")
 log = logging.getLogger("onnxpool.serve")
 
 
-def application(repository: Repository, options: Options | None = None) -> Starlette:
+def application(repository: Repository, options: Options | None = None, siblings: Siblings | None = None) -> Starlette:
     """The application for these models; ``options`` are those of the repository where not given.
+
+    ``siblings`` are other processes that serve the same models on the same port.
 
     ``application(...).state.service`` is what a gRPC server beside it shares.
     """
-    service = Service(repository, options or repository.options)
+    service = Service(repository, options or repository.options, siblings)
     rest = _Rest(service)
     app = Starlette(
         routes=rest.routes(),
@@ -138,7 +141,7 @@ class _Rest:
         return answer(self.service.config(self.repository.get(**request.path_params)))
 
     async def statistics(self, request: Request) -> Response:
-        return answer(self.service.statistics(**request.path_params))
+        return answer(await self.service.all_statistics(**request.path_params))
 
     # --- the repository
 
@@ -166,7 +169,7 @@ class _Rest:
     # --- for people and monitors
 
     async def metrics(self, _: Request) -> Response:
-        return Response(self.service.metrics_text(), media_type=CONTENT_TYPE_LATEST)
+        return Response(await self.service.all_metrics(), media_type=CONTENT_TYPE_LATEST)
 
     async def openapi(self, _: Request) -> Response:
         return answer(describe(self.service))

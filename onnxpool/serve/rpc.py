@@ -73,13 +73,16 @@ _TRANSPORT = {
 """A client that is gone is noticed within keepalive_time and timeout; one that only holds a connection loses it."""
 
 
-def server(service: Service, most: int) -> grpc.aio.Server:
-    """A server that answers for ``service`` on so many connections at most, to be given ports and started."""
+def server(service: Service, most: int, *, shared: bool = False) -> grpc.aio.Server:
+    """A server that answers for ``service`` on so many connections at most, to be given ports and started.
+
+    Ports are ``shared`` with other processes, or are an error where another has them.
+    """
     made = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", service.options.max_body_bytes),
             ("grpc.max_send_message_length", -1),
-            ("grpc.so_reuseport", 0),  # a port that is taken is an error, not a port to share
+            ("grpc.so_reuseport", int(shared)),
             ("grpc.max_allowed_incoming_connections", most),
             *((f"grpc.{name}", value) for name, value in _TRANSPORT.items()),
         ]
@@ -116,7 +119,7 @@ class _Rpc:
         return parsed("ModelConfigResponse", {"config": self.service.config(served)})
 
     async def model_statistics(self, request: Any) -> Any:
-        return parsed("ModelStatisticsResponse", self.service.statistics(request.name, request.version))
+        return parsed("ModelStatisticsResponse", await self.service.all_statistics(request.name, request.version))
 
     async def repository_index(self, request: Any) -> Any:
         _one_repository(request)

@@ -20,8 +20,10 @@ from onnxpool.serve.access import AccessLog
 from onnxpool.serve.limits import Options, Refusal
 from onnxpool.serve.metrics import Metrics
 from onnxpool.serve.patience import NO_ANSWER, Patience
+from onnxpool.serve.processes import Siblings, joined, summed
 from onnxpool.serve.repository import Repository, Served
 from onnxpool.serve.tensors import Tensors, agree, datatype
+from onnxpool.serve.tracing import Tracing
 
 EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "statistics")
 """What is offered beyond the protocol's required part, by the names that Triton gave them."""
@@ -59,11 +61,12 @@ async def in_thread(work: Callable[[], None]) -> None:
 class Service:
     """One server's repository, limits and metrics."""
 
-    def __init__(self, repository: Repository, options: Options) -> None:
+    def __init__(self, repository: Repository, options: Options, siblings: Siblings | None = None) -> None:
+        self.siblings = siblings
         self.repository = repository
         self.options = options
         self.metrics: Metrics = repository.metrics
-        self.access = AccessLog(options.access_log)
+        self.access = AccessLog(options.access_log, tracing=Tracing() if options.tracing else None)
         self.draining = False
         self.pending_bytes = 0
         self.metrics.pending.set_function(lambda: self.pending_bytes)
@@ -126,6 +129,21 @@ class Service:
         asked = [self.repository.get(name, version)] if name else self.repository.serving()
         return {"model_stats": [self.metrics.tally(one.name, one.version).to_json() for one in asked]}
 
+    async def all_statistics(self, name: str = "", version: str = "") -> dict[str, Any]:
+        """The same of every process that serves these models."""
+        here = self.statistics(name, version)
+        if self.siblings is None:
+            return here
+        asked = {(one["name"], one["version"]) for one in here["model_stats"]}
+        found = summed([one["statistics"] for one in (await self.siblings.ask()).values()])
+        return {"model_stats": [one for one in found if (one["name"], one["version"]) in asked]}
+
+    async def all_metrics(self) -> bytes:
+        """For Prometheus, of every process that serves these models."""
+        if self.siblings is None:
+            return self.metrics_text()
+        return joined({number: one["metrics"] for number, one in (await self.siblings.ask()).items()}).encode()
+
     # --- what is done
 
     async def infer(
@@ -178,7 +196,7 @@ class Service:
         return Counted(self.metrics, protocol)
 
     def metrics_text(self) -> bytes:
-        """For Prometheus."""
+        """For Prometheus, of this process."""
         for served in self.repository.serving():
             self.metrics.waiting.labels(served.name, served.version).set(served.batcher.waiting)
         return self.metrics.text()
