@@ -18,7 +18,7 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 from onnxpool.errors import ArgumentError, SessionError
-from onnxpool.serve import Options, application, processes
+from onnxpool.serve import Options, application, processes, siblings
 from onnxpool.serve.access import AccessLog
 from onnxpool.serve.listening import Listen
 from onnxpool.serve.processors import processors
@@ -73,14 +73,14 @@ def test_metrics_and_statistics_of_several():
     texts = {
         i: f'# HELP a A\n# TYPE a counter\na{{x="{{"}} {i}.0\n# HELP b B\n# TYPE b gauge\nb 1e3\n' for i in range(2)
     }
-    assert processes.joined(texts).splitlines() == [
+    assert siblings.joined(texts).splitlines() == [
         *("# HELP a A", "# TYPE a counter", 'a{process="0",x="{"} 0.0', 'a{process="1",x="{"} 1.0'),
         *("# HELP b B", "# TYPE b gauge", 'b{process="0"} 1e3', 'b{process="1"} 1e3'),
     ]
     one = {"name": "m", "version": "1", "last_inference": 5, "inference_stats": {"success": {"count": 1, "ns": 7}}}
     other = {"name": "m", "version": "1", "last_inference": 3, "inference_stats": {"success": {"count": 2, "ns": 8}}}
     total = {"name": "m", "version": "1", "last_inference": 5, "inference_stats": {"success": {"count": 3, "ns": 15}}}
-    assert processes.summed([[one], [other], []]) == [total]
+    assert siblings.summed([[one], [other], []]) == [total]
 
 
 # --- processors

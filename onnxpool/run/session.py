@@ -186,7 +186,7 @@ def load(
             "kernels='require', but a model in ONNX Runtime's own format does not tell which of its nodes were ours; "
             "load the ONNX model that it was made from"
         )
-    held = None if own_format else forms.read(model)
+    held = None if own_format else forms.read(model, in_place=True)
     nodes = [] if held is None else forms.pool_nodes(held)
     try:
         session = Session(_started(model, held, chosen, kernels, threads, libraries), nodes)

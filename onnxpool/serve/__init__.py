@@ -14,7 +14,8 @@
     rpc_standard.py   gRPC's own health and reflection
     connections.py REST's connections, and their ends
     tls.py         certificates of both                             tracing.py     spans of OpenTelemetry
-    processes.py   several that share the ports                     processors.py  how many this machine lends
+    processes.py   several that share the ports                     siblings.py    what all of them have counted
+    processors.py  how many a process may use
     server.py      both on their ports, until SIGTERM               listening.py   which, and what the operator is told
     pictures.py    pictures and feature maps, for the page          page.html      at /
 

@@ -31,10 +31,10 @@ from onnxpool.serve.inference import Inference
 from onnxpool.serve.limits import Options, Refusal
 from onnxpool.serve.openapi import describe, page
 from onnxpool.serve.pictures import Pictures
-from onnxpool.serve.processes import Siblings
 from onnxpool.serve.repository import Repository
 from onnxpool.serve.responses import FAILED, answer, refusal
 from onnxpool.serve.service import Service, in_thread
+from onnxpool.serve.siblings import Siblings
 
 PAGE = Path(__file__).with_name("page.html")
 """Served at ``/`` where it is there."""

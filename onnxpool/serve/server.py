@@ -26,9 +26,9 @@ from starlette.applications import Starlette
 from onnxpool.errors import MissingExtra
 from onnxpool.serve.app import application
 from onnxpool.serve.listening import Listen, Listening, describe
-from onnxpool.serve.processes import Siblings
 from onnxpool.serve.repository import Repository
 from onnxpool.serve.service import Service
+from onnxpool.serve.siblings import Siblings
 from onnxpool.serve.tls import Certificates
 
 try:

@@ -20,8 +20,8 @@ from onnxpool.serve.access import AccessLog
 from onnxpool.serve.limits import Options, Refusal
 from onnxpool.serve.metrics import Metrics
 from onnxpool.serve.patience import NO_ANSWER, Patience
-from onnxpool.serve.processes import Siblings, joined, summed
 from onnxpool.serve.repository import Repository, Served
+from onnxpool.serve.siblings import Siblings, joined, summed
 from onnxpool.serve.tensors import Tensors, agree, datatype
 from onnxpool.serve.tracing import Tracing
 

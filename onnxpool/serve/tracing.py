@@ -7,12 +7,21 @@ Where spans go, what the service is called and which requests are sampled is sai
 They are sent by a thread, and dropped where there are more than it can send. Without tracing nothing of this is loaded.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from onnxpool.errors import MissingExtra
 
-if TYPE_CHECKING:
-    from onnxpool.serve.access import Line
+
+class Line(Protocol):
+    """What is known of a request."""
+
+    protocol: str
+    client: str
+    method: str
+    path: str
+    request_id: str
+    trace_id: str
+    status: int | str
 
 
 _FAILED = ("INTERNAL", "UNAVAILABLE", "UNKNOWN")
@@ -45,7 +54,7 @@ class Tracing:
         self._server = trace.SpanKind.SERVER
         self._failed = trace.Status(trace.StatusCode.ERROR)
 
-    def begin(self, line: "Line", parent: str) -> Any:
+    def begin(self, line: Line, parent: str) -> Any:
         """A span for this request, whose trace the line gets where it has none."""
         context = self._context.extract({"traceparent": parent}) if parent else None
         rest = line.protocol == "rest"
@@ -60,7 +69,7 @@ class Tracing:
         line.trace_id = line.trace_id or f"{span.get_span_context().trace_id:032x}"
         return span
 
-    def end(self, span: Any, line: "Line") -> None:
+    def end(self, span: Any, line: Line) -> None:
         """It is answered; answers of 500 and above, and gRPC's errors of a server, are errors of the span."""
         name = "http.response.status_code" if line.protocol == "rest" else "rpc.grpc.status"
         span.set_attribute(name, line.status)
