@@ -171,7 +171,8 @@ def predictions(value: "Predictions") -> RenderableType:
     table = _columns(("picture", "output", "class", "score"))
     table.columns[-1].justify = "right"
     for prediction in value.pictures:
-        told = f"{prediction.picture}\n{prediction.time_s * 1e3:.1f} ms"
+        height, width = prediction.size
+        told = f"{prediction.picture}\n{height}x{width}, {prediction.time_s * 1e3:.1f} ms"
         for output in prediction.outputs:
             table.add_row(told, output.name, *_cells(output), end_section=output is prediction.outputs[-1])
             told = ""
