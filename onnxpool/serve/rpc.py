@@ -271,7 +271,7 @@ def _stream(rpc: _Rpc) -> Callable[[AsyncIterator[bytes], Any], AsyncIterator[by
 
 
 def _authorize(context: Any, kind: str, service: Service) -> None:
-    if kind not in ("ServerLiveRequest", "ServerReadyRequest"):
+    if service.options.secrets and kind not in ("ServerLiveRequest", "ServerReadyRequest"):
         given = dict(context.invocation_metadata()).get("authorization")
         authorize(given if isinstance(given, str) else None, service.options)
 
