@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from onnxpool.pools.adaptive_average import AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveAvgPool3d
 from onnxpool.pools.adaptive_max import AdaptiveMaxPool1d, AdaptiveMaxPool2d, AdaptiveMaxPool3d
+from onnxpool.pools.attentive_statistics import AttentiveStatisticsPool
 from onnxpool.pools.average import AvgPool1d, AvgPool2d, AvgPool3d
+from onnxpool.pools.blur import BlurPool1d, BlurPool2d, BlurPool3d, MaxBlurPool1d, MaxBlurPool2d, MaxBlurPool3d
 from onnxpool.pools.detail_preserving import DetailPreservingPool2d
+from onnxpool.pools.detail_preserving_downscale import DetailPreservingDownscale, DetailPreservingDownscale2d
 from onnxpool.pools.generalized_mean import GeM, GeM1d, GeM2d, GeM3d
 from onnxpool.pools.global_average import GlobalAvgPool1d, GlobalAvgPool2d, GlobalAvgPool3d
 from onnxpool.pools.local_importance import (
@@ -33,6 +36,8 @@ from onnxpool.pools.mixed import MixedPool1d, MixedPool2d, MixedPool3d
 from onnxpool.pools.power_average import PowerAvgPool1d, PowerAvgPool2d, PowerAvgPool3d
 from onnxpool.pools.soft import SoftPool1d, SoftPool2d, SoftPool3d
 from onnxpool.pools.stochastic import StochasticPool1d, StochasticPool2d, StochasticPool3d
+from onnxpool.pools.stochastic_detail_preserving import S3DetailPreservingPool2d
+from onnxpool.pools.token import TokenPool
 
 __all__ = [
     "AdaptiveAvgPool1d",
@@ -41,12 +46,18 @@ __all__ = [
     "AdaptiveMaxPool1d",
     "AdaptiveMaxPool2d",
     "AdaptiveMaxPool3d",
+    "AttentiveStatisticsPool",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
+    "BlurPool1d",
+    "BlurPool2d",
+    "BlurPool3d",
     "BottleneckLogit1d",
     "BottleneckLogit2d",
     "BottleneckLogit3d",
+    "DetailPreservingDownscale",
+    "DetailPreservingDownscale2d",
     "DetailPreservingPool2d",
     "GeM",
     "GeM1d",
@@ -61,6 +72,9 @@ __all__ = [
     "LogSumExpPool1d",
     "LogSumExpPool2d",
     "LogSumExpPool3d",
+    "MaxBlurPool1d",
+    "MaxBlurPool2d",
+    "MaxBlurPool3d",
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
@@ -73,6 +87,7 @@ __all__ = [
     "ProjectionLogit1d",
     "ProjectionLogit2d",
     "ProjectionLogit3d",
+    "S3DetailPreservingPool2d",
     "SimplifiedLogit1d",
     "SimplifiedLogit2d",
     "SimplifiedLogit3d",
@@ -83,6 +98,7 @@ __all__ = [
     "StochasticPool1d",
     "StochasticPool2d",
     "StochasticPool3d",
+    "TokenPool",
 ]
 
 if not TYPE_CHECKING:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from exported import first_axis
 
 import onnxpool
 from onnxpool import nn
@@ -40,8 +41,8 @@ class Every(torch.nn.Module):
         self.pools = torch.nn.ModuleList(eval(spelling, names) for spelling in spellings)
 
     def forward(self, x1, x2, x3):
-        xs = (x1, x2, x3)
-        return tuple(pool(xs[pool.rank - 1] * (1 + i / 64)) for i, pool in enumerate(self.pools))
+        xs = {(rank, 2): x for rank, x in enumerate((x1, x2, x3), start=1)} | {(1, 1): x1.transpose(1, 2)}
+        return tuple(pool(xs[pool.rank, first_axis(pool)] * (1 + i / 64)) for i, pool in enumerate(self.pools))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import typer
 from rich.console import Console
 
 import onnxpool
-from onnxpool.cli import tables
+from onnxpool._files import similar, writable_folder
+from onnxpool.cli import ports, tables
 from onnxpool.cli.application import Json, Libraries, ModelFile, app, show, working
 from onnxpool.errors import ArgumentError
 
@@ -43,6 +44,9 @@ def predict(
 
     Example: onnxpool predict resnet.onnx photo.jpg --labels labels.txt
     """
+    for name, file in (*(("pictures", picture) for picture in pictures), ("labels", labels)):
+        if file and not file.exists():
+            raise ArgumentError(f"{name}={str(file)!r}: there is no such file{similar(file)}")
     with working(f"Running {model}"):
         predictions = onnxpool.predict(
             model,
@@ -81,6 +85,9 @@ def batch(
 
     Example: onnxpool batch resnet.onnx photos answers --workers 4
     """
+    if not source.exists():
+        raise ArgumentError(f"source={str(source)!r}: there is no such file or folder{similar(source)}")
+    writable_folder(output)
     from rich.progress import MofNCompleteColumn, Progress
 
     from onnxpool.deploy import run_batch
@@ -116,7 +123,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; the default is reached from this machine only.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option(help="Port of REST; 0 takes a free one.")] = 8000,
+    port: Annotated[int, typer.Option("--port", "-p", help="Port of REST; 0 takes a free one.")] = 8000,
     grpc_port: Annotated[int | None, typer.Option(help="Port of gRPC, too. Default: no gRPC.")] = None,
     max_batch: Annotated[int, typer.Option(help="Rows of different requests that run together; 1 joins none.")] = 8,
     max_delay_ms: Annotated[
@@ -177,6 +184,11 @@ def serve(
 
     Example: onnxpool serve resnet.onnx --grpc-port 8001 --max-batch 16
     """
+    _there(models)
+    for name, file in (("token_file", token_file), ("public_key", public_key), ("tls_cert", tls_cert)):
+        if file and not file.is_file():
+            raise ArgumentError(f"{name}={str(file)!r}: there is no such file{similar(file)}")
+    ports.check(host, port=port, grpc_port=grpc_port)
     import logging
 
     from onnxpool.serve import Options, Repository
@@ -252,6 +264,7 @@ def package(
 
     Example: onnxpool package resnet.onnx repository --target triton
     """
+    writable_folder(output)
     from onnxpool.deploy import package as write_package
 
     with working(f"Packaging {model}"):
@@ -282,7 +295,7 @@ def deploy_ray(
     host: Annotated[str, typer.Option(help="Address to listen on; the default is reached from this machine only.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
+    port: Annotated[int, typer.Option("--port", "-p", help="Port; 0 takes a free one.")] = 8000,
     min_replicas: Annotated[int, typer.Option(help="Least number of server processes.")] = 1,
     max_replicas: Annotated[int, typer.Option(help="Largest number.")] = 2,
     load: Annotated[int, typer.Option(help="Requests in progress in each, from which on there are more.")] = 16,
@@ -299,6 +312,9 @@ def deploy_ray(
 
     Example: onnxpool deploy ray resnet.onnx --max-replicas 4
     """
+    if not write:
+        _there(models)
+        ports.check(host, port=port)
     from onnxpool.deploy import ray_app
     from onnxpool.serve import Options
     from onnxpool.serve.listening import Listen
@@ -315,6 +331,11 @@ def deploy_ray(
     with ray_app.running(models, scale, options, listen, address) as now:
         typer.echo(json.dumps(now.to_json(), indent=2) if as_json else now.text())
         ray_app.wait()
+
+
+def _there(models: Path) -> None:
+    if not models.exists():
+        raise ArgumentError(f"models={str(models)!r}: there is no such file or folder{similar(models)}")
 
 
 def picture_size(text: str | None) -> tuple[int, int] | None:

@@ -48,6 +48,15 @@ largest magnitude in the window, ``D = m - y >= 0`` how far the result lies belo
 - A narrower output type adds one ULP of that type at the answer, for its rounding.
 - For float64 the answer itself was rounded like a result, by at most :func:`reference_ulps`.
 
+**Pooling of tokens**, with ``n`` of them and ``M`` the largest magnitude among them (:func:`token_ulps`): counts are
+exact up to ``2^24``. A mean errs by ``n - 1`` for the sum and 1 for the quotient, relative to ``mean |x| <= M``; with
+the square root of ``n`` in place of ``n`` it is one more, and all of it ``sqrt(n)`` times that. In a weighted mean the
+sum of places errs by ``n - 1``, the quotient by 1, each product by 1, and the sum of products by ``n - 1``. A maximum,
+and one token, are exact. Attentive statistics (:func:`statistics_ulps`), for the scores as they are: the mean is a
+shifted ratio as above, of weights relative to ``M``: within ``body_ulps``. The deviation is that of cells around a mean
+that errs so much, which adds at most as much again; its own weights, squares, sum and root stay below ``body_ulps``
+of ``M`` by the same count, as no distance is above ``2 M`` and the root halves relative errors.
+
 **A pooling node that takes and gives stored numbers of 8 bits** (:func:`quantized_steps`), in ``u`` of float32 and
 steps of what goes in, of which no number is more than 255: a weight errs by ``5 u`` at most, for three factors and
 their products, which moves a mean by that times half of 255. Sums of at most :data:`QUANTIZED_RUN` cells are of floats,
@@ -197,6 +206,26 @@ def native_ulps(kernel: Sequence[int]) -> float:
     """
     additions = sum(min(k, NATIVE_RUN) - 1 + math.ceil(k / NATIVE_RUN) - 1 for k in kernel)
     return 2 * additions + 3 + NATIVE_EXP
+
+
+def token_ulps(mode: str, tokens: int) -> float:
+    """What pooling of so many tokens may err, in ULP of the largest magnitude among them; ``mode`` of ``TokenPool``.
+
+    >>> token_ulps("mean", 512), token_ulps("max", 512)
+    (512.0, 0.0)
+    """
+    if mode in ("max", "cls", "lasttoken"):
+        return 0.0
+    return float({"mean": tokens, "weightedmean": 2 * tokens, "mean_sqrt_len_tokens": (tokens + 1) * tokens**0.5}[mode])
+
+
+def statistics_ulps(tokens: int) -> float:
+    """What the mean and deviation of so many tokens may err, in ULP of the largest magnitude among them.
+
+    >>> statistics_ulps(9) == 2 * body_ulps(9)
+    True
+    """
+    return 2 * body_ulps(tokens)
 
 
 def quantized_steps(kernel: Sequence[int], ratio: float) -> float:

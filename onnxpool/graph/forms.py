@@ -27,9 +27,10 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from onnxpool._files import missing, named
 from onnxpool.domain import DOMAIN, OPSETS, VERSION, Form, is_foreign
 from onnxpool.dtypes import BY_CODE, POOLED
-from onnxpool.errors import ArgumentError, FormError
+from onnxpool.errors import ArgumentError, FormError, nearest
 from onnxpool.graph.glance import glance
 from onnxpool.graph.repair import pool_calls, prefixed, repair
 from onnxpool.graph.tags import TAG, fold, groups, names
@@ -82,7 +83,7 @@ def read(model: Model, *, in_place: bool = False) -> ir.Model:
             return repair(ir.from_proto(onnx.load_model_from_string(model)))
         return repair(_glanced(Path(model)) if in_place and _is_large(Path(model)) else ir.load(model))
     except FileNotFoundError as error:
-        raise FormError(f"there is no model file {name}") from error
+        raise FormError(f"there is no model file {name}" if isinstance(model, bytes) else missing(name)) from error
     except Exception as error:
         raise FormError(f"cannot read {name} as an ONNX model: {_why_unreadable(model, error)}") from error
     finally:
@@ -121,22 +122,38 @@ def is_ort_format(model: Model) -> bool:
 def write(model: ir.Model, path: str | os.PathLike[str]) -> None:
     """Write the model to ``path``, weights beside it in ``<path>.data`` where they exceed one protobuf message.
 
-    The files get their names only when they are complete, the weights first.
+    The files get their names only when they are complete, the weights first. Weights that ``model`` had on disk are in
+    memory afterwards, where they fit into one message. Raises OSError, with ``path``, where nothing can be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    size_bytes = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    weights = (value.const_value for graph in model.graphs() for value in graph.initializers.values())
+    size_bytes = sum(weight.nbytes for weight in weights if weight)
     data = f"{path.name}.data" if size_bytes > _EXTERNAL_FROM_BYTES else None
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        if not data:
-            model = ir.external_data.load_to_model(model)  # weights that were beside another file come along
-        ir.save(model, folder / path.name, external_data=data)
-        if data:
-            (folder / data).replace(path.with_name(data))
-        (folder / path.name).replace(path)
-    finally:
-        shutil.rmtree(folder)
+    with named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name[:100]}.", dir=path.parent))
+        try:
+            if not data:
+                model = ir.external_data.load_to_model(model)  # weights that were beside another file come along
+            ir.save(model, folder / path.name, external_data=data)
+            if data:
+                (folder / data).replace(path.with_name(data))
+            (folder / path.name).replace(path)
+        finally:
+            shutil.rmtree(folder)
+
+
+def save(model: Model, path: str | os.PathLike[str]) -> None:
+    """Write a model, such as :func:`to_form` or ``onnxpool.lift`` returns, to ``path``; the argument stays as it is.
+
+    Weights of more than 1.9 GB stand in ``<path>.data`` beside it, since a protobuf message ends at 2 GiB; move both
+    files together. Each file gets its name only when it is complete, so that nobody reads half of one.
+
+    >>> save(to_form("network.onnx", "standard"), "network-standard.onnx")  # doctest: +SKIP
+
+    Raises :class:`FormError` for what is not a model, and OSError, with ``path``, where nothing can be written.
+    """
+    write(read(model).clone(), path)
 
 
 # --- what a model holds
@@ -186,7 +203,7 @@ def _window(node: ir.Node) -> Window:
 
 
 def to_form(model: Model, form: Form, *, within: float | None = None) -> ir.Model:
-    """The same model in another form; the argument is left as it is.
+    """The same model in another form, in memory; the argument is left as it is. ``onnxpool.save`` writes it to a file.
 
     ``within`` asks for the bounded standard form: SoftPool and local importance pooling as exponentials and two average
     poolings, which is faster and runs in more runtimes, and is right where no element of their inputs has a larger
@@ -198,7 +215,8 @@ def to_form(model: Model, form: Form, *, within: float | None = None) -> ir.Mode
     unknown to this version, of unknown element type, or whose inlined nodes another program has rewritten.
     """
     if form not in get_args(Form):
-        raise ArgumentError(f"form={form!r} is unknown; use one of {', '.join(get_args(Form))}")
+        known = get_args(Form)
+        raise ArgumentError(f"form={form!r} is unknown{nearest(str(form), known)}; use one of {', '.join(known)}")
     if within is not None and (form != "standard" or not 0 < within < math.inf):
         raise ArgumentError(f"within={within!r} must be a positive number, and is for form='standard' alone")
     model = read(model).clone()

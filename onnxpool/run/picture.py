@@ -104,7 +104,7 @@ class Preparation:
 
         Raises :class:`ArgumentError` for a file that is missing, no picture, or too large.
         """
-        image = _fitted(_opened(picture, _MODES[self.channels]), self.size, self.crop)
+        image = _fitted(opened(picture, _MODES[self.channels]), self.size, self.crop)
         pixels = np.asarray(image, np.uint8).reshape(image.height, image.width, self.channels)
         scaled = pixels if self.dtype == np.uint8 else self._scaled(pixels)
         return np.ascontiguousarray(scaled if self.channels_last else scaled.transpose(2, 0, 1))[None]
@@ -166,7 +166,11 @@ def _per_channel(
     return tuple(map(float, given))
 
 
-def _opened(picture: Picture, mode: str) -> "Image":
+def opened(picture: Picture, mode: str | None) -> "Image":
+    """The picture as Pillow's ``mode``, by default ``"L"`` where it is grey and ``"RGB"`` else, turned as EXIF says.
+
+    Raises :class:`ArgumentError` for a file that is missing, no picture, too large, or of more than 8 bits.
+    """
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
@@ -186,7 +190,7 @@ def _opened(picture: Picture, mode: str) -> "Image":
     if image.mode.startswith(("I", "F")):
         raise ArgumentError(f"{name} has more than 8 bits per channel ({image.mode}); convert it to 8 bits")
     try:
-        return ImageOps.exif_transpose(image).convert(mode)
+        return ImageOps.exif_transpose(image).convert(mode or ("L" if image.mode in ("1", "L", "LA") else "RGB"))
     except Exception as error:  # so do damaged pixels
         raise ArgumentError(f"{name} is damaged: {error}") from error
 

@@ -171,9 +171,9 @@ def bound(listen: Listen) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # not refused for a connection of a server before
     try:
         bound.bind((listen.host, listen.port))
-    except OSError:
+    except OSError as error:
         bound.close()
-        raise
+        raise OSError(f"cannot listen on {listen.netloc}:{listen.port}: {error.strerror}; name another port") from error
     return bound
 
 
