@@ -193,7 +193,9 @@ def predictions(value: "Predictions") -> Page:
     """For each picture and output the best classes, or figures."""
     page: list[Block] = []
     for prediction in value.pictures:
-        page.append(Text(f"{prediction.picture}, {prediction.time_s * 1e3:.1f} ms", "bold"))
+        height, width = prediction.size
+        told = f"{prediction.picture}, {height}x{width}, {prediction.time_s * 1e3:.1f} ms"
+        page.append(Text(told, "bold"))
         for output in prediction.outputs:
             if output.classes:
                 rows = [Row(cells) for cells in _classes(output)]

@@ -109,6 +109,10 @@ class Preparation:
         scaled = pixels if self.dtype == np.uint8 else self._scaled(pixels)
         return np.ascontiguousarray(scaled if self.channels_last else scaled.transpose(2, 0, 1))[None]
 
+    def size_of(self, array: NDArray[Any]) -> tuple[int, int]:
+        """Height and width of what :meth:`array` gave."""
+        return (array.shape[1], array.shape[2]) if self.channels_last else (array.shape[2], array.shape[3])
+
     def feeds(self, picture: Picture) -> dict[str, NDArray[Any]]:
         """The model's inputs for this picture; raises what :meth:`array` does."""
         return {self.name: self.array(picture)}
@@ -189,6 +193,17 @@ def opened(picture: Picture, mode: str | None) -> "Image":
         return ImageOps.exif_transpose(image).convert(mode or ("L" if image.mode in ("1", "L", "LA") else "RGB"))
     except Exception as error:  # so do damaged pixels
         raise ArgumentError(f"{name} is damaged: {error}") from error
+
+
+def number_of_pixels(picture: bytes) -> int:
+    """As its header says; 0 for what is no picture."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(picture), formats=FORMATS) as image:
+            return image.width * image.height
+    except Exception:  # which who opens it whole will explain
+        return 0
 
 
 def _fitted(image: "Image", size: tuple[int, int] | None, crop: float) -> "Image":
