@@ -6,9 +6,9 @@ Each row of :data:`SPELLINGS` reads one spelling, from its last node backwards:
     attention  sum(x softmax(l))      ReduceSum over an unfolded, sliced or reshaped input, or over all of it
     power      mean(x^p)^(1/p)        AveragePool, GlobalAveragePool or ReduceMean between two Pow
 
-Our own standard form, whose formulas are kept safe by more nodes, is read by :mod:`onnxpool.lifting.own_forms`. An
-AveragePool may be written as a convolution of each channel with ones. Log-sum-exp, ``log(mean(exp(x)))``, is told
-apart and left: it has no operator.
+Poolings over tokens, in float16, are read by :mod:`onnxpool.lifting.tokens`. Our own standard form, whose formulas are
+kept safe by more nodes, is read by :mod:`onnxpool.lifting.own_forms`. An AveragePool may be written as a convolution of
+each channel with ones. Log-sum-exp, ``log(mean(exp(x)))``, is told apart and left: it has no operator.
 
 A weight ``w = exp(l - c)``, with ``c`` any value that is constant over a window, makes SoftPool where ``l`` is ``x``,
 and LocalImportancePool elsewhere; a weight that is ``x`` itself and cannot be negative makes StochasticPool. What looks
@@ -21,7 +21,7 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from onnxpool.lifting import own_forms
+from onnxpool.lifting import own_forms, tokens
 from onnxpool.lifting.match import Cells, Match, Refused, label
 from onnxpool.lifting.sums import Mismatch, Total, difference, over_cells, total, window_of
 from onnxpool.lifting.values import (
@@ -62,8 +62,8 @@ def recognise(graph: ir.Graph) -> Iterator[Match | Refused]:
 
 def quotient(node: ir.Node) -> Match | None:
     """``sum(x w) / sum(w)``."""
-    if (ours := own_forms.read(node)) is not None:
-        return ours
+    if (found := own_forms.read(node) or tokens.quotient(node)) is not None:
+        return found
     sums = _sums(node)
     if sums is None:
         return None
@@ -253,7 +253,7 @@ def power(node: ir.Node) -> Match | None:
         return None
     if producer(inner.inputs[0], "Div") is not None:  # by the largest, as our GeM: it cannot overflow
         return None
-    p, root = scalar(inner.inputs[1]), scalar(node.inputs[1])
+    p, root = _number(inner.inputs[1]), _number(node.inputs[1])
     if p is None or root is None:
         raise Mismatch("its exponents are not one number each in the model")
     if p <= 0 or not math.isclose(p * root, 1, rel_tol=_precision(node.inputs[1])):
@@ -289,6 +289,21 @@ def log_sum_exp(node: ir.Node) -> None:
         )
 
 
+def _number(value: ir.Value | None, depth: int = 4) -> float | None:
+    """A constant, or what a few operators make of constants: ``1 / p`` of a learned ``p``."""
+    number = scalar(value)
+    node = producer(value, "Reciprocal", "Div", "Mul")
+    if number is not None or node is None or not depth:
+        return number
+    given = [_number(one, depth - 1) for one in node.inputs]
+    known = [one for one in given if one is not None]
+    if len(known) < len(given) or (node.op_type in ("Reciprocal", "Div") and known[-1] == 0):
+        return None
+    if node.op_type == "Reciprocal":
+        return 1 / known[0]
+    return known[0] / known[1] if node.op_type == "Div" else known[0] * known[1]
+
+
 def _precision(value: ir.Value | None) -> float:
     """How closely a number of this type can be meant."""
     narrow = value is not None and value.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
@@ -297,6 +312,7 @@ def _precision(value: ir.Value | None) -> float:
 
 SPELLINGS: dict[str, tuple[str, Callable[[ir.Node], Match | None]]] = {
     "Div": ("weighted mean", quotient),
+    "ReduceMax": ("maximum of tokens", tokens.largest),
     "ReduceSum": ("weighted mean", attention),
     "Pow": ("power mean", power),
     "Log": ("log-sum-exp", log_sum_exp),
