@@ -33,6 +33,7 @@ from serving import wait_for  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
 from onnxpool.cli.commands import app  # noqa: E402
+from onnxpool.errors import OnnxpoolError  # noqa: E402
 from onnxpool.run.native_library import why_missing  # noqa: E402
 
 PAGES = {page.relative_to(ROOT).as_posix(): page for page in docs_blocks.pages()}
@@ -175,7 +176,8 @@ def test_commands_are_spelled_right(name):
             if given[:1] == ["onnxpool"]:
                 length = 3 if " ".join(given[:3]) in commands else 2
                 command = commands[" ".join(given[:length])]
-                command.make_context(" ".join(given[:length]), given[length:])  # raises where an option is not there
+                with contextlib.suppress(OnnxpoolError):  # files that are not there; options that are not are click's
+                    command.make_context(" ".join(given[:length]), given[length:])
             elif given and given[0].startswith("tools/"):
                 assert os.access(ROOT / given[0], os.X_OK), given[0]
             for extra in re.findall(r"\[([\w,]+)\]", " ".join(given)) if "pip" in given else []:
