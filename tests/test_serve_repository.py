@@ -12,7 +12,7 @@ import onnx
 import pytest
 from models import model
 from onnx import helper
-from serving import HANGS_S, average, soft, soft_answer, wait_for, with_golden
+from serving import HANGS_S, average, endless, soft, soft_answer, wait_for, with_golden
 
 pytest.importorskip("starlette")
 
@@ -318,6 +318,15 @@ def test_what_joins(tmp_path):
     ]
     assert joins([exact]) == "exactly"
     assert joins(over_rows) == "never"  # a row depends on the others
+
+
+def test_which_models_may_run_on_the_event_loop(tmp_path):
+    """Only those whose runs end by themselves."""
+    soft(tmp_path / "soft.onnx")
+    endless(tmp_path / "loop.onnx")
+    repository = Repository(tmp_path)
+    assert repository.get("soft").trial.straight
+    assert not repository.get("loop").trial.straight
 
 
 def test_a_model_with_a_fixed_first_axis_never_joins(tmp_path):

@@ -14,10 +14,12 @@ many. What differs more depends on its neighbours, and is never joined.
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from onnxpool.domain import DOMAIN
 from onnxpool.errors import ArgumentError, FormError, OnnxpoolError
 from onnxpool.golden import bounds
 from onnxpool.golden import file as golden_file
@@ -30,6 +32,8 @@ from onnxpool.validation import limits
 RUNTIME = "onnxruntime"
 """Whose limits are known."""
 
+_LOOPS = ("Loop", "Scan", "SequenceMap")
+
 Joins: TypeAlias = Literal["exactly", "within rounding", "never"]
 Path: TypeAlias = str | os.PathLike[str]
 
@@ -38,6 +42,7 @@ Path: TypeAlias = str | os.PathLike[str]
 class Trial:
     """How it went. ``share`` is the largest measured over allowed error, None where there are no golden answers.
 
+    A model is ``straight`` that has no operator which may go on for as long as its input says, such as Loop.
     ``fault`` says which case does not come out, in one sentence, or is empty. ``shapes`` are sizes of inputs that are
     known to run, unless ``untried`` says why none are.
     """
@@ -47,6 +52,7 @@ class Trial:
     joins: Joins
     shapes: dict[str, tuple[int, ...]]
     untried: str = ""
+    straight: bool = False
 
     def __str__(self) -> str:
         """The golden answers in words."""
@@ -80,7 +86,18 @@ def attempt(session: Session, path: Path) -> Trial:
             return Trial(worst, fault, "never", shapes, str(reason))
     example = examples.get("ordinary") or next(iter(examples.values()))
     session.run(example)
-    return Trial(worst, fault, _joins(session, example), {name: tensor.shape for name, tensor in example.items()})
+    shapes = {name: tensor.shape for name, tensor in example.items()}
+    return Trial(worst, fault, _joins(session, example), shapes, straight=_is_straight(path))
+
+
+def _is_straight(path: Path) -> bool:
+    """Whether no node loops, but for those in bodies of ours, which end; not known of a file that cannot be read."""
+    try:
+        model = forms.read(path, in_place=True)
+    except FormError:
+        return False
+    bodies = (function.all_nodes() for function in model.functions.values() if function.domain != DOMAIN)
+    return not any(node.op_type in _LOOPS for node in chain(model.graph.all_nodes(), *bodies))
 
 
 def _operators(path: Path) -> set[str]:
