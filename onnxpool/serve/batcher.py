@@ -3,15 +3,14 @@
 Only requests whose inputs have equal types and equal shapes, but for the first axis, are joined, to at most
 ``max_batch`` rows; nothing is padded and nothing is split. A batch starts when a worker is free and it is full, or its
 first request has waited ``max_delay_s``: with 0, those run together that came while every worker was busy. Where a
-joined run fails, its requests run one by one, so that a bad one never
-harms its neighbours.
+joined run fails, its requests run one by one, so that a bad one never harms its neighbours.
 
 A model that cannot be joined (``joins`` is False), a request without rows and one of more than ``max_batch`` rows run
 alone. The batcher belongs to the event loop that submits; runs take place in threads of its own, which end with it.
 
-Handing a run to a thread and back takes 0.2 ms. A model that is ``straight``, so that its runs end by themselves, does
-without where that is longer than the runs: once some of a shape were brief (``BRIEF_S``), others of it take place on
-the event loop, one at a time, between which others get their turn.
+Handing a run to a thread and back takes 0.2 ms. A model that is ``straight``, so that sizes alone decide how long it
+runs, does without: once some runs of a shape were brief (``BRIEF_S``), others of that shape take place on the event
+loop, one at a time, and everything else gets its turn between two.
 
 A run that nobody waits for any more is told to stop, which ONNX Runtime does between two nodes. A model whose every
 worker is in a run that did not stop is ``stuck``: it refuses (503) what comes.
