@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_TRIED_BYTES = 1 << 16
-"""What is written to see whether anything can be; smaller files may find room where there is none."""
+_TRIED_BYTES = 4096
+"""What is written to see whether anything can be: a block, so that no file is refused that would fit."""
 
 _REMEDIES = {
     errno.ENOSPC: "free some space, or name another place",
@@ -36,7 +36,7 @@ def complete(path: Path, write: Callable[[Path], Any]) -> None:
 
     Raises OSError with the name ``path``, whatever the file was called when writing failed.
     """
-    with named(path), tempfile.TemporaryDirectory(prefix=_hidden(path), dir=path.parent) as folder:
+    with named(path), tempfile.TemporaryDirectory(prefix=hidden(path), dir=path.parent) as folder:
         file = Path(folder, path.name)
         write(file)
         file.replace(path)
@@ -66,8 +66,10 @@ def _try(path: Path) -> None:
     place = path.absolute().parent
     while not os.path.lexists(place):
         place = place.parent
-    with tempfile.TemporaryFile(prefix=_hidden(path), dir=place, buffering=0) as file:
-        file.write(bytes(_TRIED_BYTES))
+    with tempfile.TemporaryFile(prefix=hidden(path), dir=place, buffering=0) as file:
+        left = _TRIED_BYTES
+        while left:  # a disk that is nearly full takes a part, and then nothing
+            left -= file.write(bytes(left))
 
 
 @contextmanager
@@ -76,7 +78,9 @@ def named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is None:
+        about = error.filename
+        other = about is not None and hidden(path) not in str(about) and Path(str(about)) not in (path, path.parent)
+        if error.errno is None or other:
             raise
         raise type(error)(error.errno, error.strerror, str(path)) from error
 
@@ -112,5 +116,6 @@ def similar(path: str | os.PathLike[str]) -> str:
     return f" (did you mean {str(path.with_name(close[0]))!r}?)" if close else ""
 
 
-def _hidden(path: Path) -> str:
+def hidden(path: Path) -> str:
+    """How temporary names beside ``path`` begin."""
     return f".{path.name[:100]}."

@@ -10,6 +10,7 @@ from exported import exported, operators, ran
 
 from onnxpool import nn
 from onnxpool.errors import ArgumentError
+from onnxpool.network.swap import swap
 
 MODES = ("reflect", "replicate", "zeros", "circular")
 FILTERS = {
@@ -124,3 +125,13 @@ def test_axes_too_short_to_be_reflected_are_refused():
         if n > 1:
             with pytest.raises(ArgumentError, match=f"too small for padding_mode='{mode}' with a filter of {size}"):
                 layer(torch.ones(1, 1, n - 1))
+
+
+def test_swapped_for_maxima_it_gives_the_same_sizes():
+    for pool in (torch.nn.MaxPool2d(3, 2, 1), torch.nn.MaxPool2d(2), torch.nn.MaxPool2d(3, 3)):
+        network = torch.nn.Sequential(torch.nn.Conv2d(2, 4, 1), pool)
+        made = swap(network, {"max": "MaxBlurPool"}).network
+        assert type(made[1]) is nn.MaxBlurPool2d
+        for size in (7, 8, 9):
+            x = torch.randn(1, 2, size, size + 3)
+            assert made(x).shape == network(x).shape

@@ -213,6 +213,26 @@ def test_a_file_that_was_replaced_is_not_taken_for_the_model_that_serves(tmp_pat
     assert {*answer.json()} == set(described["components"]["schemas"]["Picture"]["required"])
 
 
+def test_examples_of_bodies_are_answered(tmp_path):
+    write(chain("function"), tmp_path / "chain.onnx")
+    with serving(tmp_path / "chain.onnx") as client:
+        described, page = client.get("/openapi.json").json(), client.get("/docs").text
+        examples = {
+            path: entry["post"]["requestBody"]["content"]["application/json"]["example"]
+            for path, entry in described["paths"].items()
+            if "application/json" in entry.get("post", {}).get("requestBody", {}).get("content", {})
+        }
+        assert {"/v2/repository/index", "/v2/models/{name}/infer", "/v2/repository/models/{name}/load"} < {*examples}
+        for path, body in examples.items():
+            if not path.endswith("unload"):
+                answer = client.post(path.format(name="chain", version="1"), json=body)
+                assert answer.status_code == 200, (path, answer.text)
+    assert examples["/v2/models/{name}/infer"]["inputs"][0]["name"] == "x"
+    assert re.search(r"\.\.\. \d+ numbers\]", page)
+    assert 'name="viewport"' in page
+    assert "--data-binary @photo.jpg $SERVER/v1/models/chain/picture" in page
+
+
 # --- the page
 
 
@@ -290,6 +310,15 @@ DROP = """(() => {
 })()"""
 
 
+NARROW = """(() => {
+  document.getElementById("model").append(new Option("a long name of a model ".repeat(5)));
+  document.documentElement.style.width = "390px";
+  const wide = [...document.body.querySelectorAll("*")].filter(one => one.getBoundingClientRect().right > 391);
+  return wide.map(one => one.tagName + one.id).join();
+})()"""
+"""What is too wide on a phone."""
+
+
 @browser
 def test_dropped_files_in_a_browser(server, chromium, tmp_path, steps):
     with browsing(chromium, tmp_path / "profile", server) as run:
@@ -305,8 +334,12 @@ def test_dropped_files_in_a_browser(server, chromium, tmp_path, steps):
         failed, told = drop(b"no picture", "image/png")
         assert (failed, "the picture cannot be read" in told) == ("failed", True)
         assert run("document.getElementById('result').hidden") is True
-        assert drop(b"text", "text/plain") == ("failed", "that is not a picture")
         assert drop(steps.read_bytes(), "image/png") == ("done", "")
+        assert drop(b"text", "text/plain") == ("failed", "that is not a picture")
+        assert run("document.getElementById('result').hidden") is True, "it is of another picture"
+        assert run("document.getElementById('poolings').children.length") == 0
+        assert drop(steps.read_bytes(), "image/png") == ("done", "")
+        assert run(NARROW) == ""
         hosts = run("[...new Set(performance.getEntriesByType('resource').map(one => new URL(one.name).host))].join()")
         assert {*hosts.split(",")} <= {server.removeprefix("http://"), ""}  # data: and blob: have none
 

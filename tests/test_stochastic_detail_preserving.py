@@ -91,7 +91,7 @@ def test_evaluation_is_the_mean_of_all_draws():
 def test_variants(guide, reward):
     pool = layer((2, 3), guide, reward, "mean").eval()
     for name, wide in inputs(WINDOWS[4], 3.4e38).items():
-        if wide.shape[1] == 3:
+        if wide.shape[1] == 3 and (name != "largest" or reward == "symmetric"):  # where a cell at its guide jumps
             x = torch.from_numpy(wide).float()
             scale = x[x.isfinite()].abs().double().max().item() if x.isfinite().any() else 0
             y, answer = pool(x).detach().double(), pool.reference(x.double().numpy())

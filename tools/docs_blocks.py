@@ -2,8 +2,8 @@
 
     python tools/docs_blocks.py    writes examples/how-to/ and examples/notebooks/ again
 
-A comment above a block says what becomes of it in tests/test_docs.py: ``<!-- not run: why -->`` is only parsed, ``<!-- server
--->`` runs beside the rest of its page, ``<!-- needs: openssl cryptography -->`` runs where these are.
+A comment above a block says what becomes of it in tests/test_docs.py: ``<!-- not run: why -->`` is only parsed,
+``<!-- server -->`` runs beside the rest of its page, ``<!-- needs: openssl cryptography -->`` runs where these are.
 """
 
 import json

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -10,6 +10,8 @@ INTRODUCTION = """# Commands and options
 
 Written from the program itself: `onnxpool COMMAND --help` prints the same. `--json` prints the result as JSON, for
 programs, and nothing else on standard output. What each command ends with: [Exit statuses](exit-statuses.md).
+
+<style>.md-typeset td code { white-space: nowrap }</style>
 """
 
 
@@ -29,35 +31,35 @@ def commands() -> dict[str, Any]:
 
 
 def _kind(hint: Any) -> str:
-    """An option's type in words: the choices, or what is to be written."""
-    choices = [str(one) for one in get_args(hint) if one is not type(None)]
+    """An option's type in a sentence, where its help needs one: the choices, a number, that it may be repeated."""
+    if get_origin(hint) is Literal:
+        return f"One of {', '.join(f'`{one}`' for one in get_args(hint))}."
     if get_origin(hint) is list:
-        return f"{_kind(get_args(hint)[0])}, may be repeated"
-    if get_origin(hint) is not None and str(get_origin(hint)) == "typing.Literal":
-        return ", ".join(f"`{one}`" for one in choices)
-    if choices:  # a type or None
-        return _kind(next(one for one in get_args(hint) if one is not type(None)))
-    return {int: "number", float: "number", str: "text", bool: "", "Path": "file or folder"}.get(
-        hint, "file or folder" if getattr(hint, "__name__", "") == "Path" else getattr(hint, "__name__", str(hint))
-    )
+        return f"{_kind(get_args(hint)[0])} May be repeated.".strip()
+    if types := [one for one in get_args(hint) if one is not type(None)]:
+        return _kind(types[0])
+    return {int: "A whole number.", float: "A number."}.get(hint, "")
 
 
 def _default(parameter: Any) -> str:
-    if parameter.required:
-        return "needed"
-    if parameter.default in (None, [], ()) or (parameter.default is False and not parameter.secondary_opts):
+    if parameter.required or parameter.default in (None, [], ()):
         return ""
     if isinstance(parameter.default, bool):
         names = parameter.opts if parameter.default else parameter.secondary_opts
-        return f"`{names[0]}`"
-    return f"`{parameter.default}`"
+        return f"Default: `{names[0]}`." if parameter.secondary_opts else ""
+    return f"Default: `{parameter.default}`."
 
 
 def _row(parameter: Any, hints: dict[str, Any]) -> str:
     names = [*parameter.opts, *parameter.secondary_opts]
-    shown = ", ".join(f"`{name.upper() if not name.startswith('-') else name}`" for name in names)
+    shown = "<br>".join(f"`{name.upper() if not name.startswith('-') else name}`" for name in names)
     told = re.sub(r"\s+", " ", getattr(parameter, "help", None) or "").replace("|", "\\|")
-    return f"| {shown} | {_kind(hints.get(parameter.name, str))} | {_default(parameter)} | {told} |"
+    is_option = parameter.opts[0].startswith("-")
+    facts = [
+        _kind(hints.get(parameter.name, str)),
+        "Needed." if parameter.required and is_option else _default(parameter),
+    ]
+    return f"| {shown} | {told} {' '.join(fact for fact in facts if fact)} |".replace("  ", " ")
 
 
 def page() -> str:
@@ -73,7 +75,7 @@ def page() -> str:
             text = re.sub(r"\s+", " ", example)
             lines += ["```sh", text, "```", ""] if example != paragraph else [text, ""]
         lines += [f"`{name} {arguments} [OPTIONS]`".replace("  ", " "), ""]
-        lines += ["| argument or option | what to write | default | |", "|---|---|---|---|"]
+        lines += ["| argument or option | what it is |", "|---|---|"]
         lines += [_row(one, hints) for one in command.params if one.name != "help"]
         lines += [""]
     return "\n".join(lines)

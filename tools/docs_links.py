@@ -1,6 +1,6 @@
 """Read a built site as a browser would: every link and anchor leads somewhere, and nothing is fetched from elsewhere.
 
-    python tools/docs_links.py out/site
+python tools/docs_links.py out/site
 """
 
 import sys

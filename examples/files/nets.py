@@ -43,7 +43,7 @@ def digits() -> torch.nn.Module:
 
 
 def resnet18() -> torch.nn.Module:
-    """The network of tools/demo: transformers' ResNet-18, ``(N, 3, H, W)`` to 1000 scores, with SoftPool in its stem."""
+    """The network of tools/demo: ResNet-18 of transformers with SoftPool in its stem, to 1000 scores."""
     from transformers import ResNetConfig, ResNetForImageClassification
 
     class Logits(torch.nn.Module):

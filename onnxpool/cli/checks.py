@@ -25,8 +25,8 @@ from onnxpool.cli.application import (
     working,
     write_text,
 )
-from onnxpool.cli.completion import runtimes
-from onnxpool.errors import ArgumentError, FormError
+from onnxpool.cli.completion import case_names, runtimes
+from onnxpool.errors import ArgumentError, FormError, nearest
 
 if TYPE_CHECKING:
     from onnxpool.diagnosis.results import Nodes
@@ -101,6 +101,8 @@ def validate(
             writable(file)
     if bundle:
         writable_folder(bundle)
+    _check_runtimes(on or [])
+    _check_case(model, reference, case)
     from onnxpool.cli import spelling
 
     given = spelling.reference(reference, seed)
@@ -159,10 +161,11 @@ def bisect(
 
     Example: onnxpool bisect resnet.onnx smallest --reference nets.py:resnet
     """
+    writable_folder(folder)
+    _check_case(model, reference, case)
     from onnxpool.cli import spelling
     from onnxpool.diagnosis import bisect_model
 
-    writable_folder(folder)
     with working(f"Bisecting {model}"):
         kernels: Literal["require", "off"] = "require" if native else "off"
         given = spelling.reference(reference, seed)
@@ -184,10 +187,11 @@ def bundle(
 
     Example: onnxpool bundle resnet.onnx reproducer --case nan
     """
+    writable_folder(folder)
+    _check_case(model, reference, case)
     from onnxpool.cli import spelling
     from onnxpool.diagnosis import write_bundle
 
-    writable_folder(folder)
     written = write_bundle(model, folder, spelling.reference(reference, seed), case, libraries=library or ())
     show(written, tables.bundle, as_json)
 
@@ -241,6 +245,23 @@ def compare(
     difference = compare_reports(load_report(old), load_report(new))
     show(difference, tables.difference, as_json)
     raise typer.Exit(1 if difference.worse else 0)
+
+
+def _check_runtimes(on: list[str]) -> None:
+    """Refuse a runtime that there is none of, likewise."""
+    from onnxpool.runtimes import RUNTIMES
+
+    for one in on:
+        if one not in ("all", *RUNTIMES):
+            raise ArgumentError(f"on={on!r}{nearest(one, RUNTIMES)} must be 'all', or some of {', '.join(RUNTIMES)}")
+
+
+def _check_case(model: Path, reference: str | None, case: str | None) -> None:
+    """Refuse a case that the golden file does not have, before anything heavy is imported."""
+    if case and (reference is None or reference.endswith(".npz")):
+        known = case_names(model.with_suffix(".golden.npz") if reference is None else Path(reference))
+        if known and case not in known:
+            raise ArgumentError(f"case={case!r}{nearest(case, known)} is not one of {', '.join(known)}")
 
 
 def _write_pages(report: "Report", nodes: "Nodes | None", html: Path | None, junit: Path | None) -> None:

@@ -55,13 +55,18 @@ def cases(ctx: typer.Context, incomplete: str) -> list[str]:
     """The cases of the golden file beside the model."""
     given = (ctx.params.get("model"), *ctx.args)  # what is parsed, or left where the option has no value yet
     model = next((str(one) for one in given if str(one).endswith(".onnx")), "")
+    return _that_begin(case_names(Path(model).with_suffix(".golden.npz")), incomplete) if model else []
+
+
+def case_names(golden: Path) -> tuple[str, ...]:
+    """The cases of a golden file, without reading any array; none where it is not one."""
     try:
-        with zipfile.ZipFile(Path(model).with_suffix(".golden.npz")) as golden, golden.open("header.npy") as file:
+        with zipfile.ZipFile(golden) as arrays, arrays.open("header.npy") as file:
             content = file.read()
         header = json.loads(content[content.index(b"{", content.index(b"\n")) :])
-        return _that_begin([str(case["name"]) for case in header["cases"]], incomplete)
+        return tuple(str(case["name"]) for case in header["cases"])
     except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile):
-        return []
+        return ()
 
 
 def _that_begin(names: tuple[str, ...] | list[str], incomplete: str) -> list[str]:

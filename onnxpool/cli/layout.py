@@ -25,7 +25,10 @@ NO_BREAK = "\u00a0"
 _GAP = 2
 _INDENT = 4
 _NARROW = 20
-"""A column that is wrapped to less than this is hard to read."""
+"""A column that is wrapped to less than this is hard to read,"""
+
+_BELOW = 40
+"""and so is a sentence below it."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ def _beside(row: Row, columns: Columns, widths: list[int], start: int, width: in
             line.append("" if right else blanks).append(" " * _GAP)
         line.rstrip()
         yield line
-    narrow = room is not None and room < max([_NARROW, *map(_longest_word, row.below)])
+    narrow = room is not None and room < max([_BELOW, *map(_longest_word, row.below)])
     for cell in row.below:
         yield from _wrapped(cell, width, _INDENT if narrow else start)
 

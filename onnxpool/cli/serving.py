@@ -223,7 +223,7 @@ def serve(
     listen = Listen(host, port, grpc_port, tls_cert, tls_key, drain, drain_delay, tls_client_ca=tls_client_ca)
 
     def announce(now: Listening) -> None:
-        typer.echo(json.dumps(now.to_json(), indent=2) if as_json else now.text())
+        show(now, tables.listening, as_json)
 
     if processes > 1:
         serve_by_processes(models, options, listen, announce)
@@ -329,7 +329,7 @@ def deploy_ray(
         typer.echo(json.dumps({"file": str(write), "needs": needs}) if as_json else f"{needs}\nserve deploy {write}")
         return
     with ray_app.running(models, scale, options, listen, address) as now:
-        typer.echo(json.dumps(now.to_json(), indent=2) if as_json else now.text())
+        show(now, tables.listening, as_json)
         ray_app.wait()
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from onnxpool.quantizing.quantize import Quantized
     from onnxpool.run.downscale import Downscaled
     from onnxpool.run.predict import Output, Predictions
+    from onnxpool.serve.listening import Listening
     from onnxpool.validation.certificate import Verification
     from onnxpool.validation.history import Difference
     from onnxpool.validation.report import Report
@@ -198,7 +199,7 @@ def predictions(value: "Predictions") -> Page:
         for output in prediction.outputs:
             if output.classes:
                 rows = [Row(cells) for cells in _classes(output)]
-                page.append(Columns(("score", f"class, by {output.name}"), rows, right=("score",)))
+                page += [f"{output.name}:", Columns(("score", "class"), rows, right=("score",))]
             else:
                 page.append(Facts([(output.name, _figures(output))]))
     return page
@@ -225,6 +226,12 @@ def package(value: "Package") -> Page:
     if value.notes:
         facts.append(("notes", "\n".join(value.notes)))
     return [Facts(facts), *(["run it by", value.run.replace(" ", NO_BREAK)] if value.run else [])]
+
+
+def listening(value: "Listening") -> Page:
+    """What is served, where, and a line to copy, which is not wrapped."""
+    *lines, line = value.text().split("\n")
+    return [*lines, line.replace(" ", NO_BREAK)]
 
 
 # --- this installation

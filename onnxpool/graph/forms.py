@@ -27,7 +27,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from onnxpool._files import missing, named
+from onnxpool._files import hidden, missing, named
 from onnxpool.domain import DOMAIN, OPSETS, VERSION, Form, is_foreign
 from onnxpool.dtypes import BY_CODE, POOLED
 from onnxpool.errors import ArgumentError, FormError, nearest
@@ -131,7 +131,7 @@ def write(model: ir.Model, path: str | os.PathLike[str]) -> None:
     data = f"{path.name}.data" if size_bytes > _EXTERNAL_FROM_BYTES else None
     with named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name[:100]}.", dir=path.parent))
+        folder = Path(tempfile.mkdtemp(prefix=hidden(path), dir=path.parent))
         try:
             if not data:
                 model = ir.external_data.load_to_model(model)  # weights that were beside another file come along

@@ -13,7 +13,7 @@ In ONNX, in every form of a model: ``Pad`` and a depthwise ``Conv``, and ``MaxPo
 
 >>> import numpy as np
 >>> reference(np.array([[[1.0, 2.0, 3.0, 10.0]]]), 3, 2)
-array([[[1.5 , 4.5]]])
+array([[[1.5, 4.5]]])
 """
 
 from collections.abc import Sequence
@@ -27,6 +27,7 @@ from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import _onnx_ops as onnx_ops
 from onnxpool.pools import max as maximum
+from onnxpool.pools._large import LARGE, limit_of, without_overflow
 from onnxpool.pools._method import Method
 from onnxpool.pools._torch_ops import (
     PoolModule,
@@ -80,22 +81,12 @@ def _filter(size: int) -> Array:
 # --- how it trains
 
 
-_LARGE = 1e30
-"""Where a magnitude is above it, halves are added up, so that rounding cannot lead beyond the largest number."""
-
-
 def _kernel(sizes: Sequence[int]) -> Array:
     """The filter over all axes."""
     kernel = np.array(1.0)
     for size in sizes:
         kernel = np.multiply.outer(kernel, _filter(size))
     return kernel
-
-
-def _limit(dtype: Any) -> float:
-    """Halves above it are brought back by some units of rounding when they are doubled."""
-    limits = np.finfo(dtype)
-    return float(limits.max) / 2 * (1 - 4 * float(limits.eps))
 
 
 def _forward(x: "Tensor", sizes: Sequence[int], strides: Sequence[int], mode: str) -> "Tensor":
@@ -110,14 +101,7 @@ def _forward(x: "Tensor", sizes: Sequence[int], strides: Sequence[int], mode: st
     def blurred(values: "Tensor") -> "Tensor":
         return convolution(values, kernel, None, list(strides), groups=x.shape[1])
 
-    if x.dtype == torch.float16:
-        return blurred(around).to(x.dtype)
-    limit = _limit(torch.zeros((), dtype=wide.dtype).numpy().dtype)
-    is_large = (
-        wide.detach().abs().amax() > _LARGE if wide.numel() else torch.zeros((), dtype=torch.bool, device=x.device)
-    )
-    some = blurred(around * torch.where(is_large, 0.5, 1.0).to(wide))
-    return (some + torch.where(is_large, some.clamp(-limit, limit), 0)).to(x.dtype)
+    return (blurred(around) if x.dtype == torch.float16 else without_overflow(around, blurred)).to(x.dtype)
 
 
 def _shape(x: "Tensor", sizes: Sequence[int], strides: Sequence[int], mode: str) -> tuple[Any, ...]:
@@ -137,7 +121,7 @@ def _shape(x: "Tensor", sizes: Sequence[int], strides: Sequence[int], mode: str)
 
 def _translate(op: Any, x: Any, sizes: Sequence[int], strides: Sequence[int], mode: str) -> Any:
     wide = onnx_ops.wide_for(x.dtype)
-    channels, narrow, limit = x.shape[1], x.dtype == ir.DataType.FLOAT16, _limit(wide.numpy())
+    channels, narrow, limit = x.shape[1], x.dtype == ir.DataType.FLOAT16, limit_of(wide.numpy())
 
     def blurred(x: Any) -> Any:
         if wide == ir.DataType.DOUBLE:  # which ONNX Runtime has no Conv for
@@ -158,7 +142,7 @@ def _translate(op: Any, x: Any, sizes: Sequence[int], strides: Sequence[int], mo
         if narrow:
             return blurred(x)
         large, one, half, nothing, least, most = (
-            onnx_ops.number(op, value, wide) for value in (_LARGE, 1, 0.5, 0, -limit, limit)
+            onnx_ops.number(op, value, wide) for value in (LARGE, 1, 0.5, 0, -limit, limit)
         )
         is_large = op.Greater(op.ReduceMax(op.Abs(given), keepdims=0), large)
         some = blurred(op.Mul(x, op.Where(is_large, half, one)))

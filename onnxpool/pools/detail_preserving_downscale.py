@@ -17,7 +17,7 @@ infinity gives NaN in its patch and the patches around, since it has no distance
 
 >>> import numpy as np
 >>> round(reference(np.array([[[[1.0, 2.0], [3.0, 9.0]]]]), (1, 1)).item(), 10)
-5.8947368421
+5.3095238095
 """
 
 import math
@@ -82,7 +82,7 @@ def _reference_patches(n: int, out: int) -> Iterator[tuple[slice, Array]]:
     for patch in range(out):
         start, end = Fraction(patch * n, out), Fraction((patch + 1) * n, out)
         pixels = range(math.floor(start), math.ceil(end))
-        shares = [float(min(pixel + 1, end) - max(pixel, start)) for pixel in pixels]
+        shares = [float(min(Fraction(pixel + 1), end) - max(Fraction(pixel), start)) for pixel in pixels]
         yield slice(pixels.start, pixels.stop), np.array(shares)
 
 
@@ -103,7 +103,7 @@ def _around(mean: Array, i: int, j: int) -> list[tuple[int, int]]:
 
 def _reference_distance(cells: Array, guide: Array) -> Array:
     apart = np.abs(cells - guide)
-    largest = apart.max(1, keepdims=True)
+    largest: Array = apart.max(1, keepdims=True)
     return largest * np.sqrt(np.where(largest == 0, 0, (apart / largest) ** 2).sum(1, keepdims=True))
 
 
@@ -133,7 +133,7 @@ class _Patches:
     def strips(self, across: "_Patches") -> "list[_Patches]":
         """Few patches at a time, so that a large picture needs little memory."""
         step = max(1, _LARGEST // (self.pixel.shape[1] * across.pixel.numel()))
-        parts = zip(self.pixel.split(step), self.share.split(step), strict=True)
+        parts = zip(torch.split(self.pixel, step), torch.split(self.share, step), strict=True)
         return [_Patches(pixel, share) for pixel, share in parts]
 
 
@@ -147,7 +147,7 @@ def _gathered(x: "Tensor", rows: _Patches, columns: _Patches) -> "tuple[Tensor, 
     place = rows.pixel[:, None, :, None] * x.shape[3] + columns.pixel[None, :, None, :]
     share = (rows.share[:, None, :, None] * columns.share[None, :, None, :]).flatten(2)
     cells = x.flatten(2).index_select(2, place.flatten())
-    return cells.unflatten(2, share.shape), share
+    return cells.reshape(*x.shape[:2], *share.shape), share
 
 
 def _smooth(mean: "Tensor") -> "Tensor":
@@ -329,7 +329,7 @@ class DetailPreservingDownscale2d(PoolModule):
     >>> import torch
     >>> x = torch.tensor([[[[1.0, 2.0], [3.0, 9.0]]]], dtype=torch.float64)
     >>> round(DetailPreservingDownscale2d(1)(x).item(), 10)
-    5.8947368421
+    5.3095238095
     """
 
     rank = 2

@@ -11,7 +11,7 @@ COLUMNS = ("verdict", "share of budget", "cases", "run")
 
 LEGEND = (
     "share of budget: the worst error of any number, as a part of what that number may err, which follows from float64 "
-    "answers and the arithmetic of its type; above 100% the run fails"
+    "answers and the arithmetic of its type; above 100% the run fails. dB: signal to noise"
 )
 """What the share says."""
 
@@ -61,7 +61,7 @@ def _row(runs: Sequence[Run]) -> Row:
     worst = max(every, key=_share, default=None)
     if worst is None or not worst.origin:
         return Row(verdict, (verdict, "", cases, _name(runs)), "", "")
-    told = f"worst in {worst.case!r}: error {worst.max_abs:.2g}, {worst.max_ulp:.3g} ULP, SNR {worst.snr_db:.3g} dB"
+    told = f"worst: {worst.case}, error {worst.max_abs:.2g}, {worst.max_ulp:.3g} ULP, {worst.snr_db:.3g} dB"
     return Row(verdict, (verdict, percent(worst.share), cases, _name(runs)), told, worst.origin)
 
 
