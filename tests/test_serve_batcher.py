@@ -249,6 +249,24 @@ def test_runs_that_are_not_brief_and_models_that_may_loop_stay_in_threads(monkey
     assert where(doubled, 12) == [False] * 12
 
 
+def test_failures_are_not_brief_runs(monkeypatch):
+    monkeypatch.setattr(batching, "BRIEF_S", LONG_S)
+    threads = []
+
+    def fails(feeds):
+        threads.append(threading.current_thread() is threading.main_thread())
+        raise SessionError("no")
+
+    async def scene():
+        batcher = Batcher(fails, Options(), joins=True, straight=True)
+        for _ in range(12):
+            with pytest.raises(SessionError):
+                await batcher.submit(rows(1))
+
+    asyncio.run(scene())
+    assert threads == [False] * 12
+
+
 def test_a_shape_that_becomes_slow_goes_back_to_threads(monkeypatch):
     times = iter(range(0, 10**9, 1000))
     monkeypatch.setattr(batching, "BRIEF_S", 500)

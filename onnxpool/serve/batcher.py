@@ -232,7 +232,7 @@ class Batcher:
         outcomes, begin_s, run_s = _run_all(self._run, batch)
         pace = self._paces[key]
         pace.late = pace.late + 1 if run_s > 4 * BRIEF_S else 0
-        if pace.late == 3:  # it is another than it was, and has to show itself in a thread again
+        if pace.late == 3 or run_s > 20 * BRIEF_S:  # it has changed, and shows itself in a thread again
             del self._paces[key]
         self._tell(batch, outcomes, begin_s, run_s)
 
@@ -269,7 +269,8 @@ class Batcher:
     def _finish(self, running: _Running, outcomes: list[Outcome], begin_s: float, run_s: float) -> None:
         self._free += 1
         self._running.discard(running)
-        self._pace(running.batch[0].key, running.batch, run_s)
+        if not any(isinstance(outcome, Exception) for outcome in outcomes):  # which may come sooner than an answer
+            self._pace(running.batch[0].key, running.batch, run_s)
         self._tell(running.batch, outcomes, begin_s, run_s)
         self._start()
 
