@@ -16,6 +16,7 @@ from onnxpool.domain import DOMAIN
 from onnxpool.pools import _native
 from onnxpool.pools._composite import LIBRARY
 from onnxpool.pools._schema import COUNT, FIELDS, fields, window_from
+from onnxpool.window import Window
 
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
 
