@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("starlette")
 
 from onnxpool.errors import SessionError
+from onnxpool.serve import batcher as batching
 from onnxpool.serve.batcher import Batcher
 from onnxpool.serve.limits import Options, Refusal
 
@@ -207,3 +208,97 @@ def test_joined_answers_of_soft_pool_are_equal_bit_for_bit(tmp_path):
     assert ran == [8]
     for request, answer in zip(requests, given, strict=True):
         assert answer["y"].tobytes() == session.run(request)["y"].tobytes()
+
+
+# --- brief runs
+
+
+def where(run, count, shapes=((1, 2),), **options):
+    """For each of so many requests, one after the other, whether it ran on the event loop."""
+    threads = []
+
+    def watched(feeds):
+        threads.append(threading.current_thread() is threading.main_thread())
+        return run(feeds)
+
+    async def scene():
+        batcher = Batcher(watched, Options(**options), joins=True, straight=True)
+        for i in range(count):
+            feeds = {"x": np.full(shapes[i % len(shapes)], i, np.float32)}
+            answer = await batcher.submit(feeds)
+            np.testing.assert_array_equal(answer["y"], 2 * feeds["x"])
+
+    asyncio.run(scene())
+    return threads
+
+
+def doubled(feeds):
+    return {"y": 2 * feeds["x"]}
+
+
+def test_brief_runs_take_place_on_the_loop_once_they_are_known(monkeypatch):
+    monkeypatch.setattr(batching, "BRIEF_S", LONG_S)
+    assert where(doubled, 12) == [False] * 8 + [True] * 4
+    shapes = ((1, 2), (1, 3))  # each has to be known
+    assert where(doubled, 18, shapes) == [False] * 16 + [True] * 2
+    assert where(doubled, 10, max_batch=1) == [False] * 10
+
+
+def test_runs_that_are_not_brief_and_models_that_may_loop_stay_in_threads(monkeypatch):
+    monkeypatch.setattr(batching, "BRIEF_S", 1e-9)
+    assert where(doubled, 12) == [False] * 12
+
+
+def test_failures_are_not_brief_runs(monkeypatch):
+    monkeypatch.setattr(batching, "BRIEF_S", LONG_S)
+    threads = []
+
+    def fails(feeds):
+        threads.append(threading.current_thread() is threading.main_thread())
+        raise SessionError("no")
+
+    async def scene():
+        batcher = Batcher(fails, Options(), joins=True, straight=True)
+        for _ in range(12):
+            with pytest.raises(SessionError):
+                await batcher.submit(rows(1))
+
+    asyncio.run(scene())
+    assert threads == [False] * 12
+
+
+def test_a_shape_that_becomes_slow_goes_back_to_threads(monkeypatch):
+    times = iter(range(0, 10**9, 1000))
+    monkeypatch.setattr(batching, "BRIEF_S", 500)
+    pace = batching._Pace(8, 1.0)
+    batcher = Batcher(doubled, Options(), joins=True, straight=True)
+    batcher._paces["key"] = pace
+    monkeypatch.setattr(batching.time, "monotonic", lambda: 3 * next(times))
+    for _ in range(3):
+        assert batcher._is_brief("key", [])
+        batcher._run_here("key", [])
+    assert not batcher._is_brief("key", [])
+
+
+def test_shapes_that_clients_choose_are_forgotten(monkeypatch):
+    monkeypatch.setattr(batching, "BRIEF_S", LONG_S)
+    monkeypatch.setattr(batching, "_SHAPES", 3)
+    assert where(doubled, 40, [(1, n) for n in range(2, 6)]) == [False] * 40
+
+
+def test_requests_that_come_together_are_joined_on_the_loop_and_a_bad_one_harms_no_neighbour(monkeypatch):
+    monkeypatch.setattr(batching, "BRIEF_S", LONG_S)
+    model = Model()
+
+    async def scene():
+        batcher = Batcher(model, Options(max_batch=4), joins=True, straight=True)
+        for _ in range(8):
+            await batcher.submit(rows(1))
+        model.runs.clear()
+        several = [asyncio.ensure_future(batcher.submit(rows(value))) for value in (1, 2, 3, 4, 13, 6)]
+        return await asyncio.gather(*several, return_exceptions=True)
+
+    found = asyncio.run(scene())
+    assert model.runs == [[1, 2, 3, 4], [13, 6], [13], [6]]
+    assert [type(one) for one in found] == [dict] * 4 + [SessionError, dict]
+    assert [one["y"][0, 0] for one in found if isinstance(one, dict)] == [2, 4, 6, 8, 12]

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 import pytest
 from models import model
-from onnx import helper
-from serving import HANGS_S, average, soft, soft_answer, wait_for, with_golden
+from onnx import TensorProto, helper, numpy_helper
+from serving import HANGS_S, average, endless, soft, soft_answer, wait_for, with_golden
 
 pytest.importorskip("starlette")
 
@@ -22,7 +22,7 @@ from onnxpool.run.session import load
 from onnxpool.serve import Options, Repository
 from onnxpool.serve import repository as repositories
 from onnxpool.serve.limits import Refusal
-from onnxpool.serve.trial import attempt
+from onnxpool.serve.trial import _is_straight, attempt
 from onnxpool.validation import certificate
 
 X = np.array([[[[1, 2], [3, 4]]]], np.float32)
@@ -318,6 +318,38 @@ def test_what_joins(tmp_path):
     ]
     assert joins([exact]) == "exactly"
     assert joins(over_rows) == "never"  # a row depends on the others
+
+
+def sized(path, given):
+    """y: Expand of x to a size that is ``given``: a weight, a Constant, or computed from x."""
+    size = np.array([1, 4], np.int64)
+    nodes = {
+        "weight": [],
+        "constant": [helper.make_node("Constant", [], ["size"], value=numpy_helper.from_array(size))],
+        "computed": [helper.make_node("Cast", ["x"], ["size"], to=TensorProto.INT64)],
+    }[given]
+    sides = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("x", [2]), ("y", None))]
+    weights = [numpy_helper.from_array(size, "size")] if given == "weight" else []
+    graph = helper.make_graph(
+        [*nodes, helper.make_node("Expand", ["x", "size"], ["y"])], "g", sides[:1], sides[1:], weights
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path)
+
+
+def test_which_models_may_run_on_the_event_loop(tmp_path):
+    """Only those where sizes decide how long they run."""
+    soft(tmp_path / "soft.onnx")
+    endless(tmp_path / "loop.onnx")
+    for given in ("weight", "constant", "computed"):
+        sized(tmp_path / f"{given}.onnx", given)
+    names = ("soft", "loop", "weight", "constant", "computed")
+    found = {name: _is_straight(tmp_path / f"{name}.onnx") for name in names}
+    assert found == {"soft": True, "loop": False, "weight": True, "constant": True, "computed": False}
+    (tmp_path / "loop.onnx").write_bytes(b"none")
+    assert not _is_straight(tmp_path / "loop.onnx")
+    for name in ("loop", "weight", "constant", "computed"):
+        (tmp_path / f"{name}.onnx").unlink()
+    assert Repository(tmp_path).get("soft").trial.straight
 
 
 def test_a_model_with_a_fixed_first_axis_never_joins(tmp_path):

@@ -33,7 +33,7 @@ onnxpool_install() {
   echo "Installing PyTorch, onnxpool and its tools into .venv, some minutes the first time"
   .venv/bin/pip install --quiet --upgrade 'pip>=25.1' &&
     .venv/bin/pip install --quiet torch==2.13.0 &&
-    .venv/bin/pip install --quiet --editable '.[export,cpu,serve,grpc,ray,openvino]' --group dev ||
+    .venv/bin/pip install --quiet --editable '.[export,cpu,serve,grpc,otel,ray,openvino]' --group dev ||
     onnxpool_fail "pip could not install onnxpool, for the reason above: see that a package index can be reached, or, if it was the native build, go without it: ONNXPOOL_PURE=1 $0"
 }
 

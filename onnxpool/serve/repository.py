@@ -296,7 +296,8 @@ class Repository:
         self._describe(key, session, trial)
         observe = partial(self._observe, key)
         joins = trial.joins != "never"
-        batcher = Batcher(session.run, self.options, joins=joins, observe=observe, make_stop=Stop)
+        straight = trial.straight and not self.options.libraries and self.options.workers == 1
+        batcher = Batcher(session.run, self.options, joins=joins, observe=observe, make_stop=Stop, straight=straight)
         return Served(*key, session, trial, batcher)
 
     def _check_certificate(self, file: Path) -> None:

@@ -14,10 +14,13 @@ many. What differs more depends on its neighbours, and is never joined.
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import onnx_ir as ir
 
+from onnxpool.domain import DOMAIN
 from onnxpool.errors import ArgumentError, FormError, OnnxpoolError
 from onnxpool.golden import bounds
 from onnxpool.golden import file as golden_file
@@ -30,6 +33,16 @@ from onnxpool.validation import limits
 RUNTIME = "onnxruntime"
 """Whose limits are known."""
 
+_LOOPS = ("Loop", "Scan", "SequenceMap")
+_SIZED = {
+    **dict.fromkeys(("Range", "ConstantOfShape", "HannWindow", "HammingWindow", "BlackmanWindow"), 0),
+    **dict.fromkeys(("Expand", "Tile", "Resize", "Upsample", "OneHot", "Pad", "Col2Im", "AffineGrid"), 1),
+    "MelWeightMatrix": 0,
+    "CenterCropPad": 1,
+    "MaxUnpool": 2,
+}
+"""Operators whose outputs are as large as numbers say that they take, from this input on."""
+
 Joins: TypeAlias = Literal["exactly", "within rounding", "never"]
 Path: TypeAlias = str | os.PathLike[str]
 
@@ -38,6 +51,8 @@ Path: TypeAlias = str | os.PathLike[str]
 class Trial:
     """How it went. ``share`` is the largest measured over allowed error, None where there are no golden answers.
 
+    A model is ``straight`` where the sizes of its inputs alone decide how long it runs: nothing loops, or makes as much
+    as numbers say that it computes.
     ``fault`` says which case does not come out, in one sentence, or is empty. ``shapes`` are sizes of inputs that are
     known to run, unless ``untried`` says why none are.
     """
@@ -47,6 +62,7 @@ class Trial:
     joins: Joins
     shapes: dict[str, tuple[int, ...]]
     untried: str = ""
+    straight: bool = False
 
     def __str__(self) -> str:
         """The golden answers in words."""
@@ -80,7 +96,29 @@ def attempt(session: Session, path: Path) -> Trial:
             return Trial(worst, fault, "never", shapes, str(reason))
     example = examples.get("ordinary") or next(iter(examples.values()))
     session.run(example)
-    return Trial(worst, fault, _joins(session, example), {name: tensor.shape for name, tensor in example.items()})
+    shapes = {name: tensor.shape for name, tensor in example.items()}
+    return Trial(worst, fault, _joins(session, example), shapes, straight=_is_straight(path))
+
+
+def _is_straight(path: Path) -> bool:
+    """Whether sizes decide how long it runs, as they do in bodies of ours; no for a file that cannot be read."""
+    try:
+        model = forms.read(path, in_place=True)
+    except FormError:
+        return False
+    bodies = (function.all_nodes() for function in model.functions.values() if function.domain != DOMAIN)
+    return all(_is_bounded(node) for node in chain(model.graph.all_nodes(), *bodies))
+
+
+def _is_bounded(node: ir.Node) -> bool:
+    if node.op_type in _LOOPS:
+        return False
+    numbers = node.inputs[_SIZED[node.op_type] :] if node.op_type in _SIZED else ()
+    return all(value is None or value.const_value is not None or _is_constant(value.producer()) for value in numbers)
+
+
+def _is_constant(node: ir.Node | None) -> bool:
+    return node is not None and node.op_type == "Constant"
 
 
 def _operators(path: Path) -> set[str]:
