@@ -33,7 +33,15 @@ from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import _onnx_ops as onnx_ops
 from onnxpool.pools._method import Method
-from onnxpool.pools._torch_ops import PoolModule, has_known_sizes, is_jit_tracing, standard_operator, torch, widen
+from onnxpool.pools._torch_ops import (
+    PoolModule,
+    has_known_sizes,
+    is_jit_tracing,
+    laid_out_as,
+    standard_operator,
+    torch,
+    widen,
+)
 from onnxpool.pools._windows_at_run_time import Whole, length
 
 if TYPE_CHECKING:
@@ -117,7 +125,8 @@ _LARGEST = 2**22
 class _Patches:
     """Of each patch along one axis its pixels, and their shares in it, of 1 together: both ``(out, most)``.
 
-    A patch with fewer pixels has its last one again, with a share of 0. Shares are whole numbers before the division.
+    ``most`` is as many as one can touch; a patch with fewer has its last one again, with a share of 0. Shares are whole
+    numbers before the division.
     """
 
     pixel: "Tensor"
@@ -135,11 +144,6 @@ class _Patches:
         step = max(1, _LARGEST // (self.pixel.shape[1] * across.pixel.numel()))
         parts = zip(torch.split(self.pixel, step), torch.split(self.share, step), strict=True)
         return [_Patches(pixel, share) for pixel, share in parts]
-
-
-def _most(n: int, out: int) -> int:
-    """How many pixels a patch touches at most."""
-    return (n + 2 * out - math.gcd(n, out) - 1) // out
 
 
 def _gathered(x: "Tensor", rows: _Patches, columns: _Patches) -> "tuple[Tensor, Tensor]":
@@ -196,14 +200,13 @@ def _box(cells: "Tensor", share: "Tensor") -> "Tensor":
 
 
 def _forward(x: "Tensor", size: Sequence[int], up: Sequence[int], down: Sequence[int], power: float) -> "Tensor":
-    out, known, wide, axes = _output_size(x, size, up, down), has_known_sizes(x) and not is_jit_tracing(), widen(x), []
+    out, wide, axes = _output_size(x, size, up, down), widen(x), []
     for n, patches in zip(x.shape[2:], out, strict=True):
-        most = _most(n, patches) if known else (n - 1) // patches + 2
-        axes.append(_Patches.of(n, patches, wide, most))
+        axes.append(_Patches.of(n, patches, wide, (n - 1) // patches + 2))
     rows, columns = axes
-    strips = rows.strips(columns) if known else [rows]
+    strips = rows.strips(columns) if has_known_sizes(x) and not is_jit_tracing() else [rows]
     if power == 0:
-        return torch.cat([_box(*_gathered(wide, strip, columns)) for strip in strips], 2).to(x.dtype)
+        return laid_out_as(x, torch.cat([_box(*_gathered(wide, strip, columns)) for strip in strips], 2).to(x.dtype))
     means = [_box(*_gathered(wide * _SCALE, strip, columns)) for strip in strips]
     guides = _smooth(torch.cat(means, 2))
     answers, start = [], 0
@@ -212,7 +215,7 @@ def _forward(x: "Tensor", size: Sequence[int], up: Sequence[int], down: Sequence
         guide = guides.narrow(2, start, mean.shape[2])
         answers.append(_mean(cells, _weights(cells * _SCALE, share, guide, power)))
         start += mean.shape[2]
-    return torch.cat(answers, 2).to(x.dtype)
+    return laid_out_as(x, torch.cat(answers, 2).to(x.dtype))
 
 
 def _output_size(x: "Tensor", size: Sequence[int], up: Sequence[int], down: Sequence[int]) -> Sequence[Any]:
