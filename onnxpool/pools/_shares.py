@@ -80,7 +80,7 @@ class Share(Module):
             raise ArgumentError(f"x has {x.shape[1]} channels, shape {tuple(x.shape)}; this layer has {channels}")
         if any(n != 1 for n in regions) and not is_jit_tracing():
             output = window.output(x.shape[2:])
-            if any(n != 1 and n != out for n, out in zip(regions, output, strict=True)):  # `in` does not compile
+            if any(n > 1 and n != out for n, out in zip(regions, output, strict=True)):  # `in` does not compile
                 raise ArgumentError(
                     f"x of shape {tuple(x.shape)} gives an output of {tuple(output)}; this layer has regions {regions}"
                 )

@@ -112,7 +112,8 @@ def _around(mean: Array, i: int, j: int) -> list[tuple[int, int]]:
 def _reference_distance(cells: Array, guide: Array) -> Array:
     apart = np.abs(cells - guide)
     largest: Array = apart.max(1, keepdims=True)
-    return largest * np.sqrt(np.where(largest == 0, 0, (apart / largest) ** 2).sum(1, keepdims=True))
+    squares = np.where(largest == 0, 0, (apart / largest) ** 2)
+    return np.asarray(largest * np.sqrt(squares.sum(1, keepdims=True)))
 
 
 # --- how it trains
