@@ -200,6 +200,11 @@ def _box(cells: "Tensor", share: "Tensor") -> "Tensor":
     return torch.where(share == 0, 0, cells * share).sum(-1)
 
 
+def _box_within(cells: "Tensor", share: "Tensor") -> "Tensor":
+    """The mean, brought back where rounding leads out of the patch's range."""
+    return _box(cells, share).clamp(cells.amin(-1), cells.amax(-1))
+
+
 def _forward(x: "Tensor", size: Sequence[int], up: Sequence[int], down: Sequence[int], power: float) -> "Tensor":
     out, wide, axes = _output_size(x, size, up, down), widen(x), []
     for n, patches in zip(x.shape[2:], out, strict=True):
@@ -207,7 +212,8 @@ def _forward(x: "Tensor", size: Sequence[int], up: Sequence[int], down: Sequence
     rows, columns = axes
     strips = rows.strips(columns) if has_known_sizes(x) and not is_jit_tracing() else [rows]
     if power == 0:
-        return laid_out_as(x, torch.cat([_box(*_gathered(wide, strip, columns)) for strip in strips], 2).to(x.dtype))
+        boxes = [_box_within(*_gathered(wide, strip, columns)) for strip in strips]
+        return laid_out_as(x, torch.cat(boxes, 2).to(x.dtype))
     means = [_box(*_gathered(wide * _SCALE, strip, columns)) for strip in strips]
     guides = _smooth(torch.cat(means, 2))
     answers, start = [], 0
@@ -285,8 +291,9 @@ def _translate(op: Any, x: Any, size: Sequence[int], up: Sequence[int], down: Se
             parts = op.Where(op.Greater(share, nothing), op.Mul(cells, share), nothing)
             return op.ReduceSum(parts, last, keepdims=0)
 
+        low, high = op.ReduceMin(cells, last), op.ReduceMax(cells, last)
         if power == 0:
-            return box(cells)
+            return op.Min(op.Max(box(cells), op.Squeeze(low, last)), op.Squeeze(high, last))
         small = op.Mul(cells, number(_SCALE))
         apart = op.Sub(small, op.Unsqueeze(smooth(box(small)), last))
         largest = op.ReduceMax(op.Abs(apart), channels)
@@ -298,7 +305,6 @@ def _translate(op: Any, x: Any, size: Sequence[int], up: Sequence[int], down: Se
         weight = op.Mul(share_of_top if power == 1 else op.Pow(share_of_top, number(power)), share)
         total = op.ReduceSum(weight, last)
         weight = op.Where(op.Equal(total, nothing), share, weight)
-        low, high = op.ReduceMin(cells, last), op.ReduceMax(cells, last)
         origin = op.Add(op.Max(low, nothing), op.Min(high, nothing))
         parts = op.Mul(op.Div(weight, op.ReduceSum(weight, last)), op.Sub(cells, origin))
         y = op.Min(op.Max(op.Add(origin, op.ReduceSum(parts, last)), low), high)
