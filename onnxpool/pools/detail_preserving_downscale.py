@@ -54,7 +54,7 @@ METHOD = Method(
     summary="mean of each patch weighted by how far a pixel is from its surroundings",
     formula="y = sum a_i x_i |x_i - guide|^lambda / sum a_i |x_i - guide|^lambda",
     source="Weber et al., SIGGRAPH Asia 2016",
-    modules=("DetailPreservingDownscale2d((4, 3))", "DetailPreservingDownscale2d(scale_factor=0.5, lambda_=0.0)"),
+    modules=("DetailPreservingDownscale2d((4, 3))",),
 )
 
 
