@@ -62,6 +62,7 @@ class Share(Module):
         shape = (channels or 1, *sizes)
         if math.prod(shape) > 1 and not learned:
             raise ArgumentError(f"channels={channels!r} and regions={regions!r} need learn_{name}=True")
+        self._shape = shape
         self.value: float = float(value)
         self.logit: torch.nn.Parameter | None = None
         if learned:
@@ -74,12 +75,12 @@ class Share(Module):
         """
         if self.logit is None:
             return torch.full((), self.value, dtype=x.dtype, device=x.device)
-        channels, *regions = self.logit.shape
-        if not is_jit_tracing() and channels != 1 and channels != x.shape[1]:
+        channels, *regions = self._shape
+        if channels != 1 and not is_jit_tracing() and channels != x.shape[1]:
             raise ArgumentError(f"x has {x.shape[1]} channels, shape {tuple(x.shape)}; this layer has {channels}")
-        if any(n != 1 for n in regions):
+        if any(n != 1 for n in regions) and not is_jit_tracing():
             output = window.output(x.shape[2:])
-            if any(n != 1 and n != out for n, out in zip(regions, output, strict=True)):  # noqa: PLR1714
+            if any(n > 1 and n != out for n, out in zip(regions, output, strict=True)):  # `in` does not compile
                 raise ArgumentError(
                     f"x of shape {tuple(x.shape)} gives an output of {tuple(output)}; this layer has regions {regions}"
                 )

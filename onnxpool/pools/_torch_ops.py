@@ -27,6 +27,7 @@ __all__ = [
     "has_known_sizes",
     "is_jit_tracing",
     "is_symbol",
+    "laid_out_as",
     "operator",
     "padded",
     "pooled_shape",
@@ -230,6 +231,13 @@ def _missing(name: str) -> Forward:
 def widen(x: "Tensor") -> "Tensor":
     """``x`` in the type to compute in: float32 for float16 and bfloat16, else its own."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def laid_out_as(x: "Tensor", y: "Tensor") -> "Tensor":
+    """``y`` in memory as ``x`` is: with channels last, if they are so there."""
+    if x.dim() != 4 or is_functorch_active() or x.is_contiguous():
+        return y
+    return y.contiguous(memory_format=torch.channels_last) if x.stride(1) == 1 else y
 
 
 def padded(x: "Tensor", window: Window, fill: float) -> "tuple[Tensor, Window]":

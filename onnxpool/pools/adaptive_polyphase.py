@@ -28,7 +28,15 @@ from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import _onnx_ops as onnx_ops
 from onnxpool.pools._method import Method
-from onnxpool.pools._torch_ops import PoolModule, has_known_sizes, standard_operator, torch, widen
+from onnxpool.pools._torch_ops import (
+    PoolModule,
+    has_known_sizes,
+    is_jit_tracing,
+    laid_out_as,
+    standard_operator,
+    torch,
+    widen,
+)
 from onnxpool.pools._windows_at_run_time import constant
 from onnxpool.window import Size, Window
 
@@ -94,11 +102,13 @@ def _forward(x: "Tensor", stride: Sequence[int], p: float, each: bool) -> "Tenso
         is_more = norm > most
         y, most = torch.where(is_more, phase, y), torch.where(is_more, norm, most)
     has_nan = relative.sum(axes, keepdim=True).isnan()
-    return torch.where(has_nan, torch.nan, y)
+    return laid_out_as(x, torch.where(has_nan, torch.nan, y))
 
 
 def _most(size: "Tensor", axes: tuple[int, ...]) -> "Tensor":
-    return size.amax(axes, keepdim=True) if len(size) else size.sum(axes, keepdim=True)  # of an empty batch
+    if not is_jit_tracing() and size.shape[0] == 0:
+        return size.sum(axes, keepdim=True)  # there is no largest number of an empty batch
+    return size.amax(axes, keepdim=True)
 
 
 def _phases(x: "Tensor", stride: Sequence[int]) -> "list[Tensor]":

@@ -50,7 +50,6 @@ METHOD = Method(
     modules=(
         "DetailPreservingPool2d(3)",
         "DetailPreservingPool2d(3, (2, 3), reward='asymmetric', normalize='mean')",
-        "DetailPreservingPool2d(3, guide='full', reward='asymmetric')",
         "DetailPreservingPool2d(3, guide='gaussian', normalize='sum', init='uniform')",
     ),
 )

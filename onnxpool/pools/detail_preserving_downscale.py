@@ -33,7 +33,15 @@ from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import _onnx_ops as onnx_ops
 from onnxpool.pools._method import Method
-from onnxpool.pools._torch_ops import PoolModule, has_known_sizes, is_jit_tracing, standard_operator, torch, widen
+from onnxpool.pools._torch_ops import (
+    PoolModule,
+    has_known_sizes,
+    is_jit_tracing,
+    laid_out_as,
+    standard_operator,
+    torch,
+    widen,
+)
 from onnxpool.pools._windows_at_run_time import Whole, length
 
 if TYPE_CHECKING:
@@ -46,7 +54,7 @@ METHOD = Method(
     summary="mean of each patch weighted by how far a pixel is from its surroundings",
     formula="y = sum a_i x_i |x_i - guide|^lambda / sum a_i |x_i - guide|^lambda",
     source="Weber et al., SIGGRAPH Asia 2016",
-    modules=("DetailPreservingDownscale2d((4, 3))", "DetailPreservingDownscale2d(scale_factor=0.5, lambda_=0.0)"),
+    modules=("DetailPreservingDownscale2d((4, 3))",),
 )
 
 
@@ -104,7 +112,8 @@ def _around(mean: Array, i: int, j: int) -> list[tuple[int, int]]:
 def _reference_distance(cells: Array, guide: Array) -> Array:
     apart = np.abs(cells - guide)
     largest: Array = apart.max(1, keepdims=True)
-    return largest * np.sqrt(np.where(largest == 0, 0, (apart / largest) ** 2).sum(1, keepdims=True))
+    squares = np.where(largest == 0, 0, (apart / largest) ** 2)
+    return np.asarray(largest * np.sqrt(squares.sum(1, keepdims=True)))
 
 
 # --- how it trains
@@ -117,7 +126,8 @@ _LARGEST = 2**22
 class _Patches:
     """Of each patch along one axis its pixels, and their shares in it, of 1 together: both ``(out, most)``.
 
-    A patch with fewer pixels has its last one again, with a share of 0. Shares are whole numbers before the division.
+    ``most`` is as many as one can touch; a patch with fewer has its last one again, with a share of 0. Shares are whole
+    numbers before the division.
     """
 
     pixel: "Tensor"
@@ -135,11 +145,6 @@ class _Patches:
         step = max(1, _LARGEST // (self.pixel.shape[1] * across.pixel.numel()))
         parts = zip(torch.split(self.pixel, step), torch.split(self.share, step), strict=True)
         return [_Patches(pixel, share) for pixel, share in parts]
-
-
-def _most(n: int, out: int) -> int:
-    """How many pixels a patch touches at most."""
-    return (n + 2 * out - math.gcd(n, out) - 1) // out
 
 
 def _gathered(x: "Tensor", rows: _Patches, columns: _Patches) -> "tuple[Tensor, Tensor]":
@@ -195,15 +200,20 @@ def _box(cells: "Tensor", share: "Tensor") -> "Tensor":
     return torch.where(share == 0, 0, cells * share).sum(-1)
 
 
+def _box_within(cells: "Tensor", share: "Tensor") -> "Tensor":
+    """The mean, brought back where rounding leads out of the patch's range."""
+    return _box(cells, share).clamp(cells.amin(-1), cells.amax(-1))
+
+
 def _forward(x: "Tensor", size: Sequence[int], up: Sequence[int], down: Sequence[int], power: float) -> "Tensor":
-    out, known, wide, axes = _output_size(x, size, up, down), has_known_sizes(x) and not is_jit_tracing(), widen(x), []
+    out, wide, axes = _output_size(x, size, up, down), widen(x), []
     for n, patches in zip(x.shape[2:], out, strict=True):
-        most = _most(n, patches) if known else (n - 1) // patches + 2
-        axes.append(_Patches.of(n, patches, wide, most))
+        axes.append(_Patches.of(n, patches, wide, (n - 1) // patches + 2))
     rows, columns = axes
-    strips = rows.strips(columns) if known else [rows]
+    strips = rows.strips(columns) if has_known_sizes(x) and not is_jit_tracing() else [rows]
     if power == 0:
-        return torch.cat([_box(*_gathered(wide, strip, columns)) for strip in strips], 2).to(x.dtype)
+        boxes = [_box_within(*_gathered(wide, strip, columns)) for strip in strips]
+        return laid_out_as(x, torch.cat(boxes, 2).to(x.dtype))
     means = [_box(*_gathered(wide * _SCALE, strip, columns)) for strip in strips]
     guides = _smooth(torch.cat(means, 2))
     answers, start = [], 0
@@ -212,7 +222,7 @@ def _forward(x: "Tensor", size: Sequence[int], up: Sequence[int], down: Sequence
         guide = guides.narrow(2, start, mean.shape[2])
         answers.append(_mean(cells, _weights(cells * _SCALE, share, guide, power)))
         start += mean.shape[2]
-    return torch.cat(answers, 2).to(x.dtype)
+    return laid_out_as(x, torch.cat(answers, 2).to(x.dtype))
 
 
 def _output_size(x: "Tensor", size: Sequence[int], up: Sequence[int], down: Sequence[int]) -> Sequence[Any]:
@@ -281,8 +291,9 @@ def _translate(op: Any, x: Any, size: Sequence[int], up: Sequence[int], down: Se
             parts = op.Where(op.Greater(share, nothing), op.Mul(cells, share), nothing)
             return op.ReduceSum(parts, last, keepdims=0)
 
+        low, high = op.ReduceMin(cells, last), op.ReduceMax(cells, last)
         if power == 0:
-            return box(cells)
+            return op.Min(op.Max(box(cells), op.Squeeze(low, last)), op.Squeeze(high, last))
         small = op.Mul(cells, number(_SCALE))
         apart = op.Sub(small, op.Unsqueeze(smooth(box(small)), last))
         largest = op.ReduceMax(op.Abs(apart), channels)
@@ -294,7 +305,6 @@ def _translate(op: Any, x: Any, size: Sequence[int], up: Sequence[int], down: Se
         weight = op.Mul(share_of_top if power == 1 else op.Pow(share_of_top, number(power)), share)
         total = op.ReduceSum(weight, last)
         weight = op.Where(op.Equal(total, nothing), share, weight)
-        low, high = op.ReduceMin(cells, last), op.ReduceMax(cells, last)
         origin = op.Add(op.Max(low, nothing), op.Min(high, nothing))
         parts = op.Mul(op.Div(weight, op.ReduceSum(weight, last)), op.Sub(cells, origin))
         y = op.Min(op.Max(op.Add(origin, op.ReduceSum(parts, last)), low), high)
