@@ -16,7 +16,7 @@ from onnxpool._lazy import on_demand
 
 if TYPE_CHECKING:
     from onnxpool import deploy, diagnosis, errors, models, nn, openvino, serve, validation
-    from onnxpool.graph.forms import form_of, pool_nodes, to_form
+    from onnxpool.graph.forms import form_of, pool_nodes, save, to_form
     from onnxpool.lifting.lift import lift
     from onnxpool.network.export import export
     from onnxpool.network.swap import swap
@@ -47,6 +47,7 @@ __all__ = [
     "pool_nodes",
     "predict",
     "quantize",
+    "save",
     "serve",
     "swap",
     "to_form",
@@ -67,6 +68,7 @@ _HOMES = {
     "pool_nodes": "graph.forms",
     "predict": "run.predict",
     "quantize": "quantizing.quantize",
+    "save": "graph.forms",
     "swap": "network.swap",
     "to_form": "graph.forms",
     "translations": "network.translate",

@@ -75,5 +75,6 @@ def nearest(word: str, known: Iterable[str]) -> str:
     >>> nearest("SoftPol2d", ["SoftPool2d", "PowerAvgPool2d"])
     " (did you mean 'SoftPool2d'?)"
     """
-    close = get_close_matches(word, list(known), n=1)
+    names = list(known)
+    close = [name for name in names if name.lower() == word.lower()] or get_close_matches(word, names, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

@@ -23,6 +23,8 @@ from onnxpool.window import Window
 
 SPELLINGS = [spelled for method in METHODS.values() for spelled in method.modules]
 FIRST = [method.modules[0] for method in METHODS.values()]
+SHORT = [(spelled, torch.float16) for spelled in SPELLINGS if "Logit" not in spelled]
+SHORT += [(spelled, torch.bfloat16) for spelled in FIRST if "Logit" not in spelled]  # one for each: most cost is export
 
 
 def module(spelled):
@@ -105,8 +107,7 @@ def test_every_form_of_the_export_validates(spelled, tmp_path):
     assert calls == {function.name for function in model.functions}, "standard operators need no functions"
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("spelled", [spelled for spelled in SPELLINGS if "Logit" not in spelled])
+@pytest.mark.parametrize(("spelled", "dtype"), SHORT)
 def test_short_types_neither_overflow_nor_round_twice(spelled, dtype, tmp_path):
     """PyTorch and ONNX Runtime in the short type against the reference of the same, rounded, inputs and parameters."""
     pool = module(spelled).to(dtype)
@@ -191,6 +192,7 @@ def test_refusals(spelled):
         hasattr(pool, "window")
         and isinstance(pool.window, Window)
         and pool.window.extent[0] > 1 + 2 * pool.window.pad[0]
+        and not pool.window.ceil
     ):
         with pytest.raises(ArgumentError):
             pool(x[:, :, :1])

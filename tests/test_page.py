@@ -115,7 +115,35 @@ def test_maps_before_and_after_each_pooling(tmp_path, steps, form):
     assert [*soft] == [0, 1, 2] or [*soft] == [1, 0, 2]  # the channel without structure comes last
 
 
-def test_models_of_any_size_take_a_square_and_poolings_are_few(tmp_path):
+@pytest.mark.parametrize("shape", [("N", 3, 4, 4), ("N", 3, "H", "W")], ids=str)
+@pytest.mark.parametrize("size", [None, (3, 5)], ids=str)
+def test_the_page_and_predict_agree(tmp_path, steps, shape, size):
+    if size and shape[2] == 4:
+        pytest.skip("the model's size is fixed")
+    model = network(tmp_path / "any.onnx", "GlobalAveragePool", shape=shape)
+    asked = "" if size is None else f"?size={size[0]}x{size[1]}"
+    with serving(model) as client:
+        told = client.post(f"/v1/models/any/picture{asked}", content=steps.read_bytes()).json()
+    (found,) = onnxpool.predict(model, [steps], size=size).pictures
+    assert tuple(told["size"]) == found.size == (size or ((4, 4) if shape[2] == 4 else (64, 64)))
+    assert told["outputs"] == json.loads(json.dumps([asdict(output) for output in found.outputs]))
+
+
+def test_a_size_that_is_none_and_a_picture_that_is_too_large(tmp_path):
+    model = network(tmp_path / "any.onnx", "GlobalAveragePool", shape=("N", 3, "H", "W"))
+    large = picture(tmp_path / "p.png", RED, size=(1025, 1024)).read_bytes()
+    with serving(model) as client:
+        for asked, said in {
+            "": "1049600 pixels",
+            "?size=0x4": "HEIGHTxWIDTH",
+            "?size=2000x2000": "pixels at most",
+        }.items():
+            refused = client.post(f"/v1/models/any/picture{asked}", content=large)
+            assert (refused.status_code, said in refused.json()["error"]) == (422, True), refused.text
+        assert client.post("/v1/models/any/picture?size=4x4", content=large).json()["size"] == [4, 4]
+
+
+def test_models_of_any_size_take_the_picture_as_it_is_and_poolings_are_few(tmp_path):
     names = [f"v{i}" for i in range(15)]
     nodes = [
         helper.make_node("MaxPool", [before], [after], after, kernel_shape=[3, 3], pads=[1] * 4)
@@ -125,7 +153,9 @@ def test_models_of_any_size_take_a_square_and_poolings_are_few(tmp_path):
     graph = helper.make_graph(nodes, "graph", [x], [y])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "m.onnx")
     with serving(tmp_path / "m.onnx") as client:
-        told = client.post("/v1/models/m/picture", content=picture(tmp_path / "p.png", RED).read_bytes()).json()
+        told = client.post(
+            "/v1/models/m/picture", content=picture(tmp_path / "p.png", RED, size=(224, 224)).read_bytes()
+        ).json()
     assert told["size"] == [224, 224]
     assert len(told["poolings"]) == 12
     first = told["poolings"][0]["channels"][0]["before"]
@@ -181,6 +211,26 @@ def test_a_file_that_was_replaced_is_not_taken_for_the_model_that_serves(tmp_pat
         described = client.get("/openapi.json").json()
     assert "requestBody" in described["paths"]["/v1/models/{name}/picture"]["post"]
     assert {*answer.json()} == set(described["components"]["schemas"]["Picture"]["required"])
+
+
+def test_examples_of_bodies_are_answered(tmp_path):
+    write(chain("function"), tmp_path / "chain.onnx")
+    with serving(tmp_path / "chain.onnx") as client:
+        described, page = client.get("/openapi.json").json(), client.get("/docs").text
+        examples = {
+            path: entry["post"]["requestBody"]["content"]["application/json"]["example"]
+            for path, entry in described["paths"].items()
+            if "application/json" in entry.get("post", {}).get("requestBody", {}).get("content", {})
+        }
+        assert {"/v2/repository/index", "/v2/models/{name}/infer", "/v2/repository/models/{name}/load"} < {*examples}
+        for path, body in examples.items():
+            if not path.endswith("unload"):
+                answer = client.post(path.format(name="chain", version="1"), json=body)
+                assert answer.status_code == 200, (path, answer.text)
+    assert examples["/v2/models/{name}/infer"]["inputs"][0]["name"] == "x"
+    assert re.search(r"\.\.\. \d+ numbers\]", page)
+    assert 'name="viewport"' in page
+    assert "--data-binary @photo.jpg $SERVER/v1/models/chain/picture" in page
 
 
 # --- the page
@@ -260,6 +310,15 @@ DROP = """(() => {
 })()"""
 
 
+NARROW = """(() => {
+  document.getElementById("model").append(new Option("a long name of a model ".repeat(5)));
+  document.documentElement.style.width = "390px";
+  const wide = [...document.body.querySelectorAll("*")].filter(one => one.getBoundingClientRect().right > 391);
+  return wide.map(one => one.tagName + one.id).join();
+})()"""
+"""What is too wide on a phone."""
+
+
 @browser
 def test_dropped_files_in_a_browser(server, chromium, tmp_path, steps):
     with browsing(chromium, tmp_path / "profile", server) as run:
@@ -275,8 +334,12 @@ def test_dropped_files_in_a_browser(server, chromium, tmp_path, steps):
         failed, told = drop(b"no picture", "image/png")
         assert (failed, "the picture cannot be read" in told) == ("failed", True)
         assert run("document.getElementById('result').hidden") is True
-        assert drop(b"text", "text/plain") == ("failed", "that is not a picture")
         assert drop(steps.read_bytes(), "image/png") == ("done", "")
+        assert drop(b"text", "text/plain") == ("failed", "that is not a picture")
+        assert run("document.getElementById('result').hidden") is True, "it is of another picture"
+        assert run("document.getElementById('poolings').children.length") == 0
+        assert drop(steps.read_bytes(), "image/png") == ("done", "")
+        assert run(NARROW) == ""
         hosts = run("[...new Set(performance.getEntriesByType('resource').map(one => new URL(one.name).host))].join()")
         assert {*hosts.split(",")} <= {server.removeprefix("http://"), ""}  # data: and blob: have none
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from onnxpool.cli import tables
+from onnxpool.cli import layout, tables
 from onnxpool.errors import ArgumentError, GoldenError
 from onnxpool.validation import history
 from onnxpool.validation.report import Report, Result, Run
@@ -99,7 +99,7 @@ def test_what_became_worse():
     )
     assert (difference.better, difference.missing, difference.same) == ((), (), 1)
     assert history.compare_reports(new, GOOD).better[0].endswith("a, y: passed at 0.9 became passed at 0.4")
-    assert "worse: onnxruntime, function, a, y" in tables.difference(difference)
+    assert "worse: onnxruntime, function, a, y" in layout.text(tables.difference(difference))
     assert json.loads(json.dumps(difference.to_json()))["same"] == 1
 
 

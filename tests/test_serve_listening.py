@@ -104,4 +104,4 @@ def test_a_taken_port_ends_with_one_sentence(path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         result = CliRunner().invoke(app, ["serve", str(path), "--port", str(taken.getsockname()[1])])
     assert result.exit_code == 2
-    assert "Address already in use" in result.stderr
+    assert "another program listens on 127.0.0.1:" in result.stderr

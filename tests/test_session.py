@@ -145,7 +145,10 @@ def test_io_binding(path):
     [
         ({}, r"inputs \['x'\] are missing"),
         ({"x": X, "z": X}, r"inputs \['z'\] are unknown; this model takes \['x'\]"),
-        ({"x": X.astype(float)}, "input 'x' has dtype float64; this model takes float32"),
+        ({"X": X}, r"inputs \['x'\] are missing and inputs \['X'\] are unknown \(did you mean 'x'\?\)"),
+        ({"x": X.astype(float)}, r"input 'x' has dtype float64; this model takes float32: use .astype\('float32'\)$"),
+        ({"x": X.astype(int)}, r"use .astype\('float32'\), and scale it as the network was trained: pixels from 0"),
+        ([[1.0]], "run takes arrays by the names of inputs, or a list of output names .* got list and NoneType"),
         ({"x": X[0]}, r"input 'x' has shape \(1, 2, 2\)"),
     ],
 )
@@ -177,3 +180,76 @@ def test_a_model_that_does_not_load():
     unknown = model([helper.make_node("NoSuchOperator", ["x"], ["y"])], 2)
     with pytest.raises(SessionError, match="could not load the model"):
         onnxpool.load(unknown)
+
+
+def test_a_session_runs_as_one_of_onnx_runtime_does(path):
+    session = onnxpool.load(path, providers=["CPUExecutionProvider"])
+    theirs = session.inner
+    for names in (None, ["y"]):
+        for options in ((), (onnxruntime.RunOptions(),)):
+            (y,) = session.run(names, {"x": X}, *options)
+            np.testing.assert_array_equal(y, session.run({"x": X})["y"])
+    for mine, other in ((session.get_inputs(), theirs.get_inputs()), (session.get_outputs(), theirs.get_outputs())):
+        assert [(one.name, one.type, one.shape) for one in mine] == [(one.name, one.type, one.shape) for one in other]
+    assert session.get_providers() == ["CPUExecutionProvider"]
+    for arguments, words in (
+        ((["z"], {"x": X}), r"output 'z' is unknown; this model gives \['y'\]"),
+        (("y", {"x": X}), "got str and dict"),
+        ((None, [X]), "got NoneType and list"),
+        ((None, {"z": X}), "are missing and inputs"),
+    ):
+        with pytest.raises(ArgumentError, match=words):
+            session.run(*arguments)
+    stopped = onnxruntime.RunOptions()
+    stopped.terminate = True
+    stopped.log_severity_level = 4
+    with pytest.raises(SessionError):
+        session.run(None, {"x": X}, stopped)
+
+
+def test_outputs_come_in_the_order_that_is_asked_for():
+    nodes = [helper.make_node("Neg", ["x"], ["y"]), helper.make_node("Abs", ["x"], ["z"])]
+    made = model(nodes, 2)
+    made.graph.output.append(helper.make_tensor_value_info("z", 1, ["N", "C", "h", "w"]))
+    session = onnxpool.load(made)
+    assert [one.sum() for one in session.run(["z", "y", "z"], {"x": X})] == [10, -10, 10]
+    assert [one.sum() for one in session.run([], {"x": X})] == [-10, 10], "as in ONNX Runtime, none is all"
+
+
+def test_repr_tells_what_goes_where(path):
+    how = (
+        ", 1 of 1 pooling nodes natively" if native_library.why_missing() is None else ", 0 of 1 pooling nodes natively"
+    )
+    assert repr(onnxpool.load(path)) == (
+        "<onnxpool.Session x: float32 (N, C, in_0, in_1) -> y: float32 (N, C, out_0, out_1), on CPUExecutionProvider"
+        f"{how}>"
+    )
+
+
+def test_options_of_onnx_runtime_pass_through(path):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.optimized_model_filepath = str(path.with_name("optimised.onnx"))
+    for kernels in ("auto", "auto", "off"):
+        session = onnxpool.load(
+            path,
+            providers=["CPUExecutionProvider"],
+            provider_options=[{}],
+            session_options=options,
+            session_config={"session.set_denormal_as_zero": "1"},
+            kernels=kernels,
+        )
+        assert session.run({"x": X})["y"].item() == pytest.approx(ANSWER, abs=1e-6)
+        assert session.inner.get_session_options().get_session_config_entry("session.set_denormal_as_zero") == "1"
+    assert path.with_name("optimised.onnx").exists()
+    for arguments, words in (
+        ({"session_options": {"threads": 1}}, "must be an onnxruntime.SessionOptions"),
+        ({"session_config": {"session.set_denormal_as_zero": 1}}, "must be text"),
+        ({"provider_options": [{}]}, "one mapping for each of providers=None"),
+        ({"providers": ["CPUExecutionProvider"], "provider_options": [{}, {}]}, "one mapping for each of"),
+        ({"providers": [("CPUExecutionProvider", {})], "provider_options": [{}]}, "give them once"),
+        ({"providers": "CPUExecutionProvider"}, r"must be a list, such as \['CPUExecutionProvider'\]"),
+        ({"providers": ["cpuexecutionprovider"]}, "did you mean 'CPUExecutionProvider'"),
+    ):
+        with pytest.raises(ArgumentError, match=words):
+            onnxpool.load(path, **arguments)

@@ -1,6 +1,5 @@
 """Validation: right models pass in every form, and each way of being wrong is found and named."""
 
-import io
 import json
 import subprocess
 import sys
@@ -13,14 +12,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-import rich.console
 import torch
 from models import model, pooled
 from onnx import helper
 
 import onnxpool
 from onnxpool import nn
-from onnxpool.cli import tables
+from onnxpool.cli import layout, tables
 from onnxpool.errors import ArgumentError, FormError, GoldenError
 from onnxpool.golden import file as golden_file
 from onnxpool.golden import from_function, from_torch
@@ -407,9 +405,7 @@ def test_runs_that_differ_in_options_alone_share_a_line():
 
 
 def table(report):
-    with io.StringIO() as file:
-        rich.console.Console(width=200, file=file).print(tables.report(report))
-        return file.getvalue()
+    return layout.text(tables.report(report))
 
 
 def test_table_tells_the_verdict_and_the_cause(failed):

@@ -19,13 +19,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
-from rich.table import Table
 from sklearn.datasets import load_sample_image
 from transformers import ResNetConfig, ResNetForImageClassification
 
 import onnxpool
 from onnxpool import nn
-from onnxpool.cli import tables
+from onnxpool.cli import layout, tables
 from onnxpool.domain import Form
 from onnxpool.errors import KernelError
 from onnxpool.run.session import Kernels
@@ -108,7 +107,7 @@ def told(times_s: list[float]) -> str:
     return f"{middle:.1f} ({low:.1f}-{high:.1f})"
 
 
-def compare(network: SoftPoolResNet18, model: Path, x: Images) -> Table:
+def compare(network: SoftPoolResNet18, model: Path, x: Images) -> layout.Page:
     """Answers and times of the network, and times of its pooling layer alone."""
     layer = nn.SoftPool2d(3, stride=2, padding=1)
     onnxpool.export(layer, (torch.zeros(1, 64, 56, 56),), OUT / "softpool.onnx", dynamic_shapes=DYNAMIC)
@@ -118,15 +117,21 @@ def compare(network: SoftPoolResNet18, model: Path, x: Images) -> Table:
     network_times_s, layer_times_s = measure(network_ways, x), measure(layer_ways, features)
 
     right = network_ways["PyTorch"](x)
-    table = Table(title=f"two photographs, input {x.shape}, one thread", title_justify="left")
-    for column in ("", "max error", "top-1", "SoftPool alone, ms", "network, ms"):
-        table.add_column(column)
+    rows = []
     for name, run in network_ways.items():
         logits = run(x)
         agree = int((logits.argmax(1) == right.argmax(1)).sum())
         error = "" if name == "PyTorch" else f"{np.abs(logits - right).max():.1e}"
-        table.add_row(name, error, f"{agree}/2", told(layer_times_s[name]), told(network_times_s[name]))
-    return table
+        times = told(network_times_s[name]), told(layer_times_s[name])
+        rows.append(layout.Row((*times, error, f"{agree}/2", name)))
+    names = ("network, ms", "SoftPool alone, ms", "max error", "top-1", "way")
+    return [
+        "",
+        f"two photographs, input {x.shape}, one thread; times are medians and quartiles",
+        layout.Columns(names, rows, right=names[:4]),
+        "Errors are against PyTorch in float32. The weights are random: no accuracy.",
+        "",
+    ]
 
 
 def picture(path: Path) -> None:
@@ -164,11 +169,10 @@ def main() -> None:
     with console.status("Validating every form of it ..."):
         report = onnxpool.validate(model)
         (OUT / "report.html").write_text(html_page(report), encoding="utf-8")
-    console.print(tables.report(report))
+    layout.show(tables.report(report))
     with console.status("Timing it ..."):
         table = compare(network, model, photographs((384, 256)))
-    console.print(table)
-    console.print("Against PyTorch in float32. Times: median and quartiles. The weights are random: no accuracy.\n")
+    layout.show(table)
     picture(OUT / "demo.png")
     console.print(
         f"{OUT}/demo.png     a photograph pooled by maximum, average and SoftPool\n"

@@ -1,22 +1,40 @@
 """Commands about onnxpool itself and the machine: pools, doctor, build."""
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import typer
 
 from onnxpool.cli import tables
 from onnxpool.cli.application import Json, app, show, working
+from onnxpool.cli.completion import method_names, methods
+from onnxpool.errors import ArgumentError, nearest
 
 
 @app.command(rich_help_panel="This installation")
-def pools(as_json: Json = False) -> None:
-    """List the pooling methods, their modules, and the types that native kernels pool here.
+def pools(
+    method: Annotated[
+        list[str] | None,
+        typer.Argument(help="All about this one, such as SoftPool.", show_default=False, autocompletion=methods),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the pooling methods and the types that native kernels pool here; of one, its formula, source and modules.
 
-    Example: onnxpool pools
+    Example: onnxpool pools SoftPool
     """
+    known = method_names()
+    for name in method or ():
+        if name not in known:
+            raise ArgumentError(f"method={name!r} is unknown{nearest(name, known)}; use one of {', '.join(known)}")
     from onnxpool.about.methods import catalog
 
-    show(catalog(), tables.catalog, as_json)
+    every = catalog()
+    if method:
+        chosen = tuple(one for one in every.methods if one.name in method)
+        show(replace(every, methods=chosen), tables.methods, as_json)
+    else:
+        show(every, tables.catalog, as_json)
 
 
 @app.command(rich_help_panel="This installation")

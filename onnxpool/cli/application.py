@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console
 from typer.core import TyperGroup
 
-from onnxpool._files import complete
+from onnxpool import __version__
+from onnxpool._files import complete, missing, named, told
+from onnxpool.cli import completion, layout
+from onnxpool.cli.layout import Page
 from onnxpool.domain import OPSETS, Form
-from onnxpool.errors import OnnxpoolError
+from onnxpool.errors import FormError, OnnxpoolError
 
 
 class Printable(Protocol):
@@ -26,14 +29,27 @@ _Value = TypeVar("_Value", bound=Printable)
 
 
 class _Commands(TyperGroup):
-    """Commands that end with status 2 and one sentence after a usage error."""
+    """Commands that end with status 2 and one sentence after a usage error; the help has them by what they are for."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except (OnnxpoolError, OSError) as error:
-            typer.echo(f"onnxpool: {error}", err=True)
+            typer.echo(f"onnxpool: {told(error) if isinstance(error, OSError) else error}", err=True)
             raise typer.Exit(2) from error
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Each with the first sentence of its help."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for name in self.list_commands(ctx):
+            command: Any = self.get_command(ctx, name)
+            panel = getattr(command, "rich_help_panel", None)
+            panels.setdefault(panel if isinstance(panel, str) else "Commands", []).append(
+                (name, command.get_short_help_str(limit=1000))
+            )
+        for panel, rows in panels.items():
+            with formatter.section(panel):
+                formatter.write_dl(rows)
 
 
 app = typer.Typer(
@@ -42,20 +58,49 @@ app = typer.Typer(
     help="PyTorch pooling layers in production: exported to ONNX, proven equal, run natively.",
     epilog="Every command has --help with an example, and --json.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,  # boxes cut long options off, and break words
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"onnxpool {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version, and stop."),
+    ] = False,
+) -> None:
+    """What the program takes without a command."""
+
+
+def _there(ctx: typer.Context, model: Path) -> Path:
+    """The file of a model; a command without one ends before it loads anything."""
+    if not ctx.resilient_parsing and not model.exists():
+        raise FormError(missing(model))
+    return model
+
 
 Source = "SoftPool2d(3,stride=2,padding=1), lip_resnet50, package.module:name or file.py:name"
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Seed = Annotated[int, typer.Option(help="Seed of PyTorch's generator: weights made in SOURCE, and example inputs.")]
-ModelFile = Annotated[Path, typer.Argument(help="ONNX file, in any form.", show_default=False)]
+ModelFile = Annotated[Path, typer.Argument(help="ONNX file, in any form.", show_default=False, callback=_there)]
 OutputFile = Annotated[Path, typer.Argument(help="ONNX file to write.", show_default=False)]
-SourceName = Annotated[str, typer.Argument(help=f"The network: {Source}.", show_default=False)]
+SourceName = Annotated[
+    str, typer.Argument(help=f"The network: {Source}.", show_default=False, autocompletion=completion.sources)
+]
 Shapes = Annotated[
     list[str],
     typer.Option(
-        help="Shape of an example input, such as 1x3x224x224, or with name and type: mask:1x128:bool; once per input."
+        "--input",
+        "-i",
+        help="Shape of an example input, such as 1x3x224x224, or with name and type: mask:1x128:bool; once per input.",
     ),
 ]
 DType = Annotated[
@@ -84,22 +129,32 @@ Libraries = Annotated[
         "--library", help="Library of custom operators by others that ONNX Runtime registers; may be repeated."
     ),
 ]
-Case = Annotated[str | None, typer.Option(help="The only case to run, such as nan; see validate's report.")]
+Case = Annotated[
+    str | None,
+    typer.Option(help="The only case to run, such as nan; see validate's report.", autocompletion=completion.cases),
+]
 Opset = Annotated[int, typer.Option(help=f"ONNX opset, {OPSETS[0]} to {OPSETS[-1]}.")]
 
 
 Check = Annotated[
     bool, typer.Option("--check/--no-check", help="Run the model in ONNX Runtime beside the network before it is kept.")
 ]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Where export fails, print PyTorch's own text too.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Where export fails, print PyTorch's own text too.")]
 
 
-def show(value: _Value, table: Callable[[_Value], RenderableType], as_json: bool) -> None:
-    """Print what a command has to say: the value as JSON, or as its function in :mod:`onnxpool.cli.tables` has it."""
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the last line, the verdict, alone.")]
+
+
+def show(value: _Value, table: Callable[[_Value], Page], as_json: bool, quiet: bool = False) -> None:
+    """Print what a command has to say: the value as JSON, or as its function in :mod:`onnxpool.cli.tables` has it.
+
+    ``quiet`` prints the last block of the page alone.
+    """
     if as_json:
         typer.echo(json.dumps(value.to_json(), indent=2, allow_nan=False))
     else:
-        Console(markup=False, highlight=False).print(table(value))
+        page = table(value)
+        layout.show(page[-1:] if quiet else page)
 
 
 def working(what: str) -> AbstractContextManager[Any]:
@@ -112,7 +167,7 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int, str], None]]:
     """A bar on standard error, where that is a terminal; what it gives is told how many are done, of how many."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=16), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True, markup=False)
     if not console.is_terminal:  # Rich below 15 ends even a bar that it does not show with an empty line
         yield lambda _done, _total, _name: None
@@ -124,5 +179,6 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int, str], None]]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file, and the folders that it stands in."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     complete(path, lambda file: file.write_text(text, encoding="utf-8"))

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 import onnxpool
+from onnxpool._files import writable, writable_folder
 from onnxpool.cli import tables
 from onnxpool.cli.application import (
     Case,
@@ -15,6 +16,7 @@ from onnxpool.cli.application import (
     Libraries,
     ModelFile,
     OutputFolder,
+    Quiet,
     ReferenceName,
     Seed,
     app,
@@ -23,7 +25,12 @@ from onnxpool.cli.application import (
     working,
     write_text,
 )
-from onnxpool.errors import ArgumentError, FormError
+from onnxpool.cli.completion import case_names, runtimes
+from onnxpool.errors import ArgumentError, FormError, nearest
+
+if TYPE_CHECKING:
+    from onnxpool.diagnosis.results import Nodes
+    from onnxpool.validation import Report
 
 
 @app.command(rich_help_panel="Proof")
@@ -35,7 +42,8 @@ def validate(
     on: Annotated[
         list[str] | None,
         typer.Option(
-            help="all, or a runtime such as openvino, in all its variants. Default: ONNX Runtime as it comes."
+            help="all, or a runtime such as openvino, in all its variants. Default: ONNX Runtime as it comes.",
+            autocompletion=runtimes,
         ),
     ] = None,
     python: Annotated[
@@ -74,6 +82,7 @@ def validate(
         Path | None, typer.Option(help="PEM file of an Ed25519 private key, which signs the certificate.")
     ] = None,
     seed: Seed = 0,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Run a model in every form, with and without native kernels, against answers in float64.
@@ -83,13 +92,19 @@ def validate(
 
     Example: onnxpool validate resnet.onnx --on all --html report.html
     """
-    from onnxpool.cli import spelling
-    from onnxpool.validation import html_page, junit_xml
-
     if certificate and case:
         raise ArgumentError(f"case={case!r} is one of many, and a certificate is for all: leave one of both out")
     if sign and not certificate:
         raise ArgumentError(f"sign={str(sign)!r} is for a certificate: add --certificate")
+    for file in (html, junit, model.with_suffix(".certificate.json") if certificate else None):
+        if file:
+            writable(file)
+    if bundle:
+        writable_folder(bundle)
+    _check_runtimes(on or [])
+    _check_case(model, reference, case)
+    from onnxpool.cli import spelling
+
     given = spelling.reference(reference, seed)
     if checkpoint:
         if given is None or isinstance(given, str) or not hasattr(given, "state_dict"):
@@ -115,21 +130,19 @@ def validate(
     except FormError as error:  # a file that cannot be loaded fails; one that is not there is a usage error
         typer.echo(f"onnxpool: {error}", err=True)
         raise typer.Exit(3 if model.is_file() else 2) from error
-    if html:
-        write_text(html, html_page(report))
-    if junit:
-        write_text(junit, junit_xml(report))
-    if bundle or certificate:
-        _keep(report, model, given, bundle, certificate, sign, library or ())
+    nodes = None
     if per_node:
         from onnxpool.diagnosis import compare_nodes_of_report
 
         with working(f"Comparing {model} node by node"):
-            show(
-                compare_nodes_of_report(report, model, given, libraries=library or ()), tables.nodes_of_report, as_json
-            )
+            both = compare_nodes_of_report(report, model, given, libraries=library or ())
+        nodes = both.nodes
+        show(both, tables.nodes_of_report, as_json, quiet)
     else:
-        show(report, tables.report, as_json)
+        show(report, tables.report, as_json, quiet)
+    _write_pages(report, nodes, html, junit)
+    if bundle or certificate:
+        _keep(report, model, given, bundle, certificate, sign, library or ())
     raise typer.Exit(report.exit_status)
 
 
@@ -148,6 +161,8 @@ def bisect(
 
     Example: onnxpool bisect resnet.onnx smallest --reference nets.py:resnet
     """
+    writable_folder(folder)
+    _check_case(model, reference, case)
     from onnxpool.cli import spelling
     from onnxpool.diagnosis import bisect_model
 
@@ -172,6 +187,8 @@ def bundle(
 
     Example: onnxpool bundle resnet.onnx reproducer --case nan
     """
+    writable_folder(folder)
+    _check_case(model, reference, case)
     from onnxpool.cli import spelling
     from onnxpool.diagnosis import write_bundle
 
@@ -189,6 +206,7 @@ def verify(
     scale_bounds: Annotated[
         float | None, typer.Option(help="Judge the stored results again, with so many times each bound.")
     ] = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Check a model's certificate offline: model, weights, answers, libraries and signatures; runs nothing.
@@ -203,11 +221,11 @@ def verify(
     from onnxpool.validation.certificate import path_for
 
     verification = verify_certificate(model, public_key=public_key, libraries=library or ())
-    show(verification, tables.verification, as_json and scale_bounds is None)
+    show(verification, tables.verification, as_json and scale_bounds is None, quiet)
     passed = not verification.faults
     if scale_bounds is not None:
         rescaled = rescale_report(load_report(path_for(model)), scale_bounds)
-        show(rescaled, tables.report, as_json)
+        show(rescaled, tables.report, as_json, quiet)
         passed &= rescaled.passed
     raise typer.Exit(0 if passed else 1)
 
@@ -227,6 +245,33 @@ def compare(
     difference = compare_reports(load_report(old), load_report(new))
     show(difference, tables.difference, as_json)
     raise typer.Exit(1 if difference.worse else 0)
+
+
+def _check_runtimes(on: list[str]) -> None:
+    """Refuse a runtime that there is none of, likewise."""
+    from onnxpool.runtimes import RUNTIMES
+
+    for one in on:
+        if one not in ("all", *RUNTIMES):
+            raise ArgumentError(f"on={on!r}{nearest(one, RUNTIMES)} must be 'all', or some of {', '.join(RUNTIMES)}")
+
+
+def _check_case(model: Path, reference: str | None, case: str | None) -> None:
+    """Refuse a case that the golden file does not have, before anything heavy is imported."""
+    if case and (reference is None or reference.endswith(".npz")):
+        known = case_names(model.with_suffix(".golden.npz") if reference is None else Path(reference))
+        if known and case not in known:
+            raise ArgumentError(f"case={case!r}{nearest(case, known)} is not one of {', '.join(known)}")
+
+
+def _write_pages(report: "Report", nodes: "Nodes | None", html: Path | None, junit: Path | None) -> None:
+    """The report as files."""
+    from onnxpool.validation import html_page, junit_xml
+
+    if html:
+        write_text(html, html_page(report, nodes))
+    if junit:
+        write_text(junit, junit_xml(report))
 
 
 def _keep(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import onnxpool
+from onnxpool._files import similar, writable
 from onnxpool.cli import tables
 from onnxpool.cli.application import (
     Check,
@@ -33,7 +34,11 @@ from onnxpool.errors import ArgumentError, ExportError
 from onnxpool.network import KINDS
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
     import torch
+
+_SPELLED = {"PowerAverage": "a power mean, such as GeM's,"}
+_MOST_HINTS = 3
 
 Golden = Annotated[
     bool, typer.Option("--golden/--no-golden", help="Write float64 answers beside the model, to validate it by.")
@@ -60,7 +65,7 @@ def export(
 
     Example: onnxpool export nets.py:resnet resnet.onnx --input 1x3x224x224 --dynamic batch,height,width
     """
-    from onnxpool.about.model import describe
+    _ready(source, output, input, opset, checkpoint)
     from onnxpool.cli import spelling
 
     with working(f"Exporting {source}"):
@@ -69,6 +74,8 @@ def export(
             onnxpool.models.load_checkpoint(module, checkpoint)
         example = _example(module, input, dtype, dynamic, seed)
         _export(module, example, output, form, opset, check, golden, verbose)
+        from onnxpool.about.model import describe
+
         description = describe(output)
     show(description, tables.description, as_json)
 
@@ -101,9 +108,10 @@ def swap(
 
     Example: onnxpool swap nets.py:resnet resnet.onnx --input 1x3x224x224 --rule max=SoftPool
     """
+    rules = _rules(rule)
+    _ready(source, output, input, opset, checkpoint)
     from onnxpool.cli import spelling
 
-    rules = _rules(rule)
     with working(f"Swapping layers of {source}"):
         module = spelling.module(source, seed)
         if checkpoint:
@@ -139,6 +147,7 @@ def form(
 
     Example: onnxpool form resnet.onnx resnet-standard.onnx --to standard
     """
+    writable(output)
     from onnxpool.about.model import describe
     from onnxpool.golden import file as golden_file
     from onnxpool.graph import forms
@@ -171,6 +180,7 @@ def lift(model: ModelFile, output: OutputFile, as_json: Json = False) -> None:
 
     Example: onnxpool lift network.onnx network-lifted.onnx
     """
+    writable(output)
     from onnxpool.graph import forms
 
     with working(f"Lifting {model}"):
@@ -190,6 +200,18 @@ def inspect(model: ModelFile, as_json: Json = False) -> None:
     from onnxpool.about.model import describe
 
     show(describe(model), tables.description, as_json)
+
+
+def _ready(source: str, output: Path, inputs: list[str], opset: int, checkpoint: Path | None) -> None:
+    """Refuse what cannot be, before PyTorch loads and anything is traced."""
+    from onnxpool.cli import spelling
+
+    spelling.check(source, inputs)
+    if opset not in OPSETS:
+        raise ArgumentError(f"opset={opset!r} is out of range; use {OPSETS[0]} to {OPSETS[-1]}")
+    if checkpoint and not checkpoint.is_file():
+        raise ArgumentError(f"checkpoint={str(checkpoint)!r}: there is no such file{similar(checkpoint)}")
+    writable(output)
 
 
 @dataclass(frozen=True)
@@ -246,8 +268,24 @@ def _export(
         raise
     proof = model.meta.get("onnxpool.proof")
     told = ["nothing was checked: --no-check"] if proof is None else proof.notes if proof.cases else proof.sentences()
-    for sentence in told:
+    for sentence in (*told, *_hints(model)):
         typer.echo(f"onnxpool: {sentence}", err=True)
+
+
+def _hints(model: "ir.Model") -> list[str]:
+    """What to do about poolings that the network spells out in other operators, as SoftPool's and GeM's often are."""
+    from onnxpool.lifting.lift import spelled_out
+    from onnxpool.lifting.match import label
+
+    found = [f"{_SPELLED.get(one.op_type, one.op_type)} at {label(one.node)}" for one in spelled_out(model)]
+    if not found:
+        return []
+    more = [f"{len(found) - _MOST_HINTS} more"] if len(found) > _MOST_HINTS else []
+    return [
+        f"the network spells out {' and '.join([', '.join(found[:_MOST_HINTS]), *more])} in standard operators, which "
+        "may overflow where the pooling does not: 'onnxpool lift' puts nodes in their place; a layer of its own is "
+        "replaced by 'onnxpool swap'"
+    ]
 
 
 def _rules(texts: list[str]) -> dict[str, str]:

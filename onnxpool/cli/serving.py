@@ -8,7 +8,8 @@ import typer
 from rich.console import Console
 
 import onnxpool
-from onnxpool.cli import tables
+from onnxpool._files import similar, writable_folder
+from onnxpool.cli import ports, tables
 from onnxpool.cli.application import Json, Libraries, ModelFile, app, show, working
 from onnxpool.errors import ArgumentError
 
@@ -43,6 +44,9 @@ def predict(
 
     Example: onnxpool predict resnet.onnx photo.jpg --labels labels.txt
     """
+    for name, file in (*(("pictures", picture) for picture in pictures), ("labels", labels)):
+        if file and not file.exists():
+            raise ArgumentError(f"{name}={str(file)!r}: there is no such file{similar(file)}")
     with working(f"Running {model}"):
         predictions = onnxpool.predict(
             model,
@@ -81,6 +85,9 @@ def batch(
 
     Example: onnxpool batch resnet.onnx photos answers --workers 4
     """
+    if not source.exists():
+        raise ArgumentError(f"source={str(source)!r}: there is no such file or folder{similar(source)}")
+    writable_folder(output)
     from rich.progress import MofNCompleteColumn, Progress
 
     from onnxpool.deploy import run_batch
@@ -116,7 +123,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; the default is reached from this machine only.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option(help="Port of REST; 0 takes a free one.")] = 8000,
+    port: Annotated[int, typer.Option("--port", "-p", help="Port of REST; 0 takes a free one.")] = 8000,
     grpc_port: Annotated[int | None, typer.Option(help="Port of gRPC, too. Default: no gRPC.")] = None,
     max_batch: Annotated[int, typer.Option(help="Rows of different requests that run together; 1 joins none.")] = 8,
     max_delay_ms: Annotated[
@@ -126,9 +133,10 @@ def serve(
     max_body_mb: Annotated[float, typer.Option(help="Largest request, in MiB.")] = 16.0,
     timeout: Annotated[float, typer.Option(help="Seconds within which a request is answered.")] = 30.0,
     threads: Annotated[
-        int | None, typer.Option(help="Threads inside one operator. Default: all cores but one.")
+        int | None, typer.Option(help="Threads inside one operator. Default: the processors it may use, but one.")
     ] = None,
     workers: Annotated[int, typer.Option(help="Batches of one model that run at the same time.")] = 1,
+    processes: Annotated[int, typer.Option(help="Processes that share the ports, each with models of its own.")] = 1,
     kernels: Annotated[Literal["auto", "require", "off"], typer.Option(help="Whether native kernels run.")] = "auto",
     on_mismatch: Annotated[
         Literal["refuse", "warn"], typer.Option(help="What becomes of a model whose golden answers do not come out.")
@@ -155,6 +163,9 @@ def serve(
     access_log: Annotated[
         Literal["off", "text", "json"], typer.Option(help="A line on standard error for each request.")
     ] = "off",
+    tracing: Annotated[
+        bool, typer.Option("--tracing", help="Send OpenTelemetry's spans to where OTEL_EXPORTER_OTLP_ENDPOINT says.")
+    ] = False,
     log_level: Annotated[Literal["error", "warning", "info"], typer.Option(help="What else is logged.")] = "warning",
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain (PEM), for TLS.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM).")] = None,
@@ -173,11 +184,17 @@ def serve(
 
     Example: onnxpool serve resnet.onnx --grpc-port 8001 --max-batch 16
     """
+    _there(models)
+    for name, file in (("token_file", token_file), ("public_key", public_key), ("tls_cert", tls_cert)):
+        if file and not file.is_file():
+            raise ArgumentError(f"{name}={str(file)!r}: there is no such file{similar(file)}")
+    ports.check(host, port=port, grpc_port=grpc_port)
     import logging
 
     from onnxpool.serve import Options, Repository
     from onnxpool.serve.guard import read_tokens
-    from onnxpool.serve.listening import Listen
+    from onnxpool.serve.listening import Listen, Listening
+    from onnxpool.serve.processes import serve as serve_by_processes
     from onnxpool.serve.server import serve
 
     logging.basicConfig(format="onnxpool: %(message)s", level=log_level.upper())
@@ -185,6 +202,8 @@ def serve(
         kernels=kernels,
         threads=threads,
         workers=workers,
+        processes=processes,
+        tracing=tracing,
         max_batch=max_batch,
         max_delay_s=max_delay_ms / 1000,
         max_queue=max_queue,
@@ -202,9 +221,16 @@ def serve(
         access_log=access_log,
     )
     listen = Listen(host, port, grpc_port, tls_cert, tls_key, drain, drain_delay, tls_client_ca=tls_client_ca)
+
+    def announce(now: Listening) -> None:
+        show(now, tables.listening, as_json)
+
+    if processes > 1:
+        serve_by_processes(models, options, listen, announce)
+        return
     with working(f"Loading {models}"):
         repository = Repository(models, options)
-    serve(repository, listen, lambda now: typer.echo(json.dumps(now.to_json(), indent=2) if as_json else now.text()))
+    serve(repository, listen, announce)
 
 
 @app.command(rich_help_panel="Running")
@@ -238,6 +264,7 @@ def package(
 
     Example: onnxpool package resnet.onnx repository --target triton
     """
+    writable_folder(output)
     from onnxpool.deploy import package as write_package
 
     with working(f"Packaging {model}"):
@@ -268,7 +295,7 @@ def deploy_ray(
     host: Annotated[str, typer.Option(help="Address to listen on; the default is reached from this machine only.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
+    port: Annotated[int, typer.Option("--port", "-p", help="Port; 0 takes a free one.")] = 8000,
     min_replicas: Annotated[int, typer.Option(help="Least number of server processes.")] = 1,
     max_replicas: Annotated[int, typer.Option(help="Largest number.")] = 2,
     load: Annotated[int, typer.Option(help="Requests in progress in each, from which on there are more.")] = 16,
@@ -285,6 +312,9 @@ def deploy_ray(
 
     Example: onnxpool deploy ray resnet.onnx --max-replicas 4
     """
+    if not write:
+        _there(models)
+        ports.check(host, port=port)
     from onnxpool.deploy import ray_app
     from onnxpool.serve import Options
     from onnxpool.serve.listening import Listen
@@ -299,8 +329,13 @@ def deploy_ray(
         typer.echo(json.dumps({"file": str(write), "needs": needs}) if as_json else f"{needs}\nserve deploy {write}")
         return
     with ray_app.running(models, scale, options, listen, address) as now:
-        typer.echo(json.dumps(now.to_json(), indent=2) if as_json else now.text())
+        show(now, tables.listening, as_json)
         ray_app.wait()
+
+
+def _there(models: Path) -> None:
+    if not models.exists():
+        raise ArgumentError(f"models={str(models)!r}: there is no such file or folder{similar(models)}")
 
 
 def picture_size(text: str | None) -> tuple[int, int] | None:

@@ -24,6 +24,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxpool._files import similar
+from onnxpool.cli import completion
 from onnxpool.dtypes import BY_NAME
 from onnxpool.errors import ArgumentError, MissingExtra, nearest
 from onnxpool.network import spelled_layers
@@ -42,6 +44,7 @@ def module(source: str, seed: int = 0) -> "torch.nn.Module":
 
     Raises :class:`ArgumentError` for a spelling that leads to no module, and :class:`MissingExtra` without PyTorch.
     """
+    check(source)
     pytorch = _torch()
     pytorch.manual_seed(seed)
     place, colon, name = source.rpartition(":")
@@ -60,13 +63,47 @@ def module(source: str, seed: int = 0) -> "torch.nn.Module":
     return network
 
 
+def check(source: str, inputs: Sequence[str] = ()) -> None:
+    """Raise :class:`ArgumentError` for a layer, network, file or shape that is not there, before PyTorch loads."""
+    place, colon, _ = source.rpartition(":")
+    if colon and place.endswith(".py") and not Path(place).is_file():
+        raise ArgumentError(f"source={source!r}: there is no file {place}{similar(place)}")
+    if not colon:
+        _spelled(source)
+    for text in inputs:
+        _input(text)
+
+
+def _spelled(source: str) -> Spelling:
+    """The layer or network that is named."""
+    layers, networks = completion.layer_names(), completion.network_names()
+    expected = (
+        f"write a layer ({', '.join(layers)}) such as 'SoftPool2d(3, stride=2)', a network "
+        f"({', '.join(networks)}), package.module:name or file.py:name"
+    )
+    try:
+        spelling = spelled_layers.read(source)
+    except ArgumentError as error:
+        raise ArgumentError(f"source={source!r} {error}: {expected}") from error
+    if spelling.name not in (*layers, *networks):
+        close = nearest(spelling.name, (*layers, *networks))
+        told = "" if close else f": {expected}"  # the names are many
+        raise ArgumentError(f"source={source!r}{close} is neither a layer nor a network of onnxpool{told}")
+    return spelling
+
+
 def reference(text: str | None, seed: int = 0) -> "torch.nn.Module | Callable[[Any], Any] | str | None":
     """What a model is compared with: the path of a golden or an ONNX file as it is, else a module or a function.
 
     A function takes float64 arrays by the names of inputs and gives arrays by the names of outputs; it is the one that
     is named, or what a function without arguments returns. Raises as :func:`module`; a function needs no PyTorch.
     """
-    if text is None or text.endswith((".npz", ".onnx")):
+    if text is None:
+        return None
+    if text.endswith((".npz", ".onnx")):
+        if not Path(text).exists():
+            kind = "golden" if text.endswith(".npz") else "model"
+            raise ArgumentError(f"reference={text!r}: there is no {kind} file {text}{similar(text)}")
         return text
     place, colon, name = text.rpartition(":")
     if not colon:
@@ -189,20 +226,9 @@ def _torch() -> Any:
 def _built_in(source: str) -> Any:
     from onnxpool import models, nn
 
-    expected = (
-        f"write a layer ({', '.join(nn.__all__)}) such as 'SoftPool2d(3, stride=2)', a network "
-        f"({', '.join(models.NETWORKS)}), package.module:name or file.py:name"
-    )
     makers = {name: getattr(nn, name) for name in nn.__all__} | models.NETWORKS
     try:
-        spelling = spelled_layers.read(source)
-    except ArgumentError as error:
-        raise ArgumentError(f"source={source!r} {error}: {expected}") from error
-    if spelling.name not in makers:
-        close = nearest(spelling.name, makers)
-        raise ArgumentError(f"source={source!r}{close} is neither a layer nor a network of onnxpool: {expected}")
-    try:
-        return _make(spelling, makers)
+        return _make(_spelled(source), makers)
     except ArgumentError as error:
         raise ArgumentError(f"source={source!r}: {error}") from error
     except (ValueError, TypeError) as error:
@@ -226,7 +252,8 @@ def _attribute(source: str, place: str, name: str) -> Any:
     except Exception as error:  # whatever a stranger's file raises
         raise ArgumentError(f"source={source!r}: importing {place} raised {type(error).__name__}: {error}") from error
     if not hasattr(found, name):
-        raise ArgumentError(f"source={source!r}: there is no {name!r} in {place}")
+        there = [one for one in vars(found) if not one.startswith("_")]
+        raise ArgumentError(f"source={source!r}: there is no {name!r} in {place}{nearest(name, there)}")
     return getattr(found, name)
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnxpool import openvino
+from onnxpool._files import hidden, named
 from onnxpool.deploy.triton import NAME, Package
 from onnxpool.domain import Form
 from onnxpool.errors import ArgumentError
@@ -95,7 +96,7 @@ def _libraries() -> list[Path]:
 def _write(model: str | os.PathLike[str], source: ir.Model, target: Path, libraries: Sequence[Path]) -> None:
     """The folder gets its name only when it is complete."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
+    with named(target), tempfile.TemporaryDirectory(prefix=hidden(target), dir=target.parent) as temporary:
         complete = Path(temporary, target.name)
         complete.mkdir()
         forms.write(source, complete / "model.onnx")

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxpool._files import hidden, named
 from onnxpool.domain import Form
 from onnxpool.dtypes import BY_NAME
 from onnxpool.errors import ArgumentError, KernelError
@@ -145,7 +146,7 @@ def _check(name: str, root: str, max_batch: int, delay_s: float, counts: dict[st
 def _write(model: str | os.PathLike[str], target: Path, libraries: Sequence[Path], warm: Feeds, text: str) -> None:
     """The folder gets its name only when it is complete."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
+    with named(target), tempfile.TemporaryDirectory(prefix=hidden(target), dir=target.parent) as temporary:
         complete = Path(temporary, target.name)
         (complete / "1").mkdir(parents=True)
         forms.write(forms.read(model), complete / "1" / "model.onnx")

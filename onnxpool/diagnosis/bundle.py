@@ -28,6 +28,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from onnxpool._files import hidden, named
 from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
 from onnxpool.golden import bounds
@@ -110,8 +111,9 @@ def write(
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ArgumentError(f"folder={str(folder)!r} holds something already; give a new one")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    complete = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    with named(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        complete = Path(tempfile.mkdtemp(prefix=hidden(folder), dir=folder.parent))
     try:
         forms.write(model, complete / "model.onnx")
         data = complete / "test_data_set_0"

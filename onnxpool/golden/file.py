@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxpool._files import complete
+from onnxpool._files import complete, similar
 from onnxpool.dtypes import Array, from_bits, to_bits
 from onnxpool.errors import ArgumentError, GoldenError
+from onnxpool.errors import nearest as meant
 from onnxpool.golden.choices import Choices, Pointed, nearest
 from onnxpool.golden.inputs import Feeds
 from onnxpool.golden.magnitude import ByMagnitude
@@ -76,7 +77,8 @@ class Golden:
         for case in self.cases:
             if name in (None, case.name):
                 return case
-        raise ArgumentError(f"case={name!r} is not one of {', '.join(case.name for case in self.cases)}")
+        known = [case.name for case in self.cases]
+        raise ArgumentError(f"case={name!r}{meant(str(name), known)} is not one of {', '.join(known)}")
 
     def only(self, name: str | None) -> "Golden":
         """The same with the case of that name alone; with all, for None."""
@@ -87,9 +89,10 @@ class Golden:
 
         Raises :class:`ArgumentError` for a name that fits no case, and where none would be left.
         """
+        known = [case.name for case in self.cases]
         for name in names:
-            if not any(fnmatchcase(case.name, name) for case in self.cases):
-                raise ArgumentError(f"without={name!r} is not one of {', '.join(case.name for case in self.cases)}")
+            if not any(fnmatchcase(one, name) for one in known):
+                raise ArgumentError(f"without={name!r}{meant(name, known)} is not one of {', '.join(known)}")
         left = tuple(case for case in self.cases if not any(fnmatchcase(case.name, name) for name in names))
         if names and not left:
             raise ArgumentError(f"without={[*names]!r} leaves no case")
@@ -189,7 +192,8 @@ def load(path: str | os.PathLike[str]) -> Golden:
                 fingerprints=header["fingerprints"],
             )
     except FileNotFoundError as error:
-        raise GoldenError(f"there is no golden file {path}; export the model again, or give reference=") from error
+        told = f"there is no golden file {path}{similar(path)}; export the model again, or give reference="
+        raise GoldenError(told) from error
     except Exception as error:  # a damaged zip file, array or header fails in many ways
         raise GoldenError(f"{path} is damaged or no golden file ({error}); export the model again") from error
 

@@ -100,16 +100,25 @@ def changes(before: Fingerprints, after: Fingerprints) -> list[Change]:
     gone = [f"node {name!r} ({then[name]['op']}) is not in this model" for name in then if name not in now]
     new = [f"node {name!r} ({now[name]['op']}) was not in the exported model" for name in now if name not in then]
     rewritten = bool(gone or new)
-    found += [Change(text, fault=False) for text in (*_some(gone, "nodes"), *_some(new, "nodes"))]
+    if len(gone) > max(MOST_NAMED, len(then) // 2):
+        text = (
+            f"{len(gone)} of the {len(then)} nodes that were exported are not in this model, and {len(new)} others "
+            "are: these are the answers of another network, or a program has rewritten all of this one"
+        )
+        found.append(Change(text, fault=False))
+    else:
+        found += [Change(text, fault=False) for text in (*_some(gone, "nodes"), *_some(new, "nodes"))]
     weights = list(_weight_changes(then, now))
     if len(weights) > MOST_WEIGHTS:
         found.append(Change(f"weights of {len(weights)} nodes differ: another checkpoint?", not rewritten))
+    unlike: list[Change] = []
     for name in then:
         if name in now:
             fault = not rewritten or then[name]["op"].startswith(f"{DOMAIN}::")
-            found += [Change(text, fault) for text in _contents(name, then[name], now[name])]
+            unlike += [Change(text, fault) for text in _contents(name, then[name], now[name])]
             if then[name]["inputs"] != now[name]["inputs"] and not rewritten:
-                found.append(Change(_moved(name, then[name], now[name]), fault=True))
+                unlike.append(Change(_moved(name, then[name], now[name]), fault=True))
+    found += _first(sorted(unlike, key=lambda change: not change.fault))
     found += [Change(text, not rewritten) for text in weights[:MOST_WEIGHTS]]
     found += [
         Change(f"the function body of {name} differs from the exported one", fault=True)
@@ -127,6 +136,15 @@ def _some(lines: list[str], what: str) -> list[str]:
     """The first of these lines, and how many more there are."""
     left = len(lines) - MOST_NAMED
     return lines if left <= 1 else [*lines[:MOST_NAMED], f"and {left} more {what} like the last one"]
+
+
+def _first(changes: list[Change]) -> list[Change]:
+    """The same of changes, of which faults come first."""
+    left = changes[MOST_NAMED:]
+    if len(left) <= 1:
+        return changes
+    text = f"and {len(left)} more differences of nodes: are these the answers of another network?"
+    return [*changes[:MOST_NAMED], Change(text, any(change.fault for change in left))]
 
 
 MOST_WEIGHTS = 2

@@ -27,9 +27,11 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from onnxpool._files import hidden, missing, named
 from onnxpool.domain import DOMAIN, OPSETS, VERSION, Form, is_foreign
 from onnxpool.dtypes import BY_CODE, POOLED
-from onnxpool.errors import ArgumentError, FormError
+from onnxpool.errors import ArgumentError, FormError, nearest
+from onnxpool.graph.glance import glance
 from onnxpool.graph.repair import pool_calls, prefixed, repair
 from onnxpool.graph.tags import TAG, fold, groups, names
 from onnxpool.window import Window
@@ -39,6 +41,9 @@ Model: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
 
 RANGE = "onnxpool.range"
 """Metadata key of a model in standard form that is right for pooling inputs within a range: the largest magnitude."""
+
+_LARGE_BYTES = 1 << 20
+"""Files above this are worth a look without their weights."""
 
 _EXTERNAL_FROM_BYTES = 1_900_000_000  # a protobuf message ends at 2 GiB
 
@@ -57,11 +62,12 @@ class PoolNode:
 # --- files
 
 
-def read(model: Model) -> ir.Model:
+def read(model: Model, *, in_place: bool = False) -> ir.Model:
     """The model in memory, external weights left on disk; an :class:`onnx_ir.Model` is returned as it is.
 
     What other programs do to a file is undone: nodes that stand before what they take from, and operators of ours that
     ``onnx.compose.add_prefix`` gave another name, where the model holds one body for each.
+    With ``in_place`` the weights of a large file stay there, too, for who needs the model only until the file changes.
     Raises :class:`FormError` for a missing file and for what is not an ONNX model.
     """
     if isinstance(model, ir.Model):
@@ -75,13 +81,23 @@ def read(model: Model) -> ir.Model:
             return repair(ir.from_proto(model))
         if isinstance(model, bytes):
             return repair(ir.from_proto(onnx.load_model_from_string(model)))
-        return repair(ir.load(model))
+        return repair(_glanced(Path(model)) if in_place and _is_large(Path(model)) else ir.load(model))
     except FileNotFoundError as error:
-        raise FormError(f"there is no model file {name}") from error
+        raise FormError(f"there is no model file {name}" if isinstance(model, bytes) else missing(name)) from error
     except Exception as error:
         raise FormError(f"cannot read {name} as an ONNX model: {_why_unreadable(model, error)}") from error
     finally:
         logger.setLevel(level)
+
+
+def _is_large(path: Path) -> bool:
+    return path.suffix == ".onnx" and path.stat().st_size > _LARGE_BYTES
+
+
+def _glanced(path: Path) -> ir.Model:
+    model = ir.from_proto(glance(path))
+    ir.external_data.set_base_dir(model.graph, path.parent)
+    return model
 
 
 def _why_unreadable(model: Model, error: Exception) -> str:
@@ -106,22 +122,38 @@ def is_ort_format(model: Model) -> bool:
 def write(model: ir.Model, path: str | os.PathLike[str]) -> None:
     """Write the model to ``path``, weights beside it in ``<path>.data`` where they exceed one protobuf message.
 
-    The files get their names only when they are complete, the weights first.
+    The files get their names only when they are complete, the weights first. Weights that ``model`` had on disk are in
+    memory afterwards, where they fit into one message. Raises OSError, with ``path``, where nothing can be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    size_bytes = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    weights = (value.const_value for graph in model.graphs() for value in graph.initializers.values())
+    size_bytes = sum(weight.nbytes for weight in weights if weight)
     data = f"{path.name}.data" if size_bytes > _EXTERNAL_FROM_BYTES else None
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        if not data:
-            model = ir.external_data.load_to_model(model)  # weights that were beside another file come along
-        ir.save(model, folder / path.name, external_data=data)
-        if data:
-            (folder / data).replace(path.with_name(data))
-        (folder / path.name).replace(path)
-    finally:
-        shutil.rmtree(folder)
+    with named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=hidden(path), dir=path.parent))
+        try:
+            if not data:
+                model = ir.external_data.load_to_model(model)  # weights that were beside another file come along
+            ir.save(model, folder / path.name, external_data=data)
+            if data:
+                (folder / data).replace(path.with_name(data))
+            (folder / path.name).replace(path)
+        finally:
+            shutil.rmtree(folder)
+
+
+def save(model: Model, path: str | os.PathLike[str]) -> None:
+    """Write a model, such as :func:`to_form` or ``onnxpool.lift`` returns, to ``path``; the argument stays as it is.
+
+    Weights of more than 1.9 GB stand in ``<path>.data`` beside it, since a protobuf message ends at 2 GiB; move both
+    files together. Each file gets its name only when it is complete, so that nobody reads half of one.
+
+    >>> save(to_form("network.onnx", "standard"), "network-standard.onnx")  # doctest: +SKIP
+
+    Raises :class:`FormError` for what is not a model, and OSError, with ``path``, where nothing can be written.
+    """
+    write(read(model).clone(), path)
 
 
 # --- what a model holds
@@ -171,7 +203,7 @@ def _window(node: ir.Node) -> Window:
 
 
 def to_form(model: Model, form: Form, *, within: float | None = None) -> ir.Model:
-    """The same model in another form; the argument is left as it is.
+    """The same model in another form, in memory; the argument is left as it is. ``onnxpool.save`` writes it to a file.
 
     ``within`` asks for the bounded standard form: SoftPool and local importance pooling as exponentials and two average
     poolings, which is faster and runs in more runtimes, and is right where no element of their inputs has a larger
@@ -183,7 +215,8 @@ def to_form(model: Model, form: Form, *, within: float | None = None) -> ir.Mode
     unknown to this version, of unknown element type, or whose inlined nodes another program has rewritten.
     """
     if form not in get_args(Form):
-        raise ArgumentError(f"form={form!r} is unknown; use one of {', '.join(get_args(Form))}")
+        known = get_args(Form)
+        raise ArgumentError(f"form={form!r} is unknown{nearest(str(form), known)}; use one of {', '.join(known)}")
     if within is not None and (form != "standard" or not 0 < within < math.inf):
         raise ArgumentError(f"within={within!r} must be a positive number, and is for form='standard' alone")
     model = read(model).clone()

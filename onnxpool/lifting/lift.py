@@ -66,10 +66,7 @@ def lift(model: Model) -> Lifted:
     model disagrees with the original; :class:`MissingExtra` without ONNX Runtime.
     """
     original = read(model)
-    try:
-        bare = to_form(original, "custom")
-    except FormError:  # its tags no longer hold, where another program has renamed or rewritten what they speak of
-        bare = to_form(_untagged(original), "custom")
+    bare = _bare(original)
     matches, refused = _search(bare)
     if matches and bare.opset_imports.get("", 0) < OPSETS[0]:
         bare = _newer(bare)
@@ -83,6 +80,22 @@ def lift(model: Model) -> Lifted:
     passes.RemoveUnusedNodesPass()(bare)
     lifted = to_form(bare, "function")
     return Lifted(lifted, folds, tuple(refused), prove(original, lifted))
+
+
+def spelled_out(model: Model) -> tuple[Match, ...]:
+    """The poolings that ``model`` spells out in standard operators; nothing is lifted, and nothing compared.
+
+    Raises :class:`FormError` for what is not a model.
+    """
+    return tuple(match for _, match in _search(_bare(read(model)))[0])
+
+
+def _bare(model: ir.Model) -> ir.Model:
+    """A copy with bare pooling nodes."""
+    try:
+        return to_form(model, "custom")
+    except FormError:  # its tags no longer hold, where another program has renamed or rewritten what they speak of
+        return to_form(_untagged(model), "custom")
 
 
 def _untagged(model: ir.Model) -> ir.Model:

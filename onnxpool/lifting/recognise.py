@@ -253,7 +253,7 @@ def power(node: ir.Node) -> Match | None:
         return None
     if producer(inner.inputs[0], "Div") is not None:  # by the largest, as our GeM: it cannot overflow
         return None
-    p, root = scalar(inner.inputs[1]), scalar(node.inputs[1])
+    p, root = _number(inner.inputs[1]), _number(node.inputs[1])
     if p is None or root is None:
         raise Mismatch("its exponents are not one number each in the model")
     if p <= 0 or not math.isclose(p * root, 1, rel_tol=_precision(node.inputs[1])):
@@ -287,6 +287,21 @@ def log_sum_exp(node: ir.Node) -> None:
             "log-sum-exp pooling is standard operators in every form, and no node; it overflows as it is written here: "
             "use onnxpool.nn.LogSumExpPool where the model is made"
         )
+
+
+def _number(value: ir.Value | None, depth: int = 4) -> float | None:
+    """A constant, or what a few operators make of constants: ``1 / p`` of a learned ``p``."""
+    number = scalar(value)
+    node = producer(value, "Reciprocal", "Div", "Mul")
+    if number is not None or node is None or not depth:
+        return number
+    given = [_number(one, depth - 1) for one in node.inputs]
+    known = [one for one in given if one is not None]
+    if len(known) < len(given) or (node.op_type in ("Reciprocal", "Div") and known[-1] == 0):
+        return None
+    if node.op_type == "Reciprocal":
+        return 1 / known[0]
+    return known[0] / known[1] if node.op_type == "Div" else known[0] * known[1]
 
 
 def _precision(value: ir.Value | None) -> float:

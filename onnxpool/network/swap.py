@@ -39,7 +39,7 @@ from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from onnxpool.errors import ArgumentError, MissingExtra
+from onnxpool.errors import ArgumentError, MissingExtra, nearest
 from onnxpool.network import KINDS, POOLINGS
 from onnxpool.window import Window
 
@@ -167,8 +167,9 @@ def _choose(plan: Sequence[_Rule], network: "torch.nn.Module") -> "list[tuple[La
     for rule in plan:
         if rule.by not in _NAMED and not any(rule.chooses(layer) for layer in found):
             there = ", ".join(f"{layer.paths[0]} ({layer.kind})" for layer in found) or "none"
+            close = nearest(str(rule), [*_NAMED, *(path for layer in found for path in layer.paths)])
             raise ArgumentError(
-                f"rule {str(rule)!r} is not a kind ({', '.join(_NAMED)}) and chooses no layer of {there}"
+                f"rule {str(rule)!r}{close} is not a kind ({', '.join(_NAMED)}) and chooses no layer of {there}"
             )
     first = ((layer, next((rule for rule in plan if rule.chooses(layer)), None)) for layer in found)
     return [(layer, rule) for layer, rule in first if rule]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 if TYPE_CHECKING or HAVE_TORCH:
     from torch._subclasses.fake_tensor import is_fake
 
-    from onnxpool.pools._composite import is_functorch_active
+    from onnxpool.pools._composite import functorch_levels
 
 Empty = Literal["zero", "nan"]
 """What a sequence without a token gives."""
@@ -92,7 +92,7 @@ def _check_mask(x: "Tensor", mask: "Tensor") -> None:
         raise ArgumentError(f"mask has dtype {mask.dtype}; use bool, an integer or a floating point type")
     if mask.dtype == torch.bool or mask.device.type != "cpu" or not has_known_sizes(x):
         return
-    if is_functorch_active() or is_fake(mask):
+    if functorch_levels() or is_fake(mask):
         return
     odd = mask[(mask != 0) & (mask != 1)]
     if odd.numel():

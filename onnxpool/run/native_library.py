@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 from onnxpool._library import FILE_NAME, OVERRIDE, library_path, why_missing
 from onnxpool.errors import KernelError
@@ -138,11 +138,20 @@ def register(options: "onnxruntime.SessionOptions") -> None:
 
 
 def register_other(options: "onnxruntime.SessionOptions", library: str | os.PathLike[str]) -> None:
-    """Register a library of custom operators by others. Raises :class:`KernelError` where ONNX Runtime refuses it."""
+    """Register a library of custom operators by others, once.
+
+    Raises :class:`KernelError` where ONNX Runtime refuses it.
+    """
+    path = str(Path(library).resolve())
+    if path in _others.setdefault(options, set()):
+        return
     try:
-        options.register_custom_ops_library(str(Path(library).resolve()))
+        options.register_custom_ops_library(path)
     except Exception as error:
         raise KernelError(f"ONNX Runtime refused {library}: {error}") from error
+    _others[options].add(path)
 
 
 _registered: "WeakSet[onnxruntime.SessionOptions]" = WeakSet()
+_others: "WeakKeyDictionary[onnxruntime.SessionOptions, set[str]]" = WeakKeyDictionary()
+"""What these options have already: ONNX Runtime refuses a library that it is given twice."""

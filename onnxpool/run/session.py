@@ -2,6 +2,9 @@
 
 >>> session = load("network.onnx")  # doctest: +SKIP
 >>> session.run({"x": images})["y"]  # doctest: +SKIP
+>>> session.run(None, {"x": images})[0]  # doctest: +SKIP
+
+The second way is ONNX Runtime's own, so that code written for an ``onnxruntime.InferenceSession`` runs as it is.
 """
 
 import ctypes
@@ -12,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, overload
 
 import numpy as np
 import onnx_ir as ir
@@ -20,7 +23,7 @@ from numpy.typing import NDArray
 
 from onnxpool.domain import DOMAIN
 from onnxpool.dtypes import BFLOAT16, BY_NAME, BY_ONNX, to_bits
-from onnxpool.errors import ArgumentError, KernelError, MissingExtra, SessionError
+from onnxpool.errors import ArgumentError, KernelError, MissingExtra, SessionError, nearest
 from onnxpool.graph import forms
 from onnxpool.graph.forms import Model, PoolNode
 from onnxpool.graph.inlined import inlined
@@ -51,6 +54,10 @@ class TensorInfo:
     def sizes(self) -> list[int]:
         """The shape as the inference protocol writes it: -1 for an axis that may change."""
         return [size if isinstance(size, int) else -1 for size in self.shape]
+
+    def __str__(self) -> str:
+        """Short form, for example ``x: float32 (batch, 3, 224, 224)``."""
+        return f"{self.name}: {self.dtype} ({', '.join(str('?' if size is None else size) for size in self.shape)})"
 
 
 @dataclass(frozen=True)
@@ -100,13 +107,15 @@ class Session:
     """A model ready to run; made by :func:`load`.
 
     ``inputs`` and ``outputs`` describe the tensors, ``placements`` says of each pooling node whether it runs natively
-    (as ONNX Runtime itself recorded it), ``inner`` is the ``onnxruntime.InferenceSession``.
+    (as ONNX Runtime itself recorded it), ``inner`` is the ``onnxruntime.InferenceSession``, which has all that is not
+    here. ``run``, ``get_inputs``, ``get_outputs`` and ``get_providers`` may also be called as that session's.
     """
 
     def __init__(self, inner: "onnxruntime.InferenceSession", nodes: Sequence[PoolNode]) -> None:
         self.inner: onnxruntime.InferenceSession = inner
         self.inputs: tuple[TensorInfo, ...] = tuple(map(_info, inner.get_inputs()))
         self.outputs: tuple[TensorInfo, ...] = tuple(map(_info, inner.get_outputs()))
+        self._outputs = [info.name for info in self.outputs]
         self._has_bits = any(info.dtype == BFLOAT16 for info in (*self.inputs, *self.outputs))
         ran = {
             node.name: subgraph.ep_name
@@ -116,19 +125,32 @@ class Session:
         }
         self.placements: tuple[Placement, ...] = tuple(Placement(node, ran.get(node.name)) for node in nodes)
 
-    def run(self, feeds: Mapping[str, Any], stop: Stop | None = None) -> dict[str, NDArray[Any]]:
-        """Run the model on arrays by input name; the outputs by name. bfloat16 is ``ml_dtypes.bfloat16``.
+    @overload
+    def run(self, feeds: Mapping[str, Any], stop: Stop | None = None) -> dict[str, NDArray[Any]]: ...
+    @overload
+    def run(
+        self,
+        output_names: Sequence[str] | None,
+        input_feed: Mapping[str, Any],
+        run_options: "onnxruntime.RunOptions | None" = None,
+        /,
+    ) -> list[NDArray[Any]]: ...
+    def run(self, feeds: Any, stop: Any = None, run_options: Any = None) -> Any:
+        """Run the model on arrays by input name. bfloat16 is ``ml_dtypes.bfloat16``.
 
-        ``stop``, called from another thread, ends the run.
+        ``run(feeds, stop=None)`` gives the outputs by name; ``stop``, called from another thread, ends the run.
+        ``run(output_names, feeds, run_options=None)``, as in ONNX Runtime, gives a list: of all outputs in order where
+        ``output_names`` is None, else of these.
 
         Raises :class:`ArgumentError` for a missing or unknown name, a wrong dtype or a wrong shape, and
         :class:`SessionError` where ONNX Runtime fails.
         """
-        if wrong := {info.name for info in self.inputs} ^ set(feeds):
-            state = "missing" if wrong - set(feeds) else "unknown"
-            raise ArgumentError(f"inputs {sorted(wrong)} are {state}; this model takes {[i.name for i in self.inputs]}")
+        if not isinstance(feeds, Mapping):
+            return self._listed(feeds, stop, run_options)
+        if len(feeds) != len(self.inputs) or any(info.name not in feeds for info in self.inputs):
+            raise ArgumentError(_unlike(self.inputs, feeds))
         arrays = {info.name: _checked(info, feeds[info.name]) for info in self.inputs}
-        names, options = [info.name for info in self.outputs], stop.options if stop else None
+        names, options = self._outputs, stop.options if stop else None
         try:
             if not self._has_bits:  # ONNX Runtime's own way is four times as fast
                 return dict(zip(names, map(np.asarray, self.inner.run(names, arrays, options)), strict=True))
@@ -138,6 +160,42 @@ class Session:
             shapes = {name: array.shape for name, array in arrays.items()}
             raise SessionError(f"ONNX Runtime could not run the model on inputs of shapes {shapes}: {error}") from error
         return {info.name: _to_array(info, value) for info, value in zip(self.outputs, outputs, strict=True)}
+
+    def _listed(self, names: Sequence[str] | None, feeds: Any, options: Any) -> list[NDArray[Any]]:
+        """The outputs of these names, or all, as ONNX Runtime's own session gives them."""
+        known = [info.name for info in self.outputs]
+        if isinstance(names, str) or not isinstance(feeds, Mapping):
+            raise ArgumentError(
+                "run takes arrays by the names of inputs, or a list of output names (None for all) and these, as ONNX "
+                f"Runtime does; got {type(names).__name__} and {type(feeds).__name__}"
+            )
+        for name in names or ():
+            if name not in known:
+                raise ArgumentError(f"output {name!r} is unknown{nearest(str(name), known)}; this model gives {known}")
+        stop = Stop() if options is not None else None
+        if stop is not None:
+            stop.options = options
+        outputs = self.run(feeds, stop)
+        return [outputs[name] for name in names or known]
+
+    def get_inputs(self) -> "list[onnxruntime.NodeArg]":
+        """ONNX Runtime's own description of the inputs; :attr:`inputs` has NumPy's types."""
+        return list(self.inner.get_inputs())
+
+    def get_outputs(self) -> "list[onnxruntime.NodeArg]":
+        """ONNX Runtime's own description of the outputs; :attr:`outputs` has NumPy's types."""
+        return list(self.inner.get_outputs())
+
+    def get_providers(self) -> list[str]:
+        """The execution providers that started, the first choice first."""
+        return list(self.inner.get_providers())
+
+    def __repr__(self) -> str:
+        """What goes in and out, where it runs, and how many pooling nodes run natively."""
+        taken, given = ("; ".join(map(str, infos)) for infos in (self.inputs, self.outputs))
+        native = sum(placement.native for placement in self.placements)
+        pools = f", {native} of {len(self.placements)} pooling nodes natively" if self.placements else ""
+        return f"<onnxpool.Session {taken} -> {given}, on {self.get_providers()[0]}{pools}>"
 
     @property
     def batched(self) -> bool:
@@ -154,14 +212,21 @@ def load(
     model: Model,
     *,
     providers: Sequence[Provider] | None = None,
+    provider_options: Sequence[Mapping[str, Any]] | None = None,
     kernels: Kernels = "auto",
     threads: int | None = None,
     libraries: Sequence[str | os.PathLike[str]] = (),
+    session_options: "onnxruntime.SessionOptions | None" = None,
+    session_config: Mapping[str, str] | None = None,
 ) -> Session:
     """A session for a model in any form.
 
-    ``providers`` as ONNX Runtime takes them; by default CUDA where it is available, and the CPU. One whose device is
-    not here, or that does not start, is passed over for the next, and in the end for the CPU. ``kernels``: ``"auto"``
+    ``providers`` as ONNX Runtime takes them, names or pairs of a name and its options; by default CUDA where it is
+    available, and the CPU. ``provider_options`` are those options apart, one mapping for each provider. One whose
+    device is not here, or that does not start, is passed over for the next, and in the end for the CPU.
+    ``session_options`` are ONNX Runtime's own, to which kernels and libraries are added, so that they can make further
+    sessions of such models; ``session_config`` adds entries to them, such as ``{"session.disable_prepacking": "1"}``.
+    ``kernels``: ``"auto"``
     uses the native library where it is installed and has kernels for the first provider that starts, ``"require"``
     insists that every pooling node runs natively, ``"off"`` runs function bodies. ``threads`` is the number of threads
     inside one operator; by default ONNX Runtime's own choice. ``libraries`` are files of custom operators by others.
@@ -177,17 +242,18 @@ def load(
         raise ArgumentError(f"kernels={kernels!r} is unknown; use one of {', '.join(get_args(Kernels))}")
     if threads is not None and (type(threads) is not int or threads < 1):
         raise ArgumentError(f"threads={threads!r} must be a positive int, or None")
-    chosen = _providers(providers)
+    chosen = _providers(_with_options(providers, provider_options))
+    options = _options(session_options, session_config, threads)
     own_format = forms.is_ort_format(model)
     if kernels == "require" and own_format:
         raise KernelError(
             "kernels='require', but a model in ONNX Runtime's own format does not tell which of its nodes were ours; "
             "load the ONNX model that it was made from"
         )
-    held = None if own_format else forms.read(model)
+    held = None if own_format else forms.read(model, in_place=True)
     nodes = [] if held is None else forms.pool_nodes(held)
     try:
-        session = Session(_started(model, held, chosen, kernels, threads, libraries), nodes)
+        session = Session(_started(model, held, chosen, kernels, options, libraries), nodes)
     except KernelError:
         raise
     except Exception as error:
@@ -201,12 +267,56 @@ def load(
     return session
 
 
+def _with_options(
+    providers: Sequence[Provider] | None, options: Sequence[Mapping[str, Any]] | None
+) -> Sequence[Provider] | None:
+    """Each provider with its options; :class:`ArgumentError` where they do not belong together."""
+    if isinstance(providers, str):
+        raise ArgumentError(f"providers={providers!r} must be a list, such as [{providers!r}]")
+    if not options:
+        return providers
+    if providers is None or len(providers) != len(options):
+        raise ArgumentError(
+            f"provider_options={options!r:.80} must be one mapping for each of providers={providers!r:.80}"
+        )
+    if paired := [provider for provider in providers if not isinstance(provider, str)]:
+        raise ArgumentError(f"provider_options is given, and providers={paired!r:.80} have options: give them once")
+    return [(_name(provider), dict(one)) for provider, one in zip(providers, options, strict=True)]
+
+
+def _options(given: Any, config: Mapping[str, str] | None, threads: int | None) -> Any:
+    """Options for a session: those that are given, or new ones; :class:`ArgumentError` for what are none."""
+    made = _onnxruntime().SessionOptions
+    if given is not None and not isinstance(given, made):
+        raise ArgumentError(f"session_options={given!r:.80} must be an onnxruntime.SessionOptions, or None")
+    options = made() if given is None else given
+    if given is None:
+        options.log_severity_level = 4  # errors reach the caller as exceptions
+    for key, value in {**(config or {}), "session.record_ep_graph_assignment_info": "1"}.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise ArgumentError(f"session_config={{{key!r}: {value!r}}} must be text: names and values of entries")
+        if _entry(options, key) != value:  # it would warn of what is there already
+            options.add_session_config_entry(key, value)
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
+
+
+def _entry(options: Any, key: str) -> str | None:
+    """An entry of the configuration, if it is there."""
+    try:
+        return str(options.get_session_config_entry(key))
+    except RuntimeError:
+        return None
+
+
 def _providers(asked: Sequence[Provider] | None) -> list[Provider]:
     """Those that can be asked for here."""
     available = _onnxruntime().get_available_providers()
     chosen: list[Provider] = list(asked or [p for p in (CUDA, CPU) if p in available])
     if missing := [_name(provider) for provider in chosen if _name(provider) not in available]:
-        raise ArgumentError(f"providers={missing!r} are not available here; this onnxruntime has {available}")
+        close = nearest(str(missing[0]), available)
+        raise ArgumentError(f"providers={missing!r} are not available here{close}; this onnxruntime has {available}")
     reasons = {_name(provider): why_no_device(_name(provider)) for provider in chosen}
     if all(reasons.values()):
         raise ArgumentError(f"providers={list(reasons)!r} cannot start here: {next(iter(reasons.values()))}")
@@ -222,18 +332,13 @@ def _started(
     held: ir.Model | None,
     providers: Sequence[Provider],
     kernels: Kernels,
-    threads: int | None,
+    options: "onnxruntime.SessionOptions",
     libraries: Sequence[str | os.PathLike[str]],
 ) -> "onnxruntime.InferenceSession":
     """A session with the first of the providers that starts, and with the kernels for that one.
 
     ``held`` is what was read of the model that was given; None where that cannot be read.
     """
-    options = _onnxruntime().SessionOptions()
-    options.log_severity_level = 4  # errors reach the caller as exceptions
-    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    if threads is not None:
-        options.intra_op_num_threads = threads
     first, *others = providers
     model: Model = held if held is not None and RENAMED in held.meta else given
     if kernels == "require" or (kernels == "auto" and why_none_for(_name(first)) is None):
@@ -245,7 +350,7 @@ def _started(
     session: onnxruntime.InferenceSession = _open(model, options, providers)
     if _name(first) in session.get_providers():
         return session
-    return _started(given, held, others or [CPU], kernels, threads, libraries)
+    return _started(given, held, others or [CPU], kernels, options, libraries)
 
 
 def _insist(session: Session, model: ir.Model) -> None:
@@ -292,12 +397,32 @@ def _info(argument: Any) -> TensorInfo:
 
 
 def _checked(info: TensorInfo, value: Any) -> NDArray[Any]:
-    array = np.asarray(value)
+    array = value if type(value) is np.ndarray else np.asarray(value)
     if array.dtype != info.dtype:
-        raise ArgumentError(f"input {info.name!r} has dtype {array.dtype}; this model takes {info.dtype}: use .astype")
+        raise ArgumentError(_other_type(info, array.dtype))
     if not fits(array.shape, info.shape):
         raise ArgumentError(f"input {info.name!r} has shape {array.shape}; this model takes {info.shape}")
-    return np.asarray(array, order="C")  # np.ascontiguousarray would give a scalar an axis
+    # np.ascontiguousarray would give a scalar an axis
+    return array if array.flags.c_contiguous else np.asarray(array, order="C")
+
+
+def _other_type(info: TensorInfo, dtype: np.dtype[Any]) -> str:
+    """Why an array of this type is not taken, and what to do."""
+    told = f"input {info.name!r} has dtype {dtype}; this model takes {info.dtype}: use .astype({info.dtype.name!r})"
+    whole = dtype.kind in "iub" and info.dtype.kind not in "iub"
+    return (
+        f"{told}, and scale it as the network was trained: pixels from 0 to 255 seldom go in as such" if whole else told
+    )
+
+
+def _unlike(inputs: Sequence[TensorInfo], feeds: Mapping[str, Any]) -> str:
+    """Which names are not those of the inputs, and which are meant."""
+    known = [info.name for info in inputs]
+    unknown, missing = [name for name in feeds if name not in known], [name for name in known if name not in feeds]
+    told = [f"inputs {missing} are missing"] if missing else []
+    if unknown:
+        told.append(f"inputs {unknown} are unknown{nearest(str(unknown[0]), known)}")
+    return f"{' and '.join(told)}; this model takes {known}"
 
 
 def _to_value(array: NDArray[Any]) -> Any:

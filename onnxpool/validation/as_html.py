@@ -1,17 +1,23 @@
 """A report as one web page: no script, no other file, light and dark, readable without seeing colours."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from html import escape
 
-from onnxpool.validation import as_svg
+from onnxpool.validation import as_html_nodes, as_svg
 from onnxpool.validation.as_text import sentences
 from onnxpool.validation.report import Report, Result, Run
 
 
-def html_page(report: Report) -> str:
-    """The whole page."""
+def html_page(report: Report, nodes: as_html_nodes.Nodes | None = None, when: datetime | None = None) -> str:
+    """The whole page; with ``nodes`` of :func:`onnxpool.diagnosis.compare_nodes`, if there are any.
+
+    ``when`` is the date that it bears, by default now.
+    """
     verdict, model = report.verdict, escape(report.model)
+    date = (when or datetime.now(UTC)).astimezone(UTC)
+    files = "".join(f"<dt>{escape(name)}</dt><dd>{value}</dd>" for name, value in _files(report))
     told = "".join(f"<li>{escape(line)}</li>" for line in sentences(report))
     versions = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in report.environment.items())
     return f"""<!DOCTYPE html>
@@ -25,20 +31,57 @@ def html_page(report: Report) -> str:
 <body>
 <header class="{_class(verdict)}">
 <h1>{_mark(verdict)} {escape(report.summary)}</h1>
-<p><code>{model}</code> against {escape(report.reference)}, exit status {report.exit_status}</p>
+<p><code>{model}</code> against {escape(report.reference)}, exit status {report.exit_status},
+<time datetime="{date.isoformat(timespec="seconds")}">{date:%Y-%m-%d %H:%M} UTC</time></p>
 </header>
 <main>
 {f"<ul>{told}</ul>" if told else ""}
 <h2>Largest error of each case, in percent of what is allowed</h2>
 {_matrix(report.runs)}
+{_LEGEND}
+{as_html_nodes.section(nodes) if nodes else ""}
 <h2>Runs</h2>
 {"".join(map(_details, report.runs))}
+<h2>Files</h2>
+<dl>{files}</dl>
 <h2>Environment</h2>
 <dl>{versions}</dl>
 </main>
 </body>
 </html>
 """
+
+
+_LEGEND = """<details class="legend"><summary>How to read this</summary><dl>
+<dt>share of budget</dt><dd>The worst error of any number of an output, in percent of what that number may err. What it
+may err follows from answers in float64 and from the arithmetic of its type. Above 100 the case fails; 20 means that it
+was five times as exact as it must be.</dd>
+<dt><span class="passed">✓ passed</span></dt><dd>every number is within its budget</dd>
+<dt><span class="noted">! noted</span></dt><dd>deviates in a way that is known and explained, and not the model's
+fault</dd>
+<dt><span class="skipped">– skipped</span></dt><dd>could not be tried here; never counts as passed</dd>
+<dt><span class="failed">✗ mismatch</span></dt><dd>numbers are off</dd>
+<dt><span class="failed">✗ unloadable</span></dt><dd>the runtime cannot load or run the model, or a kernel
+is missing</dd>
+<dt><span class="failed">✗ structure</span></dt><dd>a shape, type or name is not what it should be</dd>
+<dt><span class="failed">✗ crashed</span></dt><dd>the runtime itself died, or did not answer</dd>
+<dt>ULP</dt><dd>units in the last place: how many numbers of its type lie between what came and the answer</dd>
+<dt>SNR</dt><dd>signal to noise, 20 log10 of the answer's norm over the error's: 120 dB are six digits</dd>
+</dl></details>"""
+
+
+def _files(report: Report) -> Iterator[tuple[str, str]]:
+    """What ran, with the SHA-256 of each file, in HTML."""
+    yield "model", f"<code>{escape(report.model)}</code>"
+    if report.evidence is None:
+        yield "digests", "none: the model was not a file"
+        return
+    digests = report.evidence.digests
+    known = {"model, SHA-256": digests.model}
+    known |= {f"{name}, SHA-256": digest for name, digest in {**digests.weights, **digests.libraries}.items()}
+    known |= {"golden file beside it, SHA-256": digests.golden or "", "native library, SHA-256": digests.library or ""}
+    for name, digest in known.items():
+        yield name, f"<code>{digest}</code>" if digest else "none"
 
 
 _MARK = {"skipped": "–", "passed": "✓", "noted": "!"}
@@ -177,6 +220,11 @@ figure { margin: .5rem 0; flex: 1 1 24rem; }
 figcaption { font-size: .8rem; color: var(--skipped); }
 summary { cursor: pointer; padding: .3rem 0; }
 li { overflow-wrap: anywhere; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; }
-dd { margin: 0; }
+dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .1rem 1rem; }
+dd { margin: 0; overflow-wrap: anywhere; }
+.legend { margin: .7rem 0; font-size: .9rem; }
+.nodes td:nth-child(4), .nodes td:nth-child(5) { text-align: right; }
+@media (max-width: 40rem) { tbody th { white-space: normal; min-width: 8rem; }
+  .matrix th[scope="row"] { white-space: normal; } dl { grid-template-columns: minmax(0, 1fr); }
+  dt { font-weight: 600; margin-top: .4rem; } }
 """

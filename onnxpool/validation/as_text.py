@@ -6,8 +6,14 @@ from dataclasses import dataclass
 
 from onnxpool.validation.report import Report, Result, Run, Verdict
 
-COLUMNS = ("run", "verdict", "cases", "share of budget", "max abs", "max ULP", "SNR, dB", "worst case")
+COLUMNS = ("verdict", "share of budget", "cases", "run")
 """What the cells of a :class:`Row` hold."""
+
+LEGEND = (
+    "share of budget: the worst error of any number, as a part of what that number may err, which follows from float64 "
+    "answers and the arithmetic of its type; above 100% the run fails. dB: signal to noise"
+)
+"""What the share says."""
 
 _NUMBER = re.compile(r"\b\d[\d.]*(e[+-]\d+)?")
 
@@ -17,13 +23,15 @@ _MOST_NAMES = 2
 
 @dataclass(frozen=True)
 class Row:
-    """Runs of one runtime, form and verdict: a cell for each of :data:`COLUMNS`, fewer where nothing was measured.
+    """Runs of one runtime, form and verdict: a cell for each of :data:`COLUMNS`, empty where nothing was measured.
 
-    ``origin`` is where the bound of the worst result comes from, empty where nothing was measured.
+    ``worst`` tells of the result that used most of its budget, ``origin`` where the bound of that comes from; both are
+    empty where nothing was measured.
     """
 
     verdict: Verdict
     cells: tuple[str, ...]
+    worst: str
     origin: str
 
 
@@ -49,12 +57,21 @@ def _row(runs: Sequence[Run]) -> Row:
     every = [result for run in runs for result in run.results]
     verdict = runs[0].verdict
     right = sum(result.verdict in ("passed", "noted") for result in every)
-    cells = (_name(runs), verdict, f"{right}/{len(every)}" if every else "")
+    cases = f"{right}/{len(every)}" if every else ""
     worst = max(every, key=_share, default=None)
     if worst is None or not worst.origin:
-        return Row(verdict, cells, "")
-    numbers = (f"{worst.share:.1%}", f"{worst.max_abs:.2g}", f"{worst.max_ulp:.3g}", f"{worst.snr_db:.3g}")
-    return Row(verdict, (*cells, *numbers, worst.case), worst.origin)
+        return Row(verdict, (verdict, "", cases, _name(runs)), "", "")
+    told = f"worst: {worst.case}, error {worst.max_abs:.2g}, {worst.max_ulp:.3g} ULP, {worst.snr_db:.3g} dB"
+    return Row(verdict, (verdict, percent(worst.share), cases, _name(runs)), told, worst.origin)
+
+
+def percent(share: float) -> str:
+    """A share of the budget in percent, or in times where these would be thousands.
+
+    >>> percent(0.1234), percent(25), percent(float("inf"))
+    ('12.3%', '25 times', 'inf times')
+    """
+    return f"{share:.1%}" if share < 10 else f"{share:.3g} times"
 
 
 def _alike(runs: Iterable[Run]) -> list[list[Run]]:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import numpy as np
 
 from onnxpool.domain import Form
-from onnxpool.errors import ArgumentError, FormError, GoldenError, OnnxpoolError
+from onnxpool.errors import ArgumentError, FormError, GoldenError, OnnxpoolError, nearest
 from onnxpool.golden import bounds, from_function, from_torch
 from onnxpool.golden import file as golden_file
 from onnxpool.golden.file import Golden
@@ -166,7 +166,8 @@ def _checked(
         raise ArgumentError(f"forms={forms!r} must be some of {', '.join(get_args(Form))}")
     names = None if on is None else [*RUNTIMES] if on == "all" else [*on]
     if names is not None and (not names or not set(names) <= set(RUNTIMES)):
-        raise ArgumentError(f"on={on!r} must be 'all', or some of {', '.join(RUNTIMES)}")
+        close = nearest(next((str(name) for name in names if name not in RUNTIMES), ""), RUNTIMES)
+        raise ArgumentError(f"on={on!r}{close} must be 'all', or some of {', '.join(RUNTIMES)}")
     if not set(require) <= {"native"}:
         raise ArgumentError(f"require={require!r} must be ('native',) or empty")
     if threads is not None and (type(threads) is not int or threads < 1):
