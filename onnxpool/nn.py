@@ -6,6 +6,7 @@ out for type checkers and editors.
 
 from typing import TYPE_CHECKING, Any
 
+from onnxpool.errors import nearest
 from onnxpool.pools.ada import AdaPool1d, AdaPool2d, AdaPool3d
 from onnxpool.pools.adaptive_average import AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveAvgPool3d
 from onnxpool.pools.adaptive_max import AdaptiveMaxPool1d, AdaptiveMaxPool2d, AdaptiveMaxPool3d
@@ -132,7 +133,7 @@ __all__ = [
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        raise AttributeError(f"onnxpool.nn has no {name!r}; it has {', '.join(__all__)}")
+        raise AttributeError(f"onnxpool.nn has no {name!r}{nearest(name, __all__)}; it has {', '.join(__all__)}")
 
     def __dir__() -> list[str]:
         return __all__

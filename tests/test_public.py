@@ -126,7 +126,8 @@ def test_nn_has_the_modules_of_every_method():
 
 
 def test_nn_says_what_it_has():
-    with pytest.raises(AttributeError, match=r"onnxpool\.nn has no 'SoftPol2d'; it has Adaptive.*, SoftPool2d, "):
+    told = r"onnxpool\.nn has no 'SoftPol2d' \(did you mean 'SoftPool2d'\?\); it has AdaPool1d, .*, SoftPool2d, "
+    with pytest.raises(AttributeError, match=told):
         nn.SoftPol2d  # noqa: B018 - only asked for
 
 
