@@ -236,7 +236,7 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--output", type=Path, default=OUT)
     parser.add_argument("--only", nargs="*", default=list(POOLINGS), choices=list(POOLINGS), metavar="POOLING")
     arguments = parser.parse_args()
