@@ -91,13 +91,16 @@ def takes(*tensors: Tensor) -> bool:
 
 def may_take(*tensors: Tensor) -> bool:
     """Whether there is a library, and these stand for tensors that it can take: where PyTorch compiles or batches."""
-    return all(
-        type(tensor) in _TYPES
-        and tensor.device.type == "cpu"
-        and tensor.layout == torch.strided
-        and tensor.dtype in ELEMENTS
-        for tensor in tensors
-    ) and _is_there()
+    return (
+        all(
+            type(tensor) in _TYPES
+            and tensor.device.type == "cpu"
+            and tensor.layout == torch.strided
+            and tensor.dtype in ELEMENTS
+            for tensor in tensors
+        )
+        and _is_there()
+    )
 
 
 @torch._dynamo.assume_constant_result  # type: ignore[untyped-decorator]

@@ -16,7 +16,6 @@ from onnxpool.domain import DOMAIN
 from onnxpool.pools import _native
 from onnxpool.pools._composite import LIBRARY
 from onnxpool.pools._schema import COUNT, FIELDS, fields, window_from
-from onnxpool.window import Window
 
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
 
@@ -39,7 +38,7 @@ def native_operator(
     def pool(*args: Any) -> Tensor:
         window, tensors = window_from(args[-COUNT:]), args[:-COUNT]
         shape(window, *tensors)
-        return (_native.pool(op_type, window, *tensors) if _native.takes(*tensors) else forward(window, *tensors))
+        return _native.pool(op_type, window, *tensors) if _native.takes(*tensors) else forward(window, *tensors)
 
     def pool_shape(*args: Any) -> Tensor:
         x: Tensor = args[0]
@@ -114,6 +113,3 @@ def _define(name: str, schema: str, run: Callable[..., Any], shapes: Callable[..
 def _joined(tensor: Tensor, place: int | None, size: int) -> Tensor:
     whole = tensor.expand(size, *tensor.shape) if place is None else tensor.movedim(place, 0)
     return whole.flatten(0, 1)
-
-
-__all__ = ["native_operator"]

@@ -150,14 +150,15 @@ def _shares(window: Window, x: "Tensor") -> "tuple[Tensor, list[Tensor], Tensor]
     """Maximum ``m`` of ``a``, ``a_i / m`` in the order of cells (0 where ``m`` is), and their sum."""
     views = [view.clamp(min=0) for view in cells(widen(x), window, fill=0.0)]
     top = reduce(torch.maximum, views)
-    shares = [torch.where(top == 0, 0, view / top) for view in views]
+    above = torch.where(top == 0, 1, top)  # forward-mode derivatives would be 0 / 0
+    shares = [view / above for view in views]
     return top, shares, sum(shares[1:], shares[0])
 
 
 def _forward(window: Window, x: "Tensor") -> "Tensor":
     top, shares, total = _shares(window, x)
     moment = sum(share * share for share in shares)
-    return torch.where(top == 0, 0, top * (moment / total)).to(x.dtype)
+    return (top * (moment / torch.where(top == 0, 1, total))).to(x.dtype)
 
 
 def _backward(window: Window, grad: "Tensor", x: "Tensor") -> "tuple[Tensor]":
