@@ -320,7 +320,10 @@ def arguments() -> argparse.Namespace:
         "--only", metavar="TEXT", help="only inputs and networks with TEXT in their name, such as 112x112"
     )
     parser.add_argument(
-        "--ways", nargs="+", metavar="NAME", help=f"only ways of these names, such as {MAX} and {NATIVE}; by default all"
+        "--ways",
+        nargs="+",
+        metavar="NAME",
+        help=f"only ways of these names, such as {MAX} and {NATIVE}; by default all",
     )
     parser.add_argument("--threads", type=int, nargs="+", metavar="N", help="numbers of threads; by default 1 and 2")
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "float16"), help="by default both")
