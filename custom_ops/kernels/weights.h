@@ -252,8 +252,8 @@ class ExponentialWeights {
   bool careful_ = false;
 };
 
-// Stochastic: w = max(x, 0), and the values are the weights. With kScaled they are plainly that times a power of two,
-// which may be any: where one is out of range, another may do for all cells that follow.
+// Stochastic: w = max(x, 0), and the values are the weights. With kScaled they are plainly that times a power of two
+// from 1 on: where one is out of range, another may do for all cells that follow.
 template <class Value, bool kScaled>
 class RectifiedWeights {
   using K = ExpConstants<Value>;
@@ -358,16 +358,16 @@ class RectifiedWeights {
   static constexpr Value kLift = Value(0x1p64), kLifted = 64;
 
   // Not inlined, nor a look at lanes one by one where sums are seen: they are to stay in registers there.
-  KEEP_CALL static Value scale_for(Words<Value> least, Value scale) {
-    typename K::Unsigned smallest = least[0];
-    for (int64_t lane = 1; lane < kLanes<Value>; ++lane) smallest = least[lane] < smallest ? least[lane] : smallest;
+  KEEP_CALL static Value scale_for(Words<Value> lanes, Value scale) {
+    typename K::Unsigned smallest = lanes[0];
+    for (int64_t lane = 1; lane < kLanes<Value>; ++lane) smallest = lanes[lane] < smallest ? lanes[lane] : smallest;
     const auto exponent = [](typename K::Unsigned word) { return static_cast<int64_t>(word >> K::kMantissa) - K::kBias; };
     const int64_t own = exponent(bits<typename K::Unsigned>(scale));
-    const int64_t other = clamped(own - kBelow - exponent(smallest), K::kBias - 1), change = other - own;
+    const int64_t wanted = own - kBelow - exponent(smallest), change = least(most(wanted, 0), K::kBias - 1) - own;
     if (change < kBelow && change > -kBelow) return 0;
+    const int64_t other = own + change;  // not below 1: that would make small cells 0
     return bits<Value>(static_cast<typename K::Unsigned>(other + K::kBias) << K::kMantissa);
   }
-  INLINED static int64_t clamped(int64_t n, int64_t bound) { return n < -bound ? -bound : n > bound ? bound : n; }
   INLINED static V exponent_of(V x) {
     constexpr Value kShifter = Value(typename K::Unsigned{1} << K::kMantissa);
     const Ints<Value> exponent = (whole_bits<Value>(x) >> K::kMantissa) | whole_bits<Value>(all(kShifter));
