@@ -48,7 +48,7 @@ def precision(
             to=to,
             budget=budget,
             size=picture_size(size),
-            crop=None if crop == 0.875 else crop,  # noqa: PLR2004 - the option's default
+            crop=None if crop == 0.875 else crop,
             mean=numbers("mean", mean),
             std=numbers("std", std),
             progress=progress,

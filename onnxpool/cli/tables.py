@@ -172,7 +172,7 @@ def precision(value: "Precision") -> RenderableType:
         table.add_row(node.name, node.op_type, node.verdict, effect, f"{node.largest:.3g}", node.reason)
     together = f"{len(value.safe)} of {len(value.nodes)} nodes are safe in {value.to}"
     off = f"together they move the outputs by {100 * value.error:.2g} %, of a budget of {100 * value.budget:g} %"
-    parts = [table, Text(f"{together}; {off}, on {value.samples} samples of {value.source}")]
+    parts: list[RenderableType] = [table, Text(f"{together}; {off}, on {value.samples} samples of {value.source}")]
     if value.output:
         before, after = (f"{size / 1e6:.3g} MB" for size in (value.size_before_bytes, value.size_after_bytes))
         parts.append(Text(f"written: {value.output} and {value.golden}; weights {before} before, {after} after"))

@@ -41,8 +41,9 @@ def prepared(model: Model) -> ir.Model:
     passes.NameFixPass()(flat)
     passes.ShapeInferencePass(strict_mode=False)(flat)
     for node in flat.graph:  # onnx knows nothing of our operators
-        if node.domain == DOMAIN and node.inputs[0] is not None:
-            node.outputs[0].dtype = node.outputs[0].dtype or node.inputs[0].dtype
+        given = node.inputs[0] if node.domain == DOMAIN else None
+        if given is not None and given.dtype is not None and node.outputs[0].dtype is None:
+            node.outputs[0].dtype = given.dtype
     return flat
 
 

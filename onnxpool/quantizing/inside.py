@@ -20,7 +20,7 @@ from onnxpool.dtypes import Array
 
 
 def largest_inside(node: ir.Node, arrays: Mapping[str, Array]) -> float:
-    """The largest magnitude of such a number, for finite ``arrays`` of what it takes, by name; 0 where there is none."""
+    """The largest magnitude of such a number, for ``arrays`` of what it takes, by name; 0 where there is none."""
     found = [arrays.get(str(value.name)) for value in node.inputs if value is not None]
     if node.domain == DOMAIN or node.op_type not in _INSIDE or not found or found[0] is None or not found[0].size:
         return 0.0

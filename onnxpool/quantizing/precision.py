@@ -5,12 +5,13 @@ looked at; then as many together as the budget allows, those that do least first
 
     safe         in the type asked for
     needs float32    alone, or beside the others, it moves an output by more than half of the ``budget``
-    overflows    a value that it takes or gives, or a sum inside, comes within a factor of 4 of the largest float16
+    overflows    a value that it takes or gives, or a sum inside, comes too near to the largest float16: within a factor
+                 of 4, or of more where a few numbers are much larger than the others, as reciprocals are
     has none     no form in that type, or not one that is proven: what branches and loops do, types, comparisons
 
 The budget is a share of the answer, or of the median answer where that is larger: 0.01 allows an error of 1 %. Half of
-it is left for inputs that are like the samples and are not among them, and so are the two binary orders to the largest
-number. What was never seen, such as values ten times as large, is not promised.
+it is left for inputs that are like the samples and are not among them, and so is the distance to the largest number.
+What was never seen, such as values ten times as large, is not promised.
 
 >>> advice = precision("network.onnx", "network-float16.onnx", "photos")  # doctest: +SKIP
 >>> advice.nodes[2].sentence  # doctest: +SKIP
@@ -55,6 +56,11 @@ SLACK = 2.0
 
 MARGIN = 4.0
 """How far below the largest number of float16 values stay, for the same reason."""
+
+FURTHER = 1000.0
+"""So many times the numbers that were seen are to stay below it, too, where few of them are much larger than others."""
+
+_TOP, _LEAST_COUNT = 64, 32
 
 MOST_TRIED = 16
 """Samples that nodes are switched on; ranges are of all."""
@@ -240,9 +246,12 @@ def _prepared(original: ir.Model) -> ir.Model:
 
 @dataclass(frozen=True)
 class _Seen:
-    """Of each value the least and the largest number, and of each node the largest inside."""
+    """Of each value the least and the largest number, and how much larger others may come; of each node the largest
+    inside.
+    """
 
     ranges: dict[str, tuple[float, float]]
+    margins: dict[str, float]
     inside: dict[str, float]
 
     def largest(self, name: str) -> float:
@@ -266,6 +275,8 @@ def _seen(base: ir.Model, every: Sequence[Feeds]) -> _Seen:
     }
     ranges = {name: (float(array.min()), float(array.max())) for name, array in weights.items() if array.size}
     inside: dict[str, float] = {}
+    tops: dict[str, Array] = {}
+    counts: dict[str, int] = {}
     for feeds in every:
         arrays = {**weights, **feeds, **opened.run(feeds)}
         for name, array in arrays.items():
@@ -274,10 +285,30 @@ def _seen(base: ir.Model, every: Sequence[Feeds]) -> _Seen:
             least, most = float(array.min()), float(array.max())
             before = ranges.get(name, (least, most))
             ranges[name] = (float(np.minimum(before[0], least)), float(np.maximum(before[1], most)))
+            tops[name] = np.sort(np.concatenate([tops.get(name, np.zeros(0)), _top(array)]))[-_TOP:]
+            counts[name] = counts.get(name, 0) + array.size
         wide: dict[str, Array] = {name: array for name, array in arrays.items() if array.dtype == np.float32}
         for node in base.graph:
             inside[str(node.name)] = max(inside.get(str(node.name), 0.0), largest_inside(node, wide))
-    return _Seen(ranges, inside)
+    margins = {name: _margin(top, counts[name]) for name, top in tops.items()}
+    return _Seen(ranges, margins, inside)
+
+
+def _top(array: Array) -> Array:
+    """The largest magnitudes."""
+    flat = np.abs(array).reshape(-1)
+    return np.asarray(np.partition(flat, -_TOP)[-_TOP:] if flat.size > _TOP else flat, np.float64)
+
+
+def _margin(top: Array, count: int) -> float:
+    """How many times the largest of ``count`` numbers one of :data:`FURTHER` times as many may be: by the index of a
+    tail that falls as a power (Hill, Annals of Statistics, 1975), as that of a reciprocal does, and at least
+    :data:`MARGIN`.
+    """
+    some = top[-min(_TOP, count // 4) :]
+    if count < _LEAST_COUNT or not some.size or not 0 < some[0] <= some[-1] < np.inf:
+        return MARGIN
+    return max(MARGIN, float(FURTHER ** np.mean(np.log(some / some[0]))))
 
 
 def _sorted(base: ir.Model, seen: _Seen, to: To) -> tuple[dict[str, NodeAdvice], dict[str, Places]]:
@@ -297,7 +328,7 @@ def _sorted(base: ir.Model, seen: _Seen, to: To) -> tuple[dict[str, NodeAdvice],
             known[name] = NodeAdvice(
                 name, node.op_type, "overflows", None, largest, value, f"its value {value!r} has NaN or infinity"
             )
-        elif to == "float16" and largest * (1 if _is_weight(base, value) else MARGIN) > mixed.LARGEST:
+        elif to == "float16" and largest * _room(base, seen, value) > mixed.LARGEST:
             what = f"its sums reach {largest:.3g}" if value == name else f"its value {value!r} reaches {largest:.3g}"
             reason = f"{what}, float16 ends at {mixed.LARGEST:g}"
             known[name] = NodeAdvice(name, node.op_type, "overflows", None, largest, value, reason)
@@ -314,18 +345,19 @@ def _quantizable() -> frozenset[str]:
     return frozenset({*QDQRegistry, *QLinearOpsRegistry, *OPERATORS})
 
 
-def _is_weight(base: ir.Model, value: str) -> bool:
-    return value in base.graph.initializers
+def _room(base: ir.Model, seen: _Seen, value: str) -> float:
+    """How many times that value must fit into float16: a weight once."""
+    return 1.0 if value in base.graph.initializers else seen.margins.get(value, MARGIN)
 
 
 def _largest(node: ir.Node, seen: _Seen, inputs: Sequence[int], outputs: Sequence[int]) -> tuple[str, float]:
     """What of a node comes nearest to the end of float16, and its magnitude; the node's own name for its sums."""
     values = [str(value.name) for i in inputs if (value := node.inputs[i]) is not None]
     values += [str(node.outputs[i].name) for i in outputs]
-    found = [(seen.largest(name), name) for name in values]
-    inside = seen.inside.get(str(node.name), 0.0) / MARGIN  # of which most programs make none in float16
-    largest, name = max([*found, (inside, str(node.name))], key=lambda one: np.nan_to_num(one[0], nan=np.inf))
-    return name, largest * MARGIN if name == node.name else largest
+    found = [(seen.largest(name) * seen.margins.get(name, 1.0), name) for name in values]
+    inside = seen.inside.get(str(node.name), 0.0)
+    _, name = max([*found, (inside, str(node.name))], key=lambda one: np.nan_to_num(one[0], nan=np.inf))
+    return name, inside if name == node.name else seen.largest(name)
 
 
 def _advice(base: ir.Model, seen: _Seen, name: str, effect: float, safe: Sequence[str], budget: float) -> NodeAdvice:
@@ -500,6 +532,5 @@ def _size_bytes(model: ir.Model) -> int:
 def _notes(calibration: Calibration, original: ir.Model) -> Iterator[str]:
     if calibration is None:
         yield "judged on golden inputs, which are drawn: pictures or other real data are better"
-    if was := forms.form_of(original):
-        if was != "function" and forms.pool_nodes(original):
-            yield f"the model was in {was} form; names are those of its function form, in which it is written"
+    if (was := forms.form_of(original)) != "function" and forms.pool_nodes(original):
+        yield f"the model was in {was} form; names are those of its function form, in which it is written"
