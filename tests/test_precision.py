@@ -58,7 +58,7 @@ def network():
         node("Where", ["large", "lowest", "log"], "masked"),
         node("Softmax", ["masked"], "y", axis=1),
         weights=[
-            ("w", 0.2 * RNG.normal(size=(4, 3, 3, 3))),
+            ("w", 0.07 * RNG.normal(size=(4, 3, 3, 3))),
             ("twelve", 12.0),
             ("limit", 6.0),
             ("lowest", -1e9),
@@ -88,8 +88,8 @@ def test_what_overflows_is_named_with_its_value(written):
     assert found["the power"].verdict == "overflows"
     assert "its value 'power' reaches" in found["the power"].sentence
     assert found["the masked"].verdict == found["the y"].verdict == "overflows"
-    assert "'lowest' reaches 1e+09" in found["the masked"].reason
-    assert "'masked' reaches 1e+09" in found["the y"].reason
+    for name in ("the masked", "the y"):
+        assert found[name].reason == "its value 'masked' reaches 1e+09, float16 ends at 65504"
     assert found["the large"].verdict == "has none"
     assert found["the h"].verdict == "safe"
     assert set(advice.safe) | set(advice.exclude) == set(found)
@@ -221,7 +221,9 @@ def test_a_weight_of_both_types_and_a_value_that_a_branch_takes():
     made = mixed.lowered(base, ["the a"])
     x = rows(1)[0]["x"]
     narrow = x.astype(np.float16) * np.float16(1 / 3)
-    np.testing.assert_array_equal(onnxpool.load(made).run({"x": x})["y"], narrow.astype(np.float32) * np.float32(1 / 3))
+    y = onnxpool.load(made).run({"x": x})["y"]
+    wide = narrow.astype(np.float32) * np.float32(1 / 3)  # the weight of the branch is not rounded
+    np.testing.assert_allclose(y, wide, rtol=2e-3)
 
 
 def test_int8_goes_through_the_quantiser(tmp_path):
@@ -235,7 +237,7 @@ def test_int8_goes_through_the_quantiser(tmp_path):
     )
     advice = onnxpool.precision(model, tmp_path / "int8.onnx", rows(), to="int8")
     assert advice.error <= advice.budget / 2
-    assert {"the h", "the y"} & set(advice.safe)
+    assert {"the r", "the c"} <= set(advice.safe)
     held = [one.op_type for one in ir.load(tmp_path / "int8.onnx").graph]
     assert "QuantizeLinear" in held
     assert onnxpool.validate(tmp_path / "int8.onnx").passed

@@ -201,10 +201,10 @@ def _take(graph: ir.Graph, value: ir.Value, chosen: ir.Node, but: set[ir.Node]) 
     """Let all that took ``value``, but for these nodes, take what ``chosen`` gives."""
     new = chosen.outputs[0]
     new.type, new.shape = value.type, value.shape
+    new.name, value.name = value.name, f"{value.name}/exact"  # ranges are by name
     for user, place in list(value.uses()):
         if user not in but:
             user.replace_input_with(place, new)
     for i, output in enumerate(graph.outputs):
         if output is value:
-            new.name, value.name = value.name, f"{value.name}/exact"
             graph.outputs[i] = new
