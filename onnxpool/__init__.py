@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from onnxpool.network.export import export
     from onnxpool.network.swap import swap
     from onnxpool.network.translate import finish, translations
+    from onnxpool.quantizing.precision import precision
     from onnxpool.quantizing.quantize import quantize
     from onnxpool.run.native_library import library_path
     from onnxpool.run.predict import predict
@@ -45,6 +46,7 @@ __all__ = [
     "nn",
     "openvino",
     "pool_nodes",
+    "precision",
     "predict",
     "quantize",
     "save",
@@ -66,6 +68,7 @@ _HOMES = {
     "lift": "lifting.lift",
     "load": "run.session",
     "pool_nodes": "graph.forms",
+    "precision": "quantizing.precision",
     "predict": "run.predict",
     "quantize": "quantizing.quantize",
     "save": "graph.forms",

@@ -1,4 +1,4 @@
-"""The command that quantises: quantize."""
+"""Commands that narrow a model: precision, quantize."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,6 +11,51 @@ from onnxpool.cli import tables
 from onnxpool.cli.application import Json, ModelFile, app, progress_bar, show
 from onnxpool.cli.serving import PictureCrop, PictureMean, PictureSize, PictureStd, numbers, picture_size
 from onnxpool.errors import ArgumentError
+
+
+@app.command(rich_help_panel="Models")
+def precision(
+    model: ModelFile,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="ONNX file to write, of what is safe. Default: advice alone."),
+    ] = None,
+    to: Annotated[Literal["float16", "int8"], typer.Option(help="The narrower type.")] = "float16",
+    budget: Annotated[
+        float | None,
+        typer.Option(help="What outputs may be off, as a share of the answer. Default: 0.01, and 0.25 for int8."),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="Samples, as of onnxpool quantize. Default: the golden inputs beside the model."),
+    ] = None,
+    size: PictureSize = None,
+    crop: PictureCrop = 0.875,
+    mean: PictureMean = None,
+    std: PictureStd = None,
+    as_json: Json = False,
+) -> None:
+    """Say of each node of a float32 model whether it may compute in float16 or int8, and write the model that does.
+
+    A node is safe, needs float32, or overflows, which names the value. What is written has passed validation against
+    the float64 answers of the float32 model, which are written beside it.
+
+    Example: onnxpool precision network.onnx -o network-float16.onnx --calibration photos
+    """
+    with progress_bar(f"Trying the nodes of {model}") as progress:
+        advice = onnxpool.precision(
+            model,
+            output,
+            calibration,
+            to=to,
+            budget=budget,
+            size=picture_size(size),
+            crop=None if crop == 0.875 else crop,
+            mean=numbers("mean", mean),
+            std=numbers("std", std),
+            progress=progress,
+        )
+    show(advice, tables.precision, as_json)
 
 
 @app.command(rich_help_panel="Models")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from onnxpool.lifting.lift import Lifted
     from onnxpool.network.swap import Swapped
     from onnxpool.openvino import Built
+    from onnxpool.quantizing.precision import Precision
     from onnxpool.quantizing.quantize import Quantized
     from onnxpool.run.downscale import Downscaled
     from onnxpool.run.predict import Output, Predictions
@@ -184,6 +185,22 @@ def quantized(value: "Quantized") -> Page:
         *value.notes,
         judged,
     ]
+
+
+def precision(value: "Precision") -> RenderableType:
+    """Each node, then what was written and how far it is off."""
+    table = _columns(("node", "operator", "verdict", "moves outputs by", "largest", "why"))
+    for node in value.nodes:
+        effect = "" if node.effect is None else f"{100 * node.effect:.2g} %"
+        table.add_row(node.name, node.op_type, node.verdict, effect, f"{node.largest:.3g}", node.reason)
+    together = f"{len(value.safe)} of {len(value.nodes)} nodes are safe in {value.to}"
+    off = f"together they move the outputs by {100 * value.error:.2g} %, of a budget of {100 * value.budget:g} %"
+    parts: list[RenderableType] = [table, Text(f"{together}; {off}, on {value.samples} samples of {value.source}")]
+    if value.output:
+        before, after = (f"{size / 1e6:.3g} MB" for size in (value.size_before_bytes, value.size_after_bytes))
+        parts.append(Text(f"written: {value.output} and {value.golden}; weights {before} before, {after} after"))
+        parts.append(Text(f"judged: {value.checked}"))
+    return Group(*parts, *map(Text, value.notes))
 
 
 # --- running

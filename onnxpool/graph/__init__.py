@@ -5,6 +5,7 @@
     inlined.py   pooling nodes that another program has written out
     shapes.py    what the model declares, against what came out          subgraph.py      parts of it, as models
     quantized.py where a quantised model rounds, and what of that cannot be right
+    mixed.py     some nodes in float16, the others in float32
     integers.py  the native library's operators on stored numbers, put in when a model is loaded
 
 Models are those of ``onnx_ir``. What gives another form or a part of a model leaves the model as it is.

@@ -1,8 +1,12 @@
-"""From a model in float32 to one that computes in whole numbers of 8 bits.
+"""From a model in float32 to one that computes in float16, or in whole numbers of 8 bits, where that is safe.
 
-    quantize.py      the whole: calibrated, quantised by ONNX Runtime, judged, and only then written
+    quantize.py      to 8 bits: calibrated, quantised by ONNX Runtime, judged, and only then written
+    precision.py     which nodes are safe in float16 or 8 bits, and the model that has these so
+    switched.py      what a node in a narrower type does to the outputs
+    inside.py        how large the sums inside of a node become
     calibration.py   the inputs to calibrate with: a folder, an npz file, or the golden file
 
-What a quantised model holds is in :mod:`onnxpool.graph.quantized`; what it is judged by, in
+What a mixed model is made of is in :mod:`onnxpool.graph.mixed`, what a quantised model holds in
+:mod:`onnxpool.graph.quantized`; what it is judged by, in
 :mod:`onnxpool.golden.from_quantized` and :mod:`onnxpool.validation.quantized`.
 """
