@@ -1,7 +1,7 @@
 """What the commands share: the application, options that several of them take, and how values are shown."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeVar
@@ -11,11 +11,11 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from onnxpool import __version__
-from onnxpool._files import complete, missing, named, told
+from onnxpool._files import complete, missing, named, similar, told, writable_folder
 from onnxpool.cli import completion, layout
 from onnxpool.cli.layout import Page
 from onnxpool.domain import OPSETS, Form
-from onnxpool.errors import FormError, OnnxpoolError
+from onnxpool.errors import ArgumentError, FormError, OnnxpoolError
 
 
 class Printable(Protocol):
@@ -155,6 +155,21 @@ def show(value: _Value, table: Callable[[_Value], Page], as_json: bool, quiet: b
     else:
         page = table(value)
         layout.show(page[-1:] if quiet else page)
+
+
+def check_files(**files: Path | Sequence[Path] | None) -> None:
+    """Raise :class:`ArgumentError` for a file or folder that is not there; ``files`` are by the names of options."""
+    for name, given in files.items():
+        for file in [given] if isinstance(given, Path) else given or ():
+            if not file.exists():
+                raise ArgumentError(f"{name}={str(file)!r}: there is no such file or folder{similar(file)}")
+
+
+def new_folder(folder: Path) -> None:
+    """Raise :class:`ArgumentError` where a folder holds anything, and OSError where it cannot be written."""
+    writable_folder(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ArgumentError(f"folder={str(folder)!r} holds something already; give a new one")
 
 
 def working(what: str) -> AbstractContextManager[Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import onnxpool
-from onnxpool._files import similar, writable
+from onnxpool._files import writable
 from onnxpool.cli import tables
 from onnxpool.cli.application import (
     Check,
@@ -26,6 +26,7 @@ from onnxpool.cli.application import (
     SourceName,
     Verbose,
     app,
+    check_files,
     show,
     working,
 )
@@ -209,8 +210,7 @@ def _ready(source: str, output: Path, inputs: list[str], opset: int, checkpoint:
     spelling.check(source, inputs)
     if opset not in OPSETS:
         raise ArgumentError(f"opset={opset!r} is out of range; use {OPSETS[0]} to {OPSETS[-1]}")
-    if checkpoint and not checkpoint.is_file():
-        raise ArgumentError(f"checkpoint={str(checkpoint)!r}: there is no such file{similar(checkpoint)}")
+    check_files(checkpoint=checkpoint)
     writable(output)
 
 
