@@ -31,7 +31,7 @@ from onnxpool.cli.application import (
     working,
 )
 from onnxpool.domain import OPSETS, Form
-from onnxpool.errors import ArgumentError, ExportError
+from onnxpool.errors import ArgumentError, ExportError, FormError
 from onnxpool.network import KINDS
 
 if TYPE_CHECKING:
@@ -277,7 +277,10 @@ def _hints(model: "ir.Model") -> list[str]:
     from onnxpool.lifting.lift import spelled_out
     from onnxpool.lifting.match import label
 
-    found = [f"{_SPELLED.get(one.op_type, one.op_type)} at {label(one.node)}" for one in spelled_out(model)]
+    try:
+        found = [f"{_SPELLED.get(one.op_type, one.op_type)} at {label(one.node)}" for one in spelled_out(model)]
+    except FormError:  # the model is written, and right: there is only nothing to add
+        return []
     if not found:
         return []
     more = [f"{len(found) - _MOST_HINTS} more"] if len(found) > _MOST_HINTS else []
