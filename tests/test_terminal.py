@@ -355,7 +355,7 @@ def test_a_port_that_is_taken_is_told_before_anything_loads(folder, monkeypatch)
             "rule 'haed' (did you mean 'head'?)",
         ),
         (["pools", "softpool"], "method='softpool' is unknown (did you mean 'SoftPool'?)"),
-        (["predict", "changed.onnx", "nets.pi"], "there is no such file (did you mean 'nets.py'?)"),
+        (["predict", "changed.onnx", "nets.pi"], "there is no such file or folder (did you mean 'nets.py'?)"),
         (["serve", "changd.onnx"], "there is no such file or folder (did you mean 'changed.onnx'?)"),
         (["inspct"], "No such command 'inspct'"),
         (["serve", "changed.onnx", "--prot", "1"], "No such option"),
