@@ -9,6 +9,7 @@ import onnx_ir as ir
 import torch
 
 import onnxpool
+from onnxpool.pools._tokens import TokenModule
 from onnxpool.window import Window
 
 SPATIAL = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
@@ -17,9 +18,20 @@ TOLERANCE = {torch.float64: 1e-14, torch.float32: 2e-6, torch.float16: 2e-3, tor
 """A few roundings of numbers near 1, in each type that a pool is exported in."""
 
 
+def first_axis(module: Any) -> int:
+    """The first axis that the module pools: tokens come before their channels."""
+    return 1 if isinstance(module, TokenModule) else 2
+
+
+def shape_for(module: Any, batch: int, sizes: Iterable[int]) -> tuple[int, ...]:
+    """The shape of an input of three channels and these ``sizes``, as many as the module has axes to pool."""
+    pooled = tuple(sizes)[: module.rank]
+    return (batch, *pooled, 3) if first_axis(module) == 1 else (batch, 3, *pooled)
+
+
 def exported(module: Any, x: torch.Tensor, *, dynamic: bool = True, opset: int = 18) -> ir.Model:
     """The module as an ONNX model in which batch and spatial sizes may change, unless not ``dynamic``."""
-    axes = {0: "batch", **dict(enumerate(SPATIAL[module.rank], start=2))}
+    axes = {0: "batch", **dict(enumerate(SPATIAL[module.rank], start=first_axis(module)))}
     return onnxpool.export(module, (x,), dynamic_shapes=(axes,) if dynamic else None, opset=opset, golden=False)
 
 

@@ -14,9 +14,10 @@ from onnx import helper
 
 sys.path.append(str(Path(__file__).parent.parent / "tools"))
 
+from load_hostile import endless
 from load_server import HANGS_S, Served, serve, started
 
-__all__ = ["HANGS_S", "average", "running", "soft", "soft_answer", "started", "wait_for", "with_golden"]
+__all__ = ["HANGS_S", "average", "endless", "running", "soft", "soft_answer", "started", "wait_for", "with_golden"]
 
 from onnxpool.golden import file as golden_file
 from onnxpool.graph import forms

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -41,6 +40,7 @@ COMMANDS = (
     "inspect",
     "predict",
     "batch",
+    "downscale",
     "package",
     "serve",
     "pools",
@@ -518,17 +518,3 @@ def test_a_checkpoint_gives_the_network_its_parameters(folder, tmp_path):
 def test_a_module_may_be_named_as_it_is(folder):
     assert isinstance(spelling.module(f"{folder}/nets.py:made"), torch.nn.ReLU)
     assert isinstance(spelling.module("torch.nn:Identity"), torch.nn.Identity)
-
-
-def test_readme_examples_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    examples = [part.partition("```")[0] for part in text.split("```python\n")[1:]]
-    if why_missing() is not None:  # this one is about the library
-        examples = [example for example in examples if "library_path" not in example]
-    assert examples
-    names = {}
-    for example in examples:
-        exec(compile(example, "README.md", "exec"), names)
-    assert names["features"].shape == (4, 16, 48, 64)
-    assert names["report"].passed

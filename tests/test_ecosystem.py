@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from exported import first_axis, shape_for
 from torch.func import functional_call, grad, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -46,7 +47,7 @@ def layer(text):
     """A module of ``METHODS`` in evaluation mode, and a batch for it."""
     torch.manual_seed(0)
     pool = eval(text, vars(nn)).eval()
-    return pool, torch.randn(2, 3, *SIZES[pool.rank])
+    return pool, torch.randn(shape_for(pool, 2, SIZES[pool.rank]))
 
 
 def assert_right(y, net, x):
@@ -168,7 +169,8 @@ def test_every_module_is_taken_apart_for_other_sizes(text):
     pool, x = layer(text)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        axes = dict.fromkeys((0, *range(2, x.dim())), torch.export.Dim.DYNAMIC)
+        pooled = range(first_axis(pool), first_axis(pool) + pool.rank)
+        axes = dict.fromkeys((0, *pooled), torch.export.Dim.DYNAMIC)
         program = torch.export.export(pool, (x,), dynamic_shapes=(axes,)).run_decompositions()
     assert not [node for node in program.graph.nodes if "onnxpool" in str(node.target)]
     torch.testing.assert_close(program.module()(x), pool(x), rtol=1e-6, atol=1e-6)
@@ -199,7 +201,7 @@ def test_torch_jit_traces_every_module_for_other_sizes(text):
             warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
         traced = torch.jit.trace(pool, x)
     assert "onnxpool::" not in str(traced.inlined_graph)
-    other = torch.randn(3, 3, *(length + 3 for length in x.shape[2:]))
+    other = torch.randn(shape_for(pool, 3, (length + 3 for length in SIZES[pool.rank])))
     with Plain():
         wanted = pool(other)
     torch.testing.assert_close(traced(other), wanted, rtol=0, atol=0)

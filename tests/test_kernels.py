@@ -111,6 +111,39 @@ def test_batch_and_threads_do_not_show(window, size, dtype):
         same_bits(y, other)
 
 
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64], ids=str)
+@OVERLAPPING
+def test_any_power_of_two_scales_stochastic_pooling(window, size, dtype):
+    """Weights have other forms where values, or others near them, are tiny or large. That must not show in bits."""
+    x = numbers((2, 9, *size), dtype)
+    x[0, 3].flat[::2] = 0
+    y = pool(STOCHASTIC, window, x)
+    for power in (-100, 60, 95) if dtype == FLOAT32 else (-900, 600):
+        scale = dtype.type(2.0**power)
+        same_bits(pool(STOCHASTIC, window, x * scale), y * scale)
+        mixed = x.copy()
+        mixed[:, ::2] *= scale
+        expected = y.copy()
+        expected[:, ::2] *= scale
+        same_bits(pool(STOCHASTIC, window, mixed), expected)
+
+
+@OVERLAPPING
+def test_subnormal_cells_are_pooled_alike_beside_any_other(window, size):
+    """Infinities in a plane have every cell looked at: windows of subnormal cells must not show that."""
+    x = numbers((1, 9, *size), FLOAT32) * np.float32(2.0**-130)
+    x[0, 4].flat[::3] *= np.float32(2.0**125)
+    before = pool(STOCHASTIC, window, x)
+    at = tuple(n // 2 for n in size)
+    changed = x.copy()
+    changed[(0, 4, *at)] = np.inf
+    after = pool(STOCHASTIC, window, changed)
+    touched = np.zeros(after.shape, bool)
+    touched[0, 4] = windows_over(window, size, at)
+    same_bits(after[~touched], before[~touched])
+    assert errors(STOCHASTIC, window, (x,), before).max() <= allowed(window, FLOAT32)
+
+
 @pytest.mark.parametrize(("window", "size"), ROWS, ids=str)
 @pytest.mark.parametrize("scale", [0.01, 1.0, 8.0])
 def test_the_second_look(window, size, scale):

@@ -76,8 +76,8 @@ def test_no_module_imports_itself_by_way_of_others():
     TopologicalSorter(imports).prepare()  # raises CycleError, which names the circle
 
 
-def test_the_readme_names_every_room_in_order():
-    text = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+def test_the_architecture_page_names_every_room_in_order():
+    text = (PACKAGE.parent / "docs/explanation/architecture.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `onnxpool/(.*?)` \|", text, re.MULTILINE)
     rooms = [room.removesuffix("/").removesuffix(".py") for row in rows for room in row.split("` `")]
     level = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from exported import SPATIAL, first_axis, shape_for
 
 import onnxpool
 from onnxpool import nn
@@ -22,7 +23,8 @@ from onnxpool.window import Window
 
 SPELLINGS = [spelled for method in METHODS.values() for spelled in method.modules]
 FIRST = [method.modules[0] for method in METHODS.values()]
-AXES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
+SHORT = [(spelled, torch.float16) for spelled in SPELLINGS if "Logit" not in spelled]
+SHORT += [(spelled, torch.bfloat16) for spelled in FIRST if "Logit" not in spelled]  # one for each: most cost is export
 
 
 def module(spelled):
@@ -36,11 +38,11 @@ def module(spelled):
 
 
 def example(pool, seed=0):
-    return torch.randn(2, 3, *(9, 8, 7)[: pool.rank], generator=torch.manual_seed(seed))
+    return torch.randn(shape_for(pool, 2, (9, 8, 7)), generator=torch.manual_seed(seed))
 
 
 def dynamic(pool):
-    return ({0: "batch", **dict(enumerate(AXES[pool.rank], start=2))},)
+    return ({0: "batch", **dict(enumerate(SPATIAL[pool.rank], start=first_axis(pool)))},)
 
 
 @pytest.mark.parametrize("spelled", SPELLINGS)
@@ -68,11 +70,11 @@ def test_nan_in_a_window_gives_nan_and_no_other_cell_changes(spelled):
     pool = module(spelled).double()
     x = example(pool).double()
     clean = pool(x).detach()
-    x[0, 1].flatten()[3] = torch.nan
+    x[0, 1].flatten()[:4][-1] = torch.nan
     with torch.no_grad():
         y = pool(x)
     np.testing.assert_array_equal(y.isnan(), np.isnan(pool.reference(x.numpy())))
-    assert y[0, 1].isnan().any()
+    assert y[0].isnan().any()
     torch.testing.assert_close(y[~y.isnan()], clean[~y.isnan()])
 
 
@@ -80,7 +82,7 @@ def test_nan_in_a_window_gives_nan_and_no_other_cell_changes(spelled):
 def test_gradients_are_true(spelled):
     """With respect to the input and to every parameter."""
     pool = module(spelled).double()
-    x = example(pool)[:1, :, :5].double()
+    x = example(pool).narrow(first_axis(pool), 0, 5)[:1].double()
     names, values = zip(*pool.named_parameters(), strict=True) if list(pool.parameters()) else ((), ())
 
     def call(x, *values):
@@ -105,8 +107,7 @@ def test_every_form_of_the_export_validates(spelled, tmp_path):
     assert calls == {function.name for function in model.functions}, "standard operators need no functions"
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("spelled", [spelled for spelled in SPELLINGS if "Logit" not in spelled])
+@pytest.mark.parametrize(("spelled", "dtype"), SHORT)
 def test_short_types_neither_overflow_nor_round_twice(spelled, dtype, tmp_path):
     """PyTorch and ONNX Runtime in the short type against the reference of the same, rounded, inputs and parameters."""
     pool = module(spelled).to(dtype)
@@ -191,6 +192,7 @@ def test_refusals(spelled):
         hasattr(pool, "window")
         and isinstance(pool.window, Window)
         and pool.window.extent[0] > 1 + 2 * pool.window.pad[0]
+        and not pool.window.ceil
     ):
         with pytest.raises(ArgumentError):
             pool(x[:, :, :1])

@@ -52,7 +52,7 @@ def natively(name, window, grad, *tensors):
     leaves = [tensor.clone().requires_grad_() for tensor in tensors]
     assert _native.takes(*leaves)
     y = CALLS[name](window, *leaves)
-    assert y.grad_fn is None or "Pooling" in type(y.grad_fn).__name__
+    assert "native" in type(y.grad_fn).__name__
     return y.detach(), *torch.autograd.grad(y, leaves, grad)
 
 

@@ -1,4 +1,4 @@
-"""Files that are not ours, or not models at all: right, or one sentence and the exit status that the README names."""
+"""Files that are not ours, or not models at all: right, or one sentence and the exit status that docs/ names."""
 
 import numpy as np
 import onnx

@@ -115,7 +115,35 @@ def test_maps_before_and_after_each_pooling(tmp_path, steps, form):
     assert [*soft] == [0, 1, 2] or [*soft] == [1, 0, 2]  # the channel without structure comes last
 
 
-def test_models_of_any_size_take_a_square_and_poolings_are_few(tmp_path):
+@pytest.mark.parametrize("shape", [("N", 3, 4, 4), ("N", 3, "H", "W")], ids=str)
+@pytest.mark.parametrize("size", [None, (3, 5)], ids=str)
+def test_the_page_and_predict_agree(tmp_path, steps, shape, size):
+    if size and shape[2] == 4:
+        pytest.skip("the model's size is fixed")
+    model = network(tmp_path / "any.onnx", "GlobalAveragePool", shape=shape)
+    asked = "" if size is None else f"?size={size[0]}x{size[1]}"
+    with serving(model) as client:
+        told = client.post(f"/v1/models/any/picture{asked}", content=steps.read_bytes()).json()
+    (found,) = onnxpool.predict(model, [steps], size=size).pictures
+    assert tuple(told["size"]) == found.size == (size or ((4, 4) if shape[2] == 4 else (64, 64)))
+    assert told["outputs"] == json.loads(json.dumps([asdict(output) for output in found.outputs]))
+
+
+def test_a_size_that_is_none_and_a_picture_that_is_too_large(tmp_path):
+    model = network(tmp_path / "any.onnx", "GlobalAveragePool", shape=("N", 3, "H", "W"))
+    large = picture(tmp_path / "p.png", RED, size=(1025, 1024)).read_bytes()
+    with serving(model) as client:
+        for asked, said in {
+            "": "1049600 pixels",
+            "?size=0x4": "HEIGHTxWIDTH",
+            "?size=2000x2000": "pixels at most",
+        }.items():
+            refused = client.post(f"/v1/models/any/picture{asked}", content=large)
+            assert (refused.status_code, said in refused.json()["error"]) == (422, True), refused.text
+        assert client.post("/v1/models/any/picture?size=4x4", content=large).json()["size"] == [4, 4]
+
+
+def test_models_of_any_size_take_the_picture_as_it_is_and_poolings_are_few(tmp_path):
     names = [f"v{i}" for i in range(15)]
     nodes = [
         helper.make_node("MaxPool", [before], [after], after, kernel_shape=[3, 3], pads=[1] * 4)
@@ -125,7 +153,9 @@ def test_models_of_any_size_take_a_square_and_poolings_are_few(tmp_path):
     graph = helper.make_graph(nodes, "graph", [x], [y])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "m.onnx")
     with serving(tmp_path / "m.onnx") as client:
-        told = client.post("/v1/models/m/picture", content=picture(tmp_path / "p.png", RED).read_bytes()).json()
+        told = client.post(
+            "/v1/models/m/picture", content=picture(tmp_path / "p.png", RED, size=(224, 224)).read_bytes()
+        ).json()
     assert told["size"] == [224, 224]
     assert len(told["poolings"]) == 12
     first = told["poolings"][0]["channels"][0]["before"]

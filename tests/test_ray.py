@@ -319,6 +319,30 @@ def test_a_killed_worker_loses_no_row_and_a_stopped_batch_goes_on(ray, tmp_path)
     print(f"the last {30 - done.skipped} shards took {time.perf_counter() - start:.1f} s")
 
 
+def test_a_batch_that_was_killed_goes_on(ray, tmp_path):
+    """Its whole process, by SIGKILL, once some shards are there; files that were being written do not count."""
+    means = network(tmp_path / "means.onnx", "GlobalAveragePool", "Flatten")
+    (tmp_path / "photos").mkdir()
+    for i in range(160):
+        picture(tmp_path / "photos" / f"{i:03}.png", (i, 0, 255 - i), size=(96, 96))
+    out = tmp_path / "out"
+    arguments = [means, tmp_path / "photos", out, "--shard", "4", "--workers", "1", "--mean", "0,0,0", "--std", "1,1,1"]
+    address = ray.get_runtime_context().gcs_address
+    command = [sys.executable, "-m", "onnxpool", "batch", *map(str, arguments), "--address", address]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        wait_for(lambda: len([*out.glob("part-*.parquet")]) > 2 or process.poll() is not None)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    [*sorted(out.glob("part-*.parquet"))][-1].unlink()  # the system may have been quicker than the signal
+    done = batch.run_batch(means, tmp_path / "photos", out, shard=4, workers=1, mean=[0] * 3, std=[1] * 3)
+    assert (done.shards, done.errors) == (40, 0)
+    assert 2 <= done.skipped < 40
+    table = pq.read_table(out)
+    rows = sorted(table.to_pylist(), key=lambda row: row["picture"])
+    assert [Path(row["picture"]).stem for row in rows] == [f"{i:03}" for i in range(160)]
+    np.testing.assert_allclose([row["y"] for row in rows], [(i / 255, 0, 1 - i / 255) for i in range(160)], atol=1e-5)
+
+
 def test_the_speed_of_a_batch(ray, tmp_path):
     means = network(tmp_path / "means.onnx", "GlobalAveragePool", "Flatten")
     (tmp_path / "photos").mkdir()

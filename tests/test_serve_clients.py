@@ -1,6 +1,6 @@
 """The protocol as its own client sees it: tritonclient, over HTTP and gRPC, drives every endpoint of a real server.
 
-The conformance table of the README is made of these tests. Besides: faults that only a real server shows.
+The conformance table of docs/how-to/serve.md is made of these tests. Besides: faults that only a real server shows.
 """
 
 import gzip

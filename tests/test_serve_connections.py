@@ -131,6 +131,53 @@ def test_connections_are_closed(server, first, answer):
         assert said(connection).startswith(answer)
 
 
+def test_answers_without_a_body_and_requests_that_wait_or_follow_each_other(server):
+    """The head of an answer is sent with its body, and where nothing follows, too."""
+    live = b"/v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with connected(server) as connection:
+        connection.sendall(b"HEAD " + live)
+        head = said(connection)
+        assert head.startswith(b"HTTP/1.1 200")
+        assert head.endswith(b"\r\n\r\n")
+    with connected(server) as connection:
+        connection.sendall(b"GET " + live + b"GET " + live + b"GET " + live)
+        assert said(connection).count(b'{"live":true}') == 3
+    with connected(server) as connection:
+        head = (
+            f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: {len(BODY)}\r\n\r\n"
+        )
+        connection.sendall(head.encode())
+        assert connection.recv(1 << 16) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(BODY)
+        answer = said(connection)
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert answer.endswith(b"}")
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (f"GET {INFER} HTTP/1.1\r\nHost: localhost", b"405"),
+        ("POST /v2/models//infer HTTP/1.1\r\nHost: localhost", b"404"),
+        ("POST /v2/models/soft/versions/infer HTTP/1.1\r\nHost: localhost", b"405"),
+        ("POST /v2/models/soft/versions/2/infer HTTP/1.1\r\nHost: localhost", b"404"),
+        ("POST /v2/models/soft/other/1/infer HTTP/1.1\r\nHost: localhost", b"404"),
+        (f"POST {INFER} HTTP/1.1\r\nHost: elsewhere.example", b"421"),
+        (f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nOrigin: http://elsewhere.example", b"403"),
+        (f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: br", b"415"),
+        ("POST /v2/models/soft/versions/1/infer?a=b HTTP/1.1\r\nHost: localhost", b"400"),
+        (f"POST {INFER} HTTP/1.1\r\nHost: localhost", b"400"),
+    ],
+)
+def test_inference_is_guarded_and_routed_as_everything_else(server, request_, status):
+    with connected(server) as connection:
+        connection.sendall(request_.encode() + b"\r\nX-Request-Id: mine\r\nContent-Length: 0\r\n\r\n")
+        head = said(connection)
+    assert head.split()[1] == status, head
+    assert b"x-request-id: mine\r\n" in head
+    assert b"x-content-type-options: nosniff\r\n" in head
+
+
 def test_half_a_second_head_is_not_waited_for(server):
     def late():
         with connected(server) as connection:

@@ -21,6 +21,7 @@ pytest.importorskip("starlette")
 from onnxpool.errors import SessionError
 from onnxpool.serve import Options, Repository, application, bodies, codec
 from onnxpool.serve.limits import Refusal
+from onnxpool.serve.patience import Patience
 
 httpx = pytest.importorskip("httpx")
 
@@ -70,6 +71,11 @@ def talk(app, *messages, headers=()):
     }
     asyncio.run(app(scope, receive, send))
     return sent[0]["status"]
+
+
+async def inferred(service, feeds, timeout_s=None):
+    with Patience() as patience:
+        return await service.infer(service.repository.get("soft"), feeds, patience, timeout_s)
 
 
 def part(body, more=False):
@@ -134,7 +140,7 @@ def test_time_runs_out(path):
     service = app(path, max_delay_s=LONG_S, timeout_s=0.1).state.service
     feeds = {"x": np.zeros((1, 1, 2, 2), np.float32)}
     with pytest.raises(Refusal, match=r"^there was no answer within 0\.1 s$") as refusal:
-        asyncio.run(service.infer(service.repository.get("soft"), feeds))
+        asyncio.run(inferred(service, feeds))
     assert refusal.value.status == 504
 
 
@@ -148,7 +154,7 @@ def test_a_client_gets_no_more_time_than_others(path):
     service = app(path, max_delay_s=LONG_S, timeout_s=0.1).state.service
     feeds = {"x": np.zeros((1, 1, 2, 2), np.float32)}
     with pytest.raises(Refusal, match=r"within 0\.1 s$"):
-        asyncio.run(service.infer(service.repository.get("soft"), feeds, timeout_s=LONG_S))
+        asyncio.run(inferred(service, feeds, LONG_S))
 
 
 def test_a_body_that_stops_coming(path):
@@ -226,7 +232,7 @@ def test_compression_is_undone_in_a_thread_and_only_to_a_hundredfold(path, monke
     monkeypatch.setattr(
         bodies, "_decompressed", lambda *given: threads.append(threading.current_thread()) or undone(*given)
     )
-    padded = [BODY + b" " * count for count in (1 << 19, 3 << 20)]
+    padded = [BODY + b" " * count for count in (1 << 18, 3 << 20)]
     answers = posted(app(path), *map(gzip.compress, padded), headers=[("content-encoding", "gzip")])
     assert [answer.status_code for answer in answers] == [200, 413]
     assert not any(thread is threading.main_thread() for thread in threads)

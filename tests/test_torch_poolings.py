@@ -511,7 +511,7 @@ def stock_is_right(rank: int, pool: Callable[..., Any]) -> bool:
 )
 @pytest.mark.filterwarnings("ignore")
 def test_where_stock_pytorch_is_wrong(rank, pool):
-    assert not stock_is_right(rank, pool), "PyTorch has learned this: the README may say so"
+    assert not stock_is_right(rank, pool), "PyTorch has learned this: docs/how-to/torch-nn.md may say so"
     assert_right(rank, pool)
 
 

@@ -3,11 +3,18 @@
 Export checks each in ONNX Runtime on the example and on two other sizes.
 """
 
+import contextlib
+import io
+import runpy
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
 import onnxpool
 from onnxpool.errors import ExportError
+from onnxpool.validation.as_text import sentences
 
 transformers = pytest.importorskip("transformers")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -124,3 +131,56 @@ def test_every_form_of_a_resnet_with_soft_pooling(form):
 def test_a_pyramid_is_right_at_other_sizes():
     """UperNet pools to 1x1, 2x2, 3x3 and 6x6 of what is there: sizes of the example stand in PyTorch's own export."""
     assert len(exported(upernet, image(64, 96), IMAGE).meta["onnxpool.proof"].cases) == 3
+
+
+# --- tokens in, vector out
+
+
+@pytest.fixture(scope="module")
+def example():
+    return runpy.run_path(str(Path(__file__).parent.parent / "examples" / "embedding" / "embed.py"))
+
+
+@pytest.fixture(scope="module")
+def embedding(example, tmp_path_factory):
+    """The file that the example writes, of a BERT with its pooling, what it says, and the network."""
+    path = tmp_path_factory.mktemp("embedding") / "embedding.onnx"
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
+        patch.setattr("sys.argv", ["embed.py", str(path), "a small cat", "a dog", "the price of oil in the spring"])
+        example["main"]()
+    return path, said.getvalue(), example["network"]()
+
+
+def test_tokens_in_vector_out(embedding):
+    path, said, _ = embedding
+    assert "cosines" in said
+    assert float(said.split()[-1]) < 1e-6
+    report = onnxpool.validate(path, on=["onnxruntime"])
+    assert report.passed, sentences(report)
+    session = onnxpool.load(path)
+    assert [info.name for info in session.inputs] == ["input_ids", "attention_mask"]
+    assert [info.name for info in session.outputs] == ["vector"]
+
+
+def test_padding_and_batching_change_a_vector_by_rounding_alone(embedding):
+    """Some ULP of the largest component of a vector: here the transformer rounds too."""
+    path, _, encoder = embedding
+    rng = np.random.default_rng(3)
+    rows = [rng.integers(1, 50, size) for size in (1, 5, 23, 60)]
+    ids, mask = np.zeros((4, 60), np.int64), np.zeros((4, 60), np.int64)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)], mask[i, : len(row)] = row, 1
+    session = onnxpool.load(path)
+
+    def vectors(ids, mask):
+        (y,) = session.run({"input_ids": ids, "attention_mask": mask}).values()
+        return y
+
+    together = vectors(ids, mask)
+    apart = np.concatenate([vectors(row[None], np.ones((1, len(row)), np.int64)) for row in rows])
+    ulp = np.spacing(np.abs(apart).max(1, keepdims=True))
+    assert (np.abs(together - apart) / ulp).max() <= 16
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, rtol=1e-6)
+    with torch.no_grad():
+        answer = encoder(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
+    np.testing.assert_allclose(together, answer, rtol=0, atol=2e-6)

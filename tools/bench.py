@@ -151,15 +151,17 @@ def judged(makers: Any, share: Callable[[Way], float | None]) -> tuple[list[Way]
 def timed(
     chosen: argparse.Namespace, name: str, dtype: str, setting: tuple[str, int], makers: Any, share: Any
 ) -> Group:
-    """Judges, measures and shows one group."""
+    """Judges, measures and shows one group, of the ways that were asked for."""
     provider, threads = setting
+    makers = [maker for maker in makers if not chosen.ways or maker[1] in chosen.ways]
     torch.set_num_threads(threads)
     right, results, absent = judged(makers, share)
     clock = time.process_time if chosen.processor_time else time.perf_counter
     times_s = dict(zip([(w.operator, w.name) for w in right], measure(right, chosen.seconds, clock), strict=True))
     results = [Result(r.operator, r.way, r.share, r.fault, times_s.get((r.operator, r.way), ())) for r in results]
     group = Group(name, dtype, threads, provider, tuple(results), tuple(absent))
-    console.print(table(group))
+    if results:
+        console.print(table(group))
     for reason in absent:
         console.print(f"left out: {reason}", style="yellow", markup=False)
     return group
@@ -317,6 +319,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--only", metavar="TEXT", help="only inputs and networks with TEXT in their name, such as 112x112"
     )
+    parser.add_argument(
+        "--ways", nargs="+", metavar="NAME", help=f"only ways of these names, such as {MAX} and {NATIVE}; by default all"
+    )
     parser.add_argument("--threads", type=int, nargs="+", metavar="N", help="numbers of threads; by default 1 and 2")
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "float16"), help="by default both")
     parser.add_argument("--seconds", type=float, default=6.0, help="for each group, if at least seven rounds fit")
@@ -370,7 +375,7 @@ def main() -> None:
     about = machine(chosen)
     console.print(", ".join(f"{name} {value}" for name, value in about.items()), style="dim")
     start = time.monotonic()
-    groups = list(measured(chosen))
+    groups = [group for group in measured(chosen) if group.results]
     console.print(summary(groups))
     console.print(f"{len(groups)} groups in {time.monotonic() - start:.0f} s. Ratios below 1: faster than that.")
     bench_cuda.show(console)

@@ -5,7 +5,9 @@ at 1, 4, 16 and 64 clients; every answer is compared with what ONNX Runtime give
 median and 99th percentile of the latency, the server's own processor time per request, and the rows that ran together;
 as a table, as JSON and as a picture in out/load/.
 
-    --soak SECONDS    saturation with 5 % malformed requests: every answer and refusal compared, memory watched
+    --soak SECONDS    saturation with 5 % malformed requests: every answer and refusal compared, memory and health
+                      watched; 64 silent connections, a file replaced every 10 s, a model that is stuck
+    --health SECONDS  how long health takes beside 4 MiB of JSON, gzip bombs, loads of 100 MB, statistics of 160 models
     --fuzz SECONDS    schemathesis on the OpenAPI page and damaged binary bodies: nothing may answer 500 or above
 
 Clients share the machine with the server, so that on few cores they take processor time that it could use. All is
@@ -13,14 +15,18 @@ bounded: each point in seconds and in requests. Traffic goes to 127.0.0.1 only. 
 """
 
 import argparse
+import json
+import shutil
 import sys
 import tempfile
 import time
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import load_clients
 import load_fuzz
+import load_hostile as hostile
 import load_model
 import load_report
 import numpy as np
@@ -43,6 +49,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="onnxpool-load-") as folder:
         path = asked.model or load_model.write(Path(folder, f"{asked.network}.onnx"), asked.network)
         session = load(path, threads=1)
+        if asked.health:
+            return wait_for_health(asked)
         if asked.soak:
             return soak(path, session, asked)
         if asked.fuzz:
@@ -93,11 +101,49 @@ def _point(served: Served, session: Session, way: str, clients: int, joined: int
 
 
 def soak(path: Path, session: Session, asked: argparse.Namespace) -> int:
-    """Saturation, with malformed requests among the others, for as long as asked."""
-    with serve(path, "--max-batch", str(asked.max_batch)) as served, served.watched() as memory:
-        tasks = [_task(served, session, way, 8, asked.soak, malformed=0.05) for way in ("binary", "grpc")]
-        outcomes = load_clients.run_all(tasks)
-    return load_report.soaked(asked.out, outcomes, memory)
+    """Saturation, and beside it all that an evil day brings, for as long as asked.
+
+    Malformed requests among the others, silent connections, the model's file replaced every ten seconds, and another
+    model that is stuck in runs that do not end.
+    """
+    with tempfile.TemporaryDirectory(prefix="onnxpool-soak-") as name:
+        folder = Path(name)
+        copy = Path(shutil.copy(path, folder))
+        hostile.endless(folder / "endless.onnx")
+        found, stuck = hostile.Health(), Counter[str]()
+        with serve(folder, "--max-batch", str(asked.max_batch), model=path.stem) as served, served.watched() as memory:
+            works = [
+                hostile.health(served, found),
+                hostile.silence(served, 64),
+                hostile.replacing(copy, 10),
+                hostile.posting(served, "/v2/models/endless/infer", [hostile.forever(1_000_000)], stuck),
+            ]
+            tasks = [_task(served, session, way, 8, asked.soak, malformed=0.05) for way in ("binary", "grpc")]
+            with hostile.going(*works):
+                outcomes = load_clients.run_all(tasks)
+            loads = served.total("loads_total")
+    return load_report.soaked(asked.out, outcomes, memory, found, {"loads": loads, "stuck": dict(stuck)})
+
+
+def wait_for_health(asked: argparse.Namespace) -> int:
+    """Health's latency beside each of what may keep it waiting, for so many seconds each."""
+    with tempfile.TemporaryDirectory(prefix="onnxpool-health-") as name:
+        folder = Path(name)
+        plain = hostile.plain(folder / "plain.onnx")
+        for i in range(158):
+            shutil.copy(plain, folder / f"plain{i}.onnx")
+        hostile.large(folder / "big.onnx")
+        statuses: dict[str, Counter[str]] = defaultdict(Counter)
+        with serve(folder, model="plain") as served:
+            works = hostile.burdens(served, statuses)
+            found = {}
+            for burden, work in works.items():
+                found[burden] = hostile.Health()
+                with hostile.going(hostile.health(served, found[burden]), work):
+                    time.sleep(asked.health)
+                values = {"burden": burden, "answers": dict(statuses[burden]), **found[burden].to_json()}
+                print(json.dumps(values), flush=True)
+    return int(any(one.errors for one in found.values()))
 
 
 def questions(session: Session, rows: int, count: int = 32) -> list[np.ndarray]:
@@ -141,6 +187,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--max-batch", type=int, default=8)
     parser.add_argument("--max-delay-ms", type=float, default=0.0)
     parser.add_argument("--soak", type=float, metavar="SECONDS")
+    parser.add_argument("--health", type=float, metavar="SECONDS")
     parser.add_argument("--fuzz", type=float, metavar="SECONDS")
     parser.add_argument("--out", type=Path, default=Path("out/load"))
     return parser.parse_args()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from load_clients import Outcome
+from load_hostile import Health
 from load_server import Figures
 from rich.console import Console
 from rich.table import Table
@@ -139,11 +140,15 @@ def _text(x: float, y: float, text: str, colour: str = "#444") -> str:
 # --- a soak
 
 
-def soaked(folder: Path, outcomes: dict[str, Outcome], memory: Sequence[float]) -> int:
+def soaked(
+    folder: Path, outcomes: dict[str, Outcome], memory: Sequence[float], health: Health, others: dict[str, object]
+) -> int:
     """Print what became of a soak and write soak.json; 1 where anything was wrong."""
     tenth = max(1, len(memory) // 10)
     early, late = (statistics.median(part or [0]) for part in (memory[tenth : 2 * tenth], memory[-tenth:]))
     values = {
+        "health": health.to_json(),
+        **others,
         "memory_mib": {"early": early, "late": late, "most": max(memory, default=0), "minutes": list(memory[::60])},
         "clients": {
             way: {
@@ -160,4 +165,4 @@ def soaked(folder: Path, outcomes: dict[str, Outcome], memory: Sequence[float]) 
     print(json.dumps(values, indent=2))
     (folder / "soak.json").write_text(json.dumps(values, indent=2), encoding="utf-8")
     bad = [outcome for outcome in outcomes.values() if outcome.wrong or outcome.errors or not outcome.latencies_s]
-    return int(bool(bad) or late > 1.2 * early)
+    return int(bool(bad or health.errors) or late > 1.2 * early)

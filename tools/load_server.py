@@ -44,13 +44,14 @@ class Served:
 
     def figures(self) -> Figures:
         """Processor time, runs and rows so far."""
+        runs, rows, run_s = map(self.total, ("batch_rows_count", "batch_rows_sum", "run_seconds_sum"))
+        return Figures(self.cpu_s(), runs, rows, run_s)
+
+    def total(self, name: str) -> float:
+        """The sum of a metric over all of its labels."""
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as answer:
             lines = answer.read().decode().splitlines()
-
-        def total(name: str) -> float:
-            return sum(float(line.split()[-1]) for line in lines if line.startswith(f"onnxpool_{name}{{"))
-
-        return Figures(self.cpu_s(), total("batch_rows_count"), total("batch_rows_sum"), total("run_seconds_sum"))
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(f"onnxpool_{name}{{"))
 
     def cpu_s(self) -> float:
         """Processor time of the process so far, of user and system."""
@@ -77,10 +78,10 @@ class Served:
             watching.join()
 
 
-def serve(path: Path, *options: str) -> AbstractContextManager[Served]:
+def serve(path: Path, *options: str, model: str | None = None) -> AbstractContextManager[Served]:
     """``onnxpool serve`` on free ports of loopback; must end with status 0 on SIGTERM."""
     command = [sys.executable, "-m", "onnxpool", "serve", str(path), "--port", "0", "--grpc-port", "0", "--json"]
-    return started([*command, *options], path.stem)
+    return started([*command, *options], model or path.stem)
 
 
 @contextmanager

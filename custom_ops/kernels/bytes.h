@@ -9,7 +9,7 @@ namespace onnxpool::ONNXPOOL_ISA {
 // uint8_t or int8_t.
 template <class Byte>
 INLINE Vec<int32_t> load_bytes(const Byte* from) {
-  constexpr bool kSigned = same<Byte, int8_t>;
+  [[maybe_unused]] constexpr bool kSigned = same<Byte, int8_t>;
 #if defined(__AVX512F__)
   __m128i bytes;
   std::memcpy(&bytes, from, sizeof bytes);
@@ -61,7 +61,7 @@ INLINE Vec<int32_t> rounded(Vec<float> x) {
 // Numbers of less than 2^31 - 2^8, saturated.
 template <class Byte>
 INLINE void store_bytes(Vec<int32_t> numbers, Byte* to) {
-  constexpr bool kSigned = same<Byte, int8_t>;
+  [[maybe_unused]] constexpr bool kSigned = same<Byte, int8_t>;
 #if defined(__AVX512F__)
   // There is no instruction from signed to unsigned.
   const auto centred = reinterpret_cast<__m512i>(kSigned ? numbers : numbers - 128);

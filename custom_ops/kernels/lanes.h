@@ -17,9 +17,9 @@ class LanesLoop {
   using Value = Wide<T>;
   using V = Vec<Value>;
   using Method = OfMethod<Value, double>;
-  using W = Weights<Method, Value>;
+  using W = Weights<Method, Value, true>;
   static constexpr int64_t kN = kLanes<Value>;
-  static constexpr int64_t kInRow = 8;  // cells that are summed one after the other; then the sums are
+  static constexpr int64_t kInRow = 8;  // cells that are summed by themselves; then the sums are, one after the other
 
  public:
   static Schedule schedule(const Plan& plan) {
@@ -56,11 +56,18 @@ class LanesLoop {
       : plan_(plan), schedule_(schedule), inputs_(inputs), y_(y), scratch_(static_cast<V*>(scratch)) {}
 
   // Items [step * kN, (step + 1) * kN). Which form of weights they have does not show in their bits, so that it may
-  // depend on the steps before: after one that had to be done again, all are at once as that one was.
+  // depend on the steps before: after one that had to be done again they are at once as that one was, as long as one
+  // needs it.
   void step(int64_t step) {
     place(step);
-    if (form_ == kPlain && pool<false>()) return;
-    form_ = form_ == kPlain ? kRange : form_;
+    if (form_ == kPlain) {
+      if (pool<false>()) return;
+      if (other_scale_ != 0) {
+        scale_ = other_scale_;
+        if (pool<false>()) return;
+      }
+      form_ = kRange;
+    }
     if (form_ == kRange && pool<true>()) return;
     form_ = kCareful;
     if (!pool<true>()) repair();
@@ -144,26 +151,34 @@ class LanesLoop {
     const Sums slice = array(scratch_, rooms.slice), pile = array(scratch_ + 3 * rooms.slice, rooms.deep);
     const bool deep = depth.kernel > 1, tall = counts(height), wide = counts(width) || !(deep || tall);
     const Sums across = slice + (tall ? rooms.across : 0);
-    W weights(depth.kernel * height.kernel * width.kernel);
+    W weights(depth.kernel * height.kernel * width.kernel, scale_);
     if (kRanged && form_ == kCareful) weights.be_careful();
+    const V unscale = weights.unscale();
     for (int64_t z = 0; z < s.slices; ++z) {
       for (int64_t row = 0; row < s.rows; row += rooms.group) {
         const int64_t rows = least(rooms.group, s.rows - row);
         const Sums own = across + row * s.tile, cells = wide ? slice + (rooms.cells + row * s.tile) : own;
         weigh<kRanged>(z, row, rows, cells, &weights);
-        if (!kRanged && !weights.near(true)) return false;
+        if (!kRanged && !weights.near(true)) {
+          other_scale_ = weights.other_scale();
+          return false;
+        }
         if (!wide) continue;
         const auto sum = deep || tall ? along<kRanged, false> : along<kRanged, true>;
-        sum(width, s.columns, s.tile, s.tiles == 1 ? width.pad : 0, rows, 1, cells, own);
+        sum(width, s.columns, s.tile, s.tiles == 1 ? width.pad : 0, rows, 1, cells, own, unscale);
       }
       if (!deep && !tall) continue;
       const auto sum = deep ? along<kRanged, false> : along<kRanged, true>;
       const Sums to = deep ? pile + (rooms.down + z * s.band * s.tile) : slice;
-      sum(height, s.rows, s.band, s.bands == 1 ? height.pad : 0, 1, s.tile, across, to);
+      sum(height, s.rows, s.band, s.bands == 1 ? height.pad : 0, 1, s.tile, across, to, unscale);
     }
-    if (deep) along<kRanged, true>(depth, s.slices, depth.out, depth.pad, 1, s.band * s.tile, pile + rooms.down, pile);
+    if (deep) {
+      const int64_t inner = s.band * s.tile;
+      along<kRanged, true>(depth, s.slices, depth.out, depth.pad, 1, inner, pile + rooms.down, pile, unscale);
+    }
     const Sums results = deep ? pile : slice;
     put(results.p);
+    if (kRanged && weights.calm()) form_ = kPlain;
     return !kRanged || weights.right();
   }
 
@@ -254,7 +269,7 @@ class LanesLoop {
   // kLast the results, in place of the sums of products.
   template <bool kRanged, bool kLast>
   KEEP_CALL static void along(const Axis& axis, int64_t in, int64_t out, int64_t pad, int64_t outer, int64_t inner,
-                              Sums from, Sums to) {
+                              Sums from, Sums to, V unscale) {
     const int64_t step = axis.dilation * inner;
     // Outputs whose windows lie within the cells.
     const int64_t begin = (pad + axis.stride - 1) / axis.stride, room = in + pad - axis.extent;
@@ -268,15 +283,15 @@ class LanesLoop {
           last = least(last, start >= in ? 0 : (in - start + axis.dilation - 1) / axis.dilation);
         }
         const int64_t at = (a * in + start) * inner, put = (a * out + o) * inner;
-        for (int64_t i = 0; i < inner; ++i) one<kRanged, kLast>(from + (at + i), first, last, step, to + (put + i));
+        for (int64_t i = 0; i < inner; ++i) one<kRanged, kLast>(from + (at + i), first, last, step, to + (put + i), unscale);
       }
     }
   }
 
-  // Runs of kInRow cells are counted from the kernel's own first cell, whether that is in the input or not: the sum of a
-  // window must not depend on which cells beside it an item holds.
+  // Pairs are added, up to kInRow cells, and then these sums. All are counted from the kernel's own first cell, whether
+  // that is in the input or not: the sum of a window must not depend on which cells beside it an item holds.
   template <bool kRanged, bool kLast>
-  INLINED static void one(Sums from, int64_t first, int64_t last, int64_t step, Sums to) {
+  INLINED static void one(Sums from, int64_t first, int64_t last, int64_t step, Sums to, [[maybe_unused]] V unscale) {
     V top = all(kNone<Value>), w = {}, p = {};
     if constexpr (kRanged) {
       for (int64_t k = first; k < last; ++k) top = larger(from.n[k * step], top);
@@ -284,22 +299,27 @@ class LanesLoop {
     while (first < last) {
       const int64_t end = least(last, (first / kInRow + 1) * kInRow);
       V own_w = {}, own_p = {};
-      for (; first < end; ++first) {
-        const int64_t k = first * step;
+      const auto cell = [&](int64_t i, V* cell_w, V* cell_p) INLINED {
+        *cell_w = from.w[i], *cell_p = from.p[i];
         if constexpr (kRanged) {
-          const V factor = scaled<Value>(all<Value>(1), from.n[k] - top);
-          own_w = fma(from.w[k], factor, own_w);
-          own_p = fma(from.p[k], W::kSquares ? factor * factor : factor, own_p);
-        } else {
-          own_w = own_w + from.w[k], own_p = own_p + from.p[k];
+          const V factor = scaled<Value>(all<Value>(1), from.n[i] - top);
+          *cell_w = *cell_w * factor, *cell_p = *cell_p * (W::kSquares ? factor * factor : factor);
         }
+      };
+      V a_w, a_p, b_w, b_p;
+      int64_t i = first * step;
+      if (__builtin_expect(first % 2 != 0, 0)) cell(i, &own_w, &own_p), ++first, i += step;
+      for (; first + 1 < end; first += 2, i += 2 * step) {
+        cell(i, &a_w, &a_p), cell(i + step, &b_w, &b_p);
+        own_w = own_w + (a_w + b_w), own_p = own_p + (a_p + b_p);
       }
+      if (first < end) cell(i, &a_w, &a_p), ++first, own_w = own_w + a_w, own_p = own_p + a_p;
       w = w + own_w, p = p + own_p;
     }
     if constexpr (kLast) {
       const V y = quotient(p, w);
-      if constexpr (kRanged) *to.p = W::result(y, w, top);
-      else *to.p = W::result(y, w);
+      if constexpr (kRanged) *to.p = W::result_at(y, w, top);
+      else *to.p = W::result(y, w, unscale);
     } else {
       *to.w = w, *to.p = p;
       if constexpr (kRanged) *to.n = top;
@@ -362,7 +382,8 @@ class LanesLoop {
   T* const y_;
   V* const scratch_;
   int64_t used_ = 0;
-  enum Form { kPlain, kRange, kCareful } form_ = kPlain;
+  enum { kPlain, kRange, kCareful } form_ = kPlain;
+  Value scale_ = 1, other_scale_ = 0;  // of plain form
   Item items_[kRoom<Value>];
 };
 

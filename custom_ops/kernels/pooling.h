@@ -17,12 +17,12 @@ class Pooling {
   using Lanes = LanesLoop<OfMethod, T>;
   static constexpr int64_t kN = kLanes<Value>;
 
-  template <bool kRanged>
-  using TwoByTwo = StripsTwoApart<Method, T, 2, kRanged>;
-  template <bool kRanged>
-  using ThreeByThree = StripsTwoApart<Method, T, 3, kRanged>;
-  template <bool kRanged>
-  using ThreeByThreeClose = StripsOneApart<Method, T, kRanged>;
+  template <Form kForm>
+  using TwoByTwo = StripsTwoApart<Method, T, 2, kForm>;
+  template <Form kForm>
+  using ThreeByThree = StripsTwoApart<Method, T, 3, kForm>;
+  template <Form kForm>
+  using ThreeByThreeClose = StripsOneApart<Method, T, kForm>;
 
  public:
   static Schedule schedule(const Plan& plan) {
@@ -85,7 +85,7 @@ class Pooling {
     const PlannedAxis &height = plan.height, &width = plan.width;
     Schedule s;
     s.units = plan.planes * plan.depth.out;
-    s.tile = least(width.out, width.stride == 2 ? ThreeByThree<false>::kTile : ThreeByThreeClose<false>::kTile);
+    s.tile = least(width.out, width.stride == 2 ? ThreeByThree<kPlain>::kTile : ThreeByThreeClose<kPlain>::kTile);
     s.tiles = (width.out + s.tile - 1) / s.tile;
     s.bands = (height.out + kStrip - 1) / kStrip;
     s.steps = s.units * s.tiles * s.bands;
@@ -105,10 +105,11 @@ class Pooling {
       const int64_t in = (plane * plan.depth.in + z * plan.depth.stride) * height.in * width.in;
       const Slice<T> slice{{inputs.x + in, inputs.logit + in}, inputs, y + unit * height.out * width.out, height.in,
                            width.in, width.out, height.pad, width.pad};
-      const auto run = width.kernel == 2   ? SliceLoop<OfMethod, T, TwoByTwo>::run
-                       : width.stride == 2 ? SliceLoop<OfMethod, T, ThreeByThree>::run
-                                           : SliceLoop<OfMethod, T, ThreeByThreeClose>::run;
-      run(plan, slice, plane, z, strip, last, column, least(column + s.tile, width.out));
+      const int64_t to = least(column + s.tile, width.out);
+      const auto run = [&](auto loop) INLINED { loop.run(strip, last); };
+      if (width.kernel == 2) run(SliceLoop<OfMethod, T, TwoByTwo>(plan, slice, plane, z, column, to));
+      else if (width.stride == 2) run(SliceLoop<OfMethod, T, ThreeByThree>(plan, slice, plane, z, column, to));
+      else run(SliceLoop<OfMethod, T, ThreeByThreeClose>(plan, slice, plane, z, column, to));
       begin += last - strip;
     }
   }

@@ -14,6 +14,26 @@ namespace onnxpool::ONNXPOOL_ISA {
 
 constexpr int64_t kStrip = 8;  // output rows after which the form of weights is chosen anew
 
+enum Form { kPlain, kScaled, kRanged };  // of weights; scaled is plain, and only rectified ones have it
+
+// More about a strip's form, and what it says about that of the next one.
+template <class Value>
+struct Scaling {
+  Value scale = 1, other_scale = 0;
+  bool careful = false, calm = false;  // of ranged form; whether plain form would do
+
+  template <class W>
+  INLINED bool fail(const W& weights) {
+    other_scale = weights.other_scale();
+    return false;
+  }
+  template <class W>
+  INLINED bool done(const W& weights) {
+    calm = weights.calm();
+    return weights.right();
+  }
+};
+
 // The rows of one plane's slice, and the windows over them.
 template <class T>
 struct Slice {
@@ -64,16 +84,17 @@ INLINE Vec<Value> pool_taps(Taps<Value, kSide> (&rows)[kSide], Weights* weights)
   } else {
     y = quotient(P, W);
   }
-  if constexpr (kRanged) return Weights::result(y, W, top);
-  return Weights::result(y, W);
+  if constexpr (kRanged) return Weights::result_at(y, W, top);
+  return Weights::result(y, W, weights->unscale());
 }
 
 // Windows of kSide x kSide cells, two apart. All in registers, but for the row that windows below need again.
-template <class Method, class T, size_t kSide, bool kRanged>
+template <class Method, class T, size_t kSide, Form kForm>
 class StripsTwoApart {
   using Value = Wide<T>;
   using V = Vec<Value>;
-  using W = Weights<Method, Value>;
+  using W = Weights<Method, Value, kForm == kScaled>;
+  static constexpr bool kIsRanged = kForm == kRanged;
   static constexpr int64_t kN = kLanes<Value>;
   static constexpr bool kCarries = kSide == 3, kLook = sizeof(T) > 2;
 
@@ -85,15 +106,15 @@ class StripsTwoApart {
 
   // Outputs [from, to) of output rows [begin, end). With `carried`, the strip before has been done by this object.
   // False where weights are out of range: then outputs are not right. Ranged: false where that needs care.
-  bool operator()(int64_t begin, int64_t end, int64_t from, int64_t to, bool carried, bool careful) {
-    W weights(kSide * kSide);
-    if (kRanged && careful) weights.be_careful();
+  bool operator()(int64_t begin, int64_t end, int64_t from, int64_t to, bool carried, Scaling<Value>* scaling) {
+    W weights(kSide * kSide, scaling->scale);
+    if (kIsRanged && scaling->careful) weights.be_careful();
     if (kCarries && !carried) start_carry(begin * 2 - slice_.top, from, to, &weights);
     for (int64_t row = begin; row < end; ++row) {
       output_row(row, from, to, &weights);
-      if (!kRanged && !weights.near(false)) return false;
+      if (!kIsRanged && !weights.near(false)) return scaling->fail(weights);
     }
-    return !kRanged || weights.right();
+    return !kIsRanged || scaling->done(weights);
   }
 
  private:
@@ -141,14 +162,14 @@ class StripsTwoApart {
     load_pair<kPart>(row.x, column, edge, &even->x, &odd->x);
     if constexpr (Method::kInputs > 1) load_pair<kPart>(row.logit, column, edge, &even_logit, &odd_logit);
     else even_logit = even->x, odd_logit = odd->x;
-    if constexpr (kRanged) {
+    if constexpr (kIsRanged) {
       *even = weights->split(even->x, even_logit), *odd = weights->split(odd->x, odd_logit);
     } else {
       even->w = weights->weight(even->x, even_logit), odd->w = weights->weight(odd->x, odd_logit);
     }
     if constexpr (kPart) {
-      keep_within<kRanged>(row.inside ? edge->even : Ints<Value>{}, even);
-      keep_within<kRanged>(row.inside ? edge->odd : Ints<Value>{}, odd);
+      keep_within<kIsRanged>(row.inside ? edge->even : Ints<Value>{}, even);
+      keep_within<kIsRanged>(row.inside ? edge->odd : Ints<Value>{}, odd);
     }
   }
 
@@ -165,11 +186,11 @@ class StripsTwoApart {
   struct CarriedPlain {
     V even_w, odd_w;
   };
-  using Carry = std::conditional_t<kRanged, Carried, CarriedPlain>;
+  using Carry = std::conditional_t<kIsRanged, Carried, CarriedPlain>;
 
   INLINED static void keep(const Cells<Value>& even, const Cells<Value>& odd, Carry* carry) {
     carry->even_w = even.w, carry->odd_w = odd.w;
-    if constexpr (kRanged) {
+    if constexpr (kIsRanged) {
       carry->even_n = even.n, carry->odd_n = odd.n, carry->even_x = even.x, carry->odd_x = odd.x;
     }
   }
@@ -189,7 +210,7 @@ class StripsTwoApart {
     if constexpr (kSide == 3) {
       taps->tap[0].w = after<Value>(before->w, odd.w);
       taps->tap[0].x = after<Value>(before->x, odd.x);
-      if constexpr (kRanged) taps->tap[0].n = after<Value>(before->n, odd.n);
+      if constexpr (kIsRanged) taps->tap[0].n = after<Value>(before->n, odd.n);
       *before = odd;
     }
     taps->tap[kSide - 2] = kSide == 3 ? odd : even;
@@ -217,7 +238,7 @@ class StripsTwoApart {
       }
       if constexpr (kCarries) {
         Cells<Value> old_even, old_odd;
-        if constexpr (kRanged) {
+        if constexpr (kIsRanged) {
           old_even = {carry->even_x, carry->even_w, carry->even_n}, old_odd = {carry->odd_x, carry->odd_w, carry->odd_n};
         } else {
           load_pair<kPart>(old.x, column, edge, &old_even.x, &old_odd.x);
@@ -227,7 +248,7 @@ class StripsTwoApart {
         keep(even, odd, carry++);
       }
       if constexpr (decltype(emit)::value) {
-        const V y = pool_taps<kRanged, kLook>(taps, weights);
+        const V y = pool_taps<kIsRanged, kLook>(taps, weights);
         if (to - i >= kN) store(y, out + i); else store_part(y, Span<T>(0, to - i), out + i);
       }
     };
@@ -246,11 +267,12 @@ class StripsTwoApart {
 };
 
 // Windows of 3 x 3 cells, one apart. Rows are weighed into buffers, which the three rows of windows over them share.
-template <class Method, class T, bool kRanged>
+template <class Method, class T, Form kForm>
 class StripsOneApart {
   using Value = Wide<T>;
   using V = Vec<Value>;
-  using W = Weights<Method, Value>;
+  using W = Weights<Method, Value, kForm == kScaled>;
+  static constexpr bool kIsRanged = kForm == kRanged;
   static constexpr int64_t kN = kLanes<Value>, kSide = 3;
   static constexpr bool kLook = sizeof(T) > 2;
 
@@ -260,31 +282,31 @@ class StripsOneApart {
 
   explicit StripsOneApart(const Slice<T>& slice) : slice_(slice) {}
 
-  bool operator()(int64_t begin, int64_t end, int64_t from, int64_t to, bool carried, bool careful) {
-    W weights(kSide * kSide);
-    if (kRanged && careful) weights.be_careful();
+  bool operator()(int64_t begin, int64_t end, int64_t from, int64_t to, bool carried, Scaling<Value>* scaling) {
+    W weights(kSide * kSide, scaling->scale);
+    if (kIsRanged && scaling->careful) weights.be_careful();
     int64_t next = begin - slice_.top + (carried ? kSide - 1 : 0);
     for (int64_t row = begin; row < end; ++row) {
       for (; next < row - slice_.top + kSide; ++next) weigh_row(next, from, to, &weights);
       pool_row(row, from, to, &weights);
-      if (!kRanged && !weights.near(false)) return false;
+      if (!kIsRanged && !weights.near(false)) return scaling->fail(weights);
     }
-    return !kRanged || weights.right();
+    return !kIsRanged || scaling->done(weights);
   }
 
  private:
   // A row's cells, from one register before the middle of the first window on.
   struct Row {
-    alignas(kVectorBytes) Value x[kRoomOfTile], w[kRoomOfTile], n[kRanged ? kRoomOfTile : 1];
+    alignas(kVectorBytes) Value x[kRoomOfTile], w[kRoomOfTile], n[kIsRanged ? kRoomOfTile : 1];
 
     INLINED void set(int64_t i, const Cells<Value>& cells) {
       store(cells.w, w + i);
       if constexpr (!W::kSquares) store(cells.x, x + i);
-      if constexpr (kRanged) store(cells.n, n + i);
+      if constexpr (kIsRanged) store(cells.n, n + i);
     }
     INLINED Cells<Value> get(int64_t i) const {
       Cells<Value> cells{load((W::kSquares ? w : x) + i), load(w + i), V{}};
-      if constexpr (kRanged) cells.n = load(n + i);
+      if constexpr (kIsRanged) cells.n = load(n + i);
       return cells;
     }
   };
@@ -301,9 +323,9 @@ class StripsOneApart {
     Cells<Value> cells;
     cells.x = read(x);
     const V logit = Method::kInputs > 1 ? read(logits) : cells.x;
-    if constexpr (kRanged) cells = weights->split(cells.x, logit);
+    if constexpr (kIsRanged) cells = weights->split(cells.x, logit);
     else cells.w = weights->weight(cells.x, logit);
-    if constexpr (kPart) keep_within<kRanged>(lanes_between<Value>(-column, left), &cells);
+    if constexpr (kPart) keep_within<kIsRanged>(lanes_between<Value>(-column, left), &cells);
     return cells;
   }
 
@@ -339,12 +361,12 @@ class StripsOneApart {
         tap[1] = own[r];
         tap[0].x = after<Value>(before[r].x, own[r].x), tap[0].w = after<Value>(before[r].w, own[r].w);
         tap[2].x = ahead<Value>(own[r].x, next.x), tap[2].w = ahead<Value>(own[r].w, next.w);
-        if constexpr (kRanged) {
+        if constexpr (kIsRanged) {
           tap[0].n = after<Value>(before[r].n, own[r].n), tap[2].n = ahead<Value>(own[r].n, next.n);
         }
         before[r] = own[r], own[r] = next;
       }
-      const V y = pool_taps<kRanged, kLook>(taps, weights);
+      const V y = pool_taps<kIsRanged, kLook>(taps, weights);
       if (count - i >= kN) store(y, out + i); else store_part(y, Span<T>(0, count - i), out + i);
     }
   }
@@ -354,45 +376,64 @@ class StripsOneApart {
 };
 
 // Strips [begin, end) of one slice, output columns [from, to). Which form of weights a strip has does not show in its
-// bits, so that it may depend on the strips before: after two that had to be done again all others are ranged at once.
-template <template <class, class> class OfMethod, class T, template <bool> class OfStrips>
-struct SliceLoop {
-  static void run(const Plan& plan, const Slice<T>& slice, int64_t plane, int64_t z, int64_t begin, int64_t end,
-                  int64_t from, int64_t to) {
-    for (int64_t bad = 0, before = -2; begin < end; ++begin) {
-      begin = run_near(plan, slice, begin, end, from, to);
-      if (begin == end) return;
-      bad = begin == before + 1 ? bad + 1 : 1;
-      const int64_t last = bad > 1 ? end : begin + 1;
-      if (!run_ranged(plan, slice, begin, last, from, to)) {
-        for (int64_t h = begin * kStrip; h < least(last * kStrip, plan.height.out); ++h) {
-          repair_row<OfMethod>(plan, slice.inputs_of_tensor, plane, z, h, from, to, slice.y + h * slice.out_width);
-        }
+// bits, so that it may depend on the strips before: after two that had to be done again they are as those were, as long as
+// one needs it.
+template <template <class, class> class OfMethod, class T, template <Form> class OfStrips>
+class SliceLoop {
+ public:
+  SliceLoop(const Plan& plan, const Slice<T>& slice, int64_t plane, int64_t z, int64_t from, int64_t to)
+      : plan_(plan), slice_(slice), plane_(plane), z_(z), from_(from), to_(to) {}
+
+  void run(int64_t begin, int64_t end) {
+    constexpr bool kScales = !OfMethod<Wide<T>, double>::kExponential;
+    for (int64_t before = -2; begin < end;) {
+      if (!kScales || scaling_.scale == 1) begin = near<kPlain>(begin, end);
+      if constexpr (kScales) {
+        if (begin < end && scaling_.other_scale != 0) scaling_.scale = scaling_.other_scale;
+        if (scaling_.scale != 1) begin = near<kScaled>(begin, end);
       }
+      if (begin == end) return;
+      const bool again = begin == before + 1;
       before = begin;
-      if (bad > 1) return;
+      begin = ranged(begin, again ? end : begin + 1);
     }
   }
 
  private:
   // Until weights are out of range: the strip where that is so, or `end`.
-  KEEP_CALL static int64_t run_near(const Plan& plan, const Slice<T>& slice, int64_t begin, int64_t end, int64_t from,
-                                    int64_t to) {
-    OfStrips<false> strips(slice);
+  template <Form kForm>
+  KEEP_CALL int64_t near(int64_t begin, int64_t end) {
+    OfStrips<kForm> strips(slice_);
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t row = i * kStrip;
-      if (!strips(row, least(row + kStrip, plan.height.out), from, to, i > begin, false)) return i;
+      if (!strips(i * kStrip, last_row(i), from_, to_, i > begin, &scaling_)) return i;
     }
     return end;
   }
-  KEEP_CALL static bool run_ranged(const Plan& plan, const Slice<T>& slice, int64_t begin, int64_t end, int64_t from,
-                                   int64_t to) {
-    OfStrips<true> strips(slice);
-    const int64_t last = least(end * kStrip, plan.height.out);
-    bool right = false;
-    for (int careful = 0; careful < 2 && !right; ++careful) right = strips(begin * kStrip, last, from, to, false, careful > 0);
-    return right;
+  // Until plain form would do.
+  KEEP_CALL int64_t ranged(int64_t begin, int64_t end) {
+    OfStrips<kRanged> strips(slice_);
+    scaling_.careful = scaling_.calm = false;
+    bool carried = false;
+    while (begin < end && !scaling_.calm) {
+      const bool right = strips(begin * kStrip, last_row(begin), from_, to_, carried, &scaling_);
+      carried = right || scaling_.careful;
+      if (!carried) {
+        scaling_.careful = true, scaling_.calm = false;
+        continue;
+      }
+      for (int64_t h = begin * kStrip; !right && h < last_row(begin); ++h) {
+        repair_row<OfMethod>(plan_, slice_.inputs_of_tensor, plane_, z_, h, from_, to_, slice_.y + h * slice_.out_width);
+      }
+      ++begin;
+    }
+    return begin;
   }
+  int64_t last_row(int64_t strip) const { return least((strip + 1) * kStrip, plan_.height.out); }
+
+  const Plan& plan_;
+  const Slice<T>& slice_;
+  const int64_t plane_, z_, from_, to_;
+  Scaling<Wide<T>> scaling_;
 };
 
 }  // namespace onnxpool::ONNXPOOL_ISA

@@ -79,10 +79,30 @@ class Exp {
     }
   }
 
+  // What rises with exp(l), and the whole number n that it stands for: 2^n is near exp(l).
+  INLINED V rank(V l) const { return fma(l, log2e_, magic_); }
+  INLINED static V exponent(V rank) {
+    return number_of<Value>(whole_bits<Value>(rank) & ~((Signed{1} << kBits) - 1)) - kMagic;
+  }
+  INLINED static V rank_of(V n) { return n + kMagic; }
+
+  // exp(l) * 2^-n for down = n * 2^kMantissa; right where that is a normal number.
+  INLINED V operator()(V l, Words<Value> down, V* rank) const {
+    const Step step = reduce(l);
+    const Words<Value> shifted = (words<Value>(step.t) << kShift) - down;
+    *rank = step.t;
+    if constexpr (kBits > 0) {
+      return power(step.r, number_of_words<Value>(look_up(table_, words<Value>(step.t)) + shifted));
+    } else {
+      constexpr Unsigned kOne = Unsigned{K::kBias} << K::kMantissa;
+      return power(step.r, V{}) * number_of_words<Value>(shifted + kOne + offset_);
+    }
+  }
+
   // exp(l) = result * 2^n.
   INLINED V split(V l, V* n) const {
     const Step step = reduce(l);
-    *n = number_of<Value>(whole_bits<Value>(step.t) & ~((Signed{1} << kBits) - 1)) - kMagic;
+    *n = exponent(step.t);
     if constexpr (kBits > 0) return power(step.r, number_of_words<Value>(look_up(powers_, words<Value>(step.t))));
     return power(step.r, V{});
   }
@@ -145,7 +165,7 @@ class ExponentialWeights {
   static constexpr double kPlainExponent = -kOffset;  // plain sums are relative to 2 to this power
 
   // Windows have so many cells, or those of them that are summed at once.
-  INLINED explicit ExponentialWeights(int64_t cells)
+  INLINED explicit ExponentialWeights(int64_t cells, Value = 1)
       : exp_(kOffset), limit_(cells > kMany ? kMostOfMany : kMost), largest_(kMostSum / static_cast<Value>(cells)) {}
 
   INLINED V weight(V x, V l) {
@@ -156,6 +176,37 @@ class ExponentialWeights {
   }
   INLINED void see(V, V) {}
   INLINED bool near(bool) const { return !any(top_ > limit_) && !(kLogits && any(size_ > largest_)); }
+  INLINED bool calm() const { return near(true); }
+  INLINED Value other_scale() const { return 0; }
+  INLINED V unscale() const { return V{}; }
+
+  struct Reference {
+    V n;
+    Words<Value> down;
+    V least;  // ranks below this weigh nothing
+
+    INLINED Reference of_lane(int64_t i) const { return {all(n[i]), down[i] - Words<Value>{}, all(least[i])}; }
+  };
+  INLINED static V no_rank() { return Exp<Value>::rank_of(all(kNone<Value>)); }
+  INLINED V rank(V, V l) {
+    top_ = larger_magnitude<Value>(l, top_);
+    const V rank = exp_.rank(l);
+    if (!careful_) return rank;
+    return l < -kHugeLogit ? no_rank() : l <= kHugeLogit ? rank : Exp<Value>::rank_of(all(kBad<Value>));
+  }
+  INLINED static Reference reference(V rank) {
+    using K = ExpConstants<Value>;
+    const V n = Exp<Value>::exponent(rank);
+    return {n, words<Value>(n + (K::magic + kOffset)) << K::kMantissa, Exp<Value>::rank_of(n - kMostBelow)};
+  }
+  INLINED Cells<Value> relative(V x, V l, const Reference& from) {
+    V rank;
+    Cells<Value> cells{x, exp_(l, from.down, &rank), from.n};
+    cells.w = rank < from.least ? V{} : cells.w;  // NaN stays
+    if constexpr (kLogits) size_ = larger_magnitude<Value>(x, size_);
+    if (careful_) correct(l, &cells);
+    return cells;
+  }
 
   INLINED Cells<Value> split(V x, V l) {
     const V logit = kLogits ? l : x;
@@ -171,10 +222,14 @@ class ExponentialWeights {
   INLINED bool right() const {
     return careful_ ? !any(huge_) : !any(top_ > kHugeLogit) && !(kLogits && any(size_ > kHuge));
   }
-  INLINED static V result(V y, V) { return y; }
   INLINED static V result(V y, V, V) { return y; }
+  INLINED static V result_at(V y, V, V) { return y; }
 
  private:
+  // What a weight that counts beside a lane's largest is less than that, in powers of 2: more than plain form can show,
+  // and so few that no step of exp comes below the normal numbers.
+  static constexpr Value kMostBelow = kFloat ? 117 : 1000;
+
   // Cells of -inf and those far below all others weigh nothing; huge ones become NaN.
   INLINED void correct(V logit, Cells<Value>* cells) {
     const V nan = all(-infinity<Value>()) * 0;
@@ -197,8 +252,9 @@ class ExponentialWeights {
   bool careful_ = false;
 };
 
-// Stochastic: w = max(x, 0), and the values are the weights.
-template <class Value>
+// Stochastic: w = max(x, 0), and the values are the weights. With kScaled they are plainly that times a power of two,
+// which may be any: where one is out of range, another may do for all cells that follow.
+template <class Value, bool kScaled>
 class RectifiedWeights {
   using K = ExpConstants<Value>;
   using V = Vec<Value>;
@@ -206,14 +262,19 @@ class RectifiedWeights {
   static constexpr Value kLeast = kFloat ? 0x1p-40F : Value(0x1p-400), kLeastCell = kFloat ? 0x1p-62F : Value(0x1p-500);
   static constexpr Value kHuge = kFloat ? 0x1p100F : Value(0x1p900), kSmallest = kFloat ? 0x1p-126F : Value(0x1p-1022);
   static constexpr Value kMostProduct = kFloat ? 0x1p100F : Value(0x1p900);  // sums of any number are finite
+  static constexpr Value kCalm = kFloat ? 0x1p45F : Value(0x1p445);          // so are the sums of these cells' squares
+  static constexpr int64_t kBelow = 20;  // an other scale makes the least weight 2 to minus this power
 
  public:
   static constexpr bool kSquares = true;
   static constexpr double kPlainExponent = 0;
 
-  INLINED explicit RectifiedWeights(int64_t) {}
+  INLINED explicit RectifiedWeights(int64_t, Value scale = 1) : scale_(all(scale)), unscale_(all(1 / scale)) {
+    const Value huge = kHuge * scale, product = huge * huge;  // as in the other form no cell may be huge
+    if (product < most_product_) most_product_ = product;
+  }
 
-  INLINED V weight(V x, V) { return larger(V{}, x); }  // NaN stays
+  INLINED V weight(V x, V) { return kScaled ? larger(V{}, x) * scale_ : larger(V{}, x); }  // NaN stays
   // A window's sums, or a cell's weight and product where these are not at hand.
   INLINED void see(V weight, V product) {
     const Words<Value> above = words<Value>(weight) - 1;  // 0 becomes the largest
@@ -222,57 +283,107 @@ class RectifiedWeights {
   }
   INLINED bool near(bool of_cells) const {
     const Value least = of_cells ? kLeastCell : kLeast;
-    return !any(least_ < words<Value>(all(least))) && !any(most_ > kMostProduct);
+    return !any(least_ < words<Value>(all(least))) && !any(most_ > most_product_);
+  }
+  // Where weights were not near: a scale that makes the least of them so, or 0 if that is about the one there was.
+  INLINED Value other_scale() const { return scale_for(least_, scale_[0]); }
+  INLINED V unscale() const { return unscale_; }
+
+  struct Reference {
+    V n, down;
+
+    INLINED Reference of_lane(int64_t i) const { return {all(n[i]), all(down[i])}; }
+  };
+  INLINED static V no_rank() { return V{}; }
+  INLINED V rank(V x, V) {
+    see(x, x);
+    return x;
+  }
+  INLINED static Reference reference(V rank) {
+    const V n = exponent_of(rank);
+    return {rank > 0 ? n : all(kNone<Value>), rank > 0 ? power_of_two<Value>(-n) : all<Value>(1)};
+  }
+  INLINED Cells<Value> relative(V x, V, const Reference& from) {
+    V w = larger(V{}, x) * from.down;
+    if (careful_) {
+      const auto odd = ~(x <= kHuge);
+      w = odd ? all(-infinity<Value>()) * 0 : w;
+      huge_ |= odd & (x == x);
+    }
+    return {w, w, from.n};
   }
 
   INLINED Cells<Value> split(V x, V) {
     constexpr typename K::Signed kFraction = (typename K::Signed{1} << K::kMantissa) - 1;
-    constexpr Value kShifter = Value(typename K::Unsigned{1} << K::kMantissa);
-    const Ints<Value> word = whole_bits<Value>(x);
-    Cells<Value> cells;
-    cells.w = number_of<Value>((word & kFraction) | whole_bits<Value>(all<Value>(1)));
-    const Ints<Value> exponent = (word >> K::kMantissa) | whole_bits<Value>(all(kShifter));
-    cells.n = number_of<Value>(exponent) - (kShifter + K::kBias);
-    cells.w = fma(x, V{}, cells.w);  // NaN stays
     const auto none = x <= 0;
+    see(x, x);
+    V own = x, lifted = {};
+    if (careful_) {
+      const auto subnormal = x < kSmallest;
+      own = subnormal ? x * kLift : x, lifted = subnormal ? all(kLifted) : V{};
+    }
+    Cells<Value> cells;
+    cells.w = number_of<Value>((whole_bits<Value>(own) & kFraction) | whole_bits<Value>(all<Value>(1)));
+    cells.n = exponent_of(own) - lifted;
+    cells.w = fma(x, V{}, cells.w);  // NaN stays
     cells.w = none ? V{} : cells.w;
     cells.n = none ? all(kNone<Value>) : cells.n;
     if (careful_) {
-      const auto odd = ~(x <= kHuge) | ((x < kSmallest) & ~none);
+      const auto odd = ~(x <= kHuge);
       cells.n = odd ? all(kBad<Value>) : cells.n;
       cells.w = odd ? all(-infinity<Value>()) * 0 : cells.w;
       huge_ |= odd & (x == x);
     }
     cells.x = cells.w;
-    const Words<Value> above = words<Value>(x) - 1;
-    least_ = above < least_ ? above : least_;
-    most_ = larger(x, most_);
     return cells;
   }
   INLINED void be_careful() { careful_ = true; }
   INLINED bool right() const {
     return careful_ ? !any(huge_) : !any(least_ < words<Value>(all(kSmallest)) - 1) && !any(most_ > kHuge);
   }
-  // 0 where there is no weight; in ranged form values were scaled by 2^-n.
-  INLINED static V result(V y, V weights) { return weights == 0 ? V{} : y; }
-  INLINED static V result(V y, V weights, V n) { return weights == 0 ? V{} : y * power_of_two<Value>(n); }
+  // Whether plain form would do for what was seen in the other one.
+  INLINED bool calm() const { return !any(least_ < words<Value>(all(kLeast))) && !any(most_ > kCalm); }
+
+  // 0 where there is no weight; values were scaled, by 2^-n in ranged form.
+  INLINED static V result(V y, V weights, [[maybe_unused]] V unscale) {
+    if constexpr (kScaled) y = y * unscale;
+    return weights == 0 ? V{} : y;
+  }
+  INLINED static V result_at(V y, V weights, V n) {
+    const V normal = larger(n, all<Value>(1 - K::kBias));  // in two steps, of which only the second may round
+    return weights == 0 ? V{} : y * power_of_two<Value>(n - normal) * power_of_two<Value>(normal);
+  }
 
  private:
+  static constexpr Value kLift = Value(0x1p64), kLifted = 64;
+
+  // Not inlined, nor a look at lanes one by one where sums are seen: they are to stay in registers there.
+  KEEP_CALL static Value scale_for(Words<Value> least, Value scale) {
+    typename K::Unsigned smallest = least[0];
+    for (int64_t lane = 1; lane < kLanes<Value>; ++lane) smallest = least[lane] < smallest ? least[lane] : smallest;
+    const auto exponent = [](typename K::Unsigned word) { return static_cast<int64_t>(word >> K::kMantissa) - K::kBias; };
+    const int64_t own = exponent(bits<typename K::Unsigned>(scale));
+    const int64_t other = clamped(own - kBelow - exponent(smallest), K::kBias - 1), change = other - own;
+    if (change < kBelow && change > -kBelow) return 0;
+    return bits<Value>(static_cast<typename K::Unsigned>(other + K::kBias) << K::kMantissa);
+  }
+  INLINED static int64_t clamped(int64_t n, int64_t bound) { return n < -bound ? -bound : n > bound ? bound : n; }
+  INLINED static V exponent_of(V x) {
+    constexpr Value kShifter = Value(typename K::Unsigned{1} << K::kMantissa);
+    const Ints<Value> exponent = (whole_bits<Value>(x) >> K::kMantissa) | whole_bits<Value>(all(kShifter));
+    return number_of<Value>(exponent) - (kShifter + K::kBias);
+  }
+
+  V scale_, unscale_;
+  Value most_product_ = kMostProduct;
   Words<Value> least_ = ~Words<Value>{};
   V most_ = {};
   Ints<Value> huge_ = {};
   bool careful_ = false;
 };
 
-template <class Value, bool kExponential, bool kLogits>
-struct WeightsFor {
-  using type = ExponentialWeights<Value, kLogits>;
-};
-template <class Value>
-struct WeightsFor<Value, false, false> {
-  using type = RectifiedWeights<Value>;
-};
-template <class Method, class Value>
-using Weights = typename WeightsFor<Value, Method::kExponential, (Method::kInputs > 1)>::type;
+template <class Method, class Value, bool kScaled>
+using Weights = std::conditional_t<Method::kExponential, ExponentialWeights<Value, (Method::kInputs > 1)>,
+                                   RectifiedWeights<Value, kScaled>>;
 
 }  // namespace onnxpool::ONNXPOOL_ISA

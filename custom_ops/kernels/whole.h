@@ -32,7 +32,7 @@ class WholeLoop {
   using Value = Wide<T>;
   using V = Vec<Value>;
   using Method = OfMethod<Value, double>;
-  using W = Weights<Method, Value>;
+  using W = Weights<Method, Value, false>;
   static constexpr int64_t kN = kLanes<Value>, kInRow = 8, kRow = kInRow * kN;
   static constexpr size_t kLevels = 8;  // 2^8 rows are more than a small plane has
   static constexpr double kMost = 0x1p990;  // that the sums of all parts do not overflow
@@ -58,15 +58,15 @@ class WholeLoop {
   }
 
   // Steps [begin, end) of small planes. Which form of weights they have does not show in their bits: after one that had
-  // to be done again, all are ranged at once.
+  // to be done again they are ranged at once, as long as one needs it.
   static void steps(const Plan& plan, const Schedule& s, const Inputs<T>& inputs, T* y, int64_t begin, int64_t end) {
-    bool near = true;
+    bool calm = true;  // plain form would do
     for (int64_t step = begin; step < end; ++step) {
       const int64_t first = step * kN, used = least(kN, plan.planes - first);
       const Inputs<T> cells{inputs.x + first * s.cells, inputs.logit + first * s.cells};
-      near = near && planes<false>(cells, s.cells, used, y + first, false);
-      if (near || planes<true>(cells, s.cells, used, y + first, false)) continue;
-      if (planes<true>(cells, s.cells, used, y + first, true)) continue;
+      if (calm && planes<false>(cells, s.cells, used, y + first, false, &calm)) continue;
+      if (planes<true>(cells, s.cells, used, y + first, false, &calm)) continue;
+      if (planes<true>(cells, s.cells, used, y + first, true, &calm)) continue;
       for (int64_t i = first; i < first + used; ++i) repair_row<OfMethod>(plan, inputs, i, 0, 0, 0, 1, y + i);
     }
   }
@@ -103,17 +103,25 @@ class WholeLoop {
     return n < -1020 ? 0 : bits<double>(static_cast<uint64_t>(static_cast<int64_t>(n) + 1023) << 52);
   }
 
-  // The largest exponents from cell i on, of a row or what there is of it, and of `top`, lane by lane.
+  using Reference = typename W::Reference;
+
+  // The largest ranks from cell i on, of a row or what there is of it, and of `top`, lane by lane.
   INLINED static V raise(const Inputs<T>& cells, int64_t i, int64_t count, W* weights, V top) {
     const int64_t end = least(kInRow, (count - i + kN - 1) / kN);
     UNROLL_NONE
-    for (int64_t k = 0; k < end; ++k) top = larger(weigh<true>(cells, i + k * kN, count, weights).n, top);
+    for (int64_t k = 0; k < end; ++k) {
+      const Cells<Value> own = read(cells, i + k * kN, count);  // its logits
+      V rank = weights->rank(own.x, own.w);
+      if (count - i - k * kN < kN) rank = lanes_between<Value>(0, count - i - k * kN) ? rank : W::no_rank();
+      top = larger(rank, top);
+    }
     return top;
   }
 
-  // The sums of such a row, relative to 2^top: four at a time, then these in a tree.
+  // The sums of such a row, ranged: relative to `from`; four at a time, then these in a tree.
   template <bool kRanged>
-  INLINED static void sum_row(const Inputs<T>& cells, int64_t i, int64_t count, W* weights, V top, V* w, V* p) {
+  INLINED static void sum_row(const Inputs<T>& cells, int64_t i, int64_t count, W* weights, const Reference& from, V* w,
+                              V* p) {
     const int64_t end = least(kInRow, (count - i + kN - 1) / kN);
     constexpr int64_t kSums = 4;
     V own_w[kSums] = {}, own_p[kSums] = {};
@@ -122,8 +130,7 @@ class WholeLoop {
       UNROLL_ALL
       for (int64_t j = 0; j < kSums; ++j) {
         if (k + j >= end) break;
-        Cells<Value> cell = weigh<kRanged>(cells, i + (k + j) * kN, count, weights);
-        if constexpr (kRanged) cell.w = scaled<Value>(cell.w, cell.n - top);
+        const Cells<Value> cell = weigh<kRanged>(cells, i + (k + j) * kN, count, weights, from);
         own_w[j] = own_w[j] + cell.w, own_p[j] = fma(cell.w, W::kSquares ? cell.w : cell.x, own_p[j]);
       }
     }
@@ -132,21 +139,30 @@ class WholeLoop {
 
   // One result for each of `used` planes that follow each other. False as in LanesLoop::pool.
   template <bool kRanged>
-  KEEP_CALL static bool planes(const Inputs<T>& inputs, int64_t count, int64_t used, T* y, bool careful) {
+  KEEP_CALL static bool planes(const Inputs<T>& inputs, int64_t count, int64_t used, T* y, bool careful, bool* calm) {
     W weights(count);
     if (kRanged && careful) weights.be_careful();
-    V w[kRoom<Value>] = {}, p[kRoom<Value>] = {}, tops[kRoom<Value>] = {}, same_tops[kRoom<Value>] = {};
+    V w[kRoom<Value>] = {}, p[kRoom<Value>] = {}, ranks[kRoom<Value>];
+    Reference from{}, references{};
+    if constexpr (kRanged) {
+      for (int64_t plane = 0; plane < kN; ++plane) {
+        const Inputs<T> cells{inputs.x + plane * count, inputs.logit + plane * count};
+        ranks[plane] = W::no_rank();
+        for (int64_t i = 0; plane < used && i < count; i += kRow) {
+          ranks[plane] = raise(cells, i, count, &weights, ranks[plane]);
+        }
+      }
+      references = W::reference(join_lanes<Value>(ranks, [](V a, V b) INLINED { return larger(a, b); }));
+    }
     for (int64_t plane = 0; plane < used; ++plane) {
       const Inputs<T> cells{inputs.x + plane * count, inputs.logit + plane * count};
-      V top = all(kNone<Value>);
-      for (int64_t i = 0; kRanged && i < count; i += kRow) top = raise(cells, i, count, &weights, top);
-      tops[plane] = same_tops[plane] = top;
+      if constexpr (kRanged) from = references.of_lane(plane);
       // Rows in a tree: sums of 1, 2, 4... of them wait until there are as many again.
       V waiting_w[kLevels], waiting_p[kLevels];
       int64_t rows = 0, level = 0;
       for (int64_t i = 0; i < count; i += kRow, ++rows) {
         V own_w, own_p;
-        sum_row<kRanged>(cells, i, count, &weights, top, &own_w, &own_p);
+        sum_row<kRanged>(cells, i, count, &weights, from, &own_w, &own_p);
         for (level = 0; (rows >> level & 1) != 0; ++level) {
           own_w = waiting_w[level] + own_w, own_p = waiting_p[level] + own_p;
         }
@@ -157,14 +173,6 @@ class WholeLoop {
         w[plane] = waiting_w[level] + w[plane], p[plane] = waiting_p[level] + p[plane];
       }
     }
-    V top = {};
-    if constexpr (kRanged) {
-      top = join_lanes<Value>(same_tops, [](V a, V b) INLINED { return larger(a, b); });
-      for (int64_t plane = 0; plane < used; ++plane) {
-        const V factor = scaled<Value>(all<Value>(1), tops[plane] - top[plane]);
-        w[plane] = w[plane] * factor, p[plane] = p[plane] * (W::kSquares ? factor * factor : factor);
-      }
-    }
     const auto sum = [](V a, V b) INLINED { return a + b; };
     const V sum_w = join_lanes<Value>(w, sum), sum_p = join_lanes<Value>(p, sum);
     if constexpr (!kRanged) {
@@ -172,9 +180,10 @@ class WholeLoop {
       if (!weights.near(false)) return false;
     }
     V result = quotient(sum_p, sum_w);
-    if constexpr (kRanged) result = W::result(result, sum_w, top);
-    else result = W::result(result, sum_w);
+    if constexpr (kRanged) result = W::result_at(result, sum_w, references.n);
+    else result = W::result(result, sum_w, weights.unscale());
     store_part(result, Span<T>(0, used), y);
+    if (kRanged) *calm = weights.calm();
     return !kRanged || weights.right();
   }
 
@@ -183,12 +192,15 @@ class WholeLoop {
   KEEP_CALL static bool sum(const Inputs<T>& cells, int64_t count, Part* part, bool careful) {
     W weights(count);
     if (kRanged && careful) weights.be_careful();
-    V tops = all(kNone<Value>);
+    V rank = W::no_rank();
+    Reference from{};
+    from.n = all(kNone<Value>);
     double w[kRoom<Value>] = {}, p[kRoom<Value>] = {}, lost_w[kRoom<Value>] = {}, lost_p[kRoom<Value>] = {};
     for (int64_t i = 0; i < count; i += kRow) {
-      const V top = kRanged ? raise(cells, i, count, &weights, tops) : tops;
+      const V before = from.n;
+      if constexpr (kRanged) rank = raise(cells, i, count, &weights, rank), from = W::reference(rank);
       V sum_w, sum_p;
-      sum_row<kRanged>(cells, i, count, &weights, top, &sum_w, &sum_p);
+      sum_row<kRanged>(cells, i, count, &weights, from, &sum_w, &sum_p);
       if constexpr (!kRanged) {
         weights.see(sum_w, sum_p);
         if (!weights.near(false)) return false;
@@ -196,7 +208,7 @@ class WholeLoop {
       UNROLL_NONE
       for (int64_t lane = 0; lane < kN; ++lane) {
         if constexpr (kRanged) {
-          const double factor = power(double{tops[lane]} - double{top[lane]});
+          const double factor = power(double{before[lane]} - double{from.n[lane]});
           const double factor_p = W::kSquares ? factor * factor : factor;
           w[lane] *= factor, lost_w[lane] *= factor, p[lane] *= factor_p, lost_p[lane] *= factor_p;
         }
@@ -206,17 +218,16 @@ class WholeLoop {
           w[lane] += double{sum_w[lane]}, p[lane] += double{sum_p[lane]};
         }
       }
-      tops = top;
     }
     *part = {0, 0, 0, kRanged && !weights.right()};
     if (kRanged) part->n = kNone<double>;
     for (int64_t lane = 0; lane < kN; ++lane) {
-      if (kRanged && double{tops[lane]} > part->n) part->n = double{tops[lane]};
+      if (kRanged && double{from.n[lane]} > part->n) part->n = double{from.n[lane]};
     }
     double lost_w_all = 0, lost_p_all = 0;
     UNROLL_NONE
     for (int64_t lane = 0; lane < kN; ++lane) {
-      const double factor = kRanged ? power(double{tops[lane]} - part->n) : 1;
+      const double factor = kRanged ? power(double{from.n[lane]} - part->n) : 1;
       add((w[lane] + lost_w[lane]) * factor, &part->w, &lost_w_all);
       add((p[lane] + lost_p[lane]) * (W::kSquares ? factor * factor : factor), &part->p, &lost_p_all);
     }
@@ -225,16 +236,22 @@ class WholeLoop {
     return kRanged ? !part->huge : !(part->p >= kMost || part->p <= -kMost);
   }
 
-  template <bool kRanged>
-  INLINED static Cells<Value> weigh(const Inputs<T>& cells, int64_t i, int64_t count, W* weights) {
+  // Cells from i on, and in place of weights their logits; 0 beyond the last one.
+  INLINED static Cells<Value> read(const Inputs<T>& cells, int64_t i, int64_t count) {
     const bool part = count - i < kN;
-    Cells<Value> own;
+    Cells<Value> own{};
     own.x = part ? load_part(cells.x + i, Span<T>(0, count - i)) : load(cells.x + i);
-    V logit = own.x;
-    if constexpr (Method::kInputs > 1) logit = part ? load_part(cells.logit + i, Span<T>(0, count - i)) : load(cells.logit + i);
-    if constexpr (kRanged) own = weights->split(own.x, logit);
-    else own.w = weights->weight(own.x, logit);
-    if (part) keep_within<kRanged>(lanes_between<Value>(0, count - i), &own);
+    own.w = own.x;
+    if constexpr (Method::kInputs > 1) own.w = part ? load_part(cells.logit + i, Span<T>(0, count - i)) : load(cells.logit + i);
+    return own;
+  }
+
+  template <bool kRanged>
+  INLINED static Cells<Value> weigh(const Inputs<T>& cells, int64_t i, int64_t count, W* weights, const Reference& from) {
+    Cells<Value> own = read(cells, i, count);
+    if constexpr (kRanged) own = weights->relative(own.x, own.w, from);
+    else own.w = weights->weight(own.x, own.w);
+    if (count - i < kN) keep_within<kRanged>(lanes_between<Value>(0, count - i), &own);
     return own;
   }
 };

@@ -77,6 +77,8 @@ def _facts(method: Method, tried: list[str]) -> MethodFacts:
             element.name for element in POOLED if operator and why_not_native(operator, element.name, provider) is None
         )
 
+    from onnxpool import nn
+
     modules = sorted({spelling.partition("(")[0] for spelling in method.modules})
     return MethodFacts(
         name=method.name,
@@ -84,7 +86,7 @@ def _facts(method: Method, tried: list[str]) -> MethodFacts:
         formula=method.formula,
         source=method.source,
         modules=tuple(modules),
-        ranks=tuple(int(name[-2]) for name in modules),  # names end in 1d, 2d or 3d
+        ranks=tuple(getattr(nn, name).rank for name in modules),
         operator=method.operator.op_type if method.operator else None,
         dtypes=tuple(element.name for element in POOLED),
         native=right(CPU),

@@ -1,6 +1,6 @@
 """Every command, in the order of the help."""
 
-from onnxpool.cli import models, quantizing, checks, serving, about  # isort: skip
+from onnxpool.cli import models, quantizing, checks, serving, pictures, about  # isort: skip
 from onnxpool.cli.application import app
 
-__all__ = ["about", "app", "checks", "models", "quantizing", "serving"]
+__all__ = ["about", "app", "checks", "models", "pictures", "quantizing", "serving"]

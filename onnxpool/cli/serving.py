@@ -130,9 +130,10 @@ def serve(
     max_body_mb: Annotated[float, typer.Option(help="Largest request, in MiB.")] = 16.0,
     timeout: Annotated[float, typer.Option(help="Seconds within which a request is answered.")] = 30.0,
     threads: Annotated[
-        int | None, typer.Option(help="Threads inside one operator. Default: all cores but one.")
+        int | None, typer.Option(help="Threads inside one operator. Default: the processors it may use, but one.")
     ] = None,
     workers: Annotated[int, typer.Option(help="Batches of one model that run at the same time.")] = 1,
+    processes: Annotated[int, typer.Option(help="Processes that share the ports, each with models of its own.")] = 1,
     kernels: Annotated[Literal["auto", "require", "off"], typer.Option(help="Whether native kernels run.")] = "auto",
     on_mismatch: Annotated[
         Literal["refuse", "warn"], typer.Option(help="What becomes of a model whose golden answers do not come out.")
@@ -159,6 +160,9 @@ def serve(
     access_log: Annotated[
         Literal["off", "text", "json"], typer.Option(help="A line on standard error for each request.")
     ] = "off",
+    tracing: Annotated[
+        bool, typer.Option("--tracing", help="Send OpenTelemetry's spans to where OTEL_EXPORTER_OTLP_ENDPOINT says.")
+    ] = False,
     log_level: Annotated[Literal["error", "warning", "info"], typer.Option(help="What else is logged.")] = "warning",
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain (PEM), for TLS.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM).")] = None,
@@ -185,7 +189,8 @@ def serve(
 
     from onnxpool.serve import Options, Repository
     from onnxpool.serve.guard import read_tokens
-    from onnxpool.serve.listening import Listen
+    from onnxpool.serve.listening import Listen, Listening
+    from onnxpool.serve.processes import serve as serve_by_processes
     from onnxpool.serve.server import serve
 
     logging.basicConfig(format="onnxpool: %(message)s", level=log_level.upper())
@@ -193,6 +198,8 @@ def serve(
         kernels=kernels,
         threads=threads,
         workers=workers,
+        processes=processes,
+        tracing=tracing,
         max_batch=max_batch,
         max_delay_s=max_delay_ms / 1000,
         max_queue=max_queue,
@@ -210,9 +217,16 @@ def serve(
         access_log=access_log,
     )
     listen = Listen(host, port, grpc_port, tls_cert, tls_key, drain, drain_delay, tls_client_ca=tls_client_ca)
+
+    def announce(now: Listening) -> None:
+        show(now, tables.listening, as_json)
+
+    if processes > 1:
+        serve_by_processes(models, options, listen, announce)
+        return
     with working(f"Loading {models}"):
         repository = Repository(models, options)
-    serve(repository, listen, lambda now: show(now, tables.listening, as_json))
+    serve(repository, listen, announce)
 
 
 @app.command(rich_help_panel="Running")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from onnxpool.network.swap import Swapped
     from onnxpool.openvino import Built
     from onnxpool.quantizing.quantize import Quantized
+    from onnxpool.run.downscale import Downscaled
     from onnxpool.run.predict import Output, Predictions
     from onnxpool.serve.listening import Listening
     from onnxpool.validation.certificate import Verification
@@ -192,7 +193,9 @@ def predictions(value: "Predictions") -> Page:
     """For each picture and output the best classes, or figures."""
     page: list[Block] = []
     for prediction in value.pictures:
-        page.append(Text(f"{prediction.picture}, {prediction.time_s * 1e3:.1f} ms", "bold"))
+        height, width = prediction.size
+        told = f"{prediction.picture}, {height}x{width}, {prediction.time_s * 1e3:.1f} ms"
+        page.append(Text(told, "bold"))
         for output in prediction.outputs:
             if output.classes:
                 rows = [Row(cells) for cells in _classes(output)]
@@ -200,6 +203,12 @@ def predictions(value: "Predictions") -> Page:
             else:
                 page.append(Facts([(output.name, _figures(output))]))
     return page
+
+
+def downscaled(value: "Downscaled") -> Page:
+    """What was written, and sizes."""
+    (h, w), (height, width) = value.before, value.after
+    return [f"{value.output}: {height}x{width} pixels, from {h}x{w}"]
 
 
 def batch(value: "Batch") -> Page:

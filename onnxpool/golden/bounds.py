@@ -22,10 +22,10 @@ largest magnitude in the window, ``D = m - y >= 0`` how far the result lies belo
 - A native kernel computes each weight once, with an error of :data:`NATIVE_EXP` ``u``, and takes that same weight above
   and below. So these errors move ``y`` by at most ``NATIVE_EXP u`` times the weighted mean of ``|x - y|``, which is at
   most ``M``. (What ``log 2`` lacks in one float32, 3e-9 of itself, moves logits in proportion: ``0.05 M ln n u`` by the
-  lines on CUDA below, and :data:`NATIVE_EXP` has room for that.) It sums along one axis after the other, along each in
-  runs of :data:`NATIVE_RUN` cells and then these: ``d`` additions for any term, by :func:`native_ulps`; in a plane that
-  is one window in a tree, with no more of them. That is ``d`` below and ``d + 1`` above, with the product, and 2 for
-  the quotient: ``2 d + 3 + NATIVE_EXP``. Scaling by powers of two adds nothing.
+  lines on CUDA below, and :data:`NATIVE_EXP` has room for that.) It sums along one axis after the other, along each
+  pairs of cells, then up to :data:`NATIVE_RUN` cells of these, and then those sums: ``d`` additions for any term, by
+  :func:`native_ulps`; in a plane that is one window in a tree, with no more of them. That is ``d`` below and ``d + 1``
+  above, with the product, and 2 for the quotient: ``2 d + 3 + NATIVE_EXP``. Scaling by powers of two adds nothing.
 - Where it takes a second look (float32, windows 2 or 3 wide on long rows), ``y = y1 + sum(w (x - y1)) / sum(w)`` errs
   by at most 6 for the terms of the sum, relative to the mean of ``|x - y1|``, 1 for the last addition, and
   ``NATIVE_EXP``: what the first look lost, 2^-14 and some ``u``, enters in second order. The promise covers both.
@@ -47,6 +47,15 @@ largest magnitude in the window, ``D = m - y >= 0`` how far the result lies belo
   stochastic pooling none.
 - A narrower output type adds one ULP of that type at the answer, for its rounding.
 - For float64 the answer itself was rounded like a result, by at most :func:`reference_ulps`.
+
+**Pooling of tokens**, with ``n`` of them and ``M`` the largest magnitude among them (:func:`token_ulps`): counts are
+exact up to ``2^24``. A mean errs by ``n - 1`` for the sum and 1 for the quotient, relative to ``mean |x| <= M``; with
+the square root of ``n`` in place of ``n`` it is one more, and all of it ``sqrt(n)`` times that. In a weighted mean the
+sum of places errs by ``n - 1``, the quotient by 1, each product by 1, and the sum of products by ``n - 1``. A maximum,
+and one token, are exact. Attentive statistics (:func:`statistics_ulps`), for the scores as they are: the mean is a
+shifted ratio as above, of weights relative to ``M``: within ``body_ulps``. The deviation is that of cells around a mean
+that errs so much, which adds at most as much again; its own weights, squares, sum and root stay below ``body_ulps``
+of ``M`` by the same count, as no distance is above ``2 M`` and the root halves relative errors.
 
 **A pooling node that takes and gives stored numbers of 8 bits** (:func:`quantized_steps`), in ``u`` of float32 and
 steps of what goes in, of which no number is more than 255: a weight errs by ``5 u`` at most, for three factors and
@@ -83,7 +92,7 @@ NATIVE_EXP = 2.5
 """What the native kernels' ``exp`` may err, in ``u``: a table's entry, the last addition, and half for all else."""
 
 NATIVE_RUN = 8
-"""How many cells the native kernels add one after the other before they add those sums."""
+"""How many cells, in pairs, the native kernels add one after the other before they add those sums."""
 
 QUANTIZED_RUN = 16
 """How many cells the native kernels for 8 bits add in floats."""
@@ -192,11 +201,36 @@ def cuda_ulps(cells: int) -> float:
 def native_ulps(kernel: Sequence[int]) -> float:
     """What a native kernel may err in a window of this shape, in ULP of its magnitude.
 
-    >>> native_ulps((2, 2)), native_ulps((3, 3)), native_ulps((1,))
-    (9.5, 13.5, 5.5)
+    >>> native_ulps((2, 2)), native_ulps((3, 3)), native_ulps((7, 7)), native_ulps((1,))
+    (9.5, 13.5, 21.5, 5.5)
     """
-    additions = sum(min(k, NATIVE_RUN) - 1 + math.ceil(k / NATIVE_RUN) - 1 for k in kernel)
-    return 2 * additions + 3 + NATIVE_EXP
+    return 2 * sum(_additions(k) for k in kernel) + 3 + NATIVE_EXP
+
+
+def _additions(cells: int) -> int:
+    """How many additions any of so many cells along an axis goes through: in its pair, of pairs, and of runs."""
+    pairs = math.ceil(min(cells, NATIVE_RUN) / 2)
+    return min(cells - 1, 1) + pairs - 1 + math.ceil(cells / NATIVE_RUN) - 1
+
+
+def token_ulps(mode: str, tokens: int) -> float:
+    """What pooling of so many tokens may err, in ULP of the largest magnitude among them; ``mode`` of ``TokenPool``.
+
+    >>> token_ulps("mean", 512), token_ulps("max", 512)
+    (512.0, 0.0)
+    """
+    if mode in ("max", "cls", "lasttoken"):
+        return 0.0
+    return float({"mean": tokens, "weightedmean": 2 * tokens, "mean_sqrt_len_tokens": (tokens + 1) * tokens**0.5}[mode])
+
+
+def statistics_ulps(tokens: int) -> float:
+    """What the mean and deviation of so many tokens may err, in ULP of the largest magnitude among them.
+
+    >>> statistics_ulps(9) == 2 * body_ulps(9)
+    True
+    """
+    return 2 * body_ulps(tokens)
 
 
 def quantized_steps(kernel: Sequence[int], ratio: float) -> float:

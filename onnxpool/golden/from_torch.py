@@ -34,7 +34,7 @@ from onnxpool.golden.collect import (
 )
 from onnxpool.golden.file import Answers, Golden
 from onnxpool.golden.inputs import Feeds, generate, inputs_of
-from onnxpool.golden.perturbed import in_torch
+from onnxpool.golden.perturbed import each, in_torch
 from onnxpool.golden.pointed import pointed, watched
 from onnxpool.graph.fingerprint import fingerprints, of_parameters
 from onnxpool.graph.forms import Model, read
@@ -339,7 +339,6 @@ def _retyped(types: "Mapping[torch.dtype, torch.dtype]", default: "torch.dtype")
     """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils._pytree import tree_map
 
     def retyped(value: Any) -> Any:
         if isinstance(value, torch.dtype):
@@ -351,7 +350,8 @@ def _retyped(types: "Mapping[torch.dtype, torch.dtype]", default: "torch.dtype")
             usual = torch.get_default_dtype()
             torch.set_default_dtype(default)
             try:
-                return tree_map(retyped, func(*tree_map(retyped, args), **tree_map(retyped, kwargs or {})))
+                named = {name: each(retyped, value) for name, value in (kwargs or {}).items()}
+                return each(retyped, func(*each(retyped, args), **named))
             finally:
                 torch.set_default_dtype(usual)
 

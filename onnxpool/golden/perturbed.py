@@ -7,8 +7,10 @@ program (sizes, grids, indices). Where a function saturates, programs promise an
 A sum of numbers that cancel errs as its order has it, however small it is itself: :data:`SUMMING`.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,6 +58,10 @@ MOVING = {
 """Operators that round nothing, of PyTorch and of ONNX, in small letters."""
 
 
+_DRAWN = 2**22
+"""How many numbers are drawn once for all runs: drawing costs more than most operators."""
+
+
 def moved_inputs(
     feeds: dict[str, NDArray[Any]], rng: np.random.Generator, ulps: float = 1.0
 ) -> dict[str, NDArray[Any]]:
@@ -87,28 +93,48 @@ def _exact(array: NDArray[Any]) -> NDArray[np.bool_]:
     return exact
 
 
+def each(function: Callable[[Any], Any], value: Any) -> Any:
+    """``function`` of what PyTorch's dispatcher gives or takes, and of each value in its lists and tuples."""
+    return type(value)([each(function, one) for one in value]) if isinstance(value, list | tuple) else function(value)
+
+
+@cache
+def _drawn(dtype: "torch.dtype") -> "torch.Tensor":
+    import torch
+
+    return 2 * torch.rand(_DRAWN, generator=torch.Generator().manual_seed(0), dtype=dtype) - 1
+
+
 @contextmanager
 def in_torch(seed: int, ulps: float = 1.0) -> Iterator[None]:
     """Every operator that PyTorch runs rounds otherwise by up to so many ULP, as ``seed`` draws."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils._pytree import tree_map
 
     draws = torch.Generator().manual_seed(seed)
     eps = {dtype: torch.finfo(dtype).eps for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
     whole = {torch.float16: torch.int16, torch.bfloat16: torch.int16, torch.float32: torch.int32}
 
+    def drawn(like: "torch.Tensor") -> "torch.Tensor":
+        """Numbers in [-1, 1), of this shape: a run of those that are drawn already, from a place that is drawn."""
+        count = like.numel()
+        if count > _DRAWN:
+            return 2 * torch.rand(like.shape, generator=draws, dtype=like.dtype) - 1
+        start = int(torch.randint(_DRAWN - count + 1, (), generator=draws))
+        return _drawn(like.dtype)[start : start + count].view(like.shape)
+
     def moved(tensor: "torch.Tensor", absolute: "float | torch.Tensor") -> "torch.Tensor":
         dtype = tensor.dtype
         wide = tensor.to(torch.float64 if dtype == torch.float64 else torch.float32)
-        draw = 2 * torch.rand(tensor.shape, generator=draws, dtype=wide.dtype) - 1
-        step = wide * draw * (ulps * eps[dtype])
+        found = torch.addcmul(wide, wide, drawn(wide), value=ulps * eps[dtype])
         if dtype in whole:
             mask = (1 << _EXACT_BITS[str(dtype).removeprefix("torch.")]) - 1
-            step = torch.where((tensor.contiguous().view(whole[dtype]) & mask) == 0, torch.zeros_like(step), step)
+            found = torch.where((tensor.contiguous().view(whole[dtype]) & mask) == 0, wide, found)
         if not (isinstance(absolute, float) and absolute == 0):
-            step = step + absolute * (2 * torch.rand(tensor.shape, generator=draws, dtype=wide.dtype) - 1)
-        found = (wide + step).to(dtype)
+            found = found + absolute * drawn(wide)
+        found = found.to(dtype)
+        if math.isfinite(found.sum(dtype=wide.dtype)):  # one pass over the numbers, and so are they all
+            return found
         return torch.where(torch.isfinite(found), found, tensor)
 
     class Perturbed(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -129,7 +155,7 @@ def in_torch(seed: int, ulps: float = 1.0) -> Iterator[None]:
                     absolute = torch.nan_to_num(magnitudes, nan=0, posinf=0) * (ulps * eps[value.dtype] / 2)
                 return moved(value, absolute)
 
-            return tree_map(other, found)
+            return each(other, found)
 
     with Perturbed():  # type: ignore[no-untyped-call]
         yield

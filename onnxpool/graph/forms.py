@@ -31,6 +31,7 @@ from onnxpool._files import hidden, missing, named
 from onnxpool.domain import DOMAIN, OPSETS, VERSION, Form, is_foreign
 from onnxpool.dtypes import BY_CODE, POOLED
 from onnxpool.errors import ArgumentError, FormError, nearest
+from onnxpool.graph.glance import glance
 from onnxpool.graph.repair import pool_calls, prefixed, repair
 from onnxpool.graph.tags import TAG, fold, groups, names
 from onnxpool.window import Window
@@ -40,6 +41,9 @@ Model: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
 
 RANGE = "onnxpool.range"
 """Metadata key of a model in standard form that is right for pooling inputs within a range: the largest magnitude."""
+
+_LARGE_BYTES = 1 << 20
+"""Files above this are worth a look without their weights."""
 
 _EXTERNAL_FROM_BYTES = 1_900_000_000  # a protobuf message ends at 2 GiB
 
@@ -58,11 +62,12 @@ class PoolNode:
 # --- files
 
 
-def read(model: Model) -> ir.Model:
+def read(model: Model, *, in_place: bool = False) -> ir.Model:
     """The model in memory, external weights left on disk; an :class:`onnx_ir.Model` is returned as it is.
 
     What other programs do to a file is undone: nodes that stand before what they take from, and operators of ours that
     ``onnx.compose.add_prefix`` gave another name, where the model holds one body for each.
+    With ``in_place`` the weights of a large file stay there, too, for who needs the model only until the file changes.
     Raises :class:`FormError` for a missing file and for what is not an ONNX model.
     """
     if isinstance(model, ir.Model):
@@ -76,13 +81,23 @@ def read(model: Model) -> ir.Model:
             return repair(ir.from_proto(model))
         if isinstance(model, bytes):
             return repair(ir.from_proto(onnx.load_model_from_string(model)))
-        return repair(ir.load(model))
+        return repair(_glanced(Path(model)) if in_place and _is_large(Path(model)) else ir.load(model))
     except FileNotFoundError as error:
         raise FormError(f"there is no model file {name}" if isinstance(model, bytes) else missing(name)) from error
     except Exception as error:
         raise FormError(f"cannot read {name} as an ONNX model: {_why_unreadable(model, error)}") from error
     finally:
         logger.setLevel(level)
+
+
+def _is_large(path: Path) -> bool:
+    return path.suffix == ".onnx" and path.stat().st_size > _LARGE_BYTES
+
+
+def _glanced(path: Path) -> ir.Model:
+    model = ir.from_proto(glance(path))
+    ir.external_data.set_base_dir(model.graph, path.parent)
+    return model
 
 
 def _why_unreadable(model: Model, error: Exception) -> str:

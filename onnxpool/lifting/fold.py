@@ -33,7 +33,10 @@ def fold(matches: Sequence[tuple[ir.Graph, Match]]) -> tuple[Fold, ...]:
         inputs = [new.get(value, value) for value in match.inputs]
         name = _name(graph, match)
         op = Builder(f"{name}/")
-        made = _power(op, match, inputs[0]) if match.op_type == "PowerAverage" else _pool(op, match, inputs, name)
+        if match.write is not None:
+            made = match.write(op, *inputs)
+        else:
+            made = _power(op, match, inputs[0]) if match.op_type == "PowerAverage" else _pool(op, match, inputs, name)
         if match.last[1] and match.window is not None:
             made = op.Transpose(made, perm=(0, *range(2, match.window.rank + 2), 1))
         if match.shape is not None:
@@ -42,7 +45,9 @@ def fold(matches: Sequence[tuple[ir.Graph, Match]]) -> tuple[Fold, ...]:
         new[old] = made
         made.name, made.shape = name if match.name and not old.is_graph_output() else old.name, old.shape
         ir.convenience.replace_nodes_and_values(graph, match.node, [match.node], op.nodes, [old], [made])
-        if inputs[0].dtype is not None:
+        if match.write is not None and old.dtype is not None:
+            made.dtype = old.dtype
+        elif inputs[0].dtype is not None:
             made.dtype = inputs[0].dtype  # another one than before where casts went
         window = "all" if match.window is None else str(match.window)
         folds.append(Fold(name, match.op_type, window, tuple(str(value.name) for value in inputs), match.spelling))

@@ -57,7 +57,8 @@ class Lifted:
 def lift(model: Model) -> Lifted:
     """Fold each pooling that ``model`` spells out in standard operators into one node; the argument is left as it is.
 
-    A power mean, which has no operator of its own, becomes standard operators that cannot overflow. Opsets below 18
+    A power mean, which has no operator of its own, becomes standard operators that cannot overflow, and poolings over
+    tokens in float16 or bfloat16 the same formula in float32 (:mod:`onnxpool.lifting.tokens`). Opsets below 18
     become 18. The lifted model is compared with the original wherever that is finite: in float64 where the model is
     small, else in ONNX Runtime.
 

@@ -1,5 +1,6 @@
 """What a reader of a spelling says: that a node is a pooling, of which cells; or why it is none."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -27,7 +28,9 @@ class Match:
     Where the window is not written in the graph, ``cells`` say what it has to be traced from. ``shape`` is in the words
     of ONNX's Reshape. Where ``expand``, one channel of weights is for all. Nodes ``logits`` give the logits, of the one
     input, position by position. ``last`` tells whether channels are the last axis: of the input, of the output before
-    it is reshaped. A power mean, which has no operator, has an ``exponent``, is times ``factor``, has ``spatial`` axes
+    it is reshaped. What has no operator may be written by ``write(op, *inputs)``.
+
+    A power mean, which has no operator, has an ``exponent``, is times ``factor``, has ``spatial`` axes
     (all of which it is over if there is no window), and may count padding as zeros (``padded``). A ``name`` is for the
     node that comes; without one it is that of ``node``.
     """
@@ -47,6 +50,7 @@ class Match:
     logits: tuple[ir.Node, ...] = ()
     last: tuple[bool, bool] = (False, False)
     name: str = ""
+    write: Callable[..., ir.Value] | None = None
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ Each row of :data:`SPELLINGS` reads one spelling, from its last node backwards:
     attention  sum(x softmax(l))      ReduceSum over an unfolded, sliced or reshaped input, or over all of it
     power      mean(x^p)^(1/p)        AveragePool, GlobalAveragePool or ReduceMean between two Pow
 
-Our own standard form, whose formulas are kept safe by more nodes, is read by :mod:`onnxpool.lifting.own_forms`. An
-AveragePool may be written as a convolution of each channel with ones. Log-sum-exp, ``log(mean(exp(x)))``, is told
-apart and left: it has no operator.
+Poolings over tokens, in float16, are read by :mod:`onnxpool.lifting.tokens`. Our own standard form, whose formulas are
+kept safe by more nodes, is read by :mod:`onnxpool.lifting.own_forms`. An AveragePool may be written as a convolution of
+each channel with ones. Log-sum-exp, ``log(mean(exp(x)))``, is told apart and left: it has no operator.
 
 A weight ``w = exp(l - c)``, with ``c`` any value that is constant over a window, makes SoftPool where ``l`` is ``x``,
 and LocalImportancePool elsewhere; a weight that is ``x`` itself and cannot be negative makes StochasticPool. What looks
@@ -21,7 +21,7 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from onnxpool.lifting import own_forms
+from onnxpool.lifting import own_forms, tokens
 from onnxpool.lifting.match import Cells, Match, Refused, label
 from onnxpool.lifting.sums import Mismatch, Total, difference, over_cells, total, window_of
 from onnxpool.lifting.values import (
@@ -62,8 +62,8 @@ def recognise(graph: ir.Graph) -> Iterator[Match | Refused]:
 
 def quotient(node: ir.Node) -> Match | None:
     """``sum(x w) / sum(w)``."""
-    if (ours := own_forms.read(node)) is not None:
-        return ours
+    if (found := own_forms.read(node) or tokens.quotient(node)) is not None:
+        return found
     sums = _sums(node)
     if sums is None:
         return None
@@ -312,6 +312,7 @@ def _precision(value: ir.Value | None) -> float:
 
 SPELLINGS: dict[str, tuple[str, Callable[[ir.Node], Match | None]]] = {
     "Div": ("weighted mean", quotient),
+    "ReduceMax": ("maximum of tokens", tokens.largest),
     "ReduceSum": ("weighted mean", attention),
     "Pow": ("power mean", power),
     "Log": ("log-sum-exp", log_sum_exp),

@@ -12,6 +12,8 @@ from onnxpool.lifting.views import view
 
 def settle(model: ir.Model, match: Match) -> Match | Refused | None:
     """With the window, and sure that the operator takes these inputs; None where nobody would take it for a pooling."""
+    if match.write is not None:
+        return match
     try:
         if match.cells is not None and not match.inputs:
             found = view(model, match.cells)

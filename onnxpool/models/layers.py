@@ -14,7 +14,7 @@ from onnxpool.pools._torch_ops import Module, torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Chain", "classifier", "convolution"]
+__all__ = ["Chain", "Network", "classifier", "convolution"]
 
 
 class Chain(Module):
@@ -37,9 +37,29 @@ class Chain(Module):
         return given[0]
 
 
-def convolution(channels: int, outputs: int, size: int = 1, stride: int = 1) -> "torch.nn.Conv2d":
+class Network(Module):
+    """Named layers, one after another, each of which takes one tensor: a whole network."""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Tensor:
+            """As :meth:`forward`, which it calls."""
+
+    def __init__(self, **layers: "torch.nn.Module") -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+    def forward(self, x: "Tensor") -> "Tensor":
+        """``x`` is what the first layer takes."""
+        for layer in self.children():
+            x = layer(x)
+        return x
+
+
+def convolution(channels: int, outputs: int, size: int = 1, stride: int = 1, groups: int = 1) -> "torch.nn.Conv2d":
     """``(N, channels, H, W) -> (N, outputs, ceil(H / stride), ceil(W / stride))`` for an odd ``size``; no bias."""
-    return torch.nn.Conv2d(channels, outputs, size, stride, padding=size // 2, bias=False)
+    return torch.nn.Conv2d(channels, outputs, size, stride, padding=size // 2, groups=groups, bias=False)
 
 
 def classifier(channels: int, num_classes: int) -> "torch.nn.Linear":

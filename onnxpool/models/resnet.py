@@ -11,7 +11,7 @@ torch.Size([2, 10])
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from onnxpool.models.layers import Chain, classifier, convolution
 from onnxpool.pools._torch_ops import Module, torch
@@ -19,7 +19,7 @@ from onnxpool.pools._torch_ops import Module, torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["BasicBlock", "Block", "Bottleneck", "ResNet", "basic_block", "bottleneck"]
+__all__ = ["BasicBlock", "Block", "Bottleneck", "ResNet", "basic_block", "bottleneck", "shortcut_of"]
 
 
 class ResNet(Module):
@@ -72,7 +72,7 @@ class BasicBlock(Module):
         self.outputs: int = width
         self.conv1: torch.nn.Conv2d = convolution(channels, width, 3, stride)
         self.bn1: torch.nn.BatchNorm2d = torch.nn.BatchNorm2d(width)
-        self.conv2: torch.nn.Conv2d = convolution(width, width, 3)
+        self.conv2: torch.nn.Module = convolution(width, width, 3)
         self.bn2: torch.nn.BatchNorm2d = torch.nn.BatchNorm2d(width)
         self.downsample: torch.nn.Module = downsample
 
@@ -84,16 +84,27 @@ class BasicBlock(Module):
 
 
 class Bottleneck(Module):
-    """A 1x1 convolution to ``width`` channels, ``conv2``, a 1x1 convolution to four times as many."""
+    """A 1x1 convolution to ``inside`` channels, ``conv2``, a 1x1 convolution to four times ``width``.
 
-    def __init__(self, channels: int, width: int, conv2: "torch.nn.Module", downsample: "torch.nn.Module") -> None:
+    ``inside`` is ``width`` unless given.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        conv2: "torch.nn.Module",
+        downsample: "torch.nn.Module",
+        inside: int | None = None,
+    ) -> None:
         super().__init__()
+        inside = inside or width
         self.outputs: int = 4 * width
-        self.conv1: torch.nn.Conv2d = convolution(channels, width)
-        self.bn1: torch.nn.BatchNorm2d = torch.nn.BatchNorm2d(width)
+        self.conv1: torch.nn.Conv2d = convolution(channels, inside)
+        self.bn1: torch.nn.BatchNorm2d = torch.nn.BatchNorm2d(inside)
         self.conv2: torch.nn.Module = conv2
-        self.bn2: torch.nn.BatchNorm2d = torch.nn.BatchNorm2d(width)
-        self.conv3: torch.nn.Conv2d = convolution(width, self.outputs)
+        self.bn2: torch.nn.BatchNorm2d = torch.nn.BatchNorm2d(inside)
+        self.conv3: torch.nn.Conv2d = convolution(inside, self.outputs)
         self.bn3: torch.nn.BatchNorm2d = torch.nn.BatchNorm2d(self.outputs)
         self.downsample: torch.nn.Module = downsample
 
@@ -109,25 +120,30 @@ class Bottleneck(Module):
         return torch.relu(y + self.downsample(x, *shared))
 
 
-Block: TypeAlias = Callable[[int, int, int], BasicBlock | Bottleneck]
+Block: TypeAlias = Callable[[int, int, int], Any]
 """``block(channels, width, stride)``: ``outputs`` are the channels that it gives."""
 
 
 def basic_block(channels: int, width: int, stride: int) -> BasicBlock:
     """``(N, channels, H, W) -> (N, width, ceil(H / stride), ceil(W / stride))``."""
-    return BasicBlock(channels, width, stride, _shortcut(channels, width, stride, ("0", "1")))
+    return BasicBlock(channels, width, stride, shortcut_of(channels, width, stride, ("0", "1")))
 
 
-def bottleneck(channels: int, width: int, stride: int, names: tuple[str, str] = ("0", "1")) -> Bottleneck:
+def bottleneck(
+    channels: int, width: int, stride: int, names: tuple[str, str] = ("0", "1"), groups: int = 1, group_width: int = 64
+) -> Bottleneck:
     """``(N, channels, H, W) -> (N, 4 width, ceil(H / stride), ceil(W / stride))``.
 
-    ``names`` are those of the convolution and the batch norm of its shortcut.
+    ``names`` are those of the convolution and the batch norm of its shortcut. Inside are ``groups`` of convolutions,
+    each ``group_width`` channels wide where ``width`` is 64, and more in proportion.
     """
-    shortcut = _shortcut(channels, 4 * width, stride, names)
-    return Bottleneck(channels, width, convolution(width, width, 3, stride), shortcut)
+    shortcut = shortcut_of(channels, 4 * width, stride, names)
+    inside = width * group_width // 64 * groups
+    return Bottleneck(channels, width, convolution(inside, inside, 3, stride, groups), shortcut, inside)
 
 
-def _shortcut(channels: int, outputs: int, stride: int, names: tuple[str, str]) -> "torch.nn.Module":
+def shortcut_of(channels: int, outputs: int, stride: int, names: tuple[str, str]) -> "torch.nn.Module":
+    """The identity where it fits, else a strided 1x1 convolution with a batch norm, of these ``names``."""
     if stride == 1 and channels == outputs:
         return torch.nn.Identity()
     conv, norm = names

@@ -84,9 +84,11 @@ def differentiable(
     return call
 
 
-def is_functorch_active() -> bool:
-    """Whether ``torch.func`` (grad, vmap, jvp) is transforming a function, in eager mode."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+def functorch_levels() -> set[str]:
+    """The transforms of ``torch.func`` that are at work in eager mode: "Vmap", "Grad", "Jvp" and others."""
+    if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
+        return set()
+    return {level.key().name for level in torch._C._functorch.get_interpreter_stack() or ()}
 
 
 def called(overload: Any, *args: Any) -> Tensor:

@@ -89,6 +89,22 @@ def takes(*tensors: Tensor) -> bool:
     return are_plain(*tensors) and _library()[0] is not None
 
 
+def may_take(*tensors: Tensor) -> bool:
+    """Whether there is a library, and these stand for tensors that it can take: where PyTorch compiles or batches."""
+    return all(
+        type(tensor) in _TYPES
+        and tensor.device.type == "cpu"
+        and tensor.layout == torch.strided
+        and tensor.dtype in ELEMENTS
+        for tensor in tensors
+    ) and _is_there()
+
+
+@torch._dynamo.assume_constant_result  # type: ignore[untyped-decorator]
+def _is_there() -> bool:
+    return _library()[0] is not None
+
+
 def are_plain(*tensors: Tensor) -> bool:
     """Whether these are plain tensors on the CPU, of types that there are kernels for, and PyTorch just computes.
 
@@ -116,7 +132,7 @@ def pool(op_type: str, window: Window, *inputs: Tensor) -> Tensor:
     x = ready[0]
     y = x.new_empty((*x.shape[:2], *window.output(x.shape[2:])))
     _call(_library()[0].pool, op_type, window, dtype, ready, y.data_ptr())
-    return _laid_out(y, inputs[0])
+    return laid_out(y, inputs[0])
 
 
 def gradients(op_type: str, window: Window, grad: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -125,7 +141,7 @@ def gradients(op_type: str, window: Window, grad: Tensor, *inputs: Tensor) -> tu
     slopes = [torch.empty_like(tensor) for tensor in ready]
     grad = grad.to(dtype).contiguous()
     _call(_library()[0].gradients, op_type, window, dtype, ready, grad.data_ptr(), _pointers(slopes))
-    return tuple(_laid_out(slope, tensor) for slope, tensor in zip(slopes, inputs, strict=True))
+    return tuple(laid_out(slope, tensor) for slope, tensor in zip(slopes, inputs, strict=True))
 
 
 def _call(function: Any, op_type: str, window: Window, dtype: torch.dtype, inputs: list[Tensor], *outputs: Any) -> None:
@@ -156,7 +172,7 @@ def _alike(inputs: tuple[Tensor, ...]) -> tuple[torch.dtype, list[Tensor]]:
     return dtype, [tensor.to(dtype).contiguous() for tensor in inputs]
 
 
-def _laid_out(found: Tensor, like: Tensor) -> Tensor:
+def laid_out(found: Tensor, like: Tensor) -> Tensor:
     """``found`` in the type and memory format of the input that it belongs to."""
     found = found.to(like.dtype)
     for rank, memory_format in ((4, torch.channels_last), (5, torch.channels_last_3d)):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError, MissingExtra
 from onnxpool.pools._method import Operator
+from onnxpool.pools._schema import COUNT, FIELDS, fields, window_from
 from onnxpool.window import Size, Window
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "cells",
     "has_known_sizes",
     "is_jit_tracing",
+    "is_symbol",
     "operator",
     "padded",
     "pooled_shape",
@@ -43,7 +45,8 @@ if TYPE_CHECKING or HAVE_TORCH:
     from torch.nn import Module, Sequential
 
     from onnxpool.pools import _native
-    from onnxpool.pools._composite import called, composite, differentiable, is_functorch_active
+    from onnxpool.pools._composite import called, composite, differentiable, functorch_levels
+    from onnxpool.pools._native_ops import native_operator
 else:
     torch = None
 
@@ -94,29 +97,19 @@ def operator(exported_as: Operator, name: str, forward: Forward, backward: Backw
                 )
         return output
 
-    def native_forward(window: Window, *tensors: "Tensor") -> "Tensor":
-        return _native.pool(exported_as.op_type, window, *tensors)
-
-    def native_backward(window: Window, grad: "Tensor", *tensors: "Tensor") -> "tuple[Tensor, ...]":
-        if torch.is_grad_enabled() or not _native.takes(grad, *tensors):  # it may be differentiated again, or batched
-            return backward(window, grad, *tensors)
-        return _native.gradients(exported_as.op_type, window, grad, *tensors)
-
-    native_pool = differentiable(native_forward, native_backward)
-
-    def have_slopes(*tensors: "Tensor") -> bool:
-        return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    native = native_operator(exported_as.op_type, name, inputs, shape, forward, backward)
 
     def with_slopes(window: Window, *tensors: "Tensor") -> "Tensor":
-        return (pool if have_slopes(*tensors) else forward)(window, *tensors)
+        have_slopes = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+        return (pool if have_slopes else forward)(window, *tensors)
 
     def run(window: Window, *tensors: "Tensor") -> "Tensor":
         """Inside of the operator, where functorch takes no function with a gradient of its own."""
-        if is_functorch_active():
+        if functorch_levels():
             return forward(window, *tensors)
         if _native.are_plain(*tensors):
             if _native.why_not() is None:
-                return (native_pool if have_slopes(*tensors) else native_forward)(window, *tensors)
+                return native(window, *tensors)
             if (y := ordinary(window, *tensors)) is not None:
                 return y
         return with_slopes(window, *tensors)
@@ -125,19 +118,39 @@ def operator(exported_as: Operator, name: str, forward: Forward, backward: Backw
         return (window_from(flat[len(inputs) :]), *flat[: len(inputs)])
 
     tensors = ", ".join(f"Tensor {argument}" for argument in inputs)
-    overload = composite(name, f"({tensors}, {', '.join(_FIELDS)}) -> Tensor", run, shape, gather, 1)
+    overload = composite(name, f"({tensors}, {FIELDS}) -> Tensor", run, shape, gather, 1)
     EXPORTED_AS[overload] = exported_as
+
+    def transformed(levels: set[Any], window: Window, *tensors: "Tensor") -> "Tensor":
+        """Under ``torch.func``: whole where it batches alone, else something that all transforms can follow."""
+        if levels == {"Vmap"} and _native.may_take(*tensors):
+            return native(window, *tensors)
+        shape(window, *tensors)
+        return (forward if "Jvp" in levels else with_slopes)(window, *tensors)
+
+    def compiled(window: Window, *tensors: "Tensor") -> "Tensor | None":
+        """What TorchDynamo reads, for ``torch.compile``: no condition here is on more than kinds of tensors."""
+        if torch.compiler.is_exporting():
+            return None
+        if torch._C._are_functorch_transforms_active():
+            return with_slopes(window, *tensors)
+        return native(window, *tensors) if _native.may_take(*tensors) else None
+
+    def eager(window: Window, *tensors: "Tensor") -> "Tensor | None":
+        if _native.takes(*tensors):
+            return native(window, *tensors)
+        if is_jit_tracing():  # TorchScript's programs hold PyTorch's own operators, and run without this package
+            return forward(window, *tensors)
+        if levels := functorch_levels():  # which do not take operators apart
+            return transformed(levels, window, *tensors)
+        return None
 
     def call(window: Window, *tensors: "Tensor") -> "Tensor":
         for argument, tensor in zip(inputs, tensors, strict=True):
             if not tensor.is_floating_point():
                 raise ArgumentError(f"{argument} has dtype {tensor.dtype}; pooling takes floating point, use .float()")
-        if is_jit_tracing():  # TorchScript's programs hold PyTorch's own operators, and run without this package
-            return forward(window, *tensors)
-        if is_functorch_active():  # which does not take operators apart
-            shape(window, *tensors)
-            return with_slopes(window, *tensors)
-        return called(overload, *tensors, *_fields(window))
+        y = (compiled if torch.compiler.is_dynamo_compiling() else eager)(window, *tensors)
+        return called(overload, *tensors, *fields(window)) if y is None else y
 
     return call
 
@@ -166,16 +179,16 @@ def standard_operator(
     names = [argument.split()[-1] for argument in arguments.split(", ")]
 
     def gather(flat: Sequence[Any]) -> tuple[Any, ...]:
-        return (window_from(flat[: len(_FIELDS)]), *flat[len(_FIELDS) :]) if windowed else tuple(flat)
+        return (window_from(flat[:COUNT]), *flat[COUNT:]) if windowed else tuple(flat)
 
-    schema = f"({arguments.replace(_WINDOW, ', '.join(_FIELDS))}) -> Tensor"
+    schema = f"({arguments.replace(_WINDOW, FIELDS)}) -> Tensor"
     overload = composite(name, schema, forward, shape, gather, names.index("x"))
     if translate is not None:
         TRANSLATIONS[overload] = lambda op, *flat: translate(op, *gather(flat))
 
     def call(*args: Any) -> "Tensor":
         if torch.compiler.is_exporting():
-            return called(overload, *(_fields(args[0]) if windowed else ()), *args[windowed:])
+            return called(overload, *(fields(args[0]) if windowed else ()), *args[windowed:])
         shape(*args)
         return forward(*args)
 
@@ -199,23 +212,11 @@ def is_jit_tracing() -> bool:
     return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
-def _is_symbol(x: Any) -> bool:
+def is_symbol(x: Any) -> bool:
     """Whether it stands for a value while ``torch.fx`` traces."""
     return isinstance(x, torch.fx.Proxy)
 
 
-def window_from(fields: Sequence[Any]) -> Window:
-    """The window that an operator call carries: the five arguments after its tensors."""
-    kernel, stride, pad, dilation, ceil = fields
-    return Window(tuple(kernel), tuple(stride), tuple(pad), tuple(dilation), ceil)
-
-
-def _fields(window: Window) -> tuple[Any, ...]:
-    """The five arguments that carry a window; the inverse of :func:`window_from`."""
-    return window.kernel, window.stride, window.pad, window.dilation, window.ceil
-
-
-_FIELDS = ("int[] kernel", "int[] stride", "int[] pad", "int[] dilation", "bool ceil")
 _WINDOW = "Window window"
 
 
@@ -248,7 +249,9 @@ def cells(x: "Tensor", window: Window, fill: float) -> "Iterator[Tensor]":
 def spread(values: "Iterable[Tensor]", x: "Tensor", window: Window) -> "Tensor":
     """The transpose of :func:`cells`: add up what each cell of each window sends to its place in ``x``."""
     total = torch.nn.functional.pad(torch.zeros_like(x), _amounts(window))
-    for view, value in zip(_views(window), values, strict=True):
+    for place, (view, value) in enumerate(zip(_views(window), values, strict=True)):
+        if place == 0 and torch._C._are_functorch_transforms_active():  # what is batched goes into what is, too
+            total = total + value.new_zeros(())
         total[view] += value
     return torch.nn.functional.pad(total, [-amount for amount in _amounts(window)])
 
@@ -296,13 +299,13 @@ class PoolModule(Module):
         """The float64 answer for a float64 batch ``(N, C, *spatial)``, by the plain formula."""
         raise NotImplementedError
 
-    def _leaf(self, x: Any) -> "Tensor":
+    def _leaf(self, x: Any, *others: Any) -> "Tensor":
         if x.tracer.root is self:
             raise ArgumentError(
                 f"torch.fx takes {type(self).__name__} as one call, a leaf; trace a network that holds it, such as "
                 "torch.nn.Sequential(pool)"
             )
-        leaf: Tensor = x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x,), {})
+        leaf: Tensor = x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x, *others), {})
         return leaf
 
     def __prepare_scriptable__(self) -> "Module":
@@ -313,7 +316,7 @@ class PoolModule(Module):
 
     def forward(self, x: "Tensor") -> "Tensor":
         """Pool ``x``."""
-        if _is_symbol(x):
+        if is_symbol(x):
             return self._leaf(x)
         if x.dim() not in (self.rank + 1, self.rank + 2):
             raise ArgumentError(

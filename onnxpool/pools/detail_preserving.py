@@ -68,13 +68,14 @@ def reference(
     reward: Reward = "symmetric",
     normalize: Normalize = "none",
 ) -> Array:
-    """Float64 ``(N, C, H, W) -> (N, C, H // kh, W // kw)``: the definition.
+    """Float64 ``(N, C, H, W) -> (N, C, *output)``: the definition, for a window without padding.
 
     ``a`` and ``log_lambda`` have one number per channel. A full ``guide`` is given as its filter ``(C, 1, 3, 3)``.
     """
-    (kh, kw), (*_, h, w) = window.kernel, window.check(x.shape)
-    parts = x[:, :, : h * kh, : w * kw].reshape(*x.shape[:2], h, kh, w, kw)
-    cell = parts.transpose(0, 1, 2, 4, 3, 5).reshape(*x.shape[:2], h, w, kh * kw)
+    every = np.lib.stride_tricks.sliding_window_view(x, window.kernel, (2, 3))
+    cell = every[:, :, :: window.stride[0], :: window.stride[1]].reshape(
+        *window.check(x.shape), math.prod(window.kernel)
+    )
     with np.errstate(all="ignore"):  # NaN and infinity follow the formula and are part of the answer
         t = cell - _reference_guide(window, x, cell, guide)[..., None]
         size = np.hypot(t if reward == "symmetric" else np.maximum(t, 0), EPSILON)  # (t^2 + e2)^(1/2)
@@ -94,7 +95,7 @@ def _reference_guide(window: Window, x: Array, cell: Array, guide: Guide | Array
     mean: Array = (cell / cell.shape[-1]).sum(-1)
     h, w = mean.shape[2:]
     if isinstance(guide, np.ndarray):
-        around, step, taps = np.pad(x, [(0, 0), (0, 0), (1, 1), (1, 1)]), window.kernel, guide[:, 0, :, :, None, None]
+        around, step, taps = np.pad(x, [(0, 0), (0, 0), (1, 1), (1, 1)]), window.stride, guide[:, 0, :, :, None, None]
     elif guide == "gaussian":
         taps = np.outer([1, 2, 1], [1, 2, 1])[None, :, :, None, None] / 16
         around, step = np.pad(mean, [(0, 0), (0, 0), (1, 1), (1, 1)], mode="edge"), (1, 1)
@@ -201,11 +202,14 @@ class DetailPreservingPool2d(WindowModule):
         """Pool a batch ``(N, C, H, W)``."""
         if not is_jit_tracing() and x.shape[1] != self.channels:
             raise ArgumentError(f"x has {x.shape[1]} channels, shape {tuple(x.shape)}; this layer has {self.channels}")
-        pooled_shape(self.window, x)
-        values = _cells(self.window, widen(x))
-        return _mean(values, self._weights(widen(x), values)).to(x.dtype)
+        return self._pooled(self.window, widen(x)).to(x.dtype)
 
-    def _weights(self, x: "Tensor", values: "list[Tensor]") -> "list[Tensor]":
+    def _pooled(self, window: Window, x: "Tensor") -> "Tensor":
+        pooled_shape(window, x)
+        values = _cells(window, x)
+        return _mean(values, self._weights(window, x, values))
+
+    def _weights(self, window: Window, x: "Tensor", values: "list[Tensor]") -> "list[Tensor]":
         """The weights relative to the largest: ``rest + share r^lambda``, where r is a size relative to the largest.
 
         The sizes ``(t^2 + e2)^(1/2)`` are scaled so that neither sums nor differences overflow. From here on their
@@ -213,7 +217,7 @@ class DetailPreservingPool2d(WindowModule):
         """
         scale = 2.0 ** -(len(values).bit_length() + 4)
         scaled = [value * scale for value in values]
-        guide = self._guide(x, scaled, scale)
+        guide = self._guide(window, x, scaled, scale)
         roots = [self._size(value - guide, EPSILON * scale).sqrt() for value in scaled]
         largest = reduce(torch.maximum, roots).detach()  # a common factor has no gradient
         ratios = [root / largest for root in roots]
@@ -228,12 +232,12 @@ class DetailPreservingPool2d(WindowModule):
         share, rest = odds.sigmoid(), (-odds).sigmoid()
         return [rest + share * (2 * power * ratio.log()).exp() for ratio in ratios]
 
-    def _guide(self, x: "Tensor", scaled: "list[Tensor]", scale: float) -> "Tensor":
+    def _guide(self, window: Window, x: "Tensor", scaled: "list[Tensor]", scale: float) -> "Tensor":
         if self.guide_filter is not None:
-            (kh, kw), (h, w) = self.window.kernel, x.shape[2:]
             weight = widen(self.guide_filter) * scale
-            filtered = torch.nn.functional.conv2d(x, weight, None, (kh, kw), padding=1, groups=self.channels)
-            return filtered.narrow(2, 0, h // kh).narrow(3, 0, w // kw)
+            filtered = torch.nn.functional.conv2d(x, weight, None, window.stride, padding=1, groups=self.channels)
+            h, w = window.output(x.shape[2:])
+            return filtered.narrow(2, 0, h).narrow(3, 0, w)
         mean = _total(scaled) / len(scaled)
         return _smooth(mean) if self.guide == "gaussian" else mean
 
@@ -244,9 +248,12 @@ class DetailPreservingPool2d(WindowModule):
 
     def reference(self, x: Array) -> Array:
         """As :func:`reference`, with the present parameters."""
-        a, log_lambda = _plain(self.a), _plain(self.l)
+        return reference(self.window, x, *self._arguments())
+
+    def _arguments(self) -> tuple[Array, Array, Guide | Array, Reward, Normalize]:
+        """What the reference takes after ``x``."""
         guide = self.guide if self.guide_filter is None else _plain(self.guide_filter)
-        return reference(self.window, x, a, log_lambda, guide, self.reward, self.normalize)
+        return _plain(self.a), _plain(self.l), guide, self.reward, self.normalize
 
     def extra_repr(self) -> str:
         """Channels, window and what is chosen."""

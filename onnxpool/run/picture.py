@@ -104,10 +104,14 @@ class Preparation:
 
         Raises :class:`ArgumentError` for a file that is missing, no picture, or too large.
         """
-        image = _fitted(_opened(picture, _MODES[self.channels]), self.size, self.crop)
+        image = _fitted(opened(picture, _MODES[self.channels]), self.size, self.crop)
         pixels = np.asarray(image, np.uint8).reshape(image.height, image.width, self.channels)
         scaled = pixels if self.dtype == np.uint8 else self._scaled(pixels)
         return np.ascontiguousarray(scaled if self.channels_last else scaled.transpose(2, 0, 1))[None]
+
+    def size_of(self, array: NDArray[Any]) -> tuple[int, int]:
+        """Height and width of what :meth:`array` gave."""
+        return (array.shape[1], array.shape[2]) if self.channels_last else (array.shape[2], array.shape[3])
 
     def feeds(self, picture: Picture) -> dict[str, NDArray[Any]]:
         """The model's inputs for this picture; raises what :meth:`array` does."""
@@ -162,7 +166,11 @@ def _per_channel(
     return tuple(map(float, given))
 
 
-def _opened(picture: Picture, mode: str) -> "Image":
+def opened(picture: Picture, mode: str | None) -> "Image":
+    """The picture as Pillow's ``mode``, by default ``"L"`` where it is grey and ``"RGB"`` else, turned as EXIF says.
+
+    Raises :class:`ArgumentError` for a file that is missing, no picture, too large, or of more than 8 bits.
+    """
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
@@ -182,9 +190,20 @@ def _opened(picture: Picture, mode: str) -> "Image":
     if image.mode.startswith(("I", "F")):
         raise ArgumentError(f"{name} has more than 8 bits per channel ({image.mode}); convert it to 8 bits")
     try:
-        return ImageOps.exif_transpose(image).convert(mode)
+        return ImageOps.exif_transpose(image).convert(mode or ("L" if image.mode in ("1", "L", "LA") else "RGB"))
     except Exception as error:  # so do damaged pixels
         raise ArgumentError(f"{name} is damaged: {error}") from error
+
+
+def number_of_pixels(picture: bytes) -> int:
+    """As its header says; 0 for what is no picture."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(picture), formats=FORMATS) as image:
+            return image.width * image.height
+    except Exception:  # which who opens it whole will explain
+        return 0
 
 
 def _fitted(image: "Image", size: tuple[int, int] | None, crop: float) -> "Image":

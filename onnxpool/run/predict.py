@@ -57,11 +57,12 @@ class Output:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One picture's outputs, and the time that the model took."""
+    """One picture's outputs, the time that the model took, and the height and width that it was shown."""
 
     picture: str
     time_s: float
     outputs: tuple[Output, ...]
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ def _predicted(
     feeds = preparation.feeds(picture)
     start = perf_counter()
     outputs = running.run(feeds)
-    return Prediction(os.fspath(picture), perf_counter() - start, reader.read(outputs))
+    time_s, size = perf_counter() - start, preparation.size_of(feeds[preparation.name])
+    return Prediction(os.fspath(picture), time_s, reader.read(outputs), size)
 
 
 class Reader:

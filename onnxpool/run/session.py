@@ -115,6 +115,7 @@ class Session:
         self.inner: onnxruntime.InferenceSession = inner
         self.inputs: tuple[TensorInfo, ...] = tuple(map(_info, inner.get_inputs()))
         self.outputs: tuple[TensorInfo, ...] = tuple(map(_info, inner.get_outputs()))
+        self._outputs = [info.name for info in self.outputs]
         self._has_bits = any(info.dtype == BFLOAT16 for info in (*self.inputs, *self.outputs))
         ran = {
             node.name: subgraph.ep_name
@@ -149,7 +150,7 @@ class Session:
         if len(feeds) != len(self.inputs) or any(info.name not in feeds for info in self.inputs):
             raise ArgumentError(_unlike(self.inputs, feeds))
         arrays = {info.name: _checked(info, feeds[info.name]) for info in self.inputs}
-        names, options = [info.name for info in self.outputs], stop.options if stop else None
+        names, options = self._outputs, stop.options if stop else None
         try:
             if not self._has_bits:  # ONNX Runtime's own way is four times as fast
                 return dict(zip(names, map(np.asarray, self.inner.run(names, arrays, options)), strict=True))
@@ -249,7 +250,7 @@ def load(
             "kernels='require', but a model in ONNX Runtime's own format does not tell which of its nodes were ours; "
             "load the ONNX model that it was made from"
         )
-    held = None if own_format else forms.read(model)
+    held = None if own_format else forms.read(model, in_place=True)
     nodes = [] if held is None else forms.pool_nodes(held)
     try:
         session = Session(_started(model, held, chosen, kernels, options, libraries), nodes)
@@ -396,12 +397,13 @@ def _info(argument: Any) -> TensorInfo:
 
 
 def _checked(info: TensorInfo, value: Any) -> NDArray[Any]:
-    array = np.asarray(value)
+    array = value if type(value) is np.ndarray else np.asarray(value)
     if array.dtype != info.dtype:
         raise ArgumentError(_other_type(info, array.dtype))
     if not fits(array.shape, info.shape):
         raise ArgumentError(f"input {info.name!r} has shape {array.shape}; this model takes {info.shape}")
-    return np.asarray(array, order="C")  # np.ascontiguousarray would give a scalar an axis
+    # np.ascontiguousarray would give a scalar an axis
+    return array if array.flags.c_contiguous else np.asarray(array, order="C")
 
 
 def _other_type(info: TensorInfo, dtype: np.dtype[Any]) -> str:

@@ -8,21 +8,23 @@ A request may bring its id (``X-Request-Id``); else it gets one. The answer has 
 counted. Health and metrics are not worth a line while they are answered well.
 """
 
+import random
 import re
-import secrets
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Literal, TextIO, TypeAlias
+from typing import Any, Literal, TextIO, TypeAlias
 from urllib.parse import quote
 
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from onnxpool.serve.tracing import Tracing
 
 Form: TypeAlias = Literal["off", "text", "json"]
 
@@ -50,6 +52,12 @@ class Line:
     status: int | str = 499
     seconds: float = 0.0
     size_bytes: int = 0
+    begun: float = field(default_factory=time.perf_counter, repr=False)
+    span: Any = field(default=None, repr=False)
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Of every answer of REST: its id, and not to guess its type."""
+        return [(b"x-request-id", self.request_id.encode()), (b"x-content-type-options", b"nosniff")]
 
     @property
     def dull(self) -> bool:
@@ -71,14 +79,16 @@ class Line:
 
     def to_json(self) -> str:
         """For machines."""
-        return orjson.dumps({"time": self.at, **asdict(self)}).decode() + "\n"
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.repr}
+        return orjson.dumps({"time": self.at, **values}).decode() + "\n"
 
 
 class AccessLog:
     """Writes lines to a stream, in a thread that begins with the first of them."""
 
-    def __init__(self, form: Form, stream: TextIO | None = None) -> None:
+    def __init__(self, form: Form, stream: TextIO | None = None, tracing: Tracing | None = None) -> None:
         self.form = form
+        self.tracing = tracing
         self.lost = 0
         self._stream = stream or sys.stderr
         self._lines: deque[Line] = deque()
@@ -119,15 +129,37 @@ class AccessLog:
     @contextmanager
     def line(self, protocol: str, client: str, method: str, path: str, given_id: str, parent: str) -> Iterator[Line]:
         """A line to be filled in, which is written when the request is over."""
-        known = given_id if _ID.fullmatch(given_id) else secrets.token_hex(8)
-        trace = _TRACE.fullmatch(parent)
-        begun = time.perf_counter()
-        line = Line(time.time(), protocol, client, method, path, known, trace.group(1) if trace else "")
+        line = self.begin(protocol, client, method, path, given_id, parent)
         try:
             yield line
         finally:
-            line.seconds = time.perf_counter() - begun
-            self.add(line)
+            self.end(line)
+
+    def begin(self, protocol: str, client: str, method: str, path: str, given_id: str, parent: str) -> Line:
+        """A line to be filled in, and given to :meth:`end`."""
+        known = given_id if given_id and _ID.fullmatch(given_id) else f"{random.getrandbits(64):016x}"
+        trace = _TRACE.fullmatch(parent) if parent else None
+        line = Line(time.time(), protocol, client, method, path, known, trace.group(1) if trace else "")
+        if self.tracing is not None:
+            line.span = self.tracing.begin(line, parent)
+        return line
+
+    def end(self, line: Line) -> None:
+        """The request is over."""
+        line.seconds = time.perf_counter() - line.begun
+        if self.tracing is not None:
+            self.tracing.end(line.span, line)
+        self.add(line)
+
+
+def client_of(scope: Scope) -> str:
+    """The address of who asks."""
+    return (scope.get("client") or ("",))[0]
+
+
+def path_of(scope: Scope) -> str:
+    """The path as it was written."""
+    return (scope.get("raw_path") or quote(scope["path"]).encode()).decode("latin-1")
 
 
 class Told:
@@ -152,16 +184,13 @@ class Told:
                 given = value.decode("latin-1")
             elif name == b"traceparent":
                 parent = value.decode("latin-1")
-        client = (scope.get("client") or ("",))[0]
-        path = (scope.get("raw_path") or quote(scope["path"]).encode()).decode("latin-1")
-        with self.access.line("rest", client, scope["method"], path, given, parent) as line:
-            told = [(b"x-request-id", line.request_id.encode()), (b"x-content-type-options", b"nosniff")]
+        with self.access.line("rest", client_of(scope), scope["method"], path_of(scope), given, parent) as line:
 
             async def counted(message: Message) -> None:
                 if message["type"] == "http.response.start":
                     line.status = message["status"]
                     end = [(b"connection", b"close")] if self.closing() else []
-                    message["headers"] = [*message.get("headers", []), *told, *end]
+                    message["headers"] = [*message.get("headers", []), *line.headers(), *end]
                 else:
                     line.size_bytes += len(message.get("body", b""))
                 await send(message)

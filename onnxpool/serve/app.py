@@ -11,10 +11,10 @@ import asyncio
 import base64
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
@@ -27,31 +27,34 @@ from starlette.routing import Route
 from onnxpool.serve import bodies, codec
 from onnxpool.serve.access import Told
 from onnxpool.serve.guard import Guard
+from onnxpool.serve.inference import Inference
 from onnxpool.serve.limits import Options, Refusal
 from onnxpool.serve.openapi import describe, page
 from onnxpool.serve.pictures import Pictures
 from onnxpool.serve.repository import Repository
-from onnxpool.serve.responses import answer, refusal
+from onnxpool.serve.responses import FAILED, answer, refusal
 from onnxpool.serve.service import Service, in_thread
+from onnxpool.serve.siblings import Siblings
 
 PAGE = Path(__file__).with_name("page.html")
 """Served at ``/`` where it is there."""
 
-Result = TypeVar("Result")
-
 log = logging.getLogger("onnxpool.serve")
 
 
-def application(repository: Repository, options: Options | None = None) -> Starlette:
+def application(repository: Repository, options: Options | None = None, siblings: Siblings | None = None) -> Starlette:
     """The application for these models; ``options`` are those of the repository where not given.
+
+    ``siblings`` are other processes that serve the same models on the same port.
 
     ``application(...).state.service`` is what a gRPC server beside it shares.
     """
-    service = Service(repository, options or repository.options)
+    service = Service(repository, options or repository.options, siblings)
     rest = _Rest(service)
     app = Starlette(
         routes=rest.routes(),
         middleware=[
+            Middleware(Inference, service=service),
             Middleware(Told, access=service.access, closing=lambda: service.draining),
             Middleware(Guard, options=service.options),
         ],
@@ -110,19 +113,9 @@ class _Rest:
             except Exception as error:  # such as a folder that is gone for a moment; no file may end the looking
                 log.warning("looking for new files failed: %s", error)
 
-    # --- inference
-
-    async def infer(self, request: Request) -> Response:
-        name, version = request.path_params["name"], request.path_params.get("version", "")
-        with self.service.counted("rest") as found, self.service.holding() as held:
-            body = await bodies.read(request, self.service.options, held)
-            served = found(self.repository.get(name, version))
-            header, most = request.headers.get(codec.HEADER), self.service.options.max_tensor_bytes
-            asked = await self.service.apart(len(body), codec.decode, served, body, header, most)
-            outputs = await _while_connected(request, self.service.infer(served, asked.feeds, asked.timeout_s))
-            size = sum(tensor.nbytes for tensor in outputs.values())
-            content, headers = await self.service.apart(size, codec.encode, served, asked, outputs)
-        return Response(content, headers=headers)
+    async def infer(self, _: Request) -> Response:
+        """Inference is answered before requests are routed; the route says which methods there are."""
+        raise HTTPException(405)
 
     # --- what there is
 
@@ -148,7 +141,7 @@ class _Rest:
         return answer(self.service.config(self.repository.get(**request.path_params)))
 
     async def statistics(self, request: Request) -> Response:
-        return answer(self.service.statistics(**request.path_params))
+        return answer(await self.service.all_statistics(**request.path_params))
 
     # --- the repository
 
@@ -176,7 +169,7 @@ class _Rest:
     # --- for people and monitors
 
     async def metrics(self, _: Request) -> Response:
-        return Response(self.service.metrics_text(), media_type=CONTENT_TYPE_LATEST)
+        return Response(await self.service.all_metrics(), media_type=CONTENT_TYPE_LATEST)
 
     async def openapi(self, _: Request) -> Response:
         return answer(describe(self.service))
@@ -200,29 +193,6 @@ def _policy(html: str) -> dict[str, str]:
     return {"content-security-policy": f"{_CLOSED}; {allowed}"}
 
 
-async def _while_connected(request: Request, work: Awaitable[Result]) -> Result:
-    """The result of ``work``, which is given up when the client goes away."""
-    task, going = asyncio.current_task(), asyncio.ensure_future(request.receive())
-    assert task is not None
-    left: list[BaseException | None] = []
-
-    def leave(gone: asyncio.Future[Any]) -> None:
-        if not gone.cancelled() and not left:
-            left.append(gone.exception())  # looked at, so that nobody is told of it
-            task.cancel()
-
-    going.add_done_callback(leave)
-    try:
-        return await work
-    except asyncio.CancelledError:
-        if not left or task.uncancel():
-            raise
-        raise Refusal(499, "the client went away") from None
-    finally:
-        going.remove_done_callback(leave)
-        going.cancel()
-
-
 # --- what is not served
 
 
@@ -239,4 +209,4 @@ async def _unrouted(_: Request, error: Exception) -> Response:
 
 
 async def _failed(_: Request, __: Exception) -> Response:
-    return answer({"error": "the server failed; its log says why"}, 500)
+    return answer(FAILED, 500)

@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, TypeAlias
@@ -31,6 +32,7 @@ Run: TypeAlias = Callable[..., Tensors]
 """Outputs for inputs; with what :class:`Stop` tells it as a second argument where the batcher makes stops."""
 
 Outcome: TypeAlias = "Tensors | Exception"
+Finish: TypeAlias = Callable[[list[Outcome], float, float], object]
 Observe: TypeAlias = Callable[["Ran"], None]
 
 
@@ -178,8 +180,7 @@ class Batcher:
                 for request in batch:
                     request.running = running
                 run = partial(self._run, stop=stop) if stop else self._run
-                work = asyncio.get_running_loop().run_in_executor(self._threads, _outcomes, run, batch)
-                work.add_done_callback(partial(self._finish, running))
+                self._threads.submit(_outcomes, run, batch, asyncio.get_running_loop(), partial(self._finish, running))
 
     def _due_s(self, group: deque[_Request]) -> float:
         full = sum(request.rows for request in group) >= self._options.max_batch
@@ -202,11 +203,10 @@ class Batcher:
             del self._groups[key]
         return batch
 
-    def _finish(self, running: _Running, done: "asyncio.Future[tuple[list[Outcome], float, float]]") -> None:
+    def _finish(self, running: _Running, outcomes: list[Outcome], begin_s: float, run_s: float) -> None:
         self._free += 1
         self._running.discard(running)
         batch = running.batch
-        outcomes, begin_s, run_s = done.result()
         for request, outcome in zip(batch, outcomes, strict=True):
             if request.answer.done():
                 continue
@@ -225,12 +225,13 @@ def _rows(request: _Request) -> int:
 # --- in a worker's thread
 
 
-def _outcomes(run: Run, batch: Sequence[_Request]) -> tuple[list[Outcome], float, float]:
-    """What each request gets, when the run began, and how long it took."""
+def _outcomes(run: Run, batch: Sequence[_Request], loop: asyncio.AbstractEventLoop, finish: Finish) -> None:
+    """Tell the loop what each request gets, when the run began, and how long it took."""
     begin_s = time.monotonic()
     outcomes = _joined(run, batch) if len(batch) > 1 else None
     outcomes = outcomes or [_alone(run, request) for request in batch]
-    return outcomes, begin_s, time.monotonic() - begin_s
+    with suppress(RuntimeError):  # the loop has ended
+        loop.call_soon_threadsafe(finish, outcomes, begin_s, time.monotonic() - begin_s)
 
 
 def _joined(run: Run, batch: Sequence[_Request]) -> list[Outcome] | None:

@@ -17,12 +17,16 @@ from typing import Any
 
 import orjson
 
-from onnxpool.serve.limits import MOST_JSON_BYTES, Refusal
+from onnxpool.serve.limits import MOST_JSON_BYTES, MOST_OTHER_JSON_BYTES, Refusal
+from onnxpool.serve.numbers import from_text, place, taken_out, to_text
 from onnxpool.serve.repository import Served
 from onnxpool.serve.requests import find, refuse, seconds, wanted
 from onnxpool.serve.tensors import Tensors, check, datatype, from_bytes, from_numbers, to_bytes, to_numbers
 
 HEADER = "Inference-Header-Content-Length"
+
+_LONG_BYTES = 64 << 10
+"""JSON above this is read and written in parts."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,14 @@ class Asked:
 def decode(served: Served, body: bytes, header: str | None, max_tensor_bytes: int) -> Asked:
     """The request in a body, which fits this model; ``header`` is the length of its JSON where it is not all."""
     length = _length(header, len(body))
-    message = _object(memoryview(body)[:length])
+    text = body[:length]
+    lists: list[bytes] = []
+    if length > _LONG_BYTES:
+        text, lists = _shortened(text)
+    message = _object(text)
     message = known(message, "request", id=str, parameters=dict, inputs=list, outputs=list)
     parameters = _parameters(message, "request", timeout=int, binary_data_output=bool)
-    feeds = _inputs(served, message.get("inputs", []), memoryview(body)[length:], max_tensor_bytes)
+    feeds = _inputs(served, message.get("inputs", []), lists, memoryview(body)[length:], max_tensor_bytes)
     outputs = _outputs(served, message.get("outputs", []), parameters.get("binary_data_output", False))
     return Asked(feeds, outputs, seconds(parameters.get("timeout")), message.get("id"))
 
@@ -56,7 +64,8 @@ def encode(served: Served, asked: Asked, outputs: Tensors) -> tuple[bytes, dict[
             raws.append(to_bytes(tensor))
             entry["parameters"] = {"binary_data_size": len(raws[-1])}
         else:
-            entry["data"] = to_numbers(name, tensor)
+            numbers = to_numbers(name, tensor)
+            entry["data"] = to_text(numbers) if tensor.nbytes > _LONG_BYTES else numbers
         described.append(entry)
     message = {"model_name": served.name, "model_version": served.version, "outputs": described}
     if asked.id is not None:
@@ -69,7 +78,7 @@ def encode(served: Served, asked: Asked, outputs: Tensors) -> tuple[bytes, dict[
 
 def fields(body: bytes) -> dict[str, Any]:
     """The JSON object in a body that may be empty."""
-    return _object(memoryview(body)) if body.strip() else {}
+    return _object(_shortened(body)[0] if len(body) > _LONG_BYTES else body) if body.strip() else {}
 
 
 def known(given: Any, where: str, **kinds: type) -> dict[str, Any]:
@@ -101,9 +110,19 @@ def _length(header: str | None, most: int) -> int:
     return int(header)
 
 
-def _object(text: memoryview) -> dict[str, Any]:
+def _shortened(text: bytes) -> tuple[bytes, list[bytes]]:
+    """Without its lists of numbers, and these."""
     if len(text) > MOST_JSON_BYTES:
         raise Refusal(413, f"{len(text)} bytes of JSON; the limit is {MOST_JSON_BYTES}: send tensors as binary data")
+    text, lists = taken_out(text)
+    if len(text) > MOST_OTHER_JSON_BYTES:
+        raise Refusal(
+            413, f"{len(text)} bytes of JSON besides lists of numbers in data; the limit is {MOST_OTHER_JSON_BYTES}"
+        )
+    return text, lists
+
+
+def _object(text: bytes) -> dict[str, Any]:
     try:
         message = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -113,7 +132,7 @@ def _object(text: memoryview) -> dict[str, Any]:
     return message
 
 
-def _inputs(served: Served, entries: list[Any], rest: memoryview, max_tensor_bytes: int) -> Tensors:
+def _inputs(served: Served, entries: list[Any], lists: list[bytes], rest: memoryview, max_tensor_bytes: int) -> Tensors:
     feeds: Tensors = {}
     for given in entries:
         entry = known(given, "an input", name=str, datatype=str, shape=list, parameters=dict, data=list)
@@ -121,7 +140,10 @@ def _inputs(served: Served, entries: list[Any], rest: memoryview, max_tensor_byt
         shape = check(info, entry.get("datatype"), entry.get("shape"), max_tensor_bytes)
         size = _parameters(entry, repr(info.name), binary_data_size=int).get("binary_data_size")
         if size is None:
-            feeds[info.name] = from_numbers(info, shape, entry.get("data"))
+            data = entry.get("data")
+            taken = place(data)
+            text = None if taken is None else lists[taken]
+            feeds[info.name] = from_numbers(info, shape, data) if text is None else from_text(info, shape, text)
         elif "data" in entry or not 0 <= size <= len(rest):
             raise Refusal(
                 400, f"input {info.name!r}: binary_data_size={size}, but {len(rest)} bytes follow, or has data too"

@@ -14,6 +14,7 @@ health, which is always answered.
 
 import asyncio
 import logging
+from collections.abc import Callable
 from http import HTTPStatus
 from itertools import chain
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from onnxpool.serve.guard import HEALTH
@@ -166,6 +167,7 @@ class Connection(HttpToolsProtocol):
         self._of.idle.pop(self, None)
         self.app = _Full(self._app) if self._of.full else self._app
         super().on_headers_complete()
+        self.cycle.transport = _Whole(self.transport, self.cycle)  # type: ignore[assignment] # as much as it asks for
 
     def on_message_complete(self) -> None:
         """It is whole."""
@@ -174,6 +176,7 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """It is answered; where its body has not come, that is not waited for much longer."""
+        self.cycle.transport.flush()  # type: ignore[attr-defined] # it is a _Whole
         super().on_response_complete()
         if not self.transport.is_closing() and not self._in_flight:
             self._of.idle[self] = None
@@ -245,6 +248,39 @@ class Connection(HttpToolsProtocol):
             self._refuse(408)
         else:
             self._close()
+
+
+class _Whole:
+    """The transport of one answer, which sends its head together with the body that follows."""
+
+    __slots__ = ("_cycle", "_head", "_transport", "is_closing")
+
+    def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
+        self._transport = transport
+        self._cycle = cycle
+        self._head: bytes | None = None
+        self.is_closing: Callable[[], bool] = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        """Send this, unless it is the head."""
+        if self._head is None and self._cycle.response_started:
+            self._head = data
+        elif self._head:
+            self._transport.writelines((self._head, data))
+            self._head = b""
+        else:
+            self._transport.write(data)
+
+    def flush(self) -> None:
+        """Send a head that nothing follows."""
+        if self._head:
+            self._transport.write(self._head)
+            self._head = b""
+
+    def close(self) -> None:
+        """No more will be sent."""
+        self.flush()
+        self._transport.close()
 
 
 class _Full:

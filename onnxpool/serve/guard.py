@@ -9,6 +9,8 @@
 import hmac
 import os
 import stat
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -38,12 +40,13 @@ class Guard:
         app = self.app
         if scope["type"] == "http":
             try:
-                self._check(scope["path"], Headers(scope=scope))
+                self.check(scope["path"], Headers(scope=scope))
             except Refusal as refused:
                 app = refusal(refused)
         await app(scope, receive, send)
 
-    def _check(self, path: str, headers: Headers) -> None:
+    def check(self, path: str, headers: Mapping[str, str]) -> None:
+        """Refuse a request with these headers, whose names are in lower case."""
         host = headers.get("host", "")
         hosts = self.options.hosts
         if hosts is not None and path not in HEALTH and _part(f"//{host}", "hostname") not in hosts:
@@ -78,6 +81,7 @@ def read_tokens(path: Path) -> tuple[str, ...]:
     return tokens
 
 
+@lru_cache(1024)
 def _part(url: str, part: str) -> str | None:
     try:
         found: str | None = getattr(urlsplit(url), part)

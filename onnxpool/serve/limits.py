@@ -2,7 +2,7 @@
 
 Every number that bounds memory, time or waiting stands here, and is checked before the memory or the time is spent:
 
-    JSON           at most 4 MiB, since little else is served while it is parsed           413
+    JSON           at most 4 MiB, and 512 KiB of that besides lists of numbers             413
     a body         at most ``max_body_bytes`` as it comes and after decompression          413
     compression    at most ``MOST_RATIO`` times the bytes that came, and 1 MiB             413
     all bodies     at most ``max_pending_bytes`` that came and are not answered yet        503, Retry-After
@@ -19,11 +19,15 @@ from typing import Literal, TypeAlias, get_args
 
 from onnxpool.errors import ArgumentError, OnnxpoolError
 from onnxpool.run.session import Kernels
+from onnxpool.serve.processors import processors
 
 OnMismatch: TypeAlias = Literal["refuse", "warn"]
 
 MOST_JSON_BYTES = 4 << 20
 """Of one request; larger tensors go as binary data."""
+
+MOST_OTHER_JSON_BYTES = 512 << 10
+"""Of that besides lists of numbers, since nothing else is served while it is parsed."""
 
 MOST_RATIO = 100
 """How many times its size a body may have after decompression, above the first MiB."""
@@ -54,17 +58,19 @@ class Refusal(OnnxpoolError):  # noqa: N818 - it is the answer, not a fault
 class Options:
     """How models are run, and what clients may ask; times end in ``_s``, sizes in ``_bytes``.
 
-    ``kernels`` and ``threads`` as in :func:`onnxpool.run.session.load`, but for the default of ``threads``: every core
-    but one, which the protocol needs. ``workers`` is how many batches of one model run at the same time. Requests of
-    one item shape are joined to at most ``max_batch`` rows; one that finds a free worker waits ``max_delay_s`` for
-    others.
+    ``kernels`` and ``threads`` as in :func:`onnxpool.run.session.load`, but for the default of ``threads``: the
+    processors that this process may use (:mod:`onnxpool.serve.processors`) but one, which the protocol needs, shared
+    by as many ``processes`` as serve the same models. ``workers`` is how many batches of one model run at the same
+    time. Requests of one item shape are joined to at most ``max_batch`` rows; one that finds a free worker waits
+    ``max_delay_s`` for others.
 
     ``poll_s`` is the time between two looks for replaced files; 0 never looks. ``on_mismatch`` says what becomes of a
     model whose golden answers do not come out on this machine. ``require_certificate`` refuses models without a
     certificate that matches, and that the key in ``public_key``, a PEM file, has signed if it is given. ``libraries``
     are files of custom operators by others, which every session registers, in this process. ``control`` lets clients
     load and unload. A server is ready when one of its models is; with ``strict_readiness`` when all are.
-    ``access_log`` writes a line for each request to standard error. With a ``token``, or several ``tokens`` of which
+    ``access_log`` writes a line for each request to standard error, and ``tracing`` sends OpenTelemetry's spans
+    (:mod:`onnxpool.serve.tracing`). With a ``token``, or several ``tokens`` of which
     any will do, every request but those for liveness, readiness and the page must carry one. ``hosts`` are the names
     under which the server may be called, None for any.
 
@@ -74,6 +80,7 @@ class Options:
     kernels: Kernels = "auto"
     threads: int | None = None
     workers: int = 1
+    processes: int = 1
     max_batch: int = 8
     max_delay_s: float = 0.0
     max_queue: int = 256
@@ -89,12 +96,20 @@ class Options:
     control: bool = True
     strict_readiness: bool = False
     access_log: Literal["off", "text", "json"] = "off"
+    tracing: bool = False
     token: str | None = field(default=None, repr=False)
     tokens: tuple[str, ...] = field(default=(), repr=False)
     hosts: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        least = {"workers": 1, "max_batch": 1, "max_queue": 1, "max_body_bytes": 1, "max_tensor_bytes": 1}
+        least = {
+            "workers": 1,
+            "processes": 1,
+            "max_batch": 1,
+            "max_queue": 1,
+            "max_body_bytes": 1,
+            "max_tensor_bytes": 1,
+        }
         for name, lowest in (least | {"max_delay_s": 0, "poll_s": 0, "max_pending_bytes": self.max_body_bytes}).items():
             if getattr(self, name) < lowest:
                 raise ArgumentError(f"{name}={getattr(self, name)!r} must be {lowest} or more")
@@ -117,4 +132,4 @@ class Options:
     @property
     def session_threads(self) -> int:
         """Threads inside one operator."""
-        return self.threads or max(1, (os.cpu_count() or 2) - 1)
+        return self.threads or max(1, (processors() - 1) // self.processes)

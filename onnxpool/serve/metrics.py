@@ -73,6 +73,14 @@ class Tally:
         }
 
 
+@dataclass(slots=True)
+class _OfModel:
+    seconds: Histogram
+    waited: Histogram
+    run: Histogram
+    rows: Histogram
+
+
 class Counted(Protocol):
     """Connections, as they are counted."""
 
@@ -117,6 +125,8 @@ class Metrics:
             **made,
         )
         self._tallies: dict[tuple[str, str], Tally] = {}
+        self._requests: dict[tuple[str, str, str, int], Counter] = {}
+        self._models: dict[tuple[str, str], _OfModel] = {}
 
     def watch(self, connections: Counted) -> None:
         """Tell how many connections there are, whenever it is asked."""
@@ -126,27 +136,44 @@ class Metrics:
 
     def tally(self, name: str, version: str) -> Tally:
         """What this version of a model has done so far."""
-        return self._tallies.setdefault((name, version), Tally(name, version))
+        found = self._tallies.get((name, version))
+        return found or self._tallies.setdefault((name, version), Tally(name, version))
+
+    def counted(self, name: str, version: str, protocol: str, status: int) -> None:
+        """Count a request that is over."""
+        key = (name, version, protocol, status)
+        counter = self._requests.get(key)
+        if counter is None:
+            counter = self._requests[key] = self.requests.labels(name, version, protocol, status)
+        counter.inc()
 
     def answered(self, name: str, version: str, seconds: float) -> None:
         """Count a request that was answered with outputs."""
-        self.seconds.labels(name, version).observe(seconds)
+        self._of(name, version).seconds.observe(seconds)
         tally = self.tally(name, version)
         tally.success.add(seconds)
         tally.last_ms = time.time_ns() // 1_000_000
 
     def ran(self, name: str, version: str, rows: int, waited_s: tuple[float, ...], run_s: float) -> None:
         """Count a run of so many rows, and how long each of its requests waited for it."""
-        self.rows.labels(name, version).observe(rows)
-        self.run.labels(name, version).observe(run_s)
-        waited = self.waited.labels(name, version)
+        of = self._of(name, version)
+        of.rows.observe(rows)
+        of.run.observe(run_s)
         for seconds in waited_s:
-            waited.observe(seconds)
+            of.waited.observe(seconds)
         tally = self.tally(name, version)
         tally.rows += rows
         tally.queue.add(sum(waited_s), len(waited_s))
         tally.runs += 1
         tally.compute.add(run_s * len(waited_s), len(waited_s))
+
+    def _of(self, *model: str) -> "_OfModel":
+        """The histograms of one model, which takes longer to find by its labels than to add to."""
+        found = self._models.get(model)  # type: ignore[arg-type] # it has two
+        if found is None:
+            kinds = (self.seconds, self.waited, self.run, self.rows)
+            found = self._models[model] = _OfModel(*(kind.labels(*model) for kind in kinds))  # type: ignore[index]
+        return found
 
     def total(self, name: str, **labels: str) -> float:
         """The sum of all samples of this name, without ``onnxpool_``, that have these labels."""

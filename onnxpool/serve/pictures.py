@@ -1,17 +1,21 @@
 """A picture through a model, for the page at ``/``: the best classes, and what each pooling of the model did.
 
-    POST /v1/models/NAME/picture     the picture's bytes -> classes, time, and maps before and after each pooling
+    POST /v1/models/NAME/picture[?size=HEIGHTxWIDTH]
+        the picture's bytes -> classes, time, size, and maps before and after each pooling
 
-The answer's classes and time are those of the session that serves. Maps come from a second session of the same file,
-made at the first picture, which has poolings' inputs and outputs among its outputs: for a few poolings, the channels
-that differ most from place to place, scaled down, as bytes between the channel's least and largest value.
+A picture is prepared as ``onnxpool predict`` does it, so that both give the same classes: scaled to the model's size,
+or for a model that takes any to the size that is asked for, or left as it is. The answer's classes and time are those
+of the session that serves. Maps come from a second session of the same file, made at the first picture, which has
+poolings' inputs and outputs among its outputs: for a few poolings, the channels that differ most from place to place,
+scaled down, as bytes between the channel's least and largest value.
 """
 
 import asyncio
 import base64
+import re
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -23,19 +27,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from onnxpool.errors import OnnxpoolError
 from onnxpool.graph import forms
 from onnxpool.run import session
-from onnxpool.run.picture import Preparation
+from onnxpool.run.picture import Preparation, number_of_pixels
 from onnxpool.run.predict import Reader
 from onnxpool.serve import bodies
 from onnxpool.serve.limits import Refusal
+from onnxpool.serve.patience import NO_ANSWER, Patience
 from onnxpool.serve.repository import Served
 from onnxpool.serve.responses import answer
 from onnxpool.serve.service import Service
 from onnxpool.serve.tensors import Tensors
 
-SIDE = 224
-"""Of the picture, for models that take any size."""
+MOST_PIXELS = 1 << 20
+"""Of the picture, for models that take any size: every map between two layers grows with it."""
 
 _POOLINGS, _CHANNELS, _PIXELS = 12, 8, 64  # what one page shows well
 _STANDARD = ("MaxPool", "AveragePool", "LpPool", "GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool")
@@ -55,7 +61,6 @@ class Pool:
 class Look:
     """What is made of one model at its first picture."""
 
-    preparation: Preparation
     reader: Reader
     pools: tuple[Pool, ...]
     session: session.Session
@@ -77,19 +82,30 @@ class Pictures:
         """Answer one picture; refuses (422) what is none, and a model that takes none."""
         with self.service.counted("page") as found, self.service.holding() as held:
             body = await bodies.read(request, self.service.options, held)
+            size = _size(request.query_params.get("size"))
             served = found(self.service.repository.get(request.path_params["name"]))
-            async with self.service.answering(), self._one:
-                return answer(await self._answer(served, body))
+            with Patience() as patience:
+                patience.allow(self.service.options.timeout_s, 504, NO_ANSWER)
+                try:
+                    async with self._one:
+                        return answer(await self._answer(served, body, size, patience))
+                except Refusal:
+                    raise
+                except OnnxpoolError as error:
+                    raise Refusal(422, str(error)) from error
 
-    async def _answer(self, served: Served, body: bytes) -> dict[str, Any]:
+    async def _answer(
+        self, served: Served, body: bytes, size: tuple[int, int] | None, patience: Patience
+    ) -> dict[str, Any]:
         look = await asyncio.to_thread(self._look, served)
-        feeds = await asyncio.to_thread(look.preparation.feeds, body)
+        preparation = Preparation.of(served.session.inputs, size=size)
+        feeds = await asyncio.to_thread(_feeds, preparation, body)
         start_s = time.perf_counter()
-        outputs = await self.service.infer(served, feeds)
+        outputs = await self.service.infer(served, feeds, patience)
         return {
             "model": served.name,
             "time_s": time.perf_counter() - start_s,
-            "size": look.preparation.size,
+            "size": preparation.size_of(feeds[preparation.name]),
             "outputs": [asdict(output) for output in look.reader.read(outputs)],
             "poolings": await asyncio.to_thread(lambda: list(_maps(look, feeds))),
         }
@@ -104,9 +120,8 @@ class Pictures:
 
 
 def look(file: Path, served: Served, service: Service) -> Look:
-    """The second session of a model, and how its pictures and outputs are read."""
-    preparation = Preparation.of(served.session.inputs)
-    preparation = replace(preparation, size=preparation.size or (SIDE, SIDE))
+    """The second session of a model, and how its outputs are read."""
+    Preparation.of(served.session.inputs)  # refuses a model that takes none
     model = forms.read(file).clone()
     pools = poolings(model)[:_POOLINGS]
     shown = {value.name for value in model.graph.outputs}
@@ -116,7 +131,24 @@ def look(file: Path, served: Served, service: Service) -> Look:
             model.graph.outputs.append(values[name])
     options = service.options
     running = session.load(model, kernels=options.kernels, threads=options.session_threads)
-    return Look(preparation, Reader(file), tuple(pools), running)
+    return Look(Reader(file), tuple(pools), running)
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if not text:
+        return None
+    found = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", text)
+    if not found or int(found[1]) * int(found[2]) > MOST_PIXELS:
+        raise Refusal(422, f"size={text!r:.40} must be HEIGHTxWIDTH, such as 224x224, of {MOST_PIXELS} pixels at most")
+    return int(found[1]), int(found[2])
+
+
+def _feeds(preparation: Preparation, body: bytes) -> Tensors:
+    """The picture as an array; one that would keep its own size must not be large."""
+    pixels = number_of_pixels(body) if preparation.size is None else 0
+    if pixels > MOST_PIXELS:
+        raise Refusal(422, f"the picture has {pixels} pixels; a model of any size is shown {MOST_PIXELS}: give a size")
+    return preparation.feeds(body)
 
 
 def poolings(model: ir.Model) -> list[Pool]:

@@ -85,6 +85,7 @@ class Repository:
         self.options: Options = options or Options()
         self.metrics: Metrics = Metrics()
         self._entries: dict[Key, Entry] = {}
+        self._named: dict[Key, Served] = {}
         self._looks: dict[Key, Stamp] = {}
         self._unloaded: set[str] = set()
         self._loading: dict[str, Future[None]] = {}
@@ -96,6 +97,7 @@ class Repository:
             raise ArgumentError(f"models cannot be served as {wrong}; use letters, digits, dots, dashes, underscores")
         for key, file in found.items():
             self._entries[key] = self._loaded(key, file)
+        self._change(self._entries)
         self._looks = {key: entry.stamp for key, entry in self._entries.items()}
         _let_go()
 
@@ -103,12 +105,11 @@ class Repository:
 
     def get(self, name: str, version: str = "") -> Served:
         """The model of this name that serves; refuses (404) where there is none."""
+        if found := self._named.get((name, version)):
+            return found
         entries = {key[1]: entry for key, entry in self._entries.items() if key[0] == name}
         if version:
             entries = {key: entry for key, entry in entries.items() if key == version}
-        ready = [entry.served for entry in entries.values() if entry.served]
-        if ready:
-            return max(ready, key=lambda served: int(served.version))
         reason = "; ".join(entry.reason for entry in entries.values())
         what = f"model {name!r:.80}" + (f" version {version!r:.40}" if version else "")
         raise Refusal(404, f"{what} is not loaded: {reason}" if reason else f"there is no {what}")
@@ -205,7 +206,7 @@ class Repository:
             if key[0] not in self._unloaded:
                 log.warning("%s version %s: its file is gone; unloaded", *key)
                 with self._lock:
-                    self._entries = {other: entry for other, entry in self._entries.items() if other != key}
+                    self._change({other: entry for other, entry in self._entries.items() if other != key})
         self._looks = looks
         if loading:
             _let_go()
@@ -245,7 +246,13 @@ class Repository:
     def _put(self, key: Key, entry: Entry) -> None:
         """Requests go through the entries while they change: each change makes new ones."""
         with self._lock:
-            self._entries = {**self._entries, key: entry}
+            self._change({**self._entries, key: entry})
+
+    def _change(self, entries: dict[Key, Entry]) -> None:
+        """Have these, and by name and version, or by name alone, those that serve: the highest version comes last."""
+        ready = sorted((entry.served for entry in entries.values() if entry.served), key=lambda one: int(one.version))
+        self._entries = entries
+        self._named = {(one.name, version): one for one in ready for version in ("", one.version)}
 
     def _told(self, error: Exception) -> str:
         """What a client may read of an error: nothing of where files are."""

@@ -7,6 +7,8 @@ from starlette.responses import Response
 
 from onnxpool.serve.limits import Refusal
 
+FAILED = {"error": "the server failed; its log says why"}
+
 
 def answer(value: Any, status: int = 200) -> Response:
     """``value`` as JSON."""

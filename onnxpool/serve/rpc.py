@@ -21,6 +21,7 @@ from onnxpool.serve.access import Line
 from onnxpool.serve.guard import authorize
 from onnxpool.serve.limits import Refusal
 from onnxpool.serve.messages import CLASSES, METHODS, PACKAGE, Message, parsed
+from onnxpool.serve.patience import Patience
 from onnxpool.serve.repository import Served
 from onnxpool.serve.requests import find, refuse, seconds, wanted
 from onnxpool.serve.service import Service
@@ -72,13 +73,16 @@ _TRANSPORT = {
 """A client that is gone is noticed within keepalive_time and timeout; one that only holds a connection loses it."""
 
 
-def server(service: Service, most: int) -> grpc.aio.Server:
-    """A server that answers for ``service`` on so many connections at most, to be given ports and started."""
+def server(service: Service, most: int, *, shared: bool = False) -> grpc.aio.Server:
+    """A server that answers for ``service`` on so many connections at most, to be given ports and started.
+
+    Ports are ``shared`` with other processes, or are an error where another has them.
+    """
     made = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", service.options.max_body_bytes),
             ("grpc.max_send_message_length", -1),
-            ("grpc.so_reuseport", 0),  # a port that is taken is an error, not a port to share
+            ("grpc.so_reuseport", int(shared)),
             ("grpc.max_allowed_incoming_connections", most),
             *((f"grpc.{name}", value) for name, value in _TRANSPORT.items()),
         ]
@@ -115,7 +119,7 @@ class _Rpc:
         return parsed("ModelConfigResponse", {"config": self.service.config(served)})
 
     async def model_statistics(self, request: Any) -> Any:
-        return parsed("ModelStatisticsResponse", self.service.statistics(request.name, request.version))
+        return parsed("ModelStatisticsResponse", await self.service.all_statistics(request.name, request.version))
 
     async def repository_index(self, request: Any) -> Any:
         _one_repository(request)
@@ -141,7 +145,8 @@ class _Rpc:
                 raise Refusal(400, "parameter 'timeout' must be an integer")
             feeds = await self.service.apart(size, _inputs, served, request, self.service.options.max_tensor_bytes)
             outputs = _outputs(served, request)
-            answers = await self.service.infer(served, feeds, seconds(timeout_us))
+            with Patience() as patience:
+                answers = await self.service.infer(served, feeds, patience, seconds(timeout_us))
             return _answer(served, request.id, [(name, answers[name]) for name in outputs])
 
 
@@ -266,7 +271,7 @@ def _stream(rpc: _Rpc) -> Callable[[AsyncIterator[bytes], Any], AsyncIterator[by
 
 
 def _authorize(context: Any, kind: str, service: Service) -> None:
-    if kind not in ("ServerLiveRequest", "ServerReadyRequest"):
+    if service.options.secrets and kind not in ("ServerLiveRequest", "ServerReadyRequest"):
         given = dict(context.invocation_metadata()).get("authorization")
         authorize(given if isinstance(given, str) else None, service.options)
 

@@ -17,7 +17,7 @@ import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from types import FrameType
 from typing import Any, TypeAlias
 
@@ -28,6 +28,7 @@ from onnxpool.serve.app import application
 from onnxpool.serve.listening import Listen, Listening, describe
 from onnxpool.serve.repository import Repository
 from onnxpool.serve.service import Service
+from onnxpool.serve.siblings import Siblings
 from onnxpool.serve.tls import Certificates
 
 try:
@@ -76,19 +77,41 @@ class _Limit:
         os._exit(0)
 
 
-def serve(repository: Repository, listen: Listen, announce: Announce = lambda _: None) -> None:
+def serve(
+    repository: Repository,
+    listen: Listen,
+    announce: Announce = lambda _: None,
+    *,
+    shared: socket.socket | None = None,
+    siblings: Siblings | None = None,
+) -> None:
     """Serve until a signal says stop; ``announce`` is called when requests are answered.
 
-    The process ends a second after the drain at the latest, even where a run or a load never ends.
+    ``shared`` is REST's socket where ``siblings``, other processes, take connections from it, too. The process ends a
+    second after the drain at the latest, even where a run or a load never ends.
 
     Raises :class:`MissingExtra` for gRPC without grpcio, and OSError where a port is taken or a TLS file is no good.
     """
+    gc.set_threshold(20_000)  # a request makes no cycles, but many objects
     gc.freeze()  # what is there now stays, so that collecting garbage after a load does not stop the event loop
     limit = _Limit()
-    service = asyncio.run(_serve(repository, listen, announce, limit))
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        service = runner.run(_serve(repository, listen, announce, limit, shared, siblings))
     service.access.flush()
+    if service.access.tracing is not None:
+        service.access.tracing.close()
     if not service.busy():
         limit.cancel()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """The event loop of uvloop where that is installed; None for asyncio's own."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
 
 
 @asynccontextmanager
@@ -118,21 +141,31 @@ async def _returning_memory() -> AsyncIterator[None]:
         trimming.cancel()
 
 
-async def _serve(repository: Repository, listen: Listen, announce: Announce, limit: _Limit) -> Service:
-    app = application(repository, listen.named(repository.options))
-    with _bound(listen) as rest_socket:
+async def _serve(
+    repository: Repository,
+    listen: Listen,
+    announce: Announce,
+    limit: _Limit,
+    shared: socket.socket | None,
+    siblings: Siblings | None,
+) -> Service:
+    app = application(repository, listen.named(repository.options), siblings)
+    with bound(listen) if shared is None else shared as rest_socket:
         server = _Server(app, listen, limit)
         server.config.load()
-        grpc_port = await server.start_rpc()
+        grpc_port = await server.start_rpc(shared=shared is not None)
         ports = (rest_socket.getsockname()[1], grpc_port)
         server.on_ready = lambda: announce(describe(repository, listen, *ports))
-        async with _returning_memory():
+        async with _returning_memory(), siblings.telling(server.service) if siblings else nullcontext():
             await server.serve(sockets=[rest_socket])
     return server.service
 
 
-def _bound(listen: Listen) -> socket.socket:
-    """The socket of REST. Its protocol is named, since asyncio turns Nagle's algorithm off for named ones only."""
+def bound(listen: Listen) -> socket.socket:
+    """The socket of REST, which does not listen yet.
+
+    Its protocol is named, since asyncio turns Nagle's algorithm off for named ones only.
+    """
     family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # not refused for a connection of a server before
@@ -160,8 +193,8 @@ class _Server(uvicorn.Server):
         self.service.metrics.watch(self.connections)
         super().__init__(_config(app, listen))
 
-    async def start_rpc(self) -> int | None:
-        """Start gRPC where it is wanted; its port."""
+    async def start_rpc(self, *, shared: bool) -> int | None:
+        """Start gRPC where it is wanted; its port, which other processes may have, too, where it is ``shared``."""
         listen = self.listen
         if listen.grpc_port is None:
             return None
@@ -169,7 +202,7 @@ class _Server(uvicorn.Server):
             from onnxpool.serve import rpc
         except ModuleNotFoundError as error:
             raise MissingExtra("grpcio", "grpc", "serving gRPC") from error
-        self.rpc = rpc.server(self.service, self.most_grpc)
+        self.rpc = rpc.server(self.service, self.most_grpc, shared=shared)
         address = f"{listen.netloc}:{listen.grpc_port}"
         try:
             if self.certificates:
@@ -246,7 +279,7 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """As uvicorn does, without ending by the signal: a server that was asked to stop ends with status 0."""
-        before = {wanted: signal.signal(wanted, self.handle_exit) for wanted in _signals()}
+        before = {wanted: signal.signal(wanted, self.handle_exit) for wanted in stopping_signals()}
         try:
             yield
         finally:
@@ -254,7 +287,7 @@ class _Server(uvicorn.Server):
                 signal.signal(wanted, handler)
 
 
-def _signals() -> list[signal.Signals]:
+def stopping_signals() -> list[signal.Signals]:
     """Those that stop a server: SIGHUP, too, but where it is ignored, as nohup wants it."""
     hangup = [signal.SIGHUP] if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []
     return [signal.SIGTERM, signal.SIGINT, *hangup]

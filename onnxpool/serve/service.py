@@ -6,20 +6,24 @@ Every refusal is a :class:`onnxpool.serve.limits.Refusal`; what is raised beside
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 from onnxpool.errors import OnnxpoolError
 from onnxpool.run.session import TensorInfo
 from onnxpool.serve.access import AccessLog
 from onnxpool.serve.limits import Options, Refusal
 from onnxpool.serve.metrics import Metrics
+from onnxpool.serve.patience import NO_ANSWER, Patience
 from onnxpool.serve.repository import Repository, Served
+from onnxpool.serve.siblings import Siblings, joined, summed
 from onnxpool.serve.tensors import Tensors, agree, datatype
+from onnxpool.serve.tracing import Tracing
 
 EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "statistics")
 """What is offered beyond the protocol's required part, by the names that Triton gave them."""
@@ -57,13 +61,15 @@ async def in_thread(work: Callable[[], None]) -> None:
 class Service:
     """One server's repository, limits and metrics."""
 
-    def __init__(self, repository: Repository, options: Options) -> None:
+    def __init__(self, repository: Repository, options: Options, siblings: Siblings | None = None) -> None:
+        self.siblings = siblings
         self.repository = repository
         self.options = options
         self.metrics: Metrics = repository.metrics
-        self.access = AccessLog(options.access_log)
+        self.access = AccessLog(options.access_log, tracing=Tracing() if options.tracing else None)
         self.draining = False
-        self._pending_bytes = 0
+        self.pending_bytes = 0
+        self.metrics.pending.set_function(lambda: self.pending_bytes)
         self._apart = ThreadPoolExecutor(1, thread_name_prefix="onnxpool-apart")
 
     # --- what there is
@@ -123,33 +129,42 @@ class Service:
         asked = [self.repository.get(name, version)] if name else self.repository.serving()
         return {"model_stats": [self.metrics.tally(one.name, one.version).to_json() for one in asked]}
 
+    async def all_statistics(self, name: str = "", version: str = "") -> dict[str, Any]:
+        """The same of every process that serves these models."""
+        here = self.statistics(name, version)
+        if self.siblings is None:
+            return here
+        asked = {(one["name"], one["version"]) for one in here["model_stats"]}
+        found = summed([one["statistics"] for one in (await self.siblings.ask()).values()])
+        return {"model_stats": [one for one in found if (one["name"], one["version"]) in asked]}
+
+    async def all_metrics(self) -> bytes:
+        """For Prometheus, of every process that serves these models."""
+        if self.siblings is None:
+            return self.metrics_text()
+        return joined({number: one["metrics"] for number, one in (await self.siblings.ask()).items()}).encode()
+
     # --- what is done
 
-    async def infer(self, served: Served, feeds: Tensors, timeout_s: float | None = None) -> Tensors:
-        """The outputs of a model for inputs of the right types, each of a fitting shape."""
+    async def infer(
+        self, served: Served, feeds: Tensors, patience: Patience, timeout_s: float | None = None
+    ) -> Tensors:
+        """The outputs of a model for inputs of the right types, each of a fitting shape.
+
+        Refuses (504) where time runs out, and (422) where the model cannot do it. ``timeout_s`` is the client's own
+        limit, which does not exceed the server's.
+        """
         agree(served.session.inputs, feeds)
         begin_s = time.monotonic()
-        async with self.answering(timeout_s):
-            outputs = await served.batcher.submit(feeds)
-        self.metrics.answered(served.name, served.version, time.monotonic() - begin_s)
-        return outputs
-
-    @asynccontextmanager
-    async def answering(self, timeout_s: float | None = None) -> AsyncIterator[None]:
-        """Time for what is done here; refuses (504) where it runs out, and (422) where the model cannot do it.
-
-        ``timeout_s`` is the client's own limit, which does not exceed the server's.
-        """
-        allowed_s = min(timeout_s or self.options.timeout_s, self.options.timeout_s)
+        patience.allow(min(timeout_s or self.options.timeout_s, self.options.timeout_s), 504, NO_ANSWER, again=True)
         try:
-            async with asyncio.timeout(allowed_s):
-                yield
-        except TimeoutError as error:
-            raise Refusal(504, f"there was no answer within {allowed_s:g} s") from error
+            outputs = await served.batcher.submit(feeds)
         except Refusal:
             raise
         except OnnxpoolError as error:  # every type and shape was right: it is these sizes or values
             raise Refusal(422, str(error)) from error
+        self.metrics.answered(served.name, served.version, time.monotonic() - begin_s)
+        return outputs
 
     async def load(self, name: str, parameters: Mapping[str, Any]) -> None:
         """Load a model again, from the repository's own files."""
@@ -176,59 +191,73 @@ class Service:
             return work(*given)
         return await asyncio.get_running_loop().run_in_executor(self._apart, partial(work, *given))
 
-    @contextmanager
-    def counted(self, protocol: str) -> Iterator[Callable[[Served], Served]]:
+    def counted(self, protocol: str) -> "Counted":
         """Counts a request by its status, under the model that it turns out to be for."""
-        found: list[Served] = []
-        status, begin_s = 500, time.monotonic()
-        try:
-            yield lambda served: found.append(served) or served  # type: ignore[func-returns-value]
-            status = 200
-        except Refusal as refusal:
-            status = refusal.status
-            raise
-        except asyncio.CancelledError:  # how gRPC says that the client went away
-            status = 499
-            raise
-        finally:
-            labels = (found[0].name, found[0].version) if found else ("", "")
-            self.metrics.requests.labels(*labels, protocol, status).inc()
-            if found and status != 200:
-                self.metrics.tally(*labels).fail.add(time.monotonic() - begin_s)
+        return Counted(self.metrics, protocol)
 
     def metrics_text(self) -> bytes:
-        """For Prometheus."""
+        """For Prometheus, of this process."""
         for served in self.repository.serving():
             self.metrics.waiting.labels(served.name, served.version).set(served.batcher.waiting)
         return self.metrics.text()
 
-    @contextmanager
-    def holding(self) -> Iterator["Held"]:
+    def holding(self) -> "Held":
         """Counts the bytes of one request among those that came and are not answered yet."""
-        held = Held(self)
-        try:
-            yield held
-        finally:
-            self._hold(-held.size_bytes)
+        return Held(self)
 
-    def _hold(self, more_bytes: int) -> None:
-        self._pending_bytes += more_bytes
-        self.metrics.pending.set(self._pending_bytes)
+
+class Counted:
+    """A context that counts one request when it is over; it is called with the model that the request is for."""
+
+    __slots__ = ("_begin_s", "_metrics", "_model", "_protocol")
+
+    def __init__(self, metrics: Metrics, protocol: str) -> None:
+        self._metrics = metrics
+        self._protocol = protocol
+        self._model = ("", "")
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        self._begin_s = time.monotonic()
+        return self
+
+    def __call__(self, served: Served) -> Served:
+        """The request is for this model."""
+        self._model = (served.name, served.version)
+        return served
+
+    def __exit__(self, _: object, error: BaseException | None, __: TracebackType | None) -> None:
+        """Count; a task that was cancelled is how gRPC says that the client went away."""
+        gone = isinstance(error, asyncio.CancelledError)
+        status = 200 if error is None else error.status if isinstance(error, Refusal) else 499 if gone else 500
+        self._metrics.counted(*self._model, self._protocol, status)
+        if self._model[0] and error is not None:
+            self._metrics.tally(*self._model).fail.add(time.monotonic() - self._begin_s)
 
 
 class Held:
-    """The bytes that one request holds."""
+    """The bytes that one request holds, until its context ends."""
+
+    __slots__ = ("_service", "size_bytes")
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self.size_bytes: int = 0
 
+    def __enter__(self) -> Self:
+        """None yet."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give them back."""
+        self._service.pending_bytes -= self.size_bytes
+
     def add(self, more_bytes: int) -> None:
         """Count these, too; refuses (503) where all requests together hold too much."""
         service = self._service
-        if service._pending_bytes + more_bytes > service.options.max_pending_bytes:
+        if service.pending_bytes + more_bytes > service.options.max_pending_bytes:
             raise Refusal(503, "the server holds as many requests as it can; try again later", 1)
-        service._hold(more_bytes)
+        service.pending_bytes += more_bytes
         self.size_bytes += more_bytes
 
 

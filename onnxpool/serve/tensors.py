@@ -7,7 +7,8 @@ in JSON are finite, and in the range of their type; integers and booleans are ne
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -23,11 +24,10 @@ from onnxpool.serve.limits import Refusal
 Tensor: TypeAlias = NDArray[Any]
 Tensors: TypeAlias = dict[str, Tensor]
 
-_PIECE = 1 << 14
-
 _WHOLE: dict[str, set[type]] = {"b": {bool}, "i": {int}, "u": {int}}
 
 
+@cache
 def datatype(dtype: np.dtype[Any]) -> str:
     """The protocol's name of an element type."""
     return BY_NAME[dtype.name].protocol
@@ -66,7 +66,8 @@ def from_bytes(info: TensorInfo, shape: tuple[int, ...], raw: bytes | memoryview
         raise Refusal(400, f"input {info.name!r} came as {len(raw)} bytes; {list(shape)} of this type is {expected}")
     if info.dtype == np.bool_ and (np.frombuffer(raw, np.uint8) > 1).any():
         raise Refusal(400, f"input {info.name!r} holds bytes other than 0 and 1, which are not BOOL")
-    return np.require(np.frombuffer(raw, info.dtype).reshape(shape), requirements="A")
+    tensor = np.frombuffer(raw, info.dtype).reshape(shape)
+    return tensor if tensor.flags.aligned else tensor.copy()
 
 
 def from_numbers(info: TensorInfo, shape: tuple[int, ...], data: Any) -> Tensor:
@@ -74,11 +75,16 @@ def from_numbers(info: TensorInfo, shape: tuple[int, ...], data: Any) -> Tensor:
     nested, flat = _flatten(info, data)
     if len(flat) != math.prod(shape) or (len(nested) > 1 and nested != shape):
         raise Refusal(400, f"input {info.name!r} has data of shape {list(nested)}; its shape says {list(shape)}")
+    return from_list(info, flat).reshape(shape)
+
+
+def from_list(info: TensorInfo, flat: list[Any]) -> Tensor:
+    """The elements of a flat list; refuses (400) those that are none of this input's type."""
     kinds = _WHOLE.get(info.dtype.kind, {int, float})
-    if wrong := {kind for piece in _pieces(flat) for kind in set(map(type, piece))} - kinds:
+    if wrong := set(map(type, flat)) - kinds:
         found = " and ".join(sorted("null" if kind is type(None) else kind.__name__ for kind in wrong))
         raise Refusal(400, f"input {info.name!r} is {datatype(info.dtype)} and has data of type {found}")
-    return _converted(info, flat).reshape(shape)
+    return _converted(info, flat)
 
 
 def to_bytes(tensor: Tensor) -> bytes:
@@ -108,11 +114,8 @@ def _flatten(info: TensorInfo, data: Any) -> tuple[tuple[int, ...], list[Any]]:
 
 def _converted(info: TensorInfo, flat: list[Any]) -> Tensor:
     if is_floating(info.dtype):
-        wide = np.empty(len(flat))
-        for i, piece in enumerate(_pieces(flat)):
-            wide[i * _PIECE :][: len(piece)] = piece
         with np.errstate(over="ignore"):
-            tensor = wide.astype(info.dtype)
+            tensor = np.array(flat, np.float64).astype(info.dtype)
         fits = bool(np.isfinite(tensor).all())
     else:
         least, most = (0, 1) if info.dtype == np.bool_ else (np.iinfo(info.dtype).min, np.iinfo(info.dtype).max)
@@ -121,11 +124,6 @@ def _converted(info: TensorInfo, flat: list[Any]) -> Tensor:
     if not fits:
         raise Refusal(400, f"input {info.name!r} has a number that {datatype(info.dtype)} cannot hold")
     return tensor
-
-
-def _pieces(flat: list[Any]) -> Iterator[list[Any]]:
-    """A long list in parts, between which other threads of Python run."""
-    return (flat[i : i + _PIECE] for i in range(0, len(flat), _PIECE))
 
 
 def _spelled(info: TensorInfo) -> list[int | str]:

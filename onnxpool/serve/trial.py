@@ -73,7 +73,7 @@ def attempt(session: Session, path: Path) -> Trial:
         worst, fault, examples = None, "", {}
     if not examples:
         try:
-            examples = dict(generate(inputs_of(forms.read(path))))
+            examples = dict(generate(inputs_of(forms.read(path, in_place=True))))
             session.run(examples["ordinary"])
         except OnnxpoolError as reason:
             shapes = {info.name: tuple(max(size, 1) for size in info.sizes) for info in session.inputs}
@@ -86,7 +86,7 @@ def attempt(session: Session, path: Path) -> Trial:
 def _operators(path: Path) -> set[str]:
     """What the model's nodes are; nothing of a file that ONNX Runtime alone reads, such as an .ort file."""
     try:
-        return {node.op_type for node in forms.read(path).graph.all_nodes()}
+        return {node.op_type for node in forms.read(path, in_place=True).graph.all_nodes()}
     except FormError:
         return set()
 

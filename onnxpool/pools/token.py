@@ -1,0 +1,318 @@
+"""Token pooling: one vector for a sequence of tokens, padding left out; the poolings of sentence embedding models.
+
+    mean                  y = sum_t m_t x_t / sum_t m_t            m: the mask, 1 for a token, 0 for padding
+    max                   y = max x_t over the tokens
+    cls, lasttoken        y = the first, the last token            wherever the padding is: on the right or left
+    weightedmean          y = sum_t p_t x_t / sum_t p_t            p: 1 for the first token, 2 for the next ...
+    mean_sqrt_len_tokens  y = sum_t m_t x_t / sqrt(sum_t m_t)
+
+Sources: Reimers, Gurevych, "Sentence-BERT", EMNLP 2019, whose library gave the modes their names; Muennighoff, "SGPT:
+GPT sentence embeddings for semantic search", 2022 (weightedmean). Here ``p`` counts tokens, not positions: the same for
+padding on the right, and on the left the only weights that do not depend on how much there is.
+
+float16 and bfloat16 are summed in float32 and rounded once: 4096 tokens of 20 have a sum beyond float16, and the usual
+``clamp(min=1e-9)`` of the count is 0 there. Padding may hold NaN or infinity. A sequence without a token gives 0, or
+NaN as asked. A float32 sum beyond 3.4e38 overflows. In ONNX it is standard operators in every form of a model.
+
+>>> import numpy as np
+>>> x = np.array([[[1.0], [4.0], [9.0]]])
+>>> reference(x, np.array([[1, 1, 0]])).item(), reference(x, np.array([[1, 1, 0]]), "weightedmean").item()
+(2.5, 3.0)
+"""
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxpool.dtypes import Array
+from onnxpool.pools import _onnx_ops as onnx_ops
+from onnxpool.pools._method import Method
+from onnxpool.pools._tokens import (
+    Empty,
+    TokenModule,
+    check_choice,
+    check_flag,
+    check_some_token,
+    without_padding,
+    written_mask,
+)
+from onnxpool.pools._torch_ops import standard_operator, torch, widen
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["TokenPool"]
+
+Mode = Literal["mean", "max", "cls", "lasttoken", "weightedmean", "mean_sqrt_len_tokens"]
+
+
+# --- what it computes: float64, plain
+
+
+def reference(
+    x: Array, mask: NDArray[Any] | None = None, mode: Mode = "mean", normalize: bool = False, empty: Empty = "zero"
+) -> Array:
+    """Float64 ``(N, T, C) -> (N, C)``: the definition that everything else is compared with."""
+    kept = np.ones(x.shape[:2], bool) if mask is None else np.asarray(mask) != 0
+    rows = [_one(tokens[row], mode, empty) for tokens, row in zip(x, kept, strict=True)]
+    y = np.stack(rows) if rows else np.empty((0, x.shape[2]))
+    return np.stack([_unit(vector) for vector in y]) if normalize and len(y) else y
+
+
+def _one(x: Array, mode: Mode, empty: Empty) -> Array:
+    count = len(x)
+    if not count:
+        return np.full(x.shape[1], 0.0 if empty == "zero" else np.nan)
+    places = np.arange(1.0, count + 1)
+    y: Array = {
+        "mean": lambda: x.sum(0) / count,
+        "max": lambda: x.max(0),
+        "cls": lambda: x[0],
+        "lasttoken": lambda: x[-1],
+        "weightedmean": lambda: (places[:, None] * x).sum(0) / places.sum(),
+        "mean_sqrt_len_tokens": lambda: x.sum(0) / count**0.5,
+    }[mode]()
+    return y
+
+
+def _unit(y: Array) -> Array:
+    top = np.abs(y).max(initial=0)
+    scaled = y / top if 0 < top < np.inf else y
+    length = (scaled**2).sum() ** 0.5
+    unit: Array = scaled / length if length != 0 else scaled
+    return unit
+
+
+METHOD = Method(
+    name="TokenPool",
+    summary="one vector for a sequence of tokens, padding left out by a mask",
+    formula="y = sum m_t x_t / sum m_t; max, cls, lasttoken, weightedmean, mean_sqrt_len_tokens",
+    source="Reimers, Gurevych, EMNLP 2019",
+    modules=("TokenPool()", "TokenPool('weightedmean', normalize=True)"),
+)
+
+
+# --- how it trains
+
+
+def _forward(x: "Tensor", mask: "Tensor | None", mode: str, normalize: bool, nan: bool) -> "Tensor":
+    wide, kept = widen(x), None if mask is None else mask != 0
+    y = _POOLED[mode](wide, kept)
+    if kept is not None:
+        y = torch.where(kept.any(1, keepdim=True), y, torch.nan if nan else 0)
+    return (_normalized(y) if normalize else y).to(x.dtype)
+
+
+def _sum(x: "Tensor", kept: "Tensor | None") -> "tuple[Tensor, Any]":
+    """The sum of the tokens, and how many there are, or 1: a number, or ``(N, 1)``."""
+    if kept is None:
+        return x.sum(1), x.shape[1]
+    return torch.where(kept.unsqueeze(2), x, 0).sum(1), kept.sum(1, keepdim=True).clamp(min=1).to(x.dtype)
+
+
+def _mean(x: "Tensor", kept: "Tensor | None") -> "Tensor":
+    total, count = _sum(x, kept)
+    y: Tensor = total / count
+    return y
+
+
+def _mean_sqrt_len(x: "Tensor", kept: "Tensor | None") -> "Tensor":
+    total, count = _sum(x, kept)
+    y: Tensor = total / count**0.5
+    return y
+
+
+def _weighted_mean(x: "Tensor", kept: "Tensor | None") -> "Tensor":
+    """With weights that are divided by their sum first, so that no sum of products is larger than the largest token."""
+    tokens = x.new_ones(x.shape[:2]) if kept is None else kept.to(x.dtype)
+    places = tokens.cumsum(1) * tokens
+    shares = places / places.sum(1, keepdim=True).clamp(min=1)
+    values = x if kept is None else torch.where(kept.unsqueeze(2), x, 0)
+    return (values * shares.unsqueeze(2)).sum(1)
+
+
+def _max(x: "Tensor", kept: "Tensor | None") -> "Tensor":
+    return (x if kept is None else torch.where(kept.unsqueeze(2), x, -torch.inf)).amax(1)
+
+
+def _first(x: "Tensor", kept: "Tensor | None") -> "Tensor":
+    return x[:, 0] if kept is None else _at(x, kept.int().argmax(1))
+
+
+def _last(x: "Tensor", kept: "Tensor | None") -> "Tensor":
+    return x[:, -1] if kept is None else _at(x, kept.int().cumsum(1).argmax(1))  # the count ends there
+
+
+def _at(x: "Tensor", index: "Tensor") -> "Tensor":
+    return x.gather(1, index[:, None, None].expand(-1, 1, x.shape[2])).squeeze(1)
+
+
+_POOLED = {
+    "mean": _mean,
+    "max": _max,
+    "cls": _first,
+    "lasttoken": _last,
+    "weightedmean": _weighted_mean,
+    "mean_sqrt_len_tokens": _mean_sqrt_len,
+}
+
+
+def _normalized(y: "Tensor") -> "Tensor":
+    """``y / |y|``, of which no square overflows or vanishes; the vector 0 stays, with slopes of 0."""
+    top = y.abs().amax(1, keepdim=True).detach()  # a common factor has no slope
+    scaled = y / torch.where((top > 0) & (top < torch.inf), top, 1)
+    square = (scaled * scaled).sum(1, keepdim=True)
+    nothing = square == 0
+    return torch.where(nothing, 0, scaled / torch.where(nothing, 1, square).sqrt())
+
+
+def _shape(x: "Tensor", *_: Any) -> tuple[int, ...]:
+    check_some_token(x)
+    return (x.shape[0], x.shape[2])
+
+
+# --- how it looks in ONNX
+
+
+def translate(op: Any, x: Any, mask: Any, mode: str, normalize: bool, nan: bool) -> Any:
+    """Standard operators for ``x (N, T, C)`` of known type, and a mask or None."""
+    wide = onnx_ops.wide_for(x.dtype)
+
+    def write(x: Any) -> Any:
+        kept = None if mask is None else written_mask(op, mask)
+        y = _WRITTEN[mode](op, x, kept, wide)
+        if kept is not None and (nan or mode in ("max", "cls", "lasttoken")):  # a sum of nothing is 0
+            some = op.Cast(op.ReduceMax(op.Cast(kept, to=_INT32), _along(op), keepdims=1), to=ir.DataType.BOOL)
+            y = op.Where(some, y, onnx_ops.number(op, np.nan if nan else 0, wide))
+        return _written_unit(op, y, wide) if normalize else y
+
+    return onnx_ops.computed_in(op, x, wide, write)
+
+
+_INT32 = ir.DataType.INT32
+
+
+def _along(op: Any) -> Any:
+    return onnx_ops.ints(op, 1)
+
+
+def _number(op: Any, value: int) -> Any:
+    """An integer without an axis."""
+    return op.Constant(value=ir.tensor(np.array(value, np.int64)))
+
+
+def _written_sum(op: Any, x: Any, kept: Any, wide: ir.DataType) -> tuple[Any, Any]:
+    total = op.ReduceSum(without_padding(op, x, kept, 0, wide), _along(op), keepdims=0)
+    count = op.ReduceSum(op.Cast(kept, to=wide), _along(op), keepdims=1)
+    return total, op.Max(count, onnx_ops.number(op, 1, wide))
+
+
+def _written_mean(op: Any, x: Any, kept: Any, wide: ir.DataType) -> Any:
+    if kept is None:
+        return op.ReduceMean(x, _along(op), keepdims=0)
+    total, count = _written_sum(op, x, kept, wide)
+    return op.Div(total, count)
+
+
+def _written_mean_sqrt_len(op: Any, x: Any, kept: Any, wide: ir.DataType) -> Any:
+    if kept is None:
+        count = op.Cast(op.Shape(x, start=1, end=2), to=wide)
+        return op.Div(op.ReduceSum(x, _along(op), keepdims=0), op.Sqrt(count))
+    total, count = _written_sum(op, x, kept, wide)
+    return op.Div(total, op.Sqrt(count))
+
+
+def _written_weighted_mean(op: Any, x: Any, kept: Any, wide: ir.DataType) -> Any:
+    if kept is None:
+        ones = ir.tensor(np.ones(1, wide.numpy()))
+        tokens = op.ConstantOfShape(op.Shape(x, start=0, end=2), value=ones)
+    else:
+        tokens, x = op.Cast(kept, to=wide), without_padding(op, x, kept, 0, wide)
+    places = op.Mul(op.CumSum(tokens, _number(op, 1)), tokens)
+    total = op.Max(op.ReduceSum(places, _along(op), keepdims=1), onnx_ops.number(op, 1, wide))
+    shares = op.Unsqueeze(op.Div(places, total), onnx_ops.ints(op, 2))
+    return op.ReduceSum(op.Mul(x, shares), _along(op), keepdims=0)
+
+
+def _written_max(op: Any, x: Any, kept: Any, wide: ir.DataType) -> Any:
+    values = x if kept is None else without_padding(op, x, kept, -np.inf, wide)
+    return op.ReduceMax(values, _along(op), keepdims=0)
+
+
+def _written_first(op: Any, x: Any, kept: Any, _: ir.DataType) -> Any:
+    if kept is None:
+        return op.Gather(x, _number(op, 0), axis=1)
+    return op.GatherND(x, op.ArgMax(op.Cast(kept, to=_INT32), axis=1, keepdims=1), batch_dims=1)
+
+
+def _written_last(op: Any, x: Any, kept: Any, _: ir.DataType) -> Any:
+    if kept is None:
+        return op.Gather(x, _number(op, -1), axis=1)
+    counted = op.CumSum(op.Cast(kept, to=_INT32), _number(op, 1))
+    return op.GatherND(x, op.ArgMax(counted, axis=1, keepdims=1), batch_dims=1)
+
+
+_WRITTEN = {
+    "mean": _written_mean,
+    "max": _written_max,
+    "cls": _written_first,
+    "lasttoken": _written_last,
+    "weightedmean": _written_weighted_mean,
+    "mean_sqrt_len_tokens": _written_mean_sqrt_len,
+}
+
+
+def _written_unit(op: Any, y: Any, wide: ir.DataType) -> Any:
+    zero, one = (onnx_ops.number(op, value, wide) for value in (0, 1))
+    top = op.ReduceMax(op.Abs(y), _along(op), keepdims=1)
+    usual = op.And(op.Greater(top, zero), op.Less(top, onnx_ops.number(op, np.inf, wide)))
+    scaled = op.Div(y, op.Where(usual, top, one))
+    length = op.Sqrt(op.ReduceSum(op.Mul(scaled, scaled), _along(op), keepdims=1))
+    return op.Div(scaled, op.Where(op.Equal(length, zero), one, length))
+
+
+token_pool = standard_operator(
+    "token_pool", "Tensor x, Tensor? mask, str mode, bool normalize, bool nan", _forward, _shape, translate
+)
+
+
+# --- the module
+
+
+class TokenPool(TokenModule):
+    """One vector for each sequence of tokens: ``x (N, T, C)``, ``mask (N, T)`` to ``(N, C)``; ``(T, C)`` to ``(C,)``.
+
+    ``mode`` is that of sentence-transformers' Pooling: mean, max, cls, lasttoken, weightedmean or mean_sqrt_len_tokens.
+    ``normalize`` gives vectors of length 1; the vector 0 stays 0. A sequence whose mask is 0 gives 0, or NaN with
+    ``empty="nan"``. Without a mask every token takes part. The error of float32 is at most
+    :func:`onnxpool.golden.bounds.token_ulps` of the largest token; a result of float16 or bfloat16 is rounded once.
+
+    Raises :class:`ArgumentError` for arguments that are not among these, and in ``forward`` as
+    :class:`onnxpool.pools._tokens.TokenModule`.
+
+    >>> import torch
+    >>> x = torch.tensor([[[1.0, 4.0], [3.0, 2.0], [torch.nan, 9.0]]])
+    >>> TokenPool()(x, torch.tensor([[1, 1, 0]]))
+    tensor([[2., 3.]])
+    """
+
+    def __init__(self, mode: Mode = "mean", *, normalize: bool = False, empty: Empty = "zero") -> None:
+        super().__init__(empty)
+        check_choice("mode", mode, Mode)
+        check_flag("normalize", normalize)
+        self.mode: Mode = mode
+        self.normalize: bool = normalize
+
+    def pool_tokens(self, x: "Tensor", mask: "Tensor | None") -> "Tensor":
+        """Pool a batch ``(N, T, C)``."""
+        return token_pool(x, mask, self.mode, self.normalize, self.empty == "nan")
+
+    def reference(self, x: Array, mask: NDArray[Any] | None = None) -> Array:
+        """As :func:`reference`, with these options."""
+        return reference(x, mask, self.mode, self.normalize, self.empty)
+
+    def extra_repr(self) -> str:
+        """What is chosen."""
+        return self.mode + ", normalize=True" * self.normalize + ", empty='nan'" * (self.empty == "nan")

@@ -1,0 +1,80 @@
+"""Picture files made smaller by detail-preserving downscaling (:mod:`onnxpool.pools.detail_preserving_downscale`).
+
+Needs PyTorch and Pillow. Pixels are taken as they are stored, from 0 to 255, and rounded to the nearest whole number.
+Pictures are turned as their EXIF data says; transparency is dropped, and grey pictures stay grey.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxpool._files import complete
+from onnxpool.errors import ArgumentError
+from onnxpool.pools.detail_preserving_downscale import DetailPreservingDownscale2d
+from onnxpool.run.picture import opened
+
+
+@dataclass(frozen=True)
+class Downscaled:
+    """The ``output`` file that was written, and heights and widths in pixels: before, and after."""
+
+    output: str
+    before: tuple[int, int]
+    after: tuple[int, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for ``json.dumps``."""
+        return asdict(self)
+
+
+def downscale(
+    picture: Path,
+    output: Path | None = None,
+    *,
+    width: int | None = None,
+    height: int | None = None,
+    lambda_: float = 1.0,
+) -> Downscaled:
+    """Write a smaller picture; of width and height, the one that is missing follows from the picture's proportions.
+
+    Without ``output`` it is written beside the picture, as ``photo.96x128.png`` for a ``photo.jpg``.
+
+    Raises :class:`ArgumentError` for a file that is no picture, sizes that are not smaller than it or that make it
+    empty, a ``lambda_`` below 0, and an ``output`` whose ending names no kind of picture; :class:`MissingExtra` without
+    PyTorch or Pillow.
+    """
+    image = opened(picture, None)
+    from PIL import Image
+
+    before = (image.height, image.width)
+    after = _size(before, height, width)
+    output = output or picture.with_suffix(f".{after[0]}x{after[1]}.png")
+    if Image.registered_extensions().get(output.suffix.lower()) not in Image.SAVE:
+        raise ArgumentError(f"output={str(output)!r} has no ending of a picture that can be written; use .png")
+    if output.exists() and output.samefile(picture):
+        raise ArgumentError(f"output={str(output)!r} is the picture itself; write to another file")
+    layer = DetailPreservingDownscale2d(after, lambda_=lambda_)
+    import torch
+
+    pixels = torch.from_numpy(np.array(image, np.uint8)).reshape(*before, -1).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        small = layer(pixels.float()).round().to(torch.uint8)[0].permute(1, 2, 0)
+    made = Image.fromarray(small.squeeze(-1).numpy())
+    output.parent.mkdir(parents=True, exist_ok=True)
+    complete(output, made.save)
+    return Downscaled(str(output), before, after)
+
+
+def _size(before: tuple[int, int], height: int | None, width: int | None) -> tuple[int, int]:
+    if height is None and width is None:
+        raise ArgumentError("width and height are missing: give one of them, or both")
+    if height is None:
+        height = max(1, round(before[0] * (width or 0) / before[1]))
+    if width is None:
+        width = max(1, round(before[1] * height / before[0]))
+    for name, size, most in (("height", height, before[0]), ("width", width, before[1])):
+        if not 0 < size <= most:
+            raise ArgumentError(f"{name}={size} must be from 1 to the picture's, {most}")
+    return height, width
