@@ -80,17 +80,10 @@ def _options(
     """What the program takes without a command."""
 
 
-def _there(ctx: typer.Context, model: Path) -> Path:
-    """The file of a model; a command without one ends before it loads anything."""
-    if not ctx.resilient_parsing and not model.exists():
-        raise FormError(missing(model))
-    return model
-
-
 Source = "SoftPool2d(3,stride=2,padding=1), lip_resnet50, package.module:name or file.py:name"
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Seed = Annotated[int, typer.Option(help="Seed of PyTorch's generator: weights made in SOURCE, and example inputs.")]
-ModelFile = Annotated[Path, typer.Argument(help="ONNX file, in any form.", show_default=False, callback=_there)]
+ModelFile = Annotated[Path, typer.Argument(help="ONNX file, in any form.", show_default=False)]
 OutputFile = Annotated[Path, typer.Argument(help="ONNX file to write.", show_default=False)]
 SourceName = Annotated[
     str, typer.Argument(help=f"The network: {Source}.", show_default=False, autocompletion=completion.sources)
@@ -155,6 +148,12 @@ def show(value: _Value, table: Callable[[_Value], Page], as_json: bool, quiet: b
     else:
         page = table(value)
         layout.show(page[-1:] if quiet else page)
+
+
+def check_model(model: Path) -> None:
+    """Raise :class:`FormError` for a model file that is not there."""
+    if not model.exists():
+        raise FormError(missing(model))
 
 
 def check_files(**files: Path | Sequence[Path] | None) -> None:

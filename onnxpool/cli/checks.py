@@ -21,6 +21,7 @@ from onnxpool.cli.application import (
     Seed,
     app,
     check_files,
+    check_model,
     new_folder,
     progress_bar,
     show,
@@ -94,6 +95,7 @@ def validate(
 
     Example: onnxpool validate resnet.onnx --on all --html report.html
     """
+    check_model(model)
     if certificate and case:
         raise ArgumentError(f"case={case!r} is one of many, and a certificate is for all: leave one of both out")
     if sign and not certificate:
@@ -164,6 +166,7 @@ def bisect(
 
     Example: onnxpool bisect resnet.onnx smallest --reference nets.py:resnet
     """
+    check_model(model)
     new_folder(folder)
     check_files(library=library)
     _check_case(model, reference, case)
@@ -191,6 +194,7 @@ def bundle(
 
     Example: onnxpool bundle resnet.onnx reproducer --case nan
     """
+    check_model(model)
     new_folder(folder)
     check_files(library=library)
     _check_case(model, reference, case)
@@ -222,6 +226,7 @@ def verify(
 
     Example: onnxpool verify resnet.onnx
     """
+    check_model(model)
     check_files(public_key=public_key, library=library)
     from onnxpool.validation import load_report, rescale_report, verify_certificate
     from onnxpool.validation.certificate import path_for

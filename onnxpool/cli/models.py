@@ -27,6 +27,7 @@ from onnxpool.cli.application import (
     Verbose,
     app,
     check_files,
+    check_model,
     show,
     working,
 )
@@ -148,6 +149,7 @@ def form(
 
     Example: onnxpool form resnet.onnx resnet-standard.onnx --to standard
     """
+    check_model(model)
     writable(output)
     from onnxpool.about.model import describe
     from onnxpool.golden import file as golden_file
@@ -181,6 +183,7 @@ def lift(model: ModelFile, output: OutputFile, as_json: Json = False) -> None:
 
     Example: onnxpool lift network.onnx network-lifted.onnx
     """
+    check_model(model)
     writable(output)
     from onnxpool.graph import forms
 
@@ -198,6 +201,7 @@ def inspect(model: ModelFile, as_json: Json = False) -> None:
 
     Example: onnxpool inspect resnet.onnx
     """
+    check_model(model)
     from onnxpool.about.model import describe
 
     show(describe(model), tables.description, as_json)

@@ -8,7 +8,7 @@ import typer
 import onnxpool
 from onnxpool._files import writable
 from onnxpool.cli import tables
-from onnxpool.cli.application import Json, ModelFile, app, check_files, progress_bar, show
+from onnxpool.cli.application import Json, ModelFile, app, check_files, check_model, progress_bar, show
 from onnxpool.cli.serving import PictureCrop, PictureMean, PictureSize, PictureStd, numbers, picture_size
 
 
@@ -46,6 +46,7 @@ def quantize(
 
     Example: onnxpool quantize resnet.onnx --calibration photos
     """
+    check_model(model)
     output = output or model.with_name(f"{model.stem}-int8.onnx")
     writable(output)
     check_files(calibration=calibration)

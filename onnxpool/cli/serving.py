@@ -10,7 +10,7 @@ from rich.console import Console
 import onnxpool
 from onnxpool._files import writable_folder
 from onnxpool.cli import ports, tables
-from onnxpool.cli.application import Json, Libraries, ModelFile, app, check_files, show, working
+from onnxpool.cli.application import Json, Libraries, ModelFile, app, check_files, check_model, show, working
 from onnxpool.errors import ArgumentError
 
 deploy_app = typer.Typer(help="Serve on a cluster.", no_args_is_help=True)
@@ -44,6 +44,7 @@ def predict(
 
     Example: onnxpool predict resnet.onnx photo.jpg --labels labels.txt
     """
+    check_model(model)
     check_files(pictures=pictures, labels=labels)
     with working(f"Running {model}"):
         predictions = onnxpool.predict(
@@ -83,6 +84,7 @@ def batch(
 
     Example: onnxpool batch resnet.onnx photos answers --workers 4
     """
+    check_model(model)
     check_files(source=source)
     writable_folder(output)
     from rich.progress import MofNCompleteColumn, Progress
@@ -260,6 +262,7 @@ def package(
 
     Example: onnxpool package resnet.onnx repository --target triton
     """
+    check_model(model)
     writable_folder(output)
     from onnxpool.deploy import package as write_package
 
