@@ -82,7 +82,7 @@ def named(path: Path) -> Iterator[None]:
         other = about is not None and hidden(path) not in str(about) and Path(str(about)) not in (path, path.parent)
         if error.errno is None or other:
             raise
-        raise type(error)(error.errno, error.strerror, str(path)) from error
+        raise OSError(error.errno, error.strerror, str(path)) from error  # of the kind that the number stands for
 
 
 def told(error: OSError) -> str:

@@ -339,7 +339,7 @@ LAYER = "SoftPool2d(2)"
         ("SoftPol2d(3)", "(did you mean 'SoftPool2d'?) is neither a layer nor"),
         ("softpool_resnet19", "(did you mean 'softpool_resnet18'?) is neither a layer nor"),
         ("Pooling(3)", " SoftPool1d, SoftPool2d, SoftPool3d"),
-        ("vgg16", "a network (lip_densenet121, lip_resnet50,"),
+        ("vgg16", "a network (dpp_resnet50, dpp_resnet101,"),
         ("LocalImportancePool2d(SoftGate(0))", "coefficient=0 must be a positive number"),
         ("LocalImportancePool2d(Gate(3))", "Gate(3) cannot be an argument"),
         ("LocalImportancePool2d(3)", "logit=3 is not a torch.nn.Module"),

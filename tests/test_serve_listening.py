@@ -74,10 +74,11 @@ def test_warnings(path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nix.onnx"], "there is no such file"),
+        (["nix.onnx"], "models='nix.onnx': there is no such file or folder"),
         (["soft.onnx", "--max-batch", "0"], "max_batch=0 must be 1 or more"),
-        (["soft.onnx", "--tls-cert", "soft.onnx"], "tls_cert and tls_key belong together"),
-        (["soft.onnx", "--token-file", "nix"], "there is no such file"),
+        (["soft.onnx", "--tls-cert", "cert.pem"], "tls_cert and tls_key belong together"),
+        (["soft.onnx", "--token-file", "nix"], "token_file='nix': there is no such file"),
+        (["soft.onnx", "--tls-cert", "cert.pem", "--tls-key", "k"], "tls_cert='cert.pem': there is no such file"),
         (["soft.onnx", "--require-certificate"], "there is no certificate"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",

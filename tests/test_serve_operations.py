@@ -197,7 +197,7 @@ def understood(command):
     assert command[0] == "serve"
     result = CliRunner().invoke(app, ["serve", "/nix.onnx", *[part for part in command[2:] if part != "--token-file"]])
     assert "No such option" not in result.stderr
-    assert "there is no such file" in result.stderr, result.stderr
+    assert "there is no such file or folder" in result.stderr, result.stderr
 
 
 def test_the_unit_of_systemd(tmp_path):

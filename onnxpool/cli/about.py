@@ -7,7 +7,7 @@ import typer
 
 from onnxpool.cli import tables
 from onnxpool.cli.application import Json, app, show, working
-from onnxpool.cli.completion import method_names, methods
+from onnxpool.cli.completion import methods
 from onnxpool.errors import ArgumentError, nearest
 
 
@@ -23,10 +23,11 @@ def pools(
 
     Example: onnxpool pools SoftPool
     """
-    known = method_names()
+    from onnxpool.pools import METHODS
+
     for name in method or ():
-        if name not in known:
-            raise ArgumentError(f"method={name!r} is unknown{nearest(name, known)}; use one of {', '.join(known)}")
+        if name not in METHODS:
+            raise ArgumentError(f"method={name!r} is unknown{nearest(name, METHODS)}; use one of {', '.join(METHODS)}")
     from onnxpool.about.methods import catalog
 
     every = catalog()

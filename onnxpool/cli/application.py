@@ -1,7 +1,7 @@
 """What the commands share: the application, options that several of them take, and how values are shown."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeVar
@@ -11,11 +11,11 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from onnxpool import __version__
-from onnxpool._files import complete, missing, named, told
+from onnxpool._files import complete, missing, named, similar, told, writable_folder
 from onnxpool.cli import completion, layout
 from onnxpool.cli.layout import Page
 from onnxpool.domain import OPSETS, Form
-from onnxpool.errors import FormError, OnnxpoolError
+from onnxpool.errors import ArgumentError, FormError, OnnxpoolError
 
 
 class Printable(Protocol):
@@ -80,17 +80,10 @@ def _options(
     """What the program takes without a command."""
 
 
-def _there(ctx: typer.Context, model: Path) -> Path:
-    """The file of a model; a command without one ends before it loads anything."""
-    if not ctx.resilient_parsing and not model.exists():
-        raise FormError(missing(model))
-    return model
-
-
 Source = "SoftPool2d(3,stride=2,padding=1), lip_resnet50, package.module:name or file.py:name"
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Seed = Annotated[int, typer.Option(help="Seed of PyTorch's generator: weights made in SOURCE, and example inputs.")]
-ModelFile = Annotated[Path, typer.Argument(help="ONNX file, in any form.", show_default=False, callback=_there)]
+ModelFile = Annotated[Path, typer.Argument(help="ONNX file, in any form.", show_default=False)]
 OutputFile = Annotated[Path, typer.Argument(help="ONNX file to write.", show_default=False)]
 SourceName = Annotated[
     str, typer.Argument(help=f"The network: {Source}.", show_default=False, autocompletion=completion.sources)
@@ -155,6 +148,27 @@ def show(value: _Value, table: Callable[[_Value], Page], as_json: bool, quiet: b
     else:
         page = table(value)
         layout.show(page[-1:] if quiet else page)
+
+
+def check_model(model: Path) -> None:
+    """Raise :class:`FormError` for a model file that is not there."""
+    if not model.exists():
+        raise FormError(missing(model))
+
+
+def check_files(**files: Path | Sequence[Path] | None) -> None:
+    """Raise :class:`ArgumentError` for a file or folder that is not there; ``files`` are by the names of options."""
+    for name, given in files.items():
+        for file in [given] if isinstance(given, Path) else given or ():
+            if not file.exists():
+                raise ArgumentError(f"{name}={str(file)!r}: there is no such file or folder{similar(file)}")
+
+
+def new_folder(folder: Path) -> None:
+    """Raise :class:`ArgumentError` where a folder holds anything, and OSError where it cannot be written."""
+    writable_folder(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ArgumentError(f"folder={str(folder)!r} holds something already; give a new one")
 
 
 def working(what: str) -> AbstractContextManager[Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 import onnxpool
-from onnxpool._files import writable, writable_folder
+from onnxpool._files import writable
 from onnxpool.cli import tables
 from onnxpool.cli.application import (
     Case,
@@ -20,6 +20,9 @@ from onnxpool.cli.application import (
     ReferenceName,
     Seed,
     app,
+    check_files,
+    check_model,
+    new_folder,
     progress_bar,
     show,
     working,
@@ -92,6 +95,7 @@ def validate(
 
     Example: onnxpool validate resnet.onnx --on all --html report.html
     """
+    check_model(model)
     if certificate and case:
         raise ArgumentError(f"case={case!r} is one of many, and a certificate is for all: leave one of both out")
     if sign and not certificate:
@@ -100,7 +104,8 @@ def validate(
         if file:
             writable(file)
     if bundle:
-        writable_folder(bundle)
+        new_folder(bundle)
+    check_files(checkpoint=checkpoint, library=library, sign=sign)
     _check_runtimes(on or [])
     _check_case(model, reference, case)
     from onnxpool.cli import spelling
@@ -161,7 +166,9 @@ def bisect(
 
     Example: onnxpool bisect resnet.onnx smallest --reference nets.py:resnet
     """
-    writable_folder(folder)
+    check_model(model)
+    new_folder(folder)
+    check_files(library=library)
     _check_case(model, reference, case)
     from onnxpool.cli import spelling
     from onnxpool.diagnosis import bisect_model
@@ -187,7 +194,9 @@ def bundle(
 
     Example: onnxpool bundle resnet.onnx reproducer --case nan
     """
-    writable_folder(folder)
+    check_model(model)
+    new_folder(folder)
+    check_files(library=library)
     _check_case(model, reference, case)
     from onnxpool.cli import spelling
     from onnxpool.diagnosis import write_bundle
@@ -217,6 +226,8 @@ def verify(
 
     Example: onnxpool verify resnet.onnx
     """
+    check_model(model)
+    check_files(public_key=public_key, library=library)
     from onnxpool.validation import load_report, rescale_report, verify_certificate
     from onnxpool.validation.certificate import path_for
 
@@ -240,6 +251,7 @@ def compare(
 
     Example: onnxpool compare released.certificate.json resnet.certificate.json
     """
+    check_files(old=old, new=new)
     from onnxpool.validation import compare_reports, load_report
 
     difference = compare_reports(load_report(old), load_report(new))

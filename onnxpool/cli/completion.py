@@ -29,7 +29,7 @@ def network_names() -> tuple[str, ...]:
 
 
 def method_names() -> tuple[str, ...]:
-    """The pooling methods: their modules without the number of axes."""
+    """The pooling methods whose modules have their name and a number of axes, which are nearly all."""
     ranked = (name[:-2] for name in layer_names() if name[-2:] in ("1d", "2d", "3d"))
     return tuple(dict.fromkeys(name for name in ranked if not name.endswith("Logit")))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import onnxpool
-from onnxpool._files import similar, writable
+from onnxpool._files import writable
 from onnxpool.cli import tables
 from onnxpool.cli.application import (
     Check,
@@ -26,11 +26,13 @@ from onnxpool.cli.application import (
     SourceName,
     Verbose,
     app,
+    check_files,
+    check_model,
     show,
     working,
 )
 from onnxpool.domain import OPSETS, Form
-from onnxpool.errors import ArgumentError, ExportError
+from onnxpool.errors import ArgumentError, ExportError, FormError
 from onnxpool.network import KINDS
 
 if TYPE_CHECKING:
@@ -147,6 +149,7 @@ def form(
 
     Example: onnxpool form resnet.onnx resnet-standard.onnx --to standard
     """
+    check_model(model)
     writable(output)
     from onnxpool.about.model import describe
     from onnxpool.golden import file as golden_file
@@ -180,6 +183,7 @@ def lift(model: ModelFile, output: OutputFile, as_json: Json = False) -> None:
 
     Example: onnxpool lift network.onnx network-lifted.onnx
     """
+    check_model(model)
     writable(output)
     from onnxpool.graph import forms
 
@@ -197,6 +201,7 @@ def inspect(model: ModelFile, as_json: Json = False) -> None:
 
     Example: onnxpool inspect resnet.onnx
     """
+    check_model(model)
     from onnxpool.about.model import describe
 
     show(describe(model), tables.description, as_json)
@@ -209,8 +214,7 @@ def _ready(source: str, output: Path, inputs: list[str], opset: int, checkpoint:
     spelling.check(source, inputs)
     if opset not in OPSETS:
         raise ArgumentError(f"opset={opset!r} is out of range; use {OPSETS[0]} to {OPSETS[-1]}")
-    if checkpoint and not checkpoint.is_file():
-        raise ArgumentError(f"checkpoint={str(checkpoint)!r}: there is no such file{similar(checkpoint)}")
+    check_files(checkpoint=checkpoint)
     writable(output)
 
 
@@ -277,7 +281,10 @@ def _hints(model: "ir.Model") -> list[str]:
     from onnxpool.lifting.lift import spelled_out
     from onnxpool.lifting.match import label
 
-    found = [f"{_SPELLED.get(one.op_type, one.op_type)} at {label(one.node)}" for one in spelled_out(model)]
+    try:
+        found = [f"{_SPELLED.get(one.op_type, one.op_type)} at {label(one.node)}" for one in spelled_out(model)]
+    except FormError:  # the model is written, and right: there is only nothing to add
+        return []
     if not found:
         return []
     more = [f"{len(found) - _MOST_HINTS} more"] if len(found) > _MOST_HINTS else []

@@ -6,11 +6,10 @@ from typing import Annotated, Literal
 import typer
 
 import onnxpool
-from onnxpool._files import similar, writable
+from onnxpool._files import writable
 from onnxpool.cli import tables
-from onnxpool.cli.application import Json, ModelFile, app, progress_bar, show
+from onnxpool.cli.application import Json, ModelFile, app, check_files, check_model, progress_bar, show
 from onnxpool.cli.serving import PictureCrop, PictureMean, PictureSize, PictureStd, numbers, picture_size
-from onnxpool.errors import ArgumentError
 
 
 @app.command(rich_help_panel="Models")
@@ -92,10 +91,10 @@ def quantize(
 
     Example: onnxpool quantize resnet.onnx --calibration photos
     """
+    check_model(model)
     output = output or model.with_name(f"{model.stem}-int8.onnx")
     writable(output)
-    if calibration and not calibration.exists():
-        raise ArgumentError(f"calibration={str(calibration)!r}: there is no such file or folder{similar(calibration)}")
+    check_files(calibration=calibration)
     with progress_bar(f"Quantising {model}") as progress:
         quantized = onnxpool.quantize(
             model,

@@ -8,9 +8,9 @@ import typer
 from rich.console import Console
 
 import onnxpool
-from onnxpool._files import similar, writable_folder
+from onnxpool._files import writable_folder
 from onnxpool.cli import ports, tables
-from onnxpool.cli.application import Json, Libraries, ModelFile, app, show, working
+from onnxpool.cli.application import Json, Libraries, ModelFile, app, check_files, check_model, show, working
 from onnxpool.errors import ArgumentError
 
 deploy_app = typer.Typer(help="Serve on a cluster.", no_args_is_help=True)
@@ -44,9 +44,8 @@ def predict(
 
     Example: onnxpool predict resnet.onnx photo.jpg --labels labels.txt
     """
-    for name, file in (*(("pictures", picture) for picture in pictures), ("labels", labels)):
-        if file and not file.exists():
-            raise ArgumentError(f"{name}={str(file)!r}: there is no such file{similar(file)}")
+    check_model(model)
+    check_files(pictures=pictures, labels=labels)
     with working(f"Running {model}"):
         predictions = onnxpool.predict(
             model,
@@ -85,8 +84,8 @@ def batch(
 
     Example: onnxpool batch resnet.onnx photos answers --workers 4
     """
-    if not source.exists():
-        raise ArgumentError(f"source={str(source)!r}: there is no such file or folder{similar(source)}")
+    check_model(model)
+    check_files(source=source)
     writable_folder(output)
     from rich.progress import MofNCompleteColumn, Progress
 
@@ -184,10 +183,9 @@ def serve(
 
     Example: onnxpool serve resnet.onnx --grpc-port 8001 --max-batch 16
     """
-    _there(models)
-    for name, file in (("token_file", token_file), ("public_key", public_key), ("tls_cert", tls_cert)):
-        if file and not file.is_file():
-            raise ArgumentError(f"{name}={str(file)!r}: there is no such file{similar(file)}")
+    check_files(models=models, token_file=token_file, public_key=public_key, library=library)
+    if tls_cert and tls_key:
+        check_files(tls_cert=tls_cert, tls_key=tls_key, tls_client_ca=tls_client_ca)
     ports.check(host, port=port, grpc_port=grpc_port)
     import logging
 
@@ -264,6 +262,7 @@ def package(
 
     Example: onnxpool package resnet.onnx repository --target triton
     """
+    check_model(model)
     writable_folder(output)
     from onnxpool.deploy import package as write_package
 
@@ -313,7 +312,7 @@ def deploy_ray(
     Example: onnxpool deploy ray resnet.onnx --max-replicas 4
     """
     if not write:
-        _there(models)
+        check_files(models=models)
         ports.check(host, port=port)
     from onnxpool.deploy import ray_app
     from onnxpool.serve import Options
@@ -331,11 +330,6 @@ def deploy_ray(
     with ray_app.running(models, scale, options, listen, address) as now:
         show(now, tables.listening, as_json)
         ray_app.wait()
-
-
-def _there(models: Path) -> None:
-    if not models.exists():
-        raise ArgumentError(f"models={str(models)!r}: there is no such file or folder{similar(models)}")
 
 
 def picture_size(text: str | None) -> tuple[int, int] | None:
