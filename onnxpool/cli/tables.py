@@ -187,20 +187,22 @@ def quantized(value: "Quantized") -> Page:
     ]
 
 
-def precision(value: "Precision") -> RenderableType:
+def precision(value: "Precision") -> Page:
     """Each node, then what was written and how far it is off."""
-    table = _columns(("node", "operator", "verdict", "moves outputs by", "largest", "why"))
+    names = ("verdict", "moves outputs by", "largest", "node")
+    rows = []
     for node in value.nodes:
         effect = "" if node.effect is None else f"{100 * node.effect:.2g} %"
-        table.add_row(node.name, node.op_type, node.verdict, effect, f"{node.largest:.3g}", node.reason)
-    together = f"{len(value.safe)} of {len(value.nodes)} nodes are safe in {value.to}"
-    off = f"together they move the outputs by {100 * value.error:.2g} %, of a budget of {100 * value.budget:g} %"
-    parts: list[RenderableType] = [table, Text(f"{together}; {off}, on {value.samples} samples of {value.source}")]
+        cells = (node.verdict, effect, f"{node.largest:.3g}", f"{node.name} ({node.op_type})")
+        rows.append(Row(cells, [_dim(node.reason)] if node.reason else ()))
+    page: list[Block] = [Columns(names, rows, right=names[1:3])]
     if value.output:
         before, after = (f"{size / 1e6:.3g} MB" for size in (value.size_before_bytes, value.size_after_bytes))
-        parts.append(Text(f"written: {value.output} and {value.golden}; weights {before} before, {after} after"))
-        parts.append(Text(f"judged: {value.checked}"))
-    return Group(*parts, *map(Text, value.notes))
+        page.append(f"written: {value.output} and {value.golden}; weights {before} before, {after} after")
+        page.append(f"judged: {value.checked}")
+    together = f"{len(value.safe)} of {len(value.nodes)} nodes are safe in {value.to}"
+    off = f"together they move the outputs by {100 * value.error:.2g} %, of a budget of {100 * value.budget:g} %"
+    return [*page, *value.notes, f"{together}; {off}, on {value.samples} samples of {value.source}"]
 
 
 # --- running

@@ -235,7 +235,7 @@ def widen(x: "Tensor") -> "Tensor":
 
 def laid_out_as(x: "Tensor", y: "Tensor") -> "Tensor":
     """``y`` in memory as ``x`` is: with channels last, if they are so there."""
-    if x.dim() != 4 or is_functorch_active() or x.is_contiguous():
+    if x.dim() != 4 or functorch_levels() or x.is_contiguous():
         return y
     return y.contiguous(memory_format=torch.channels_last) if x.stride(1) == 1 else y
 
