@@ -38,7 +38,9 @@ def native_operator(
     def pool(*args: Any) -> Tensor:
         window, tensors = window_from(args[-COUNT:]), args[:-COUNT]
         shape(window, *tensors)
-        return _native.pool(op_type, window, *tensors) if _native.takes(*tensors) else forward(window, *tensors)
+        if _native.takes(*tensors):
+            return _native.pool(op_type, window, *tensors)
+        return _native.laid_out(forward(window, *tensors).contiguous(), tensors[0])
 
     def pool_shape(*args: Any) -> Tensor:
         x: Tensor = args[0]
@@ -49,7 +51,8 @@ def native_operator(
         window, (grad, *tensors) = window_from(args[-COUNT:]), args[:-COUNT]
         if _native.takes(grad, *tensors):
             return _one_or_all(_native.gradients(op_type, window, grad, *tensors))
-        return _one_or_all(backward(window, grad, *tensors))
+        found = zip(backward(window, grad, *tensors), tensors, strict=True)
+        return _one_or_all(tuple(_native.laid_out(slope.contiguous(), tensor) for slope, tensor in found))
 
     def slope_shapes(*args: Any) -> Any:
         tensors = args[1:-COUNT]
