@@ -194,7 +194,7 @@ def precision(value: "Precision") -> Page:
     for node in value.nodes:
         effect = "" if node.effect is None else f"{100 * node.effect:.2g} %"
         cells = (node.verdict, effect, f"{node.largest:.3g}", f"{node.name} ({node.op_type})")
-        rows.append(Row(cells, [_dim(node.reason)] if node.reason else ()))
+        rows.append(Row(cells, () if node.verdict == "safe" else [_dim(node.reason)]))
     page: list[Block] = [Columns(names, rows, right=names[1:3])]
     if value.output:
         before, after = (f"{size / 1e6:.3g} MB" for size in (value.size_before_bytes, value.size_after_bytes))

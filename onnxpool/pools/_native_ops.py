@@ -86,7 +86,7 @@ def native_operator(
     return lambda window, *tensors: call(*tensors, *fields(window))
 
 
-def _one_or_all(tensors: tuple[Tensor, ...]) -> Any:
+def _one_or_all(tensors: tuple[Any, ...]) -> Any:
     """As operators give them: one, or a tuple."""
     return tensors if len(tensors) > 1 else tensors[0]
 
@@ -105,7 +105,8 @@ def _define(name: str, schema: str, run: Callable[..., Any], shapes: Callable[..
         """More samples: what is batched stands before the axis of those."""
         flat = [_joined(arg, place, info.batch_size) for arg, place in zip(args[:-COUNT], places, strict=False)]
         found = overload(*flat, *args[-COUNT:])
-        parts = tuple(each.unflatten(0, (info.batch_size, -1)) for each in _all(found))
+        sizes = (info.batch_size, -1)
+        parts = tuple(each.unflatten(0, sizes) for each in _all(found))  # type: ignore[no-untyped-call]
         return _one_or_all(parts), _one_or_all((0,) * len(parts))
 
     torch.library.register_fake(f"{DOMAIN}::{name}", shapes, lib=LIBRARY)
