@@ -87,17 +87,14 @@ class _AttentionPool(WindowModule):
     def pool(self, x: "Tensor") -> "Tensor":
         if not is_jit_tracing() and x.shape[1] != self.channels:
             raise ArgumentError(f"x has {x.shape[1]} channels, shape {tuple(x.shape)}; this layer has {self.channels}")
-        wide, weight = widen(x), self._weight(x)
+        wide = widen(x)
+        weight = widen(self.to_attn_logits.weight).to(wide)
         if self.logits == "channel":
             logit = wide * weight.reshape(-1, *[1] * self.rank)
         else:
             matrix = weight.reshape(-1, self.channels)
-            logit = (matrix @ wide.flatten(2)).reshape(x.shape[0], -1, *x.shape[2:]).expand_as(x)
+            logit = (matrix @ wide.flatten(2)).unflatten(2, x.shape[2:]).expand_as(x)
         return local_importance.local_importance_pool(self.window, wide, logit).to(x.dtype)
-
-    def _weight(self, x: "Tensor") -> "Tensor":
-        weight: Tensor = self.to_attn_logits.weight
-        return widen(weight) if x.dtype != torch.float64 else weight.double()
 
     def reference(self, x: Array) -> Array:
         """As :func:`reference`, with the present weights."""

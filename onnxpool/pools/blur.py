@@ -33,6 +33,7 @@ from onnxpool.pools._torch_ops import (
     PoolModule,
     has_known_sizes,
     is_jit_tracing,
+    laid_out_as,
     standard_operator,
     torch,
     widen,
@@ -112,7 +113,8 @@ def _forward(x: "Tensor", sizes: Sequence[int], strides: Sequence[int], mode: st
     def blurred(values: "Tensor") -> "Tensor":
         return convolution(values, kernel, None, list(strides), groups=x.shape[1])
 
-    return (blurred(around) if x.dtype == torch.float16 else without_overflow(around, blurred)).to(x.dtype)
+    y = blurred(around) if x.dtype == torch.float16 else without_overflow(around, blurred)
+    return laid_out_as(x, y.to(x.dtype))
 
 
 def _shape(x: "Tensor", sizes: Sequence[int], strides: Sequence[int], mode: str) -> tuple[Any, ...]:
