@@ -62,8 +62,8 @@ def test_numbers_by_hand(mode, mask):
 
 def test_weighted_means_are_those_of_positions():
     """As sentence-transformers has them: positions times the mask, whatever the mask leaves out."""
-    for mask in MASKS.values():
-        mask, x = torch.tensor(mask), tokens(3, 5, 4).double()
+    x = tokens(3, 5, 4).double()
+    for mask in map(torch.tensor, MASKS.values()):
         weights = torch.arange(1, 6)[None, :, None] * mask[:, :, None]
         usual = (x * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
         torch.testing.assert_close(nn.TokenPool("weightedmean")(x, mask), usual)

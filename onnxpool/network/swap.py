@@ -25,7 +25,8 @@ A strided convolution, which pools by leaving positions out, becomes the same co
 pool; weights keep their names. (Springenberg et al., "Striving for simplicity: the all convolutional net", 2015, went
 the other way.) It then computes the positions that it left out: ``stride^rank`` times the arithmetic. The pool has
 ``kernel = stride`` in ceil mode, or a window of the same output sizes that the rule asks for, such as
-``"SoftPool(kernel_size=3, padding=1, ceil_mode=False)"``, whose windows lie around the positions it had.
+``"SoftPool(kernel_size=3, padding=1, ceil_mode=False)"``, whose windows lie around the positions it had. ``"BlurPool"``
+and ``"AdaptivePolyphasePool"`` take the stride alone.
 
 >>> import torch
 >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.MaxPool2d(3, 2, 1))
