@@ -35,6 +35,7 @@ and ``"AdaptivePolyphasePool"`` take the stride alone.
 SoftPool2d(3x3 s2 p1)
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
@@ -168,12 +169,20 @@ def _choose(plan: Sequence[_Rule], network: "torch.nn.Module") -> "list[tuple[La
     for rule in plan:
         if rule.by not in _NAMED and not any(rule.chooses(layer) for layer in found):
             there = ", ".join(f"{layer.paths[0]} ({layer.kind})" for layer in found) or "none"
-            close = nearest(str(rule), [*_NAMED, *(path for layer in found for path in layer.paths)])
             raise ArgumentError(
-                f"rule {str(rule)!r}{close} is not a kind ({', '.join(_NAMED)}) and chooses no layer of {there}"
+                f"rule {str(rule)!r}{_meant(rule, found)} is not a kind ({', '.join(_NAMED)}) and chooses no layer of "
+                f"{there}"
             )
     first = ((layer, next((rule for rule in plan if rule.chooses(layer)), None)) for layer in found)
     return [(layer, rule) for layer, rule in first if rule]
+
+
+def _meant(rule: _Rule, found: "Sequence[Layer]") -> str:
+    """A question after the kind, "max" for "maxpool", or the path that the rule may have meant."""
+    if isinstance(rule.by, type):
+        return ""
+    kind = re.sub(r"_?pool(ing)?$", "", rule.by, flags=re.IGNORECASE)
+    return nearest(kind, _NAMED) or nearest(rule.by, [path for layer in found for path in layer.paths])
 
 
 # --- the whole
