@@ -77,10 +77,10 @@ class Window:
         if not isinstance(ceil_mode, bool):
             raise ArgumentError(f"ceil_mode={ceil_mode!r} is not a bool; use True or False")
         return cls(
-            kernel=_per_axis("kernel_size", kernel_size, rank),
-            stride=_per_axis("stride", kernel_size if stride is None else stride, rank),
-            pad=_per_axis("padding", padding, rank),
-            dilation=_per_axis("dilation", dilation, rank),
+            kernel=per_axis("kernel_size", kernel_size, rank),
+            stride=per_axis("stride", kernel_size if stride is None else stride, rank),
+            pad=per_axis("padding", padding, rank),
+            dilation=per_axis("dilation", dilation, rank),
             ceil=ceil_mode,
         )
 
@@ -197,8 +197,17 @@ class Window:
         return text + " ceil" * self.ceil
 
 
-def _per_axis(name: str, size: Size, rank: int) -> tuple[int, ...]:
+def per_axis(name: str, size: Size, rank: int, least: int | None = None) -> tuple[int, ...]:
+    """One number for each axis.
+
+    Raises :class:`ArgumentError`, with ``name``, for what is no int and not ``rank`` ints, and below ``least``.
+
+    >>> per_axis("stride", 2, 3)
+    (2, 2, 2)
+    """
     sizes = (size,) * rank if isinstance(size, int) else tuple(size) if isinstance(size, Sequence) else ()
     if len(sizes) != rank or not all(type(number) is int for number in sizes):
         raise ArgumentError(f"{name}={size!r} must be an int or {rank} ints")
+    if least is not None and min(sizes) < least:
+        raise ArgumentError(f"{name}={size!r}: each number must be at least {least}")
     return sizes

@@ -112,7 +112,9 @@ def test_refused_arguments():
         ({"beta": 1}, "beta=1 cannot be learned; start between 0 and 1, or use learn_beta=False"),
         ({"learn_beta": None}, "learn_beta=None is not a bool"),
         ({"channels": 0}, "channels=0 must be a positive int"),
-        ({"regions": (2, 2, 2)}, "regions=(2, 2, 2) must be a positive int, or 2 of them"),
+        ({"regions": (2, 2, 2)}, "regions=(2, 2, 2) must be an int or 2 ints"),
+        ({"regions": 2.0}, "regions=2.0 must be an int or 2 ints"),
+        ({"regions": 0}, "regions=0: each number must be at least 1"),
         ({"channels": 3, "learn_beta": False}, "need learn_beta=True"),
     ):
         with pytest.raises(ArgumentError) as caught:

@@ -109,7 +109,7 @@ def test_exported_with_sizes_that_change(pool, dtype):
 
 def test_refusals():
     for words, told in (
-        ({"stride": 0}, "stride=(0, 0): each number must be at least 1"),
+        ({"stride": 0}, "stride=0: each number must be at least 1"),
         ({"p": 0.5}, "p=0.5 must be a number of at least 1"),
         ({"p": math.nan}, "p=nan must be a number"),
         ({"per": "layer"}, "per='layer' is unknown; use one of sample, channel"),

@@ -108,8 +108,8 @@ def test_exported_with_sizes_that_change(layer, dtype):
 def test_refused_arguments():
     for words, told in (
         ({"filter_size": 8}, "filter_size=8 is above 7"),
-        ({"filter_size": 0}, "each number must be at least 1"),
-        ({"stride": 0}, "stride=(0, 0): each number must be at least 1"),
+        ({"filter_size": 0}, "filter_size=0: each number must be at least 1"),
+        ({"stride": 0}, "stride=0: each number must be at least 1"),
         ({"padding_mode": "same"}, "padding_mode='same' is unknown; use one of reflect, replicate, zeros, circular"),
     ):
         with pytest.raises(ArgumentError) as caught:
@@ -125,6 +125,30 @@ def test_axes_too_short_to_be_reflected_are_refused():
         if n > 1:
             with pytest.raises(ArgumentError, match=f"too small for padding_mode='{mode}' with a filter of {size}"):
                 layer(torch.ones(1, 1, n - 1))
+
+
+def test_the_stride_of_the_maximum_is_that_of_torch_nn():
+    assert nn.MaxBlurPool2d(3).stride == nn.MaxBlurPool2d(3, None, filter_size=2).stride == (3, 3)
+    for layer in (lambda: nn.BlurPool2d(4, None), lambda: nn.MaxBlurPool2d(2, 0)):
+        with pytest.raises(ArgumentError, match="stride="):
+            layer()
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "zeros", "circular"])
+def test_channels_last_stay_last(mode):
+    x = torch.randn(2, 3, 7, 8).contiguous(memory_format=torch.channels_last)
+    for pool in (nn.BlurPool2d(4, padding_mode=mode), nn.MaxBlurPool2d(3, 2, 1, padding_mode=mode)):
+        assert pool(x).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_swapped_for_strides_it_gives_the_same_sizes():
+    network = torch.nn.Sequential(torch.nn.Conv2d(2, 4, 3, (2, 3), 1))
+    for target in ("BlurPool", "BlurPool(3, padding_mode='circular')", "AdaptivePolyphasePool"):
+        made = swap(network, {"strided-convolution": target}, strict=True).network
+        assert made[0].pool.stride == (2, 3)
+        for size in (7, 8, 9):
+            x = torch.randn(1, 2, size, size + 3)
+            assert made(x).shape == network(x).shape
 
 
 def test_swapped_for_maxima_it_gives_the_same_sizes():

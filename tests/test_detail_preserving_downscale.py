@@ -136,8 +136,8 @@ def test_exported_with_sizes_that_change(layer, dtype):
     [
         ({}, "size=None and scale_factor=None: give one of them"),
         ({"size": 3, "scale_factor": 0.5}, "give one of them"),
-        ({"size": 0}, "size=0 must be a positive int or two"),
-        ({"size": (2, 2.0)}, "size=(2, 2.0) must be a positive int or two"),
+        ({"size": 0}, "size=0: each number must be at least 1"),
+        ({"size": (2, 2.0)}, "size=(2, 2.0) must be an int or 2 ints"),
         ({"scale_factor": 1.5}, "scale_factor=1.5 must be a number from 0.0001 to 1"),
         ({"scale_factor": "2"}, "scale_factor='2' must be a number"),
         ({"size": 3, "lambda_": -1}, "lambda_=-1 must be a number of at least 0"),

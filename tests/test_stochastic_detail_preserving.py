@@ -124,8 +124,9 @@ def test_exported():
     [
         ({"guide": "gaussian"}, "guide='gaussian' needs windows that do not overlap"),
         ({"grid": 3}, "grid=3 must be a multiple of the kernel size (2, 2)"),
-        ({"grid": (2, 2, 2)}, "grid=(2, 2, 2) must be a multiple"),
-        ({"grid": 0}, "grid=0 must be a multiple"),
+        ({"grid": (2, 2, 2)}, "grid=(2, 2, 2) must be an int or 2 ints"),
+        ({"grid": 2.0}, "grid=2.0 must be an int or 2 ints"),
+        ({"grid": 0}, "grid=0: each number must be at least 1"),
     ],
 )
 def test_refused_arguments(kwargs, told):

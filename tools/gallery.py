@@ -1,4 +1,4 @@
-"""A photograph and a signal pooled by every method, side by side: writes out/gallery.png.
+"""A photograph and a signal pooled by the methods for pictures, side by side: writes out/gallery.png.
 
 The photograph, one of scikit-learn's, is pooled by windows of 2x2, twice in a row, so that each cell that is shown
 stands for 16. The signal below it is pooled by windows of 4. Values are 0 and more, in units of the photograph's
@@ -25,7 +25,7 @@ OUT, REDUCED = Path("out/gallery.png"), Path("docs/gallery.jpg")
 CROP = (64, 20, 384, 260)
 TIMES = 2
 WINDOW = 4
-POWER, ALPHA, LAMBDA, COEFFICIENT = 4.0, 0.01, 3.0, 5.0
+POWER, ALPHA, LAMBDA, COEFFICIENT, SHARE = 4.0, 0.01, 3.0, 5.0, 0.5
 COLUMNS, MARGIN, HEAD, GAP, STRIP = 4, 16, 76, 6, 110
 INK, FAINT, MARK = "#1a1a1a", "#a8b4bf", "#c8281e"
 
@@ -59,6 +59,33 @@ def mixed(size: Size) -> torch.nn.Module:
     pool = nn.MixedPool2d(size)
     pool.load_state_dict({"max_draws": torch.tensor([2, 1, 1]), "mean_draws": torch.tensor([1, 2, 2])})
     return pool
+
+
+def gated(size: Size) -> torch.nn.Module:
+    """With a gate that opens where the sum of the window is large."""
+    pool = nn.GatedPool2d(size)
+    torch.nn.init.constant_(pool.gate, 1 / pool.gate.numel())
+    return pool
+
+
+def blurred(size: Size) -> tuple[Any, Any]:
+    """A filter of twice the stride, up to 7 cells, and the stride."""
+    if isinstance(size, int):
+        return 2 * size, size
+    return tuple(1 if n == 1 else min(2 * n, 7) for n in size), size
+
+
+class Downscaled(torch.nn.Module):
+    """Detail-preserving downscaling to as many cells as a window of this size would give."""
+
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        self.size = (size, size) if isinstance(size, int) else size
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # noqa: D102
+        h, w = (n // step for n, step in zip(x.shape[2:], self.size, strict=True))
+        small: torch.Tensor = nn.DetailPreservingDownscale((h, w))(x)
+        return small
 
 
 def drawing(size: Size) -> torch.nn.Module:
@@ -99,6 +126,34 @@ PANELS = (
         "Detail-preserving, asymmetric",
         "the same, for cells above the mean",
         lambda size: detail_preserving(size, "asymmetric"),
+    ),
+    Panel(
+        "Learned mix",
+        f"set: {SHARE:g} of the maximum, the rest of the mean",
+        lambda size: nn.LearnedMixedPool2d(size, share=SHARE),
+    ),
+    Panel("Gated", "set: more of the maximum where cells are bright", gated),
+    Panel(
+        "AdaPool",
+        f"set: {SHARE:g} by likeness to the mean, the rest SoftPool",
+        lambda size: nn.AdaPool2d(size, beta=SHARE, learn_beta=False),
+    ),
+    Panel(
+        "Attention",
+        "the start of training: logits 2x, channel by channel",
+        lambda size: nn.AttentionPool2d(3, size, ceil_mode=False),
+    ),
+    Panel("Blur", "binomial filter 1 3 3 1, every second cell", lambda size: nn.BlurPool2d(*blurred(size))),
+    Panel(
+        "Maximum, then blur",
+        "the largest cell at stride 1, then the filter",
+        lambda size: nn.MaxBlurPool2d(size, filter_size=blurred(size)[0]),
+    ),
+    Panel("Adaptive polyphase", "every second cell, from where the norm is largest", nn.AdaptivePolyphasePool2d),
+    Panel(
+        "Detail-preserving downscaling",
+        "lambda 1: a pixel counts by how far it is from its patch",
+        Downscaled,
     ),
 )
 

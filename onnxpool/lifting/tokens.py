@@ -6,7 +6,8 @@
 
 In their place stands the same formula in float32, rounded once, whatever the weights ``m`` are (a mask, places, their
 product): a token of weight 0 takes no part, though it be NaN, and the limits are those that the author wrote, or the
-usual ones where float16 has made 0 of them. The mean over the square root of the weights' sum is read too. In float32
+usual ones where float16 has made 0 of them. The maximum of no token becomes 0, also where the author wrote -inf, which
+is the same number there as -1e9. The mean over the square root of the weights' sum is read too. In float32
 these spellings are right, and left.
 """
 

@@ -67,6 +67,11 @@ def classifier(channels: int, num_classes: int) -> "torch.nn.Linear":
 
     Raises :class:`ArgumentError` unless ``num_classes`` is a positive integer.
     """
+    check_classes(num_classes)
+    return torch.nn.Linear(channels, num_classes)
+
+
+def check_classes(num_classes: int) -> None:
+    """Raise :class:`ArgumentError` unless this is a positive int."""
     if type(num_classes) is not int or num_classes < 1:
         raise ArgumentError(f"num_classes={num_classes!r} must be a positive integer")
-    return torch.nn.Linear(channels, num_classes)

@@ -11,8 +11,7 @@ images need not be of 32x32; the maps before it show where a class is seen.
 966986
 """
 
-from onnxpool.errors import ArgumentError
-from onnxpool.models.layers import Network
+from onnxpool.models.layers import Network, check_classes
 from onnxpool.pools._torch_ops import torch
 from onnxpool.pools.global_average import GlobalAvgPool2d
 
@@ -21,8 +20,7 @@ __all__ = ["nin_cifar10"]
 
 def nin_cifar10(num_classes: int = 10) -> Network:
     """Nine convolutions; ``(N, 3, H, W) -> (N, num_classes)``."""
-    if type(num_classes) is not int or num_classes < 1:
-        raise ArgumentError(f"num_classes={num_classes!r} must be a positive integer")
+    check_classes(num_classes)
     layers: dict[str, torch.nn.Module] = {}
     channels = 3
     for name, outputs, size in (

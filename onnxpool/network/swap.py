@@ -25,7 +25,8 @@ A strided convolution, which pools by leaving positions out, becomes the same co
 pool; weights keep their names. (Springenberg et al., "Striving for simplicity: the all convolutional net", 2015, went
 the other way.) It then computes the positions that it left out: ``stride^rank`` times the arithmetic. The pool has
 ``kernel = stride`` in ceil mode, or a window of the same output sizes that the rule asks for, such as
-``"SoftPool(kernel_size=3, padding=1, ceil_mode=False)"``, whose windows lie around the positions it had.
+``"SoftPool(kernel_size=3, padding=1, ceil_mode=False)"``, whose windows lie around the positions it had. ``"BlurPool"``
+and ``"AdaptivePolyphasePool"`` take the stride alone.
 
 >>> import torch
 >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.MaxPool2d(3, 2, 1))
@@ -34,6 +35,7 @@ the other way.) It then computes the positions that it left out: ``stride^rank``
 SoftPool2d(3x3 s2 p1)
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
@@ -167,12 +169,20 @@ def _choose(plan: Sequence[_Rule], network: "torch.nn.Module") -> "list[tuple[La
     for rule in plan:
         if rule.by not in _NAMED and not any(rule.chooses(layer) for layer in found):
             there = ", ".join(f"{layer.paths[0]} ({layer.kind})" for layer in found) or "none"
-            close = nearest(str(rule), [*_NAMED, *(path for layer in found for path in layer.paths)])
             raise ArgumentError(
-                f"rule {str(rule)!r}{close} is not a kind ({', '.join(_NAMED)}) and chooses no layer of {there}"
+                f"rule {str(rule)!r}{_meant(rule, found)} is not a kind ({', '.join(_NAMED)}) and chooses no layer of "
+                f"{there}"
             )
     first = ((layer, next((rule for rule in plan if rule.chooses(layer)), None)) for layer in found)
     return [(layer, rule) for layer, rule in first if rule]
+
+
+def _meant(rule: _Rule, found: "Sequence[Layer]") -> str:
+    """A question after the kind, "max" for "maxpool", or the path that the rule may have meant."""
+    if isinstance(rule.by, type):
+        return ""
+    kind = re.sub(r"_?pool(ing)?$", "", rule.by, flags=re.IGNORECASE)
+    return nearest(kind, _NAMED) or nearest(rule.by, [path for layer in found for path in layer.paths])
 
 
 # --- the whole

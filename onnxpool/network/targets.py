@@ -141,6 +141,8 @@ def _spelled(spelling: Spelling, layer: Layer, window: Window | None) -> Module:
     made = _class(spelling.name, layer.rank)
     known = inspect.signature(made).parameters
     words = {word: getattr(window, name) for word, name in _WINDOW.items()}
+    if layer.kind == "strided-convolution" and "stride" in known and "kernel_size" not in known:
+        return _layer(spelling, layer, {"stride": window.stride})
     if "kernel_size" not in known:
         raise ArgumentError(f"{made.__name__} has no window, and this layer's is {window}")
     plain = {"stride": window.kernel, "padding": (0,) * window.rank, "dilation": (1,) * window.rank, "ceil_mode": False}

@@ -12,9 +12,10 @@ import numpy as np
 from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import average
+from onnxpool.pools._channels import check_channels, check_has_channels
 from onnxpool.pools._large import without_overflow
 from onnxpool.pools._torch_ops import Module, is_jit_tracing, torch, widen
-from onnxpool.window import Size, Window
+from onnxpool.window import Size, Window, per_axis
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,11 +55,8 @@ class Share(Module):
             raise ArgumentError(f"{name}={value!r} must be a number from 0 to 1")
         if learned and value in (0, 1):
             raise ArgumentError(f"{name}={value!r} cannot be learned; start between 0 and 1, or use learn_{name}=False")
-        if channels is not None and (type(channels) is not int or channels < 1):
-            raise ArgumentError(f"channels={channels!r} must be a positive int, or None")
-        sizes = (1,) * rank if regions is None else (regions,) * rank if isinstance(regions, int) else tuple(regions)
-        if len(sizes) != rank or not all(type(n) is int and n > 0 for n in sizes):
-            raise ArgumentError(f"regions={regions!r} must be a positive int, or {rank} of them, or None")
+        check_channels(channels, or_none=True)
+        sizes = (1,) * rank if regions is None else per_axis("regions", regions, rank, 1)
         shape = (channels or 1, *sizes)
         if math.prod(shape) > 1 and not learned:
             raise ArgumentError(f"channels={channels!r} and regions={regions!r} need learn_{name}=True")
@@ -76,8 +74,8 @@ class Share(Module):
         if self.logit is None:
             return torch.full((), self.value, dtype=x.dtype, device=x.device)
         channels, *regions = self._shape
-        if channels != 1 and not is_jit_tracing() and channels != x.shape[1]:
-            raise ArgumentError(f"x has {x.shape[1]} channels, shape {tuple(x.shape)}; this layer has {channels}")
+        if channels != 1:
+            check_has_channels(x, channels)
         if any(n != 1 for n in regions) and not is_jit_tracing():
             output = window.output(x.shape[2:])
             if any(n > 1 and n != out for n, out in zip(regions, output, strict=True)):  # `in` does not compile

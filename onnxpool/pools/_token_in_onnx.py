@@ -58,12 +58,10 @@ def _written_mean_sqrt_len(op: Any, x: Any, kept: Any, wide: ir.DataType) -> Any
 
 
 def _written_weighted_mean(op: Any, x: Any, kept: Any, wide: ir.DataType) -> Any:
-    if kept is None:
-        ones = ir.tensor(np.ones(1, wide.numpy()))
-        tokens = op.ConstantOfShape(op.Shape(x, start=0, end=2), value=ones)
-    else:
-        tokens, x = op.Cast(kept, to=wide), without_padding(op, x, kept, 0, wide)
-    places = op.Mul(op.CumSum(tokens, _number(op, 1)), tokens)
+    ones = op.ConstantOfShape(op.Shape(x, start=0, end=2), value=ir.tensor(np.ones(1, wide.numpy())))
+    places = op.CumSum(ones, _number(op, 1))
+    if kept is not None:
+        places, x = op.Mul(places, op.Cast(kept, to=wide)), without_padding(op, x, kept, 0, wide)
     total = op.Max(op.ReduceSum(places, _along(op), keepdims=1), onnx_ops.number(op, 1, wide))
     shares = op.Unsqueeze(op.Div(places, total), onnx_ops.ints(op, 2))
     return op.ReduceSum(op.Mul(x, shares), _along(op), keepdims=0)

@@ -38,7 +38,7 @@ from onnxpool.pools._torch_ops import (
     widen,
 )
 from onnxpool.pools._windows_at_run_time import constant
-from onnxpool.window import Size, Window
+from onnxpool.window import Size, per_axis
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -194,7 +194,7 @@ adaptive_polyphase_pool = standard_operator(
 class _AdaptivePolyphasePool(PoolModule):
     def __init__(self, stride: Size = 2, p: float = 2.0, *, per: Per = "sample") -> None:
         super().__init__()
-        self.stride: tuple[int, ...] = Window.of(self.rank, 1, stride).stride
+        self.stride: tuple[int, ...] = per_axis("stride", stride, self.rank, 1)
         if isinstance(p, bool) or not isinstance(p, int | float) or not p >= 1:
             raise ArgumentError(f"p={p!r} must be a number of at least 1, or math.inf")
         if per not in get_args(Per):

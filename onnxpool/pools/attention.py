@@ -6,7 +6,8 @@
 number for each channel, its diagonal, and ``"shared"`` a row, which gives all channels the same logits. This is
 :mod:`onnxpool.pools.local_importance` with that logit and windows that do not overlap, the last of which may be cut
 short. What it says of values holds here: a logit of -inf masks its cell, and NaN or an infinity in one channel reaches
-the logits of all, where they are mixed. Logits are computed in float32 where ``x`` is of a shorter type.
+the logits of all, where they are mixed. Logits are computed in float32 where ``x`` is of a shorter type; one beyond the
+type that it is computed in is infinite.
 
 Source: Avsec et al., "Effective gene expression prediction from sequence by integrating long-range interactions",
 Nature Methods 2021, where ``scale`` is 2; published weights have the name ``to_attn_logits``, which is taken here too.
@@ -24,8 +25,9 @@ import numpy as np
 from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import local_importance
+from onnxpool.pools._channels import check_channels, check_has_channels
 from onnxpool.pools._method import Method
-from onnxpool.pools._torch_ops import Module, WindowModule, is_jit_tracing, torch, widen
+from onnxpool.pools._torch_ops import Module, WindowModule, torch, widen
 from onnxpool.window import Size, Window
 
 if TYPE_CHECKING:
@@ -71,8 +73,7 @@ class _AttentionPool(WindowModule):
         scale: float = 2.0,
     ) -> None:
         super().__init__(kernel_size, stride, padding, dilation, ceil_mode)
-        if type(channels) is not int or channels < 1:
-            raise ArgumentError(f"channels={channels!r} must be a positive int")
+        check_channels(channels)
         if logits not in get_args(Logits):
             raise ArgumentError(f"logits={logits!r} is unknown; use one of {', '.join(get_args(Logits))}")
         if isinstance(scale, bool) or not isinstance(scale, int | float) or not abs(scale) < float("inf"):
@@ -85,19 +86,15 @@ class _AttentionPool(WindowModule):
         self.to_attn_logits.weight = torch.nn.Parameter(weight.reshape(*weight.shape, *[1] * self.rank))
 
     def pool(self, x: "Tensor") -> "Tensor":
-        if not is_jit_tracing() and x.shape[1] != self.channels:
-            raise ArgumentError(f"x has {x.shape[1]} channels, shape {tuple(x.shape)}; this layer has {self.channels}")
-        wide, weight = widen(x), self._weight(x)
+        check_has_channels(x, self.channels)
+        wide = widen(x)
+        weight = widen(self.to_attn_logits.weight).to(wide)
         if self.logits == "channel":
             logit = wide * weight.reshape(-1, *[1] * self.rank)
         else:
             matrix = weight.reshape(-1, self.channels)
-            logit = (matrix @ wide.flatten(2)).reshape(x.shape[0], -1, *x.shape[2:]).expand_as(x)
+            logit = (matrix @ wide.flatten(2)).reshape(x.shape[0], matrix.shape[0], *x.shape[2:]).expand_as(x)
         return local_importance.local_importance_pool(self.window, wide, logit).to(x.dtype)
-
-    def _weight(self, x: "Tensor") -> "Tensor":
-        weight: Tensor = self.to_attn_logits.weight
-        return widen(weight) if x.dtype != torch.float64 else weight.double()
 
     def reference(self, x: Array) -> Array:
         """As :func:`reference`, with the present weights."""

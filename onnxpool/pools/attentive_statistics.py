@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import _onnx_ops as onnx_ops
+from onnxpool.pools._channels import check_has_channels
 from onnxpool.pools._method import Method
 from onnxpool.pools._tokens import Empty, TokenModule, check_some_token, without_padding, written_mask
-from onnxpool.pools._torch_ops import has_known_sizes, is_jit_tracing, standard_operator, torch, widen
+from onnxpool.pools._torch_ops import has_known_sizes, standard_operator, torch, widen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,8 +102,8 @@ def _forward(
 
 def _shape(x: "Tensor", _: "Tensor | None", weight: "Tensor", *__: Any) -> tuple[int, ...]:
     check_some_token(x)
-    if has_known_sizes(x) and not is_jit_tracing() and x.shape[2] != weight.shape[1]:
-        raise ArgumentError(f"x has {x.shape[2]} channels, shape {tuple(x.shape)}; this layer has {weight.shape[1]}")
+    if has_known_sizes(x):
+        check_has_channels(x, weight.shape[1], axis=2)
     return (x.shape[0], 2 * x.shape[2])
 
 

@@ -33,11 +33,12 @@ from onnxpool.pools._torch_ops import (
     PoolModule,
     has_known_sizes,
     is_jit_tracing,
+    laid_out_as,
     standard_operator,
     torch,
     widen,
 )
-from onnxpool.window import Size, Window
+from onnxpool.window import Size, Window, per_axis
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,7 +113,8 @@ def _forward(x: "Tensor", sizes: Sequence[int], strides: Sequence[int], mode: st
     def blurred(values: "Tensor") -> "Tensor":
         return convolution(values, kernel, None, list(strides), groups=x.shape[1])
 
-    return (blurred(around) if x.dtype == torch.float16 else without_overflow(around, blurred)).to(x.dtype)
+    y = blurred(around) if x.dtype == torch.float16 else without_overflow(around, blurred)
+    return laid_out_as(x, y.to(x.dtype))
 
 
 def _shape(x: "Tensor", sizes: Sequence[int], strides: Sequence[int], mode: str) -> tuple[Any, ...]:
@@ -203,11 +205,10 @@ class _Blur(PoolModule):
             raise ArgumentError(
                 f"padding_mode={padding_mode!r} is unknown; use one of {', '.join(get_args(PaddingMode))}"
             )
-        window = Window.of(self.rank, filter_size, stride)
-        if max(window.kernel) > _MOST:
+        self.filter_size: tuple[int, ...] = per_axis("filter_size", filter_size, self.rank, 1)
+        if max(self.filter_size) > _MOST:
             raise ArgumentError(f"filter_size={filter_size!r} is above {_MOST}; use 1 to {_MOST}")
-        self.filter_size: tuple[int, ...] = window.kernel
-        self.stride: tuple[int, ...] = window.stride
+        self.stride: tuple[int, ...] = per_axis("stride", stride, self.rank, 1)
         self.padding_mode: PaddingMode = padding_mode
 
     def _blurred(self, x: "Tensor") -> "Tensor":
@@ -267,14 +268,14 @@ class _MaxBlurPool(_Blur):
     def __init__(
         self,
         kernel_size: Size = 2,
-        stride: Size = 2,
+        stride: Size | None = None,
         padding: Size = 0,
         *,
         filter_size: Size = 4,
         padding_mode: PaddingMode = "reflect",
     ) -> None:
         super().__init__()
-        self._set(filter_size, stride, padding_mode)
+        self._set(filter_size, kernel_size if stride is None else stride, padding_mode)
         self.max_window: Window = Window.of(self.rank, kernel_size, 1, padding)
 
     def pool(self, x: "Tensor") -> "Tensor":
@@ -297,7 +298,8 @@ class MaxBlurPool2d(_MaxBlurPool):
     """Anti-aliased max-pooling ``(N, C, H, W)``: the maximum at stride 1, then :class:`BlurPool2d` with the stride.
 
     ``kernel_size`` and ``padding`` are those of the maximum, in which padded cells take no part; ``filter_size`` and
-    ``padding_mode`` those of the blur. Raises what both do.
+    ``padding_mode`` those of the blur. ``stride`` is ``kernel_size`` unless given, as in ``torch.nn``. Raises what both
+    do.
 
     >>> import torch
     >>> MaxBlurPool2d(2, filter_size=3)(torch.tensor([[[[1.0, 2.0, 3.0, 10.0]] * 3]]))

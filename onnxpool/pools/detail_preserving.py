@@ -25,6 +25,7 @@ import numpy as np
 
 from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
+from onnxpool.pools._channels import check_channels, check_has_channels
 from onnxpool.pools._method import Method
 from onnxpool.pools._torch_ops import WindowModule, cells, is_jit_tracing, pooled_shape, torch, widen
 from onnxpool.window import Size, Window
@@ -170,8 +171,7 @@ class DetailPreservingPool2d(WindowModule):
         init: Init = "ones",
     ) -> None:
         super().__init__(kernel_size)
-        if type(channels) is not int or channels < 1:
-            raise ArgumentError(f"channels={channels!r} must be a positive int")
+        check_channels(channels)
         _check("guide", guide, Guide)
         _check("reward", reward, Reward)
         _check("normalize", normalize, Normalize)
@@ -199,8 +199,7 @@ class DetailPreservingPool2d(WindowModule):
 
     def pool(self, x: "Tensor") -> "Tensor":
         """Pool a batch ``(N, C, H, W)``."""
-        if not is_jit_tracing() and x.shape[1] != self.channels:
-            raise ArgumentError(f"x has {x.shape[1]} channels, shape {tuple(x.shape)}; this layer has {self.channels}")
+        check_has_channels(x, self.channels)
         return self._pooled(self.window, widen(x)).to(x.dtype)
 
     def _pooled(self, window: Window, x: "Tensor") -> "Tensor":

@@ -14,6 +14,7 @@ its Matlab version errs in the share of a patch's last row; neither is followed.
 
 Each channel stays within its patch; equal pixels give their value; nothing overflows before the result does. NaN or an
 infinity gives NaN in its patch and the patches around, since it has no distance from a guide, but where lambda is 0.
+Distances in float32 are multiples of 1.4e-42, so that weights of pixels below some 1e-36 are coarse.
 
 >>> import numpy as np
 >>> round(reference(np.array([[[[1.0, 2.0], [3.0, 9.0]]]]), (1, 1)).item(), 10)
@@ -43,6 +44,7 @@ from onnxpool.pools._torch_ops import (
     widen,
 )
 from onnxpool.pools._windows_at_run_time import Whole, length
+from onnxpool.window import Size, per_axis
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -346,7 +348,7 @@ class DetailPreservingDownscale2d(PoolModule):
 
     def __init__(
         self,
-        size: int | Sequence[int] | None = None,
+        size: Size | None = None,
         *,
         scale_factor: float | Sequence[float] | None = None,
         lambda_: float = 1.0,
@@ -356,7 +358,7 @@ class DetailPreservingDownscale2d(PoolModule):
             raise ArgumentError(f"size={size!r} and scale_factor={scale_factor!r}: give one of them")
         if isinstance(lambda_, bool) or not isinstance(lambda_, int | float) or not 0 <= lambda_ < math.inf:
             raise ArgumentError(f"lambda_={lambda_!r} must be a number of at least 0, such as 1")
-        self.size: tuple[int, int] | None = None if size is None else _size(size)
+        self.size: tuple[int, ...] | None = None if size is None else per_axis("size", size, 2, 1)
         self.scale_factor: tuple[float, float] | None = None if scale_factor is None else _factors(scale_factor)
         self.lambda_: float = float(lambda_)
         ratios = [Fraction(factor).limit_denominator(10_000) for factor in self.scale_factor or ()]  # 1/3 is a third
@@ -381,13 +383,6 @@ class DetailPreservingDownscale2d(PoolModule):
 
 DetailPreservingDownscale = DetailPreservingDownscale2d
 """Pictures have two axes."""
-
-
-def _size(size: int | Sequence[int]) -> tuple[int, int]:
-    sizes = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, Sequence) else ()
-    if len(sizes) != 2 or not all(type(n) is int and n > 0 for n in sizes):
-        raise ArgumentError(f"size={size!r} must be a positive int or two, height and width")
-    return sizes[0], sizes[1]
 
 
 def _factors(factor: float | Sequence[float]) -> tuple[float, float]:

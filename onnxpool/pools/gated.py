@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxpool.dtypes import Array
-from onnxpool.errors import ArgumentError
 from onnxpool.pools import _filtered, average
 from onnxpool.pools import max as maximum
+from onnxpool.pools._channels import check_channels
 from onnxpool.pools._method import Method
 from onnxpool.pools._shares import mean_of, mixed
 from onnxpool.pools._torch_ops import WindowModule, torch, widen
@@ -63,8 +63,7 @@ class _GatedPool(WindowModule):
         channels: int | None = None,
     ) -> None:
         super().__init__(kernel_size, stride, padding, dilation, ceil_mode)
-        if channels is not None and (type(channels) is not int or channels < 1):
-            raise ArgumentError(f"channels={channels!r} must be a positive int, or None")
+        check_channels(channels, or_none=True)
         reach = 1 / math.prod(self.window.kernel)
         gate = torch.empty(channels or 1, 1, *self.window.kernel).uniform_(-reach, reach)
         self.gate: torch.nn.Parameter = torch.nn.Parameter(gate)

@@ -24,6 +24,7 @@ import numpy as np
 from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import _onnx_ops as onnx_ops
+from onnxpool.pools._channels import check_channels
 from onnxpool.pools._method import Method
 from onnxpool.pools._torch_ops import PoolModule, has_known_sizes, standard_operator, torch, widen
 from onnxpool.pools.power_average import relative_powers, write_means
@@ -137,8 +138,7 @@ def _check(p: float, eps: float, flatten: bool, learn_p: bool, channels: int) ->
         raise ArgumentError(f"p={p!r} must be a positive number; 1 gives the mean")
     if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < math.inf:
         raise ArgumentError(f"eps={eps!r} must be a number of at least 0, such as 1e-6")
-    if type(channels) is not int or channels < 1:
-        raise ArgumentError(f"channels={channels!r} must be a positive int")
+    check_channels(channels)
     if channels != 1 and not learn_p:
         raise ArgumentError(f"channels={channels!r} needs learn_p=True: a fixed p is one number")
 

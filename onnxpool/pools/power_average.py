@@ -31,6 +31,7 @@ import onnx_ir as ir
 from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import _onnx_ops as onnx_ops
+from onnxpool.pools._channels import check_channels
 from onnxpool.pools._method import Method, over_windows
 from onnxpool.pools._torch_ops import WindowModule, cells, is_jit_tracing, pooled_shape, standard_operator, torch, widen
 from onnxpool.pools.max import max_pool
@@ -226,8 +227,7 @@ def _check(p: float, learn_p: bool, per_channel: bool, norm: str, channels: int 
         raise ArgumentError(f"per_channel={per_channel!r} needs learn_p=True: a fixed p is one number")
     if per_channel != (channels is not None):
         raise ArgumentError(f"channels={channels!r} goes with per_channel=True; give both or neither")
-    if channels is not None and (type(channels) is not int or channels < 1):
-        raise ArgumentError(f"channels={channels!r} must be a positive int")
+    check_channels(channels, or_none=True)
 
 
 class PowerAvgPool1d(_PowerAvgPool):

@@ -30,7 +30,7 @@ from onnxpool.pools import detail_preserving
 from onnxpool.pools._method import Method
 from onnxpool.pools._torch_ops import pooled_shape, torch
 from onnxpool.pools.detail_preserving import DetailPreservingPool2d, Guide, Init, Normalize, Reward
-from onnxpool.window import Size, Window
+from onnxpool.window import Size, Window, per_axis
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,8 +102,8 @@ class S3DetailPreservingPool2d(DetailPreservingPool2d):
         super().__init__(channels, kernel_size, guide, reward, normalize, init)
         if guide == "gaussian":
             raise ArgumentError("guide='gaussian' needs windows that do not overlap; use 'lite' or 'full'")
-        sizes = grid if grid is None else (grid, grid) if isinstance(grid, int) else tuple(grid)
-        if sizes and (len(sizes) != 2 or any(g < 1 or g % k for g, k in zip(sizes, self.window.kernel, strict=True))):
+        sizes = None if grid is None else per_axis("grid", grid, 2, 1)
+        if sizes and any(g % k for g, k in zip(sizes, self.window.kernel, strict=True)):
             raise ArgumentError(f"grid={grid!r} must be a multiple of the kernel size {self.window.kernel}, or two")
         self.grid: tuple[int, ...] | None = sizes
 

@@ -3,12 +3,14 @@
     mean                  y = sum_t m_t x_t / sum_t m_t            m: the mask, 1 for a token, 0 for padding
     max                   y = max x_t over the tokens
     cls, lasttoken        y = the first, the last token            wherever the padding is: on the right or left
-    weightedmean          y = sum_t p_t x_t / sum_t p_t            p: 1 for the first token, 2 for the next ...
+    weightedmean          y = sum_t t m_t x_t / sum_t t m_t        t: the position, 1 for the first of the T
     mean_sqrt_len_tokens  y = sum_t m_t x_t / sqrt(sum_t m_t)
 
 Sources: Reimers, Gurevych, "Sentence-BERT", EMNLP 2019, whose library gave the modes their names; Muennighoff, "SGPT:
-GPT sentence embeddings for semantic search", 2022 (weightedmean). Here ``p`` counts tokens, not positions: the same for
-padding on the right, and on the left the only weights that do not depend on how much there is.
+GPT sentence embeddings for semantic search", 2022 (weightedmean). As in that library, weights are those of positions,
+whether these take part or not: a prompt that the mask leaves out counts. So does padding on the left, which makes the
+vector depend on how much there is; the paper's weights are those of a sentence that starts at position 1, and so
+weightedmean wants padding on the right.
 
 float16 and bfloat16 are summed in float32 and rounded once: 4096 tokens of 20 have a sum beyond float16, and the usual
 ``clamp(min=1e-9)`` of the count is 0 there. Padding may hold NaN or infinity. A sequence without a token gives 0, or
@@ -47,16 +49,16 @@ def reference(
 ) -> Array:
     """Float64 ``(N, T, C) -> (N, C)``: the definition that everything else is compared with."""
     kept = np.ones(x.shape[:2], bool) if mask is None else np.asarray(mask) != 0
-    rows = [_one(tokens[row], mode, empty) for tokens, row in zip(x, kept, strict=True)]
+    places = np.arange(1.0, x.shape[1] + 1)
+    rows = [_one(tokens[row], places[row], mode, empty) for tokens, row in zip(x, kept, strict=True)]
     y = np.stack(rows) if rows else np.empty((0, x.shape[2]))
     return np.stack([_unit(vector) for vector in y]) if normalize and len(y) else y
 
 
-def _one(x: Array, mode: Mode, empty: Empty) -> Array:
+def _one(x: Array, places: Array, mode: Mode, empty: Empty) -> Array:
     count = len(x)
     if not count:
         return np.full(x.shape[1], 0.0 if empty == "zero" else np.nan)
-    places = np.arange(1.0, count + 1)
     y: Array = {
         "mean": lambda: x.sum(0) / count,
         "max": lambda: x.max(0),
@@ -117,8 +119,8 @@ def _mean_sqrt_len(x: "Tensor", kept: "Tensor | None") -> "Tensor":
 
 def _weighted_mean(x: "Tensor", kept: "Tensor | None") -> "Tensor":
     """With weights that are divided by their sum first, so that no sum of products is larger than the largest token."""
-    tokens = x.new_ones(x.shape[:2]) if kept is None else kept.to(x.dtype)
-    places = tokens.cumsum(1) * tokens
+    every = x.new_ones(x.shape[:2]).cumsum(1)
+    places = every if kept is None else every * kept
     shares = places / places.sum(1, keepdim=True).clamp(min=1)
     values = x if kept is None else torch.where(kept.unsqueeze(2), x, 0)
     return (values * shares.unsqueeze(2)).sum(1)

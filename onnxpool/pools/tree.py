@@ -25,6 +25,7 @@ import numpy as np
 from onnxpool.dtypes import Array
 from onnxpool.errors import ArgumentError
 from onnxpool.pools import _filtered
+from onnxpool.pools._channels import check_channels
 from onnxpool.pools._method import Method
 from onnxpool.pools._torch_ops import WindowModule, torch
 from onnxpool.window import Size, Window
@@ -78,8 +79,7 @@ class _TreePool(WindowModule):
         super().__init__(kernel_size, stride, padding, dilation, ceil_mode)
         if type(levels) is not int or not 2 <= levels <= 6:
             raise ArgumentError(f"levels={levels!r} must be an int from 2 to 6")
-        if channels is not None and (type(channels) is not int or channels < 1):
-            raise ArgumentError(f"channels={channels!r} must be a positive int, or None")
+        check_channels(channels, or_none=True)
         leaves, mean = 2 ** (levels - 1), 1 / math.prod(self.window.kernel)
         weight = torch.empty(channels or 1, 2 * leaves - 1, *self.window.kernel).uniform_(-mean, mean)
         weight[:, leaves - 1 :] += mean
