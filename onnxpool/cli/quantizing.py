@@ -41,6 +41,10 @@ def precision(
 
     Example: onnxpool precision network.onnx -o network-float16.onnx --calibration photos
     """
+    check_model(model)
+    if output:
+        writable(output)
+    check_files(calibration=calibration)
     with progress_bar(f"Trying the nodes of {model}") as progress:
         advice = onnxpool.precision(
             model,
