@@ -114,8 +114,9 @@ def precision(
     inputs beside the model. ``to`` is ``"float16"`` or ``"int8"``, which :func:`onnxpool.quantize` writes, with what is
     not safe excluded. ``budget`` is what outputs may be off (:data:`BUDGET`), above 0 and below 1.
 
-    What is written has passed :func:`onnxpool.validate` against the float64 answers of the float32 model, which are
-    written beside it, and stays within half of the budget on all samples that were tried.
+    What is written has passed :func:`onnxpool.validate` by the golden file beside it: of float16 against the float64
+    answers of the float32 model, of int8 as :func:`onnxpool.quantize` judges. It stays within half of the budget on all
+    samples that were tried.
 
     Raises :class:`ArgumentError` for what cannot be used, :class:`MissingExtra` without ONNX Runtime, and
     :class:`FormError` for a model that is not of float32, and where no node is safe or what was made is wrong: then
@@ -186,8 +187,8 @@ def _prepared(original: ir.Model) -> ir.Model:
     for value in (*base.graph.inputs, *base.graph.initializers.values()):
         if value.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE):
             raise FormError(
-                f"the model computes in {value.dtype.numpy().name} ({value.name!r}); advice is on float32: export it "
-                "with that"
+                f"the model computes in {value.dtype.numpy().name} ({value.name!r}); take the float32 model that "
+                "it was made from, or export it in float32"
             )
     return base
 
