@@ -117,5 +117,5 @@ def similar(path: str | os.PathLike[str]) -> str:
 
 
 def hidden(path: Path) -> str:
-    """How temporary names beside ``path`` begin."""
-    return f".{path.name[:100]}."
+    """How temporary names beside ``path`` begin; a name's 255 bytes are 63 characters of the longest kind."""
+    return f".{path.name[:40]}."

@@ -365,6 +365,11 @@ def test_the_methods_have_formula_and_source():
         assert "PyTorch" in section or re.search(r"Sources?: ", section), section[:60]
 
 
+def test_the_page_of_methods_has_every_module():
+    text = PAGES["docs/reference/methods.md"].read_text(encoding="utf-8")
+    assert [name for name in docs_markdown.public("nn") if re.sub("[123]d$", "", name) not in text] == []
+
+
 def test_every_option_says_what_it_does():
     page = docs_commands.page()
     assert page.count("\n## ") == len(docs_commands.commands())

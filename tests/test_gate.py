@@ -144,7 +144,7 @@ def test_cases_can_be_left_out():
     assert "ordinary" in cases
     assert not {"inf", "sizes 0x3x32"} & cases
     assert any(note.startswith("left out as asked: 'inf', 'sizes 0x") for note in report.notes)
-    with pytest.raises(ArgumentError, match="without='info' is not one of ordinary"):
+    with pytest.raises(ArgumentError, match=r"without='info' \(did you mean 'inf'\?\) is not one of ordinary"):
         validate(CLIPPED, clipped, without=["info"])
     with pytest.raises(ArgumentError, match="leaves no case"):
         validate(CLIPPED, clipped, without=["*"])

@@ -207,6 +207,23 @@ def test_a_session_runs_as_one_of_onnx_runtime_does(path):
         session.run(None, {"x": X}, stopped)
 
 
+def test_arguments_have_onnx_runtime_s_names(path):
+    session, x = onnxpool.load(path), {"x": X}
+    (right,) = session.run(None, x)
+    for answers in (
+        session.run(output_names=["y"], input_feed=x),
+        session.run(output_names=None, input_feed=x, run_options=None),
+        session.run(["y"], input_feed=x),
+        session.run(input_feed=x),
+    ):
+        assert answers == [right]
+    for wrong in ({}, {"output_names": ["y"]}):
+        with pytest.raises(ArgumentError, match="run takes arrays by the names of inputs"):
+            session.run(**wrong)
+    with pytest.raises(ArgumentError, match="run takes arrays by the names of inputs"):
+        session.run(x, input_feed=x)
+
+
 def test_outputs_come_in_the_order_that_is_asked_for():
     nodes = [helper.make_node("Neg", ["x"], ["y"]), helper.make_node("Abs", ["x"], ["z"])]
     made = model(nodes, 2)
@@ -230,7 +247,7 @@ def test_options_of_onnx_runtime_pass_through(path):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.optimized_model_filepath = str(path.with_name("optimised.onnx"))
-    for kernels in ("auto", "auto", "off"):
+    for kernels in ("off", "auto", "auto"):
         session = onnxpool.load(
             path,
             providers=["CPUExecutionProvider"],
@@ -242,6 +259,9 @@ def test_options_of_onnx_runtime_pass_through(path):
         assert session.run({"x": X})["y"].item() == pytest.approx(ANSWER, abs=1e-6)
         assert session.inner.get_session_options().get_session_config_entry("session.set_denormal_as_zero") == "1"
     assert path.with_name("optimised.onnx").exists()
+    if native_library.why_missing() is None:
+        with pytest.raises(ArgumentError, match="have the native kernels from an earlier session; give new ones"):
+            onnxpool.load(path, session_options=options, kernels="off")
     for arguments, words in (
         ({"session_options": {"threads": 1}}, "must be an onnxruntime.SessionOptions"),
         ({"session_config": {"session.set_denormal_as_zero": 1}}, "must be text"),

@@ -78,7 +78,7 @@ def refused(*arguments):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Networks, one of them exported as ``network_with_a_name.onnx``, and a picture."""
+    """Networks, one of them exported as ``network_with_a_name.onnx``, and that with one weight changed."""
     folder = tmp_path_factory.mktemp("terminal")
     (folder / "nets.py").write_text(NETWORKS)
     source, model = f"{folder}/nets.py:Network", folder / "network_with_a_name.onnx"
@@ -161,7 +161,7 @@ def test_pages_of_values():
         Output(name, (1, 3), classes, 0.0, 1.0, 0.3, 0),
         Output("map", (1, 3, 8, 8), (), -1.0, None, 0.3, 4),
     )
-    predictions = Predictions("m.onnx", (Prediction(f"photos/{name}.jpg", 0.0123, outputs),))
+    predictions = Predictions("m.onnx", (Prediction(f"photos/{name}.jpg", 0.0123, outputs, (224, 320)),))
     for page in (tables.quantized(quantized), tables.predictions(predictions), tables.catalog(catalog())):
         for width in (80, 60):
             stands(page, width)
@@ -233,7 +233,7 @@ def test_names_without_imports_are_those_that_are_there():
 
     assert completion.layer_names() == tuple(nn.__all__)
     assert set(completion.network_names()) == set(models.NETWORKS)
-    assert {"SoftPool", "GeM", "MaxPool"} <= set(completion.method_names()) & set(METHODS)
+    assert set(completion.method_names()) == set(METHODS)
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
@@ -285,6 +285,7 @@ def test_a_full_disk_is_seen_before_the_work(folder, tmp_path, monkeypatch):
         ("form", model, target, "--to", "standard"),
         ("lift", model, target),
         ("quantize", model, "-o", target),
+        ("precision", model, "-o", target),
         ("validate", model, "--html", target),
         ("validate", model, "--junit", target),
         ("validate", model, "--bundle", target),
@@ -324,6 +325,13 @@ def test_places_that_cannot_be_written_have_the_user_s_name(folder, tmp_path, mo
         onnxpool.save(model, tmp_path / "x.onnx")
     assert caught.value.filename == str(tmp_path / "x.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_may_be_as_long_as_the_disk_allows(tmp_path):
+    path = tmp_path / f"{'像' * 83}.png"  # 253 bytes
+    _files.writable(path)
+    _files.complete(path, lambda file: file.write_text("done"))
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
 def test_a_port_that_is_taken_is_told_before_anything_loads(folder, monkeypatch):
@@ -382,9 +390,12 @@ def test_refusals_come_before_heavy_imports(folder):
         ["validate", "changed.onnx", "--on", "onnxruntim"],
         ["bisect", "changed.onnx", "small", "--case", "absent"],
         ["quantize", "changed.onnx", "--calibration", "absent"],
+        ["precision", "changed.onnx", "-o", "/dev/null/x.onnx"],
         ["predict", "changed.onnx", "absent.jpg"],
+        ["downscale", "absent.jpg", "--size", "8"],
         ["serve", "absent.onnx"],
         ["package", "changed.onnx", "/dev/null/x", "--target", "triton"],
+        ["pools", "softpool"],
     ]
     program = f"""
 import json, sys

@@ -16,25 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import docs_commands
 import docs_reference
 
-TOPICS = "More topics"
-"""Where the navigation lists pages of docs/ that mkdocs.yml does not name."""
-
 LINK = re.compile(r"(?<=\]\()(\.\.?/[^)#\s]+)")
-
-
-def _named(nav: Any) -> set[str]:
-    if isinstance(nav, str):
-        return {nav}
-    return set().union(*map(_named, nav.values() if isinstance(nav, dict) else nav))
-
-
-def on_config(config: Any) -> Any:
-    """List the pages that stand in docs/ itself and that no entry names, at the end of "How to"."""
-    known = _named(config.nav)
-    more = sorted(page.name for page in Path(config.docs_dir).glob("*.md") if page.name not in known)
-    if more:
-        next(part for part in config.nav if "How to" in part)["How to"].append({TOPICS: more})
-    return config
 
 
 def on_files(files: Files, config: Any) -> Files:

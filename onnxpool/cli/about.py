@@ -7,7 +7,7 @@ import typer
 
 from onnxpool.cli import tables
 from onnxpool.cli.application import Json, app, show, working
-from onnxpool.cli.completion import methods
+from onnxpool.cli.completion import method_names, methods
 from onnxpool.errors import ArgumentError, nearest
 
 
@@ -23,11 +23,10 @@ def pools(
 
     Example: onnxpool pools SoftPool
     """
-    from onnxpool.pools import METHODS
-
+    known = method_names()
     for name in method or ():
-        if name not in METHODS:
-            raise ArgumentError(f"method={name!r} is unknown{nearest(name, METHODS)}; use one of {', '.join(METHODS)}")
+        if name not in known:
+            raise ArgumentError(f"method={name!r} is unknown{nearest(name, known)}; use one of {', '.join(known)}")
     from onnxpool.about.methods import catalog
 
     every = catalog()

@@ -260,7 +260,7 @@ def compare(
 
 
 def _check_runtimes(on: list[str]) -> None:
-    """Refuse a runtime that there is none of, likewise."""
+    """Refuse a runtime that is not known, before anything heavy is imported."""
     from onnxpool.runtimes import RUNTIMES
 
     for one in on:
@@ -269,7 +269,7 @@ def _check_runtimes(on: list[str]) -> None:
 
 
 def _check_case(model: Path, reference: str | None, case: str | None) -> None:
-    """Refuse a case that the golden file does not have, before anything heavy is imported."""
+    """Refuse a case that the golden file does not have, likewise."""
     if case and (reference is None or reference.endswith(".npz")):
         known = case_names(model.with_suffix(".golden.npz") if reference is None else Path(reference))
         if known and case not in known:

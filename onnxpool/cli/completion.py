@@ -7,6 +7,7 @@ list of arrays.
 import ast
 import importlib.util
 import json
+import re
 import zipfile
 from functools import cache
 from pathlib import Path
@@ -28,10 +29,15 @@ def network_names() -> tuple[str, ...]:
     return tuple(name for name in _public("onnxpool.models") if name not in _NOT_NETWORKS)
 
 
+@cache
 def method_names() -> tuple[str, ...]:
-    """The pooling methods whose modules have their name and a number of axes, which are nearly all."""
-    ranked = (name[:-2] for name in layer_names() if name[-2:] in ("1d", "2d", "3d"))
-    return tuple(dict.fromkeys(name for name in ranked if not name.endswith("Logit")))
+    """The pooling methods, likewise: each file of :mod:`onnxpool.pools` names its own."""
+    files = sorted((_file("onnxpool").parent / "pools").glob("[a-z]*.py"))
+    found = (
+        re.search(r'^METHOD = Method\(\s*name="(\w+)"', file.read_text(encoding="utf-8"), re.MULTILINE)
+        for file in files
+    )
+    return tuple(name[1] for name in found if name)
 
 
 def sources(incomplete: str) -> list[str]:
@@ -75,12 +81,16 @@ def _that_begin(names: tuple[str, ...] | list[str], incomplete: str) -> list[str
 
 def _public(module: str) -> tuple[str, ...]:
     """``__all__`` of a module that is not imported."""
-    spec = importlib.util.find_spec(module)
-    assert spec is not None
-    assert spec.origin is not None
-    for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
+    for node in ast.parse(_file(module).read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and any(
             isinstance(one, ast.Name) and one.id == "__all__" for one in node.targets
         ):
             return tuple(ast.literal_eval(node.value))
     raise AssertionError(f"{module} has no __all__")
+
+
+def _file(module: str) -> Path:
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin)

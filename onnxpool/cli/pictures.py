@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from onnxpool.cli import tables
-from onnxpool.cli.application import Json, app, show, working
+from onnxpool.cli.application import Json, app, check_files, show, working
 from onnxpool.cli.serving import picture_size
 
 
@@ -30,6 +30,7 @@ def downscale(
 
     Example: onnxpool downscale photo.jpg --size 128 -o small.png
     """
+    check_files(picture=picture)
     from onnxpool.run.downscale import downscale as downscaled
 
     height, width = (None, int(size)) if size.isdecimal() else picture_size(size) or (None, None)

@@ -36,11 +36,15 @@ def precision(
 ) -> None:
     """Say of each node of a float32 model whether it may compute in float16 or int8, and write the model that does.
 
-    A node is safe, needs float32, or overflows, which names the value. What is written has passed validation against
-    the float64 answers of the float32 model, which are written beside it.
+    A node is safe, needs float32, or overflows, which names the value. What is written has passed validation by the
+    golden file beside it.
 
     Example: onnxpool precision network.onnx -o network-float16.onnx --calibration photos
     """
+    check_model(model)
+    if output:
+        writable(output)
+    check_files(calibration=calibration)
     with progress_bar(f"Trying the nodes of {model}") as progress:
         advice = onnxpool.precision(
             model,

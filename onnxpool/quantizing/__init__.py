@@ -2,6 +2,9 @@
 
     quantize.py      to 8 bits: calibrated, quantised by ONNX Runtime, judged, and only then written
     precision.py     which nodes are safe in float16 or 8 bits, and the model that has these so
+    ranges.py        how large values become on samples
+    verdicts.py      what is said of each node
+    narrowed.py      the model that is written
     switched.py      what a node in a narrower type does to the outputs
     inside.py        how large the sums inside of a node become
     calibration.py   the inputs to calibrate with: a folder, an npz file, or the golden file

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxpool._files import complete
+from onnxpool._files import complete, writable
 from onnxpool.errors import ArgumentError
 from onnxpool.pools.detail_preserving_downscale import DetailPreservingDownscale2d
 from onnxpool.run.picture import opened
@@ -55,6 +55,7 @@ def downscale(
         raise ArgumentError(f"output={str(output)!r} has no ending of a picture that can be written; use .png")
     if output.exists() and output.samefile(picture):
         raise ArgumentError(f"output={str(output)!r} is the picture itself; write to another file")
+    writable(output)
     layer = DetailPreservingDownscale2d(after, lambda_=lambda_)
     import torch
 

@@ -137,6 +137,11 @@ def register(options: "onnxruntime.SessionOptions") -> None:
     _registered.add(options)
 
 
+def is_registered(options: "onnxruntime.SessionOptions") -> bool:
+    """Whether :func:`register` was called with these."""
+    return options in _registered
+
+
 def register_other(options: "onnxruntime.SessionOptions", library: str | os.PathLike[str]) -> None:
     """Register a library of custom operators by others, once.
 

@@ -30,7 +30,7 @@ from onnxpool.graph.inlined import inlined
 from onnxpool.graph.integers import folded
 from onnxpool.graph.repair import RENAMED
 from onnxpool.graph.shapes import fits
-from onnxpool.run.native_library import CPU, CUDA, register, register_other, why_missing, why_none_for
+from onnxpool.run.native_library import CPU, CUDA, is_registered, register, register_other, why_missing, why_none_for
 from onnxpool.runtimes._devices import why_no_device
 from onnxpool.window import Window
 
@@ -135,18 +135,44 @@ class Session:
         run_options: "onnxruntime.RunOptions | None" = None,
         /,
     ) -> list[NDArray[Any]]: ...
-    def run(self, feeds: Any, stop: Any = None, run_options: Any = None) -> Any:
+    @overload
+    def run(
+        self,
+        names: Sequence[str] | None = None,
+        /,
+        *,
+        input_feed: Mapping[str, Any],
+        run_options: "onnxruntime.RunOptions | None" = None,
+    ) -> list[NDArray[Any]]: ...
+    @overload
+    def run(
+        self,
+        *,
+        output_names: Sequence[str] | None,
+        input_feed: Mapping[str, Any],
+        run_options: "onnxruntime.RunOptions | None" = None,
+    ) -> list[NDArray[Any]]: ...
+    def run(
+        self,
+        feeds: Any = None,
+        stop: Any = None,
+        run_options: Any = None,
+        *,
+        output_names: Any = None,
+        input_feed: Any = None,
+    ) -> Any:
         """Run the model on arrays by input name. bfloat16 is ``ml_dtypes.bfloat16``.
 
         ``run(feeds, stop=None)`` gives the outputs by name; ``stop``, called from another thread, ends the run.
-        ``run(output_names, feeds, run_options=None)``, as in ONNX Runtime, gives a list: of all outputs in order where
-        ``output_names`` is None, else of these.
+        ``run(output_names, input_feed, run_options=None)``, as in ONNX Runtime, by place or by name, gives a list: of
+        all outputs in order where ``output_names`` is None, else of these.
 
         Raises :class:`ArgumentError` for a missing or unknown name, a wrong dtype or a wrong shape, and
         :class:`SessionError` where ONNX Runtime fails.
         """
-        if not isinstance(feeds, Mapping):
-            return self._listed(feeds, stop, run_options)
+        if not isinstance(feeds, Mapping) or input_feed is not None:
+            names = output_names if feeds is None else feeds
+            return self._listed(names, stop if input_feed is None else input_feed, run_options)
         if len(feeds) != len(self.inputs) or any(info.name not in feeds for info in self.inputs):
             raise ArgumentError(_unlike(self.inputs, feeds))
         arrays = {info.name: _checked(info, feeds[info.name]) for info in self.inputs}
@@ -164,7 +190,7 @@ class Session:
     def _listed(self, names: Sequence[str] | None, feeds: Any, options: Any) -> list[NDArray[Any]]:
         """The outputs of these names, or all, as ONNX Runtime's own session gives them."""
         known = [info.name for info in self.outputs]
-        if isinstance(names, str) or not isinstance(feeds, Mapping):
+        if isinstance(names, str | Mapping) or not isinstance(feeds, Mapping):
             raise ArgumentError(
                 "run takes arrays by the names of inputs, or a list of output names (None for all) and these, as ONNX "
                 f"Runtime does; got {type(names).__name__} and {type(feeds).__name__}"
@@ -226,10 +252,11 @@ def load(
     device is not here, or that does not start, is passed over for the next, and in the end for the CPU.
     ``session_options`` are ONNX Runtime's own, to which kernels and libraries are added, so that they can make further
     sessions of such models; ``session_config`` adds entries to them, such as ``{"session.disable_prepacking": "1"}``.
-    ``kernels``: ``"auto"``
-    uses the native library where it is installed and has kernels for the first provider that starts, ``"require"``
-    insists that every pooling node runs natively, ``"off"`` runs function bodies. ``threads`` is the number of threads
-    inside one operator; by default ONNX Runtime's own choice. ``libraries`` are files of custom operators by others.
+
+    ``kernels``: ``"auto"`` uses the native library where it is installed and has kernels for the first provider that
+    starts, ``"require"`` insists that every pooling node runs natively, ``"off"`` runs function bodies, and refuses
+    ``session_options`` that have the kernels from an earlier session. ``threads`` is the number of threads inside one
+    operator; by default ONNX Runtime's own choice. ``libraries`` are files of custom operators by others.
 
     A model in ONNX Runtime's own format, ``.ort``, runs, but does not tell which of its nodes were ours: it has no
     ``placements``, and ``"require"`` cannot be met.
@@ -243,6 +270,10 @@ def load(
     if threads is not None and (type(threads) is not int or threads < 1):
         raise ArgumentError(f"threads={threads!r} must be a positive int, or None")
     chosen = _providers(_with_options(providers, provider_options))
+    if kernels == "off" and session_options is not None and is_registered(session_options):
+        raise ArgumentError(
+            "kernels='off', but session_options have the native kernels from an earlier session; give new ones"
+        )
     options = _options(session_options, session_config, threads)
     own_format = forms.is_ort_format(model)
     if kernels == "require" and own_format:

@@ -3,7 +3,6 @@
 :class:`onnxpool.diagnosis.results.Nodes` has it; diagnosis stands above validation, so that it is not imported here.
 """
 
-import math
 from collections.abc import Sequence
 from html import escape
 from typing import Protocol
@@ -65,7 +64,7 @@ def section(nodes: Nodes) -> str:
 
 
 def _row(node: Node) -> str:
-    shares = "".join(f"<td>{'' if math.isnan(one) else percent(one)}</td>" for one in (node.share, node.total))
+    shares = "".join(f"<td>{percent(one)}</td>" for one in (node.share, node.total))
     return (
         f'<tr><th scope="row">{escape(node.name)}</th><td>{escape(node.op_type)}</td>'
         f'<td><span class="{_CLASS[node.part]}">{_MARK[node.part]} {node.part}</span></td>{shares}'

@@ -1,5 +1,6 @@
 """A report as text: rows of a table, and sentences; runs that differ in options alone share a row."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -66,11 +67,13 @@ def _row(runs: Sequence[Run]) -> Row:
 
 
 def percent(share: float) -> str:
-    """A share of the budget in percent, or in times where these would be thousands.
+    """A share of the budget in percent, or in times where these would be thousands; nothing of NaN, not measured.
 
-    >>> percent(0.1234), percent(25), percent(float("inf"))
-    ('12.3%', '25 times', 'inf times')
+    >>> percent(0.1234), percent(25), percent(float("inf")), percent(float("nan"))
+    ('12.3%', '25 times', 'inf times', '')
     """
+    if math.isnan(share):
+        return ""
     return f"{share:.1%}" if share < 10 else f"{share:.3g} times"
 
 
