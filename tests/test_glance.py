@@ -41,6 +41,15 @@ def test_the_same_model(path):
     assert glanced.graph.doc_string == whole.graph.doc_string
 
 
+def test_a_weight_that_says_where_it_is(path):
+    """As those do that were read from a file of their own."""
+    model = onnx.load(path)
+    model.graph.initializer[0].data_location = TensorProto.DEFAULT
+    onnx.save(model, path)
+    glanced = forms.read(path, in_place=True)
+    assert glanced.graph.initializers["w"].const_value.numpy().tobytes() == WEIGHT.tobytes()
+
+
 def test_what_is_written_of_it_is_whole(path, tmp_path):
     other = tmp_path / "other" / "copy.onnx"
     forms.write(forms.read(path, in_place=True), other)

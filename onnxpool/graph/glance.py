@@ -44,6 +44,7 @@ class _Damaged(Exception):  # noqa: N818 - it never leaves this file
 def _shortened(data: Any, begin: int, end: int, fields: _Fields, name: str) -> list[bytes]:
     """The fields of the message between two places, without large tensors."""
     kept, since, at = [], begin, begin
+    place: list[bytes] = []  # it comes last, since the last of two values holds, and a tensor may say that it is here
     while at < end:
         here = at
         key, at = _number(data, at)
@@ -59,14 +60,13 @@ def _shortened(data: Any, begin: int, end: int, fields: _Fields, name: str) -> l
         if size > _LARGE_BYTES and number in fields:
             kept.append(data[since:here])
             if fields is _TENSOR:
-                kept.append(_elsewhere(name, at, size))
+                place = [_elsewhere(name, at, size)]
             else:
                 inner = _shortened(data, at, at + size, fields[number], name)
                 kept += [_written(key), _written(sum(map(len, inner))), *inner]
             since = at + size
         at += size
-    kept.append(data[since:end])
-    return kept
+    return [*kept, data[since:end], *place]
 
 
 def _elsewhere(name: str, offset: int, size: int) -> bytes:
