@@ -84,6 +84,22 @@ def test_unknown_versions(tmp_path):
             repository.get("m", version)
 
 
+def test_which_model_is_meant(tmp_path, monkeypatch):
+    for name in ("resnet50", "soft"):
+        average(tmp_path / f"{name}.onnx")
+    repository = Repository(tmp_path)
+    for refusing in (repository.get, repository.load, repository.unload):
+        with pytest.raises(Refusal, match=r"there is no model 'resnet_50'.* \(did you mean 'resnet50'\?\)$"):
+            refusing("resnet_50")
+    with pytest.raises(Refusal, match=r"there is no model 'soft' version '2'; it has 1$"):
+        repository.get("soft", "2")
+    with pytest.raises(Refusal, match=r"there is no model 'other'$"):
+        repository.get("other")
+    monkeypatch.setattr(repositories, "_COMPARED", 1)
+    with pytest.raises(Refusal, match=r"there is no model 'SOFT'$"):
+        repository.get("SOFT")
+
+
 def test_nothing_to_serve(tmp_path):
     with pytest.raises(ArgumentError, match="holds no model"):
         Repository(tmp_path)
