@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
+from weakref import WeakSet
 
 from onnxpool.errors import ArgumentError, OnnxpoolError, SessionError, nearest
 from onnxpool.golden import file as golden_file
@@ -93,6 +94,7 @@ class Repository:
         self._unloaded: set[str] = set()
         self._loading: dict[str, Future[None]] = {}
         self._lock = threading.Lock()
+        self._batchers: WeakSet[Batcher] = WeakSet()
         found = dict(self._scan())
         if not found:
             raise ArgumentError(f"{path} holds no model; give a file, or a folder of NAME.onnx or NAME/1/model.onnx")
@@ -149,6 +151,11 @@ class Repository:
     def serving(self) -> list[Served]:
         """Every model that is ready."""
         return [entry.served for entry in self._entries.values() if entry.served]
+
+    def batchers(self) -> list[Batcher]:
+        """Those of every model that is ready, or was and still runs."""
+        with self._lock:
+            return list(self._batchers)
 
     def names(self) -> list[str]:
         """Every model that is known, ready or not."""
@@ -311,6 +318,8 @@ class Repository:
         joins = trial.joins != "never"
         straight = trial.straight and not self.options.libraries and self.options.workers == 1
         batcher = Batcher(session.run, self.options, joins=joins, observe=observe, make_stop=Stop, straight=straight)
+        with self._lock:
+            self._batchers.add(batcher)
         return Served(*key, session, trial, batcher)
 
     def _check_certificate(self, file: Path) -> None:
