@@ -138,6 +138,27 @@ def test_one_that_dies_is_started_until_it_listens(family, monkeypatch, caplog):
     assert not any(child.process.is_alive() for child in family._there.values())
 
 
+@forks
+def test_one_that_cannot_be_started_does_not_end_the_others(family, monkeypatch, caplog):
+    monkeypatch.setattr(processes, "_process", dies_after_it_listened)
+    start = processes._Family._start
+
+    def fails(family, number, failed=0):
+        monkeypatch.setattr(processes._Family, "_start", start)
+        raise OSError("no memory")
+
+    def stop():
+        wait_for(lambda: len(caplog.messages) == 1)
+        monkeypatch.setattr(processes._Family, "_start", fails)
+        wait_for(lambda: len(caplog.messages) >= 2 and family._there[1].again_s is None)
+        family._stopping = True
+
+    monkeypatch.setattr(processes, "_AGAIN_S", 0.3)
+    threading.Thread(target=stop).start()
+    family.run(lambda _: None)
+    assert caplog.messages[1] == "process 1 cannot be started: no memory; tried again in 0.6 s"
+
+
 def test_a_port_of_grpc_that_is_taken_is_named(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -124,8 +124,12 @@ class _Child:
         for _ in range(2):  # that it listens, and why it does no longer
             self.hear()
         self.pipe.close()
-        self.failed = self.failed + 1 if self.listening is None else 0
-        wait_s: float = min(_AGAIN_S * 2**self.failed, _MOST_AGAIN_S)
+        return self.put_off(self.failed + 1 if self.listening is None else 0)
+
+    def put_off(self, failed: int) -> float:
+        """So many starts have failed in a row; how long there is no other."""
+        self.failed = failed
+        wait_s: float = min(_AGAIN_S * 2**failed, _MOST_AGAIN_S)
         self.again_s = time.monotonic() + wait_s
         return wait_s
 
@@ -186,13 +190,14 @@ class _Family:
         process = self._spawn.Process(target=_process, args=(*self._given, number, there), name=f"onnxpool-{number}")
         try:
             process.start()
-        except (OSError, ValueError):  # the port was closed, since all are to stop
-            if not self._stopping:
-                raise
+        except (OSError, ValueError):
             here.close()
+            if not self._stopping:  # where all are to stop, the port was closed
+                raise
         else:
             self._there[number] = _Child(process, here, failed)
-        there.close()
+        finally:
+            there.close()
 
     def _said(self, number: int) -> Listening | None:
         child = self._there.get(number)
@@ -227,7 +232,12 @@ class _Family:
             raise SessionError(f"no process starts any more: {'; '.join(sorted(reasons)) or 'they say no reason'}")
         for number, child in list(self._there.items()):
             if child.again_s is not None and child.again_s <= time.monotonic() and not self._stopping:
-                self._start(number, child.failed)
+                try:
+                    self._start(number, child.failed)
+                except OSError as error:  # such as too little memory, which does not end the others
+                    child.reason = str(error)
+                    wait_s = child.put_off(child.failed + 1)
+                    log.warning("process %d cannot be started: %s; tried again in %g s", number, error, wait_s)
 
     def _terminate(self) -> None:
         for child in list(self._there.values()):
