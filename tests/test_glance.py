@@ -1,5 +1,7 @@
 """A model that is read without its weights is the model: what is in it, what is written of it, and what is refused."""
 
+import os
+
 import numpy as np
 import onnx
 import pytest
@@ -7,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxpool.errors import FormError
 from onnxpool.graph import forms
+from onnxpool.graph import glance as glances
 from onnxpool.run.session import load
 
 WEIGHT = np.random.default_rng(0).normal(size=(40, 41)).astype(np.float32)
@@ -41,6 +44,15 @@ def test_the_same_model(path):
     assert glanced.graph.doc_string == whole.graph.doc_string
 
 
+def test_a_weight_that_says_where_it_is(path):
+    """As those do that were read from a file of their own."""
+    model = onnx.load(path)
+    model.graph.initializer[0].data_location = TensorProto.DEFAULT
+    onnx.save(model, path)
+    glanced = forms.read(path, in_place=True)
+    assert glanced.graph.initializers["w"].const_value.numpy().tobytes() == WEIGHT.tobytes()
+
+
 def test_what_is_written_of_it_is_whole(path, tmp_path):
     other = tmp_path / "other" / "copy.onnx"
     forms.write(forms.read(path, in_place=True), other)
@@ -56,6 +68,19 @@ def test_a_file_that_is_cut_off_is_refused_either_way(path, cut):
     for in_place in (False, True):
         with pytest.raises(FormError, match="as an ONNX model"):
             forms.read(path, in_place=in_place)
+
+
+def test_a_file_that_is_cut_off_while_it_is_read_is_refused(path, monkeypatch):
+    """Where it was mapped, that ended the process."""
+    shortened = glances._shortened
+
+    def after_a_cut(*given):
+        os.truncate(path, 6000)
+        return shortened(*given)
+
+    monkeypatch.setattr(glances, "_shortened", after_a_cut)
+    with pytest.raises(FormError, match="as an ONNX model"):
+        forms.read(path, in_place=True)
 
 
 def test_bytes_that_are_no_model(path):

@@ -249,6 +249,16 @@ def test_runs_that_are_not_brief_and_models_that_may_loop_stay_in_threads(monkey
     assert where(doubled, 12) == [False] * 12
 
 
+def test_a_run_of_one_row_is_not_thought_an_eighth_of_a_run_of_eight(monkeypatch):
+    """Much of it takes as long whatever the number of rows."""
+    monkeypatch.setattr(batching, "BRIEF_S", 1.0)
+    batcher = Batcher(doubled, Options(), joins=True, straight=True)
+    request = batching._Request(rows(*range(8)), 8, ("key",), None)
+    for _ in range(8):
+        batcher._pace(("key",), [request], 4.0)
+    assert not batcher._is_brief(("key",), [batching._Request(rows(1), 1, ("key",), None)])
+
+
 def test_failures_are_not_brief_runs(monkeypatch):
     monkeypatch.setattr(batching, "BRIEF_S", LONG_S)
     threads = []
@@ -270,7 +280,7 @@ def test_failures_are_not_brief_runs(monkeypatch):
 def test_a_shape_that_becomes_slow_goes_back_to_threads(monkeypatch):
     times = iter(range(0, 10**9, 1000))
     monkeypatch.setattr(batching, "BRIEF_S", 500)
-    pace = batching._Pace(8, 1.0)
+    pace = batching._Pace(8, 1.0, run_s=1.0)
     batcher = Batcher(doubled, Options(), joins=True, straight=True)
     batcher._paces["key"] = pace
     monkeypatch.setattr(batching.time, "monotonic", lambda: 3 * next(times))

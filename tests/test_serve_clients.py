@@ -20,7 +20,7 @@ import pytest
 from serving import HANGS_S, average, running, soft, soft_answer, started, wait_for, with_golden
 
 pytest.importorskip("starlette")
-pytest.importorskip("grpc")
+grpc = pytest.importorskip("grpc")
 triton_http = pytest.importorskip("tritonclient.http")
 triton_grpc = pytest.importorskip("tritonclient.grpc")
 
@@ -267,6 +267,30 @@ def test_more_refusals(client):
     for unknown in (connection.load_model, connection.unload_model, connection.get_model_metadata):
         with pytest.raises(InferenceServerException, match="there is no model"):
             unknown("nix")
+
+
+def framed(kind, payload=b"", stream=0):
+    """A frame of HTTP/2 without flags."""
+    return len(payload).to_bytes(3, "big") + bytes([kind, 0]) + stream.to_bytes(4, "big") + payload
+
+
+def test_a_client_that_pings_without_end_is_sent_away(server):
+    host, _, port = server.grpc.partition(":")
+    with socket.create_connection((host, int(port)), timeout=HANGS_S) as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + framed(4) + 8 * framed(6, bytes(8)))
+        came = b""
+        while more := connection.recv(1 << 16):
+            came += more
+    assert b"too_many_pings" in came
+
+
+def test_metadata_that_are_too_much(server):
+    with grpc.insecure_channel(server.grpc, options=[("grpc.max_receive_message_length", -1)]) as channel:
+        live = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
+        assert live(b"", metadata=[("note", "n" * 8000)], timeout=HANGS_S)
+        with pytest.raises(grpc.RpcError) as refused:
+            live(b"", metadata=[("note", "n" * 60_000)], timeout=HANGS_S)
+    assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 @both

@@ -183,6 +183,40 @@ def test_refusals_of_lists_in_parts(monkeypatch, name):
     assert (status, message in said) == (400, True), said
 
 
+def test_sizes_that_a_client_only_names_cost_nothing(monkeypatch):
+    """Once brackets were made of them, gigabytes of three numbers."""
+    monkeypatch.setattr(codec, "_LONG_BYTES", 0)
+    monkeypatch.setattr(numbers, "_brackets", lambda shape: pytest.fail(f"brackets of {shape}"))
+    body = orjson.dumps({"inputs": [tensor([1, 2, 3], (1 << 18, 1))]})
+    assert "data of another shape" in refused(body)[1]
+
+
+def test_a_tensor_without_elements_in_parts(monkeypatch):
+    monkeypatch.setattr(codec, "_LONG_BYTES", 0)
+    assert decoded(tensor([], (0, 2))).feeds["x"].shape == (0, 2)
+    assert decoded(tensor([[], []], (2, 0))).feeds["x"].shape == (2, 0)
+    assert refused({"inputs": [tensor([[]], (2, 0))]})[0] == 400
+    assert refused({"inputs": [tensor([[]], (1 << 40, 0))]})[0] == 400
+
+
+def test_lists_that_are_no_inputs_data_are_json_and_few(monkeypatch):
+    monkeypatch.setattr(codec, "_LONG_BYTES", 0)
+    body = orjson.dumps({"inputs": [tensor()], "parameters": {"data": [8]}})
+    assert "a list under a key data is not JSON" in refused(body.replace(b"[8]", b"[8 9, ]"))[1]
+    assert refused(body.replace(b"[8]", b"[" + b"8," * (300 << 10) + b"8]"))[0] == 413
+
+
+def test_what_stands_for_a_list_is_another_thing_each_time(monkeypatch):
+    """A refusal may repeat what came, and with it the mark."""
+    monkeypatch.setattr(codec, "_LONG_BYTES", 0)
+    body = orjson.dumps({"inputs": [tensor(shape=({"data": [1]},))]})
+    marks = [refused(body)[1].split("'data': ['")[1][:32] for _ in range(2)]
+    assert marks[0] != marks[1]
+    assert refused({"inputs": [tensor([marks[0], 5])]})[0] == 400
+    monkeypatch.setattr(codec, "_LONG_BYTES", 1 << 20)
+    assert refused({"inputs": [tensor([marks[1], 5])]})[0] == 400
+
+
 def test_a_key_that_only_looks_like_data_and_one_that_is_spelled_otherwise(monkeypatch):
     monkeypatch.setattr(codec, "_LONG_BYTES", 0)
     text = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,1],"\\u0064ata":[0],"a\\"data":[1]}],"b":{"data":[2]}}'
@@ -345,3 +379,29 @@ def test_a_damaged_message_is_understood_or_refused(changes):
         body[place] = byte
     with suppress(Refusal):  # anything else is a fault
         assert codec.decode(served(), bytes(body), None, LIMIT).feeds.keys() <= {"x"}
+
+
+SCRAPS = (
+    *(b"[", b"]", b",", b":", b"{", b"}", b'"', b'\\"', b"\\", b" ", b"\n", b"\x0b", b"\xff", b"\xef\xbb\xbf"),
+    *(b"1", b"-0", b"1e400", b"1e-400", b"0.1", b"18446744073709551616", b"01", b"+1", b"1.", b"NaN", b"Infinity"),
+    *(b"null", b"true", b'"data"', b'"data":[1,2,3,4]', b',"data":[[1,2],[3,4]]', b"[[1,2],[3,4]]", b'"a[b]"', b"{}"),
+)
+
+
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.tuples(st.integers(0, len(MESSAGE)), st.integers(0, 9), st.sampled_from(SCRAPS)), max_size=3))
+def test_in_parts_and_at_once_one_body_is_one_request(changes):
+    body = MESSAGE
+    for place, cut, scrap in changes:
+        body = body[:place] + scrap + body[place + cut :]
+    found = []
+    for long, part in ((1 << 30, 1 << 16), (0, 3)):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(codec, "_LONG_BYTES", long)
+            patched.setattr(numbers, "_PART_BYTES", part)
+            try:
+                asked = codec.decode(served(), body, None, LIMIT)
+                found.append((sorted((x, y.tobytes()) for x, y in asked.feeds.items()), asked.outputs, asked.id))
+            except Refusal as refusal:
+                found.append(refusal.status)
+    assert found[0] == found[1], body

@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import sys
 import urllib.request
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 from serving import HANGS_S, soft, started, wait_for
@@ -269,6 +269,40 @@ def test_headers_end(server, headers, status):
     with connected(server) as connection:
         connection.sendall(head.encode() + b"\r\n")
         assert connection.recv(12) == b"HTTP/1.1 " + status
+
+
+HEALTH = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d\r\n" % len(HEALTH),
+        b"Connection: Upgrade\r\nUpgrade: websocket\r\nTransfer-Encoding: chunked\r\n",
+    ],
+    ids=["of a length", "in chunks"],
+)
+def test_a_body_after_an_upgrade_is_no_request(server, headers):
+    with connected(server) as connection:
+        connection.sendall(f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\n".encode() + headers + b"\r\n")
+        answers = connection.recv(1 << 16)
+        with suppress(ConnectionError):
+            connection.sendall(HEALTH)
+            answers += said(connection)
+    assert answers.startswith(b"HTTP/1.1 400 ")
+    assert answers.count(b"HTTP/1.1") == 1
+
+
+def test_a_server_with_two_names_is_not_asked(server):
+    with connected(server) as connection:
+        connection.sendall(HEALTH.replace(b"Connection", b"HOST: other\r\nConnection"))
+        assert said(connection).startswith(b"HTTP/1.1 400 ")
+
+
+def test_an_upgrade_without_a_body_is_not_heeded(server):
+    with connected(server) as connection:
+        connection.sendall(HEALTH.replace(b": close", b": Upgrade, HTTP2-Settings\r\nUpgrade: h2c"))
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
 
 
 def test_an_endless_header_ends(server):

@@ -238,6 +238,52 @@ def test_compression_is_undone_in_a_thread_and_only_to_a_hundredfold(path, monke
     assert not any(thread is threading.main_thread() for thread in threads)
 
 
+def test_an_answer_that_cannot_be_said_is_a_failure_and_no_success(path):
+    """It was counted as both."""
+    entry = {"name": "x", "datatype": "FP32", "shape": [1, 1, 2, 2], "parameters": {"binary_data_size": 16}}
+    head = json.dumps({"inputs": [entry]}).encode()
+    body = head + np.full(4, np.nan, np.float32).tobytes()
+    served = app(path)
+    (answer,) = posted(served, body, headers=[("inference-header-content-length", str(len(head)))])
+    assert (answer.status_code, "ask for binary data" in answer.text) == (422, True)
+    posted(served, BODY, b"none")
+    (stats,) = served.state.service.statistics()["model_stats"]
+    assert [stats["inference_stats"][kind]["count"] for kind in ("success", "fail")] == [1, 2]
+
+
+def test_a_run_of_a_model_that_was_unloaded_is_stopped_as_any_other(path):
+    """Else the process would wait for it at its end."""
+    served = app(path)
+    service, begun, stopped = served.state.service, threading.Event(), threading.Event()
+    batcher = service.repository.get("soft").batcher
+
+    def blocked(feeds, stop):
+        begun.set()
+        assert stopped.wait(LONG_S)
+        return feeds
+
+    class Stop:
+        def __call__(self):
+            stopped.set()
+
+    batcher._run, batcher._make_stop = blocked, Stop
+
+    async def scene():
+        feeds = {"x": np.ones((1, 1, 2, 2), np.float32)}
+        run = asyncio.ensure_future(inferred(service, feeds))
+        await asyncio.to_thread(begun.wait, LONG_S)
+        await service.unload("soft")
+        assert service.busy()
+        service.stop()
+        with pytest.raises(Refusal, match="the server stops"):
+            await run
+
+    try:
+        asyncio.run(scene())
+    finally:
+        stopped.set()
+
+
 def test_statistics_look_at_their_own_model_only(path, monkeypatch):
     service = app(path).state.service
     monkeypatch.setattr(service.metrics.registry, "collect", None)

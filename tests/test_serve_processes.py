@@ -2,10 +2,13 @@
 
 import asyncio
 import json
+import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -20,7 +23,7 @@ pytest.importorskip("uvicorn")
 from onnxpool.errors import ArgumentError, SessionError
 from onnxpool.serve import Options, application, processes, siblings
 from onnxpool.serve.access import AccessLog
-from onnxpool.serve.listening import Listen
+from onnxpool.serve.listening import Listen, Listening
 from onnxpool.serve.processors import processors
 from onnxpool.serve.repository import Repository
 from onnxpool.serve.tracing import Tracing
@@ -66,6 +69,108 @@ def test_what_keeps_processes_from_starting_is_told(tmp_path, monkeypatch):
         processes.serve(tmp_path / "bad.onnx", Options(processes=1), Listen(port=0, drain_s=1), print)
     monkeypatch.delattr("socket.SO_REUSEPORT")
     with pytest.raises(ArgumentError, match=r"processes=2: .* use 1"):
+        processes.serve(tmp_path, Options(processes=2), Listen(port=0), print)
+
+
+def listens_never(*given):
+    *_, pipe = given
+    pipe.send("the file is no good")
+    raise SystemExit(1)
+
+
+def dies_after_it_listened(*given):
+    _, _, _, _, folder, _, number, pipe = given
+    (folder / f"{number}-{os.getpid()}").touch()
+    starts = len(list(folder.glob(f"{number}-*")))
+    if starts in (2, 3):
+        listens_never(pipe)
+    pipe.send(Listening((), "", None, "", ()))
+    if starts == 1 and number == 1:
+        raise SystemExit(3)
+    signal.pause()
+
+
+@pytest.fixture
+def family(tmp_path, monkeypatch):
+    """Two processes, quickly made."""
+    monkeypatch.setattr(processes, "_AGAIN_S", 0.01)
+    monkeypatch.setattr(processes, "_SPARE_S", 0.1)
+    monkeypatch.setattr(processes, "get_context", lambda _: multiprocessing.get_context("fork"))
+    with socket.socket() as rest:
+        yield processes._Family(tmp_path, Options(processes=2), Listen(port=0, drain_s=0), rest, tmp_path)
+
+
+forks = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+
+
+@forks
+def test_where_none_listens_any_more_it_gives_up_and_says_why(family, monkeypatch, caplog):
+    monkeypatch.setattr(processes, "_process", listens_never)
+
+    def run():
+        for number in range(2):
+            family._start(number)
+        while True:
+            family._watch()
+
+    with pytest.raises(SessionError, match=r"no process starts any more: the file is no good$"):
+        run()
+    waits = [float(record.args[-1]) for record in caplog.records if record.args[0] == 0]
+    assert waits[:5] == [0.02, 0.04, 0.08, 0.16, 0.32]
+    assert "process 1 ended with status 1: the file is no good; started again in 0.02 s" in caplog.messages
+
+
+@forks
+def test_one_that_dies_is_started_until_it_listens(family, monkeypatch, caplog):
+    monkeypatch.setattr(processes, "_process", dies_after_it_listened)
+
+    def stop():
+        wait_for(lambda: len(caplog.messages) == 3 and family._there[1].listening)
+        family._stopping = True
+
+    threading.Thread(target=stop).start()
+    family.run(lambda _: None)
+    assert [message.partition("; ")[0] for message in caplog.messages] == [
+        "process 1 ended with status 3",
+        *["process 1 ended with status 1: the file is no good"] * 2,
+    ]
+    assert family._there[1].failed == 0
+    assert not any(child.process.is_alive() for child in family._there.values())
+
+
+@forks
+def test_one_that_cannot_be_started_does_not_end_the_others(family, monkeypatch, caplog):
+    monkeypatch.setattr(processes, "_process", dies_after_it_listened)
+    start = processes._Family._start
+
+    def fails(family, number, failed=0):
+        monkeypatch.setattr(processes._Family, "_start", start)
+        raise OSError("no memory")
+
+    def stop():
+        wait_for(lambda: len(caplog.messages) == 1)
+        monkeypatch.setattr(processes._Family, "_start", fails)
+        wait_for(lambda: len(caplog.messages) >= 2 and family._there[1].again_s is None)
+        family._stopping = True
+
+    monkeypatch.setattr(processes, "_AGAIN_S", 0.3)
+    threading.Thread(target=stop).start()
+    family.run(lambda _: None)
+    assert caplog.messages[1] == "process 1 cannot be started: no memory; tried again in 0.6 s"
+
+
+def test_a_port_of_grpc_that_is_taken_is_named(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"gRPC cannot listen on 127.0.0.1:{port}: .*; name another port"):
+            processes.serve(tmp_path, Options(processes=2), Listen(port=0, grpc_port=port), print)
+
+
+def test_a_folder_whose_sockets_have_no_name_is_refused(tmp_path, monkeypatch):
+    deep = tmp_path / ("d" * 90)
+    deep.mkdir()
+    monkeypatch.setattr(processes.tempfile, "tempdir", str(deep))
+    with pytest.raises(ArgumentError, match="set TMPDIR"):
         processes.serve(tmp_path, Options(processes=2), Listen(port=0), print)
 
 

@@ -84,6 +84,22 @@ def test_unknown_versions(tmp_path):
             repository.get("m", version)
 
 
+def test_which_model_is_meant(tmp_path, monkeypatch):
+    for name in ("resnet50", "soft"):
+        average(tmp_path / f"{name}.onnx")
+    repository = Repository(tmp_path)
+    for refusing in (repository.get, repository.load, repository.unload):
+        with pytest.raises(Refusal, match=r"there is no model 'resnet_50'.* \(did you mean 'resnet50'\?\)$"):
+            refusing("resnet_50")
+    with pytest.raises(Refusal, match=r"there is no model 'soft' version '2'; it has 1$"):
+        repository.get("soft", "2")
+    with pytest.raises(Refusal, match=r"there is no model 'other'$"):
+        repository.get("other")
+    monkeypatch.setattr(repositories, "_COMPARED", 1)
+    with pytest.raises(Refusal, match=r"there is no model 'SOFT'$"):
+        repository.get("SOFT")
+
+
 def test_nothing_to_serve(tmp_path):
     with pytest.raises(ArgumentError, match="holds no model"):
         Repository(tmp_path)
@@ -350,6 +366,49 @@ def test_which_models_may_run_on_the_event_loop(tmp_path):
     for name in ("loop", "weight", "constant", "computed"):
         (tmp_path / f"{name}.onnx").unlink()
     assert Repository(tmp_path).get("soft").trial.straight
+
+
+def nodes_of(given):
+    """y of x, by as much work as sizes say, or as x says."""
+    constant = helper.make_node("Constant", [], ["c"], value_ints=[1])
+    of_sizes = helper.make_node("Shape", ["x"], ["n"])
+    of_data = helper.make_node("Cast", ["x"], ["n"], to=TensorProto.INT64)
+    branches = [
+        helper.make_graph([helper.make_node(op, ["x"], [op])], op, [], [helper.make_tensor_value_info(op, 1, None)])
+        for op in ("Abs", "Neg")
+    ]
+    chosen = helper.make_node("If", ["b"], ["y"], then_branch=branches[0], else_branch=branches[1])
+    sliced = helper.make_node("Slice", ["x", "c", "n"], ["y"])
+    return {
+        "slice by sizes": [constant, of_sizes, sliced],
+        "slice by data": [constant, of_data, sliced],
+        "if by sizes": [of_sizes, helper.make_node("Cast", ["n"], ["b"], to=TensorProto.BOOL), chosen],
+        "if by data": [helper.make_node("Cast", ["x"], ["b"], to=TensorProto.BOOL), chosen],
+        "nonzero": [helper.make_node("NonZero", ["x"], ["n"]), helper.make_node("Cast", ["n"], ["y"], to=1)],
+        "nonzero of sizes": [
+            of_sizes,
+            helper.make_node("NonZero", ["n"], ["m"]),
+            helper.make_node("Abs", ["x"], ["y"]),
+        ],
+        "lengths by data": [
+            *(constant, helper.make_node("Cast", ["x"], ["n"], to=TensorProto.INT32)),
+            helper.make_node("GRU", ["x", "x", "x", "", "n"], ["", "y"], hidden_size=1),
+        ],
+    }[given]
+
+
+@pytest.mark.parametrize(
+    ("given", "straight"),
+    [
+        *(("slice by sizes", True), ("slice by data", False), ("if by sizes", True), ("if by data", False)),
+        *(("nonzero", False), ("nonzero of sizes", True), ("lengths by data", False)),
+    ],
+)
+def test_work_that_data_decide_is_not_known_from_sizes(tmp_path, given, straight):
+    sides = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "y")]
+    graph = helper.make_graph(nodes_of(given), "g", sides[:1], sides[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "m.onnx")
+    assert _is_straight(tmp_path / "m.onnx") is straight
 
 
 def test_a_model_with_a_fixed_first_axis_never_joins(tmp_path):

@@ -71,11 +71,12 @@ _SHAPES = 64
 
 @dataclass(slots=True)
 class _Pace:
-    """Of requests that can be joined: how often they ran, the least time for a row, and how often they were late."""
+    """Of requests that can be joined: how often they ran, the least time of a row and of a run, and how many late."""
 
     runs: int = 0
     row_s: float = float("inf")
     late: int = 0
+    run_s: float = float("inf")
 
 
 @dataclass(eq=False, slots=True)
@@ -226,7 +227,9 @@ class Batcher:
 
     def _is_brief(self, key: Any, batch: list[_Request]) -> bool:
         pace = self._paces.get(key)
-        return pace is not None and pace.runs >= _KNOWN and pace.row_s * sum(map(_rows, batch)) <= BRIEF_S
+        if pace is None or pace.runs < _KNOWN:
+            return False
+        return max(pace.run_s, pace.row_s * sum(map(_rows, batch))) <= BRIEF_S  # one row takes no eighth of eight
 
     def _run_here(self, key: Any, batch: list[_Request]) -> None:
         outcomes, begin_s, run_s = _run_all(self._run, batch)
@@ -243,6 +246,7 @@ class Batcher:
                 self._paces.clear()
             pace = self._paces.setdefault(key, _Pace())
             pace.runs += 1
+            pace.run_s = min(pace.run_s, run_s)
             pace.row_s = min(pace.row_s, run_s / sum(map(_rows, batch)))
 
     def _due_s(self, group: deque[_Request]) -> float:

@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 
 from onnxpool.serve.limits import MOST_JSON_BYTES, MOST_OTHER_JSON_BYTES, Refusal
-from onnxpool.serve.numbers import from_text, place, taken_out, to_text
+from onnxpool.serve.numbers import Lists, from_text, taken_out, to_text
 from onnxpool.serve.repository import Served
 from onnxpool.serve.requests import find, refuse, seconds, wanted
 from onnxpool.serve.tensors import Tensors, check, datatype, from_bytes, from_numbers, to_bytes, to_numbers
@@ -43,13 +43,14 @@ def decode(served: Served, body: bytes, header: str | None, max_tensor_bytes: in
     """The request in a body, which fits this model; ``header`` is the length of its JSON where it is not all."""
     length = _length(header, len(body))
     text = body[:length]
-    lists: list[bytes] = []
+    lists = Lists()
     if length > _LONG_BYTES:
         text, lists = _shortened(text)
     message = _object(text)
     message = known(message, "request", id=str, parameters=dict, inputs=list, outputs=list)
     parameters = _parameters(message, "request", timeout=int, binary_data_output=bool)
     feeds = _inputs(served, message.get("inputs", []), lists, memoryview(body)[length:], max_tensor_bytes)
+    lists.check_others(MOST_OTHER_JSON_BYTES)
     outputs = _outputs(served, message.get("outputs", []), parameters.get("binary_data_output", False))
     return Asked(feeds, outputs, seconds(parameters.get("timeout")), message.get("id"))
 
@@ -78,7 +79,9 @@ def encode(served: Served, asked: Asked, outputs: Tensors) -> tuple[bytes, dict[
 
 def fields(body: bytes) -> dict[str, Any]:
     """The JSON object in a body that may be empty."""
-    return _object(_shortened(body)[0] if len(body) > _LONG_BYTES else body) if body.strip() else {}
+    if len(body) > MOST_OTHER_JSON_BYTES:
+        raise Refusal(413, f"{len(body)} bytes of JSON; the limit is {MOST_OTHER_JSON_BYTES} where no tensors come")
+    return _object(body) if body.strip() else {}
 
 
 def known(given: Any, where: str, **kinds: type) -> dict[str, Any]:
@@ -110,7 +113,7 @@ def _length(header: str | None, most: int) -> int:
     return int(header)
 
 
-def _shortened(text: bytes) -> tuple[bytes, list[bytes]]:
+def _shortened(text: bytes) -> tuple[bytes, Lists]:
     """Without its lists of numbers, and these."""
     if len(text) > MOST_JSON_BYTES:
         raise Refusal(413, f"{len(text)} bytes of JSON; the limit is {MOST_JSON_BYTES}: send tensors as binary data")
@@ -132,7 +135,7 @@ def _object(text: bytes) -> dict[str, Any]:
     return message
 
 
-def _inputs(served: Served, entries: list[Any], lists: list[bytes], rest: memoryview, max_tensor_bytes: int) -> Tensors:
+def _inputs(served: Served, entries: list[Any], lists: Lists, rest: memoryview, max_tensor_bytes: int) -> Tensors:
     feeds: Tensors = {}
     for given in entries:
         entry = known(given, "an input", name=str, datatype=str, shape=list, parameters=dict, data=list)
@@ -141,8 +144,7 @@ def _inputs(served: Served, entries: list[Any], lists: list[bytes], rest: memory
         size = _parameters(entry, repr(info.name), binary_data_size=int).get("binary_data_size")
         if size is None:
             data = entry.get("data")
-            taken = place(data)
-            text = None if taken is None else lists[taken]
+            text = lists.take(data) if lists.texts else None
             feeds[info.name] = from_numbers(info, shape, data) if text is None else from_text(info, shape, text)
         elif "data" in entry or not 0 <= size <= len(rest):
             raise Refusal(

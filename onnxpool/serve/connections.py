@@ -4,6 +4,7 @@
     TLS            agreed upon within ``head_s``
     between two    ``idle_s`` after an answer
     headers        at most 64 KiB together with the address                               431
+                   one Host, and no Upgrade before a body                                 400
     an answer      once the connection should be closed, something of it is read every ``head_s``
     connections    as many as the process may open files, less what it needs itself
 
@@ -147,7 +148,8 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
-        self._size = 0
+        self._size = self._hosts = 0
+        self._has_body = False
 
     def on_url(self, url: bytes) -> None:
         """A part of its address."""
@@ -157,10 +159,19 @@ class Connection(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """One of its headers, or of what follows its body."""
         self._grow(len(name) + len(value) + 4)
+        kind = name.lower()
+        self._hosts += kind == b"host"
+        self._has_body |= kind == b"transfer-encoding" or (kind == b"content-length" and value != b"0")
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Its head is whole."""
+        """Its head is whole.
+
+        Two names of the server are refused, as HTTP has it, and a body after Upgrade, which the parser would not read:
+        what is in it would be taken for the next request.
+        """
+        if self._hosts > 1 or (self._has_body and self.parser.should_upgrade()):
+            raise ValueError("a head that means two things")  # the parser stops, as above
         self._in_head = False
         self._stop_waiting()
         self._of.silent.pop(self, None)

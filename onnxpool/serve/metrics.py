@@ -147,12 +147,16 @@ class Metrics:
             counter = self._requests[key] = self.requests.labels(name, version, protocol, status)
         counter.inc()
 
-    def answered(self, name: str, version: str, seconds: float) -> None:
-        """Count a request that was answered with outputs."""
+    def computed(self, name: str, version: str, seconds: float) -> None:
+        """Count outputs, and how long they took."""
         self._of(name, version).seconds.observe(seconds)
+
+    def ended(self, name: str, version: str, seconds: float, *, well: bool) -> None:
+        """Count a request for this model as one that was answered with outputs, or as one that was not."""
         tally = self.tally(name, version)
-        tally.success.add(seconds)
-        tally.last_ms = time.time_ns() // 1_000_000
+        (tally.success if well else tally.fail).add(seconds)
+        if well:
+            tally.last_ms = time.time_ns() // 1_000_000
 
     def ran(self, name: str, version: str, rows: int, waited_s: tuple[float, ...], run_s: float) -> None:
         """Count a run of so many rows, and how long each of its requests waited for it."""

@@ -9,6 +9,8 @@ import math
 import re
 import secrets
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,21 +25,43 @@ _PART_NUMBERS = 1 << 13
 
 _KEY = b'"data"'
 _OPENS = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*\[")
-_TOKEN = secrets.token_hex(16)
-"""What no client writes."""
-
 _SPACE = b" \t\r\n"
 _KINDS = bytes(byte if byte in b"[]," else ord("0") for byte in range(256))
 
 
-def taken_out(text: bytes) -> tuple[bytes, list[bytes]]:
+@dataclass(slots=True)
+class Lists:
+    """The lists of one text, and what marks their places in it: nothing that a client can know beforehand."""
+
+    texts: list[bytes] = field(default_factory=list)
+    mark: str = field(default_factory=partial(secrets.token_hex, 16))
+    _taken: set[int] = field(default_factory=set)
+
+    def take(self, data: list[Any] | None) -> bytes | None:
+        """The list that stood here; None where this is what the client wrote."""
+        if not data or len(data) != 2 or data[0] != self.mark:
+            return None
+        self._taken.add(data[1])
+        text: bytes = self.texts[data[1]]
+        return text
+
+    def check_others(self, most: int) -> None:
+        """Refuse those that nobody took where one is not JSON (400), or they are longer than ``most`` (413)."""
+        others = [text for i, text in enumerate(self.texts) if i not in self._taken]
+        if (size := sum(map(len, others))) > most:
+            raise Refusal(413, f"{size} bytes of lists that are no input's data; the limit is {most}")
+        for text in others:
+            _parsed(text, "a list under a key data")
+
+
+def taken_out(text: bytes) -> tuple[bytes, Lists]:
     """JSON with a short list in the place of each under a key "data" in which no text and no object is; those lists.
 
-    :func:`place` tells which of them a short list stands for. An unescaped quote before ``data"`` begins a key wherever
-    the text is JSON; where it is not, what is left is not JSON either, or a list is not.
+    An unescaped quote before ``data"`` begins a key wherever the text is JSON; where it is not, what is left is not
+    JSON either, or a list is not.
     """
     kept: list[bytes] = []
-    lists: list[bytes] = []
+    lists = Lists()
     done = at = 0
     while (key := text.find(_KEY, at)) >= 0:
         at = key + len(_KEY)
@@ -52,15 +76,10 @@ def taken_out(text: bytes) -> tuple[bytes, list[bytes]]:
             end = found if found >= 0 else end
         end = text.rfind(b"]", begin, end) + 1
         if end:
-            kept += (text[done:begin], b'["%s",%d]' % (_TOKEN.encode(), len(lists)))
-            lists.append(text[begin:end])
+            kept += (text[done:begin], b'["%s",%d]' % (lists.mark.encode(), len(lists.texts)))
+            lists.texts.append(text[begin:end])
             done = at = end
     return b"".join([*kept, text[done:]]), lists
-
-
-def place(data: list[Any] | None) -> int | None:
-    """Which of the lists that were taken out stood here; None where this is what the client wrote."""
-    return data[1] if data and len(data) == 2 and data[0] == _TOKEN else None
 
 
 def from_text(info: TensorInfo, shape: tuple[int, ...], text: bytes) -> Tensor:
@@ -68,22 +87,24 @@ def from_text(info: TensorInfo, shape: tuple[int, ...], text: bytes) -> Tensor:
     count, wanted = 0, math.prod(shape)
     parts: list[Tensor] = []
     brackets: list[bytes] = []
+    another = Refusal(400, f"input {info.name!r} has data of another shape; its shape says {list(shape)}")
+    if not wanted:
+        if text.translate(None, _SPACE) not in (b"[]", _empty(shape, len(text))):
+            raise another
+        return from_list(info, []).reshape(shape)
     for part in _parts(text):
         kinds = part.translate(_KINDS, _SPACE)
         if b"0[" in kinds or b"]0" in kinds:
             raise Refusal(400, f"the data of input {info.name!r} is not JSON: a number beside a bracket")
-        try:
-            numbers = orjson.loads(b"[" + part.translate(None, b"[]") + b"]")
-        except orjson.JSONDecodeError as error:
-            raise Refusal(400, f"the data of input {info.name!r} is not JSON: {error}") from error
+        numbers = _parsed(b"[" + part.translate(None, b"[]") + b"]", f"the data of input {info.name!r}")
         count += len(numbers)
         if count > wanted:
             break
         parts.append(from_list(info, numbers))
         brackets.append(kinds.replace(b"0", b""))
-    nested = _brackets(shape) if wanted else b""
-    if count != wanted or b",".join(brackets) not in (_brackets((wanted,)), nested):
-        raise Refusal(400, f"input {info.name!r} has data of another shape; its shape says {list(shape)}")
+    # sizes are the client's: nothing of theirs is made before as many numbers came
+    if count != wanted or b",".join(brackets) not in (_brackets((wanted,)), _brackets(shape)):
+        raise another
     return np.concatenate(parts).reshape(shape)
 
 
@@ -103,6 +124,18 @@ def _parts(text: bytes) -> Iterator[bytes]:
         end = len(text) if end < 0 else end
         yield text[begin:end]
         begin = end + 1
+
+
+def _parsed(text: bytes, what: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise Refusal(400, f"{what} is not JSON: {error}") from error
+
+
+def _empty(shape: tuple[int, ...], most: int) -> bytes:
+    """Nested lists of this shape, which has no elements, where these are no longer than that."""
+    return _brackets(shape) if 0 < math.prod(shape[:-1]) <= most else b""
 
 
 def _brackets(shape: tuple[int, ...]) -> bytes:

@@ -1,6 +1,7 @@
 """Several processes that serve the same models on the same ports, and one that watches over them.
 
-    parent      opens the ports, starts the processes, starts one again that has died, passes signals on
+    parent      opens the ports, starts the processes, passes signals on, and starts one again that has died: after a
+                second, and ever later where it dies before it listens; it gives up when none listens
     process i   a whole server: its own sessions, queues, limits and look-out for replaced files
 
 REST's connections go to whichever process takes them first from the socket that all inherit; gRPC's are spread by the
@@ -19,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -35,7 +36,15 @@ if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
 _AGAIN_S = 1.0
-"""How long a process that has died is not started again."""
+"""How long a process that has died is not started again; twice as long each time that it did not listen before."""
+
+_MOST_AGAIN_S = 60.0
+
+_TRIES = 5
+"""So many starts in a row of every process, and none listened: that is the end."""
+
+_MOST_PATH_BYTES = 90
+"""Of the folder of Unix sockets, whose paths have some 100 bytes at most."""
 
 _SPARE_S = 2.0
 """After a process should have ended by itself, it is killed."""
@@ -63,6 +72,8 @@ def serve(
             held = stack.enter_context(_held(listen))
             listen = replace(listen, grpc_port=held.getsockname()[1])
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="onnxpool-")))
+        if len(os.fsencode(folder)) > _MOST_PATH_BYTES:
+            raise ArgumentError(f"processes meet in sockets, whose paths are short, and {folder} is not: set TMPDIR")
         family = _Family(path, replace(options, control=False), listen, rest, folder)
         with family.signals():
             family.run(announce)
@@ -71,18 +82,60 @@ def serve(
 def _held(listen: Listen) -> socket.socket:
     """The port of gRPC, kept from others and refused where another has it; it takes no connections itself."""
     family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((listen.host, listen.grpc_port))
-        port = probe.getsockname()[1]
     held = socket.socket(family, socket.SOCK_STREAM)
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    held.bind((listen.host, port))
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((listen.host, listen.grpc_port))
+            port = probe.getsockname()[1]
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind((listen.host, port))
+    except OSError as error:
+        held.close()
+        place = f"{listen.netloc}:{listen.grpc_port}"
+        raise OSError(f"gRPC cannot listen on {place}: {error.strerror}; name another port") from error
     return held
 
 
+@dataclass(eq=False, slots=True)
+class _Child:
+    """A process, and a pipe over which it says that it listens, or why not; it ends when the pipe does."""
+
+    process: "SpawnProcess"
+    pipe: Connection
+    failed: int
+    listening: Listening | None = None
+    reason: str = ""
+    again_s: float | None = None
+    """When another takes its place, since it has died."""
+
+    def hear(self) -> None:
+        """Take what it says; wait until it does, or has ended."""
+        with contextlib.suppress(EOFError, OSError):
+            said = self.pipe.recv()
+            if isinstance(said, str):
+                self.reason = said
+            else:
+                self.listening, self.failed = said, 0
+
+    def end(self) -> float:
+        """It has died; how long it is not started again."""
+        self.process.join()
+        for _ in range(2):  # that it listens, and why it does no longer
+            self.hear()
+        self.pipe.close()
+        return self.put_off(self.failed + 1 if self.listening is None else 0)
+
+    def put_off(self, failed: int) -> float:
+        """So many starts have failed in a row; how long there is no other."""
+        self.failed = failed
+        wait_s: float = min(_AGAIN_S * 2**failed, _MOST_AGAIN_S)
+        self.again_s = time.monotonic() + wait_s
+        return wait_s
+
+
 class _Family:
-    """Processes, each with a pipe over which it says that it listens, or why not; it ends when the pipe does."""
+    """Processes that are started again until all are to stop."""
 
     def __init__(
         self, path: str | os.PathLike[str], options: Options, listen: Listen, rest: socket.socket, folder: Path
@@ -90,7 +143,7 @@ class _Family:
         self._given = (os.fspath(path), options, listen, rest, folder, logging.getLogger().level)
         self._count = options.processes
         self._ends_s = listen.drain_delay_s + listen.drain_s + 1
-        self._there: dict[int, tuple[SpawnProcess, Connection]] = {}
+        self._there: dict[int, _Child] = {}
         self._stopping = False
         self._spawn = get_context("spawn")
 
@@ -126,51 +179,70 @@ class _Family:
             self._stopping = True
             self._terminate()
             end_s = time.monotonic() + self._ends_s + _SPARE_S
-            for process, pipe in self._there.values():
-                process.join(max(0, end_s - time.monotonic()))
-                process.kill()
-                process.join()
-                pipe.close()
+            for child in self._there.values():
+                child.process.join(max(0, end_s - time.monotonic()))
+                child.process.kill()
+                child.process.join()
+                child.pipe.close()
 
-    def _start(self, number: int) -> None:
+    def _start(self, number: int, failed: int = 0) -> None:
         here, there = self._spawn.Pipe()
         process = self._spawn.Process(target=_process, args=(*self._given, number, there), name=f"onnxpool-{number}")
-        process.start()
-        there.close()
-        self._there[number] = (process, here)
+        try:
+            process.start()
+        except (OSError, ValueError):
+            here.close()
+            if not self._stopping:  # where all are to stop, the port was closed
+                raise
+        else:
+            self._there[number] = _Child(process, here, failed)
+        finally:
+            there.close()
 
     def _said(self, number: int) -> Listening | None:
-        process, pipe = self._there[number]
-        try:
-            said = pipe.recv()
-        except EOFError:
-            if self._stopping:
-                return None
-            process.join()
-            raise SessionError(f"process {number} ended with status {process.exitcode} before it listened") from None
-        if isinstance(said, str):
-            raise SessionError(said)
-        listening: Listening = said
-        return listening
+        child = self._there.get(number)
+        if child is not None:
+            child.hear()
+        if child is None or self._stopping:
+            return None
+        if child.listening is None:
+            child.process.join()
+            ended = f"process {number} ended with status {child.process.exitcode} before it listened"
+            raise SessionError(child.reason or ended)
+        return child.listening
 
     def _watch(self) -> None:
-        """Wait until one has died; start it again."""
-        sentinels = {process.sentinel: number for number, (process, _) in self._there.items()}
-        dead = wait(list(sentinels), 0.2)
-        for sentinel in dead if not self._stopping else ():
-            number = sentinels[sentinel]  # type: ignore[index]
-            process, pipe = self._there[number]
-            process.join()
-            pipe.close()
-            log.warning("process %d ended with status %s; it is started again", number, process.exitcode)
-            time.sleep(_AGAIN_S)
-            if not self._stopping:
-                self._start(number)
+        """Wait until something happens; start those again that have died, unless none will ever listen."""
+        alive = {child.process.sentinel: number for number, child in self._there.items() if child.again_s is None}
+        pipes = [child.pipe for child in self._there.values() if child.again_s is None and child.listening is None]
+        for happened in wait([*alive, *pipes], 0.2):
+            if isinstance(happened, int) and not self._stopping:
+                child = self._there[alive[happened]]
+                wait_s = child.end()
+                why = f": {child.reason}" if child.reason else ""
+                status = child.process.exitcode
+                log.warning(
+                    "process %d ended with status %s%s; started again in %g s", alive[happened], status, why, wait_s
+                )
+        for child in self._there.values():
+            if child.again_s is None and child.listening is None and child.pipe.poll():
+                child.hear()
+        if not self._stopping and all(child.failed >= _TRIES for child in self._there.values()):
+            reasons = {child.reason for child in self._there.values() if child.reason}
+            raise SessionError(f"no process starts any more: {'; '.join(sorted(reasons)) or 'they say no reason'}")
+        for number, child in list(self._there.items()):
+            if child.again_s is not None and child.again_s <= time.monotonic() and not self._stopping:
+                try:
+                    self._start(number, child.failed)
+                except OSError as error:  # such as too little memory, which does not end the others
+                    child.reason = str(error)
+                    wait_s = child.put_off(child.failed + 1)
+                    log.warning("process %d cannot be started: %s; tried again in %g s", number, error, wait_s)
 
     def _terminate(self) -> None:
-        for process, _ in self._there.values():
+        for child in list(self._there.values()):
             with contextlib.suppress(ValueError, OSError):
-                process.terminate()
+                child.process.terminate()
 
 
 # --- a process

@@ -23,8 +23,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
+from weakref import WeakSet
 
-from onnxpool.errors import ArgumentError, OnnxpoolError, SessionError
+from onnxpool.errors import ArgumentError, OnnxpoolError, SessionError, nearest
 from onnxpool.golden import file as golden_file
 from onnxpool.run.session import Session, Stop, load
 from onnxpool.serve.batcher import Batcher, Ran
@@ -40,6 +41,9 @@ Stamp: TypeAlias = tuple[tuple[str, int, int, int], ...]
 
 _PATIENCE_S = 10.0
 """How long a look waits for loads, before the next look comes."""
+
+_COMPARED = 100
+"""Names that an unknown one is compared with, at most."""
 
 _MOST_BYTES = 2 << 30
 """Of one file, which is one message of protobuf."""
@@ -90,6 +94,7 @@ class Repository:
         self._unloaded: set[str] = set()
         self._loading: dict[str, Future[None]] = {}
         self._lock = threading.Lock()
+        self._batchers: WeakSet[Batcher] = WeakSet()
         found = dict(self._scan())
         if not found:
             raise ArgumentError(f"{path} holds no model; give a file, or a folder of NAME.onnx or NAME/1/model.onnx")
@@ -104,7 +109,7 @@ class Repository:
     # --- asked by requests
 
     def get(self, name: str, version: str = "") -> Served:
-        """The model of this name that serves; refuses (404) where there is none."""
+        """The model of this name that serves; refuses (404) where there is none, and says which one is like it."""
         if found := self._named.get((name, version)):
             return found
         entries = {key[1]: entry for key, entry in self._entries.items() if key[0] == name}
@@ -112,7 +117,17 @@ class Repository:
             entries = {key: entry for key, entry in entries.items() if key == version}
         reason = "; ".join(entry.reason for entry in entries.values())
         what = f"model {name!r:.80}" + (f" version {version!r:.40}" if version else "")
-        raise Refusal(404, f"{what} is not loaded: {reason}" if reason else f"there is no {what}")
+        if reason:
+            raise Refusal(404, f"{what} is not loaded: {reason}")
+        versions = self.versions(name)
+        raise Refusal(
+            404, f"there is no {what}" + (f"; it has {', '.join(versions)}" if versions else self._like(name))
+        )
+
+    def _like(self, name: str) -> str:
+        """Which model may be meant; nothing where to compare them all would keep others waiting."""
+        names = self.names()
+        return nearest(name, names) if len(names) <= _COMPARED and NAME.fullmatch(name) else ""
 
     def file(self, served: Served) -> Path | None:
         """The file of a model; None where another has taken its place since it was loaded."""
@@ -136,6 +151,11 @@ class Repository:
     def serving(self) -> list[Served]:
         """Every model that is ready."""
         return [entry.served for entry in self._entries.values() if entry.served]
+
+    def batchers(self) -> list[Batcher]:
+        """Those of every model that is ready, or was and still runs."""
+        with self._lock:
+            return list(self._batchers)
 
     def names(self) -> list[str]:
         """Every model that is known, ready or not."""
@@ -162,7 +182,7 @@ class Repository:
         def work() -> None:
             found = dict(self._scan(name))
             if not found:
-                raise Refusal(404, f"there is no model {name!r:.80} in the repository")
+                raise Refusal(404, f"there is no model {name!r:.80} in the repository{self._like(name)}")
             for key, file in found.items():
                 try:
                     self._put(key, self._loaded(key, file))
@@ -183,7 +203,7 @@ class Repository:
         """Forget the sessions of a model; requests that have it already are answered. Refuses (404) an unknown one."""
         keys = [key for key in self._entries if key[0] == name]
         if not keys:
-            raise Refusal(404, f"there is no model {name!r:.80}")
+            raise Refusal(404, f"there is no model {name!r:.80}{self._like(name)}")
         self._unloaded.add(name)
         for key in keys:
             self._put(key, replace(self._entries[key], served=None, reason="unloaded"))
@@ -298,6 +318,8 @@ class Repository:
         joins = trial.joins != "never"
         straight = trial.straight and not self.options.libraries and self.options.workers == 1
         batcher = Batcher(session.run, self.options, joins=joins, observe=observe, make_stop=Stop, straight=straight)
+        with self._lock:
+            self._batchers.add(batcher)
         return Served(*key, session, trial, batcher)
 
     def _check_certificate(self, file: Path) -> None:

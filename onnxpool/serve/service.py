@@ -80,13 +80,13 @@ class Service:
         return not self.draining and self.repository.ready() and not stuck
 
     def busy(self) -> bool:
-        """Whether a model runs."""
-        return any(served.batcher.busy for served in self.repository.serving())
+        """Whether a model runs, be it one that was replaced since."""
+        return any(batcher.busy for batcher in self.repository.batchers())
 
     def stop(self) -> None:
         """Refuse (503) what is not answered yet, and stop every run."""
-        for served in self.repository.serving():
-            served.batcher.stop()
+        for batcher in self.repository.batchers():
+            batcher.stop()
 
     def model_ready(self, name: str, version: str = "") -> bool:
         """Whether this model answers; False for one that there is not, or that hangs in a run."""
@@ -163,7 +163,7 @@ class Service:
             raise
         except OnnxpoolError as error:  # every type and shape was right: it is these sizes or values
             raise Refusal(422, str(error)) from error
-        self.metrics.answered(served.name, served.version, time.monotonic() - begin_s)
+        self.metrics.computed(served.name, served.version, time.monotonic() - begin_s)
         return outputs
 
     async def load(self, name: str, parameters: Mapping[str, Any]) -> None:
@@ -215,14 +215,15 @@ class Counted:
         self._metrics = metrics
         self._protocol = protocol
         self._model = ("", "")
+        self._begin_s = 0.0
 
     def __enter__(self) -> Self:
         """Begin."""
-        self._begin_s = time.monotonic()
         return self
 
     def __call__(self, served: Served) -> Served:
-        """The request is for this model."""
+        """The request, which is whole, is for this model; its time counts from here."""
+        self._begin_s = time.monotonic()
         self._model = (served.name, served.version)
         return served
 
@@ -231,8 +232,8 @@ class Counted:
         gone = isinstance(error, asyncio.CancelledError)
         status = 200 if error is None else error.status if isinstance(error, Refusal) else 499 if gone else 500
         self._metrics.counted(*self._model, self._protocol, status)
-        if self._model[0] and error is not None:
-            self._metrics.tally(*self._model).fail.add(time.monotonic() - self._begin_s)
+        if self._model[0]:
+            self._metrics.ended(*self._model, time.monotonic() - self._begin_s, well=error is None)
 
 
 class Held:

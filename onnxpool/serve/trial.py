@@ -33,15 +33,18 @@ from onnxpool.validation import limits
 RUNTIME = "onnxruntime"
 """Whose limits are known."""
 
-_LOOPS = ("Loop", "Scan", "SequenceMap")
 _SIZED = {
-    **dict.fromkeys(("Range", "ConstantOfShape", "HannWindow", "HammingWindow", "BlackmanWindow"), 0),
+    **dict.fromkeys(("Range", "ConstantOfShape", "HannWindow", "HammingWindow", "BlackmanWindow", "If"), 0),
+    **dict.fromkeys(("NonZero", "Compress", "Unique", "NonMaxSuppression", "MelWeightMatrix"), 0),
     **dict.fromkeys(("Expand", "Tile", "Resize", "Upsample", "OneHot", "Pad", "Col2Im", "AffineGrid"), 1),
-    "MelWeightMatrix": 0,
-    "CenterCropPad": 1,
+    **dict.fromkeys(("Slice", "Split", "TopK", "CenterCropPad"), 1),
     "MaxUnpool": 2,
+    **dict.fromkeys(("RNN", "GRU", "LSTM"), 4),
 }
-"""Operators whose outputs are as large as numbers say that they take, from this input on."""
+"""Operators whose outputs are as large, or whose work is as much, as values say that they take: from this input on."""
+
+_SIZES = ("Constant", "Shape", "Size")
+"""Operators that give what is known of sizes alone."""
 
 Joins: TypeAlias = Literal["exactly", "within rounding", "never"]
 Path: TypeAlias = str | os.PathLike[str]
@@ -51,8 +54,8 @@ Path: TypeAlias = str | os.PathLike[str]
 class Trial:
     """How it went. ``share`` is the largest measured over allowed error, None where there are no golden answers.
 
-    A model is ``straight`` where the sizes of its inputs alone decide how long it runs: nothing loops, or makes as much
-    as numbers say that it computes.
+    A model is ``straight`` where the sizes of its inputs alone decide how long it runs: nothing loops, chooses between
+    graphs, or makes as much as its data say.
     ``fault`` says which case does not come out, in one sentence, or is empty. ``shapes`` are sizes of inputs that are
     known to run, unless ``untried`` says why none are.
     """
@@ -107,18 +110,20 @@ def _is_straight(path: Path) -> bool:
     except FormError:
         return False
     bodies = (function.all_nodes() for function in model.functions.values() if function.domain != DOMAIN)
-    return all(_is_bounded(node) for node in chain(model.graph.all_nodes(), *bodies))
+    known: set[ir.Value | None] = {None}
+    return all(_is_sized(node, known) for node in chain(model.graph.all_nodes(), *bodies))
 
 
-def _is_bounded(node: ir.Node) -> bool:
-    if node.op_type in _LOOPS:
-        return False
-    numbers = node.inputs[_SIZED[node.op_type] :] if node.op_type in _SIZED else ()
-    return all(value is None or value.const_value is not None or _is_constant(value.producer()) for value in numbers)
+def _is_sized(node: ir.Node, known: set[ir.Value | None]) -> bool:
+    """Whether sizes decide how long a node runs; its outputs become ``known`` where sizes decide them, too.
 
-
-def _is_constant(node: ir.Node | None) -> bool:
-    return node is not None and node.op_type == "Constant"
+    A node that runs a graph again and again, such as Loop, has it as an attribute, as nothing but If has otherwise.
+    """
+    alone = [value in known or (value is not None and value.const_value is not None) for value in node.inputs]
+    graphs = any(one.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for one in node.attributes.values())
+    if node.op_type in _SIZES or (all(alone) and not graphs):
+        known.update(node.outputs)
+    return all(alone[_SIZED.get(node.op_type, len(alone)) :]) and (not graphs or node.op_type == "If")
 
 
 def _operators(path: Path) -> set[str]:
