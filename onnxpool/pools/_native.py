@@ -121,6 +121,7 @@ def are_plain(*tensors: Tensor) -> bool:
             for tensor in tensors
         )
         and not torch._C._len_torch_dispatch_stack()
+        and torch._C._get_tracing_state() is None
         and forward_ad._current_level < 0
         and not torch.compiler.is_compiling()
     )
