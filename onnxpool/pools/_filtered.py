@@ -10,7 +10,7 @@ from onnxpool.dtypes import Array
 from onnxpool.pools import _onnx_ops as onnx_ops
 from onnxpool.pools._channels import check_has_channels
 from onnxpool.pools._large import unit_for
-from onnxpool.pools._torch_ops import pooled_shape, standard_operator, torch, widen
+from onnxpool.pools._torch_ops import is_jit_tracing, pooled_shape, standard_operator, torch, widen
 from onnxpool.window import Window
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def _forward(window: Window, x: "Tensor", weight: "Tensor") -> "Tensor":
 
 def _shape(window: Window, x: "Tensor", weight: "Tensor") -> tuple[int, ...]:
     n, channels, *output = pooled_shape(window, x)
-    if weight.shape[0] != 1:
+    if not is_jit_tracing() and weight.shape[0] != 1:
         check_has_channels(x, weight.shape[0])
     return (n, channels * weight.shape[1], *output)
 
