@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from cases import WINDOWS, inputs
+from exported import shape_for
 from models import pooled
 from onnx import inliner, numpy_helper, shape_inference
 
@@ -34,7 +35,7 @@ def exported(spelling: str, dtype: str) -> onnx.ModelProto:
     torch.manual_seed(0)  # by chance a weight of float16 is a denormal number
     module = eval(f"nn.{spelling}", {"nn": nn, "SimplifiedLogit2d": nn.SimplifiedLogit2d, **vars(nn)}).eval()
     module = module.to(getattr(torch, dtype))
-    x = torch.ones((1, 3, 8, 9, 7)[: module.rank + 2], dtype=getattr(torch, dtype))
+    x = torch.ones(shape_for(module, 1, (8, 9, 7)), dtype=getattr(torch, dtype))
     model = onnxpool.export(module, (x,), golden=False, check=False)
     return ir.to_proto(forms.to_form(model, "standard"))
 
