@@ -378,12 +378,14 @@ def main() -> None:
     about = machine(chosen)
     console.print(", ".join(f"{name} {value}" for name, value in about.items()), style="dim")
     start = time.monotonic()
-    groups = [group for group in measured(chosen) if group.results]
+    groups: list[Group] = []
+    for group in measured(chosen):
+        groups += [group] if group.results else []
+        if chosen.json:  # after each, so that a run that is ended leaves what it measured
+            write_json(to_json(groups, about), chosen.json)
     console.print(summary(groups))
     console.print(f"{len(groups)} groups in {time.monotonic() - start:.0f} s. Ratios below 1: faster than that.")
     bench_cuda.show(console)
-    if chosen.json:
-        write_json(to_json(groups, about), chosen.json)
     if chosen.plot:
         shown = [g for g in groups if g.dtype == "float32" and g.threads == min(chosen.threads)]
         picture(shown).save(chosen.plot)
