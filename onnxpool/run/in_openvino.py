@@ -21,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxpool.dtypes import BFLOAT16, BY_CODE, from_bits, to_bits
+from onnxpool.dtypes import BFLOAT16, BY_CODE, BY_NAME, from_bits, to_bits
 from onnxpool.errors import KernelError, MissingExtra, SessionError
 from onnxpool.graph import forms
 from onnxpool.graph.forms import Model
@@ -88,8 +88,8 @@ class InferenceSession:
         self.native: dict[str, str] = dict.fromkeys(native, DEVICE)
         graph = held.graph
         taken = [value for value in graph.inputs if value.name not in graph.initializers]
-        self._inputs = [_argument(value) for value in taken]
-        self._outputs = [_argument(value) for value in graph.outputs]
+        self._inputs = [_argument(value, compiled.input(str(value.name))) for value in taken]
+        self._outputs = [_argument(*pair) for pair in zip(graph.outputs, compiled.outputs, strict=True)]
         self._free: list[Any] = []
 
     def get_inputs(self) -> list[Argument]:
@@ -177,12 +177,19 @@ def told(error: Exception) -> str:
     return " ".join(_PLACES.sub(" ", str(error)).split()) or str(error)
 
 
-def _argument(value: ir.Value) -> Argument:
-    known = None if value.dtype is None else BY_CODE.get(int(value.dtype))
-    plain = known is not None and isinstance(value.type, ir.TensorType)
-    told = f"tensor({known.onnx})" if known is not None and plain else str(value.type)
-    sizes = [] if value.shape is None else [size if isinstance(size, int) else size.value for size in value.shape]
-    return Argument(str(value.name), told, sizes)
+def _argument(value: ir.Value, port: Any) -> Argument:
+    """As the model declares it, or where it does not, as OpenVINO inferred it."""
+    element, sizes = port.get_element_type(), port.get_partial_shape()
+    if value.dtype is None:
+        known = BY_NAME.get("bfloat16" if element.get_type_name() == "bf16" else element.to_dtype().name)
+    else:
+        known = BY_CODE.get(int(value.dtype))
+    shape: list[int | str | None] = []
+    if value.shape is not None:
+        shape = [size if isinstance(size, int) else size.value for size in value.shape]
+    elif sizes.rank.is_static:
+        shape = [size.get_length() if size.is_static else None for size in sizes]
+    return Argument(str(value.name), f"tensor({known.onnx})" if known else element.get_type_name(), shape)
 
 
 def _tensor(array: NDArray[Any]) -> Any:
