@@ -60,9 +60,9 @@ class Options:
 
     ``kernels``, ``runtime`` and ``threads`` as in :func:`onnxpool.run.session.load`, but for the default of
     ``threads``: the processors that this process may use (:mod:`onnxpool.serve.processors`) but one, which the protocol
-    needs, shared by as many ``processes`` as serve the same models. ``workers`` is how many batches of one model run at the same
-    time. Requests of one item shape are joined to at most ``max_batch`` rows; one that finds a free worker waits
-    ``max_delay_s`` for others.
+    needs, shared by as many ``processes`` as serve the same models. ``workers`` is how many batches of one model run at
+    the same time. Requests of one item shape are joined to at most ``max_batch`` rows; one that finds a free worker
+    waits ``max_delay_s`` for others.
 
     ``poll_s`` is the time between two looks for replaced files; 0 never looks. ``on_mismatch`` says what becomes of a
     model whose golden answers do not come out on this machine. ``require_certificate`` refuses models without a
