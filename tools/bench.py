@@ -358,18 +358,16 @@ def measured(chosen: argparse.Namespace) -> Iterator[Group]:
         return not chosen.only or chosen.only in "x".join(map(str, geometry[0]))
 
     yield from poolings(chosen, list(filter(wanted, QUICK if chosen.quick else GEOMETRIES)), settings)
-    for threads in chosen.threads:
-        yield from training(chosen, list(filter(wanted, QUICK[:1] if chosen.quick else GEOMETRIES)), threads)
-    if chosen.quick:
-        return
-    for threads in chosen.threads[:1]:
-        yield from data(chosen, list(filter(wanted, DATA_GEOMETRIES)), threads)
-    for name in SMALL:
+    for name in () if chosen.quick else SMALL:
         if not chosen.only or chosen.only in name:
             yield from small(chosen, name, settings)
-    for name in NETWORKS:
+    for name in () if chosen.quick else NETWORKS:
         if not chosen.only or chosen.only in name:
             yield from network(chosen, name, settings)
+    for threads in chosen.threads:
+        yield from training(chosen, list(filter(wanted, QUICK[:1] if chosen.quick else GEOMETRIES)), threads)
+    for threads in () if chosen.quick else chosen.threads[:1]:
+        yield from data(chosen, list(filter(wanted, DATA_GEOMETRIES)), threads)
 
 
 def main() -> None:

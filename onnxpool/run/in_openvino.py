@@ -5,7 +5,8 @@
     standard              as it is                     as it is
 
 It computes in the model's own type, which it would not do by itself on every processor; float16 where the processor has
-arithmetic for it, else in float32. Inputs are read where they lie, outputs are the caller's.
+arithmetic for it, else in float32. It has no float64, and no integers beyond int32: such inputs are refused. Inputs are
+read where they lie, outputs are the caller's.
 """
 
 import os
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 DEVICE = "CPU"
 
 _PLACES = re.compile(r"Caught exception: |Exception from src/\S+|Check '.*?' failed at src/\S+")
+
+_WIDE = (np.dtype(np.int64), np.dtype(np.uint64), np.dtype(np.uint32))
+_LEAST, _MOST = np.iinfo(np.int32).min, np.iinfo(np.int32).max
 
 _NODE = "onnxpool_node"
 """Where the extension keeps a node's name in the ONNX file."""
@@ -108,11 +112,11 @@ class InferenceSession:
         self, names: Sequence[str] | None, feeds: Mapping[str, NDArray[Any]], stop: Cancel | None = None
     ) -> list[NDArray[Any]]:
         """The outputs of these names, or all in order."""
+        tensors = {name: _tensor(name, array) for name, array in feeds.items()}
         try:
             request = self._free.pop()
         except IndexError:
             request = self.compiled.create_infer_request()
-        tensors = {name: _tensor(array) for name, array in feeds.items()}
         stop = stop or Cancel()
         stop.start(request, tensors)
         try:
@@ -192,9 +196,11 @@ def _argument(value: ir.Value, port: Any) -> Argument:
     return Argument(str(value.name), f"tensor({known.onnx})" if known else element.get_type_name(), shape)
 
 
-def _tensor(array: NDArray[Any]) -> Any:
+def _tensor(name: str, array: NDArray[Any]) -> Any:
     """Without a copy, but for memory that may not be written to, which OpenVINO does not take."""
     ov, bits = _openvino(), to_bits(array)
+    if array.dtype in _WIDE and array.size and not (array.min() >= _LEAST and array.max() <= _MOST):
+        raise SessionError(f"OpenVINO computes {array.dtype} in int32, and input {name!r} has numbers beyond that")
     bits = bits if bits.flags.writeable else bits.copy()
     return ov.Tensor(bits, array.shape, ov.Type.bf16) if array.dtype == BFLOAT16 else ov.Tensor(bits, True)
 
