@@ -164,17 +164,15 @@ def test_wrong_feeds_are_told_in_the_same_words(path, arguments):
     assert told[0] == told[1]
 
 
-@pytest.mark.parametrize("kernels", ["auto", "off"])
-def test_a_run_that_fails_says_why_and_the_next_is_right(kernels):
-    """Too few cells for the window: the native kernel names the node; places in OpenVINO's sources are left out."""
-    session = onnxpool.load(pooled(Window.of(2, 9)), runtime="openvino", kernels=kernels)
-    with pytest.raises(
-        SessionError, match=r"^OpenVINO could not run the model on inputs of shapes {'x': \(1, 1, 8, 8\)}: "
-    ) as error:
+def test_a_run_that_fails_says_why_and_the_next_is_right():
+    """Too few cells for the window; places in OpenVINO's sources are left out."""
+    session = onnxpool.load(pooled(Window.of(2, 9)), runtime="openvino")
+    with pytest.raises(SessionError) as error:
         session.run({"x": np.zeros((1, 1, 8, 8), np.float32)})
-    assert "src/" not in str(error.value)
-    assert "\n" not in str(error.value)
-    assert kernels == "off" or "8 cells are too few for a window that spans 9" in str(error.value)
+    assert str(error.value) == (
+        "OpenVINO could not run the model on inputs of shapes {'x': (1, 1, 8, 8)}: Node y of type Reference 8 cells "
+        "are too few for a window that spans 9 positions 1 apart with padding 0"
+    )
     assert session.run({"x": np.ones((1, 1, 9, 9), np.float32)})["y"].tolist() == [[[[1]]]]
 
 
@@ -241,18 +239,18 @@ def test_what_onnx_runtime_alone_has(path):
 
 
 def test_a_run_is_stopped_from_another_thread_and_no_other_is(path):
-    products = "".join(f"a{i + 1} = MatMul (a{i}, w) " for i in range(2000))
-    text = f"""<ir_version: 10, opset_import: ["": 18]> g (float[n, 256] a0, float[256, 256] w) => (float[n, 256] y) {{
-        {products} y = Relu (a2000)
+    products = "".join(f"a{i + 1} = MatMul (a{i}, w) " for i in range(200))
+    text = f"""<ir_version: 10, opset_import: ["": 18]> g (float[n, 512] a0, float[512, 512] w) => (float[n, 512] y) {{
+        {products} y = Relu (a200)
     }}"""
     session = onnxpool.load(parser.parse_model(text), runtime="openvino", threads=1)
-    feeds, stop = {"a0": np.zeros((256, 256), np.float32), "w": np.zeros((256, 256), np.float32)}, session.make_stop()
+    feeds, stop = {"a0": np.zeros((512, 512), np.float32), "w": np.zeros((512, 512), np.float32)}, session.make_stop()
     threading.Timer(0.05, stop).start()
     with pytest.raises(SessionError, match="canceled"):
         session.run(feeds, stop)
     with pytest.raises(SessionError, match="stopped before it began"):
         session.run(feeds, stop)
-    few = {"a0": np.zeros((1, 256), np.float32), "w": feeds["w"]}
+    few = {"a0": np.zeros((1, 512), np.float32), "w": feeds["w"]}
     late = session.make_stop()
     session.run(few, late)
     late()  # its request may be another run's by now

@@ -153,9 +153,17 @@ def test_threads_have_memory_of_their_own(core):
         np.testing.assert_array_equal(two(x)[0], expected)
 
 
-def test_requests_at_the_same_time_have_memory_of_their_own(core):
+@pytest.mark.parametrize(
+    ("device", "settings"),
+    [
+        ("CPU", {"NUM_STREAMS": 2}),
+        ("CPU", {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_NUM_THREADS": 2}),
+        ("AUTO", {"PERFORMANCE_HINT": "THROUGHPUT"}),
+    ],
+)
+def test_requests_at_the_same_time_have_memory_of_their_own(core, device, settings):
     model = read(core, node("SoftPool", Window.of(2, 5, 1, 2)))
-    compiled = core.compile_model(model, "CPU", {**SETTINGS, "NUM_STREAMS": 2})
+    compiled = core.compile_model(model, device, {**SETTINGS, **settings})
     rng, answers = np.random.default_rng(5), {}
     queue = ov.AsyncInferQueue(compiled, 4)
     queue.set_callback(lambda request, i: answers.update({i: request.get_output_tensor(0).data.copy()}))

@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 
 DEVICE = "CPU"
 
-_PLACES = re.compile(r"Caught exception: |Exception from src/\S+|Check '.*?' failed at src/\S+")
+_PLACES = re.compile(
+    r"Caught exception: |Exception from src/\S+|Check '.*?' failed at \S+"
+    r"|While validating node '.*?' with friendly_name '.*?':"
+)
 
 _WIDE = (np.dtype(np.int64), np.dtype(np.uint64), np.dtype(np.uint32))
 _LEAST, _MOST = np.iinfo(np.int32).min, np.iinfo(np.int32).max
