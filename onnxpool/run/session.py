@@ -282,8 +282,8 @@ def load(
     if threads is not None and (type(threads) is not int or threads < 1):
         raise ArgumentError(f"threads={threads!r} must be a positive int, or None")
     if runtime == "openvino":
-        theirs = {"providers": providers, "provider_options": provider_options, "libraries": libraries or None}
-        theirs |= {"session_options": session_options, "session_config": session_config}
+        theirs: dict[str, Any] = {"providers": providers, "provider_options": provider_options}
+        theirs |= {"session_options": session_options, "session_config": session_config, "libraries": libraries or None}
         for name, value in theirs.items():
             if value is not None:
                 raise ArgumentError(f"{name}={value!r:.80} is for ONNX Runtime; runtime='openvino' does not take it")
