@@ -5,8 +5,8 @@
     ├── MissingExtra     an optional package is not installed: says which ``pip install`` fixes it (also an ImportError)
     ├── ExportError      a PyTorch module cannot become an ONNX model
     ├── FormError        a model cannot be brought into the form that was asked for
-    ├── KernelError      the native library is missing, unusable, or refused by ONNX Runtime
-    ├── SessionError     ONNX Runtime cannot load or run a model
+    ├── KernelError      the native library is missing, unusable, or refused by the runtime
+    ├── SessionError     the runtime cannot load or run a model
     ├── GoldenError      the stored inputs and answers of a model are missing or unusable
     └── CertificateError the certificate of a model is missing, damaged, or no longer true
 
@@ -54,11 +54,11 @@ class FormError(OnnxpoolError):
 
 
 class KernelError(OnnxpoolError):
-    """The native library is missing, unusable, or refused by ONNX Runtime."""
+    """The native library is missing, unusable, or refused by the runtime."""
 
 
 class SessionError(OnnxpoolError):
-    """ONNX Runtime cannot load or run a model."""
+    """The runtime cannot load or run a model."""
 
 
 class GoldenError(OnnxpoolError):

@@ -27,9 +27,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from onnxpool._library import folders
+from onnxpool._library import FILE_NAME, folders, library_path
 from onnxpool.errors import KernelError
-from onnxpool.run import native_library
 
 __all__ = ["Built", "build_extension", "extension_path"]
 
@@ -96,7 +95,7 @@ def build_extension(*, anew: bool = False) -> Built:
     with tempfile.TemporaryDirectory(prefix=".building-", dir=folder.parent) as temporary:
         made = Path(temporary, folder.name)
         made.mkdir()
-        shutil.copyfile(native_library.library_path(), made / native_library.FILE_NAME)
+        shutil.copyfile(library_path(), made / FILE_NAME)
         _compile(release, made / target.name)
         _try(made / target.name)
         if anew and folder.exists():
@@ -131,12 +130,12 @@ class _Release:
 
     def brought_along(self) -> Path:
         """Where a wheel of onnxpool has the extension for this release, if it has."""
-        return native_library.library_path().with_name(f"{EXTENSION}{self.library.suffix}")
+        return library_path().with_name(f"{EXTENSION}{self.library.suffix}")
 
     def cached(self) -> Path:
         """Where the extension for this release and our build is, or will be."""
         content = hashlib.sha256(f"{self.version} {self.library.name} {_FLAGS}".encode())
-        for file in (native_library.library_path(), *map(sources().joinpath, SOURCES)):
+        for file in (library_path(), *map(sources().joinpath, SOURCES)):
             content.update(file.read_bytes())
         return _cache() / "openvino" / f"{self.version}-{content.hexdigest()[:16]}" / EXTENSION
 

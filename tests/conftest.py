@@ -1,6 +1,8 @@
 """What holds for all test files: every test that compiles a module does so afresh, and collecting garbage is quick."""
 
 import gc
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +10,40 @@ import pytest
 def pytest_collection_finish():
     """What was imported is no garbage: a server collects it after each model, which took most of its tests' time."""
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def extension(tmp_path_factory):
+    """The extension for OpenVINO is compiled once; what comes here is a context in which it is found, and no other.
+
+    Skips without OpenVINO, a C++ compiler or the native library.
+    """
+    from onnxpool import openvino
+    from onnxpool.errors import KernelError
+    from onnxpool.run import native_library
+
+    pytest.importorskip("openvino")
+    if reason := native_library.why_missing():
+        pytest.skip(reason)
+    cache = tmp_path_factory.mktemp("cache")
+
+    @contextmanager
+    def found():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("XDG_CACHE_HOME", str(cache))
+            patch.setattr(openvino._Release, "brought_along", lambda _: Path("none"))
+            yield made
+
+    made = None
+    with found():
+        assert openvino.why_missing().endswith("yet: onnxpool build openvino compiles it")
+        try:
+            made = openvino.build_extension()
+        except KernelError as error:
+            if "needs a C++ compiler" in str(error):
+                pytest.skip(str(error))
+            raise
+    return found
 
 
 @pytest.fixture(autouse=True)

@@ -15,11 +15,10 @@ PACKAGE = Path(onnxpool.__file__).parent
 FLOORS = [
     ["errors", "_files", "_lazy", "domain", "dtypes"],
     ["window", "_library"],
-    ["pools"],
+    ["pools", "openvino"],
     ["nn", "graph"],
     ["models", "golden", "runtimes"],
     ["network", "run"],
-    ["openvino"],
     ["lifting", "validation"],
     ["about", "diagnosis", "quantizing", "serve"],
     ["deploy"],

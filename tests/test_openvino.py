@@ -27,7 +27,6 @@ from onnxpool.golden import bounds
 from onnxpool.golden import file as golden_file
 from onnxpool.graph.forms import write
 from onnxpool.pools import OPERATORS
-from onnxpool.run import native_library
 from onnxpool.validation.validate import validate
 from onnxpool.window import Window
 
@@ -41,20 +40,9 @@ SETTINGS = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def built(tmp_path_factory):
-    """The extension, compiled into a cache of its own; all tests here find it there."""
-    if reason := native_library.why_missing():
-        pytest.skip(reason)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(openvino._Release, "brought_along", lambda _: Path("none"))
-        assert openvino.why_missing().endswith("yet: onnxpool build openvino compiles it")
-        try:
-            made = openvino.build_extension()
-        except KernelError as error:
-            if "needs a C++ compiler" in str(error):
-                pytest.skip(str(error))
-            raise
+def built(extension):
+    """All tests here find the extension in a cache of its own."""
+    with extension() as made:
         yield made
 
 
@@ -165,9 +153,17 @@ def test_threads_have_memory_of_their_own(core):
         np.testing.assert_array_equal(two(x)[0], expected)
 
 
-def test_requests_at_the_same_time_have_memory_of_their_own(core):
+@pytest.mark.parametrize(
+    ("device", "settings"),
+    [
+        ("CPU", {"NUM_STREAMS": 2}),
+        ("CPU", {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_NUM_THREADS": 2}),
+        ("AUTO", {"PERFORMANCE_HINT": "THROUGHPUT"}),
+    ],
+)
+def test_requests_at_the_same_time_have_memory_of_their_own(core, device, settings):
     model = read(core, node("SoftPool", Window.of(2, 5, 1, 2)))
-    compiled = core.compile_model(model, "CPU", {**SETTINGS, "NUM_STREAMS": 2})
+    compiled = core.compile_model(model, device, {**SETTINGS, **settings})
     rng, answers = np.random.default_rng(5), {}
     queue = ov.AsyncInferQueue(compiled, 4)
     queue.set_callback(lambda request, i: answers.update({i: request.get_output_tensor(0).data.copy()}))

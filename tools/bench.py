@@ -281,6 +281,12 @@ def _lively(module: torch.nn.Module) -> torch.nn.Module:
     return module
 
 
+def _named(geometry: Any) -> str:
+    """The input of a geometry and its window, such as ``8x64x112x112 3x3 s2 p1``."""
+    shape, *arguments = geometry
+    return f"{'x'.join(map(str, shape))} {Window.of(len(shape) - 2, *arguments)}"
+
+
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
@@ -317,7 +323,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write a picture (PNG) of the float32 groups to FILE")
     parser.add_argument("--compile", action="store_true", help="torch.compile too; needs a C++ compiler, slow to start")
     parser.add_argument(
-        "--only", metavar="TEXT", help="only inputs and networks with TEXT in their name, such as 112x112"
+        "--only",
+        nargs="+",
+        metavar="TEXT",
+        help="only inputs and networks with one of these in their name, such as 112x112 or '13x13 5x5'",
     )
     parser.add_argument(
         "--ways",
@@ -354,22 +363,23 @@ def measured(chosen: argparse.Namespace) -> Iterator[Group]:
     else:
         console.print("This onnxruntime has no CUDA provider: CPU only.")
 
+    def named(name: str) -> bool:
+        return not chosen.only or any(text in name for text in chosen.only)
+
     def wanted(geometry: Any) -> bool:
-        return not chosen.only or chosen.only in "x".join(map(str, geometry[0]))
+        return named(_named(geometry))
 
     yield from poolings(chosen, list(filter(wanted, QUICK if chosen.quick else GEOMETRIES)), settings)
+    for name in () if chosen.quick else SMALL:
+        if named(name):
+            yield from small(chosen, name, settings)
+    for name in () if chosen.quick else NETWORKS:
+        if named(name):
+            yield from network(chosen, name, settings)
     for threads in chosen.threads:
         yield from training(chosen, list(filter(wanted, QUICK[:1] if chosen.quick else GEOMETRIES)), threads)
-    if chosen.quick:
-        return
-    for threads in chosen.threads[:1]:
+    for threads in () if chosen.quick else chosen.threads[:1]:
         yield from data(chosen, list(filter(wanted, DATA_GEOMETRIES)), threads)
-    for name in SMALL:
-        if not chosen.only or chosen.only in name:
-            yield from small(chosen, name, settings)
-    for name in NETWORKS:
-        if not chosen.only or chosen.only in name:
-            yield from network(chosen, name, settings)
 
 
 def main() -> None:
@@ -378,12 +388,14 @@ def main() -> None:
     about = machine(chosen)
     console.print(", ".join(f"{name} {value}" for name, value in about.items()), style="dim")
     start = time.monotonic()
-    groups = [group for group in measured(chosen) if group.results]
+    groups: list[Group] = []
+    for group in measured(chosen):
+        groups += [group] if group.results else []
+        if chosen.json:  # after each, so that a run that is ended leaves what it measured
+            write_json(to_json(groups, about), chosen.json)
     console.print(summary(groups))
     console.print(f"{len(groups)} groups in {time.monotonic() - start:.0f} s. Ratios below 1: faster than that.")
     bench_cuda.show(console)
-    if chosen.json:
-        write_json(to_json(groups, about), chosen.json)
     if chosen.plot:
         shown = [g for g in groups if g.dtype == "float32" and g.threads == min(chosen.threads)]
         picture(shown).save(chosen.plot)

@@ -21,6 +21,9 @@ PictureCrop = Annotated[float, typer.Option("--crop", help="How much of a pictur
 PictureMean = Annotated[
     str | None, typer.Option("--mean", help="Per channel, of pixels from 0 to 1. Default: ImageNet's.")
 ]
+InRuntime = Annotated[
+    Literal["onnxruntime", "openvino"], typer.Option("--runtime", help="What runs it; OpenVINO on the CPU.")
+]
 PictureStd = Annotated[str | None, typer.Option("--std", help="Per channel, likewise.")]
 
 
@@ -38,6 +41,7 @@ def predict(
     crop: PictureCrop = 0.875,
     mean: PictureMean = None,
     std: PictureStd = None,
+    runtime: InRuntime = "onnxruntime",
     as_json: Json = False,
 ) -> None:
     """Show what a model says about pictures: the best classes, or figures of outputs that are not scores.
@@ -57,6 +61,7 @@ def predict(
             crop=crop,
             mean=numbers("mean", mean),
             std=numbers("std", std),
+            runtime=runtime,
         )
     show(predictions, tables.predictions, as_json)
 
@@ -137,6 +142,7 @@ def serve(
     workers: Annotated[int, typer.Option(help="Batches of one model that run at the same time.")] = 1,
     processes: Annotated[int, typer.Option(help="Processes that share the ports, each with models of its own.")] = 1,
     kernels: Annotated[Literal["auto", "require", "off"], typer.Option(help="Whether native kernels run.")] = "auto",
+    runtime: InRuntime = "onnxruntime",
     on_mismatch: Annotated[
         Literal["refuse", "warn"], typer.Option(help="What becomes of a model whose golden answers do not come out.")
     ] = "refuse",
@@ -198,6 +204,7 @@ def serve(
     logging.basicConfig(format="onnxpool: %(message)s", level=log_level.upper())
     options = Options(
         kernels=kernels,
+        runtime=runtime,
         threads=threads,
         workers=workers,
         processes=processes,

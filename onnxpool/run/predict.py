@@ -89,6 +89,7 @@ def predict(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     kernels: session.Kernels = "auto",
+    runtime: session.Runtime = "onnxruntime",
 ) -> Predictions:
     """Run a model on picture files, one after the other.
 
@@ -101,7 +102,7 @@ def predict(
     if not pictures:
         raise ArgumentError("pictures=[] is empty; name at least one file")
     reader = Reader(model, labels=labels, top=top, scores=scores)
-    running = session.load(model, kernels=kernels)
+    running = session.load(model, runtime=runtime, kernels=kernels)
     preparation = Preparation.of(running.inputs, size=size, crop=crop, mean=mean, std=std)
     found = (_predicted(running, reader, preparation, picture) for picture in pictures)
     return Predictions(os.fspath(model), tuple(found))

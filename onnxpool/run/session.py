@@ -7,8 +7,6 @@
 The second way is ONNX Runtime's own, so that code written for an ``onnxruntime.InferenceSession`` runs as it is.
 """
 
-import ctypes
-import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -22,42 +20,30 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxpool.domain import DOMAIN
-from onnxpool.dtypes import BFLOAT16, BY_NAME, BY_ONNX, to_bits
-from onnxpool.errors import ArgumentError, KernelError, MissingExtra, SessionError, nearest
+from onnxpool.dtypes import BFLOAT16
+from onnxpool.errors import ArgumentError, KernelError, SessionError, nearest
 from onnxpool.graph import forms
 from onnxpool.graph.forms import Model, PoolNode
 from onnxpool.graph.inlined import inlined
 from onnxpool.graph.integers import folded
 from onnxpool.graph.repair import RENAMED
-from onnxpool.graph.shapes import fits
-from onnxpool.run.native_library import CPU, CUDA, is_registered, register, register_other, why_missing, why_none_for
-from onnxpool.runtimes._devices import why_no_device
+from onnxpool.run import in_openvino
+from onnxpool.run.native_library import CPU, is_registered, register, register_other, why_missing, why_none_for
+from onnxpool.run.options import Provider, available_providers, name_of, onnxruntime_itself, with_options
+from onnxpool.run.options import session_options as checked_options
+from onnxpool.run.tensors import TensorInfo, checked, described, to_array, to_value, unlike
 from onnxpool.window import Window
 
 if TYPE_CHECKING:
     import onnxruntime
 
+__all__ = ["Kernels", "Placement", "Provider", "Runtime", "Session", "Stop", "TensorInfo", "load"]
+
 Kernels: TypeAlias = Literal["auto", "require", "off"]
-Provider: TypeAlias = str | tuple[str, Mapping[str, Any]]
-"""A provider of ONNX Runtime by name, or with its options."""
 
+Runtime: TypeAlias = Literal["onnxruntime", "openvino"]
 
-@dataclass(frozen=True)
-class TensorInfo:
-    """An input or output of a model: a number per fixed axis, a name or None per axis that may change."""
-
-    name: str
-    dtype: np.dtype[Any]
-    shape: tuple[int | str | None, ...]
-
-    @property
-    def sizes(self) -> list[int]:
-        """The shape as the inference protocol writes it: -1 for an axis that may change."""
-        return [size if isinstance(size, int) else -1 for size in self.shape]
-
-    def __str__(self) -> str:
-        """Short form, for example ``x: float32 (batch, 3, 224, 224)``."""
-        return f"{self.name}: {self.dtype} ({', '.join(str('?' if size is None else size) for size in self.shape)})"
+_CALLED = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
 @dataclass(frozen=True)
@@ -95,7 +81,7 @@ class Stop:
     """
 
     def __init__(self) -> None:
-        self.options: onnxruntime.RunOptions = _onnxruntime().RunOptions()
+        self.options: onnxruntime.RunOptions = onnxruntime_itself().RunOptions()
         self.options.log_severity_level = 4  # the caller knows why it stopped
 
     def __call__(self) -> None:
@@ -107,26 +93,30 @@ class Session:
     """A model ready to run; made by :func:`load`.
 
     ``inputs`` and ``outputs`` describe the tensors, ``placements`` says of each pooling node whether it runs natively
-    (as ONNX Runtime itself recorded it), ``inner`` is the ``onnxruntime.InferenceSession``, which has all that is not
-    here. ``run``, ``get_inputs``, ``get_outputs`` and ``get_providers`` may also be called as that session's.
+    (as the runtime itself recorded it), ``runtime`` where that is. ``inner`` is the ``onnxruntime.InferenceSession``,
+    which has all that is not here; in OpenVINO it stands for one, and ``inner.compiled`` is OpenVINO's model. ``run``,
+    ``get_inputs``, ``get_outputs`` and ``get_providers`` may also be called as that session's.
     """
 
-    def __init__(self, inner: "onnxruntime.InferenceSession", nodes: Sequence[PoolNode]) -> None:
-        self.inner: onnxruntime.InferenceSession = inner
-        self.inputs: tuple[TensorInfo, ...] = tuple(map(_info, inner.get_inputs()))
-        self.outputs: tuple[TensorInfo, ...] = tuple(map(_info, inner.get_outputs()))
+    def __init__(self, inner: "onnxruntime.InferenceSession | in_openvino.InferenceSession", nodes: Sequence[PoolNode]):
+        self.inner: Any = inner
+        self.runtime: Runtime = "openvino" if isinstance(inner, in_openvino.InferenceSession) else "onnxruntime"
+        self.inputs: tuple[TensorInfo, ...] = tuple(map(described, inner.get_inputs()))
+        self.outputs: tuple[TensorInfo, ...] = tuple(map(described, inner.get_outputs()))
         self._outputs = [info.name for info in self.outputs]
-        self._has_bits = any(info.dtype == BFLOAT16 for info in (*self.inputs, *self.outputs))
-        ran = {
-            node.name: subgraph.ep_name
-            for subgraph in inner.get_provider_graph_assignment_info()
-            for node in subgraph.get_nodes()
-            if node.domain == DOMAIN
-        }
+        bfloat16 = any(info.dtype == BFLOAT16 for info in (*self.inputs, *self.outputs))
+        self._has_bits = bfloat16 and self.runtime == "onnxruntime"
+        ran = _ran(inner)
         self.placements: tuple[Placement, ...] = tuple(Placement(node, ran.get(node.name)) for node in nodes)
 
+    def make_stop(self) -> "Stop | in_openvino.Cancel":
+        """What :meth:`run` takes as ``stop``: called from another thread, it ends that run, between two nodes."""
+        return Stop() if self.runtime == "onnxruntime" else in_openvino.Cancel()
+
     @overload
-    def run(self, feeds: Mapping[str, Any], stop: Stop | None = None) -> dict[str, NDArray[Any]]: ...
+    def run(
+        self, feeds: Mapping[str, Any], stop: "Stop | in_openvino.Cancel | None" = None
+    ) -> dict[str, NDArray[Any]]: ...
     @overload
     def run(
         self,
@@ -163,29 +153,32 @@ class Session:
     ) -> Any:
         """Run the model on arrays by input name. bfloat16 is ``ml_dtypes.bfloat16``.
 
-        ``run(feeds, stop=None)`` gives the outputs by name; ``stop``, called from another thread, ends the run.
+        ``run(feeds, stop=None)`` gives the outputs by name; ``stop``, of :meth:`make_stop`, ends the run.
         ``run(output_names, input_feed, run_options=None)``, as in ONNX Runtime, by place or by name, gives a list: of
         all outputs in order where ``output_names`` is None, else of these.
 
         Raises :class:`ArgumentError` for a missing or unknown name, a wrong dtype or a wrong shape, and
-        :class:`SessionError` where ONNX Runtime fails.
+        :class:`SessionError` where the runtime fails.
         """
         if not isinstance(feeds, Mapping) or input_feed is not None:
             names = output_names if feeds is None else feeds
             return self._listed(names, stop if input_feed is None else input_feed, run_options)
         if len(feeds) != len(self.inputs) or any(info.name not in feeds for info in self.inputs):
-            raise ArgumentError(_unlike(self.inputs, feeds))
-        arrays = {info.name: _checked(info, feeds[info.name]) for info in self.inputs}
-        names, options = self._outputs, stop.options if stop else None
+            raise ArgumentError(unlike(self.inputs, feeds))
+        arrays = {info.name: checked(info, feeds[info.name]) for info in self.inputs}
+        names, options = self._outputs, stop.options if isinstance(stop, Stop) else stop
         try:
             if not self._has_bits:  # ONNX Runtime's own way is four times as fast
                 return dict(zip(names, map(np.asarray, self.inner.run(names, arrays, options)), strict=True))
-            values = {name: _to_value(array) for name, array in arrays.items()}
+            values = {name: to_value(array) for name, array in arrays.items()}
             outputs = self.inner.run_with_ort_values(names, values, options)
         except Exception as error:
             shapes = {name: array.shape for name, array in arrays.items()}
-            raise SessionError(f"ONNX Runtime could not run the model on inputs of shapes {shapes}: {error}") from error
-        return {info.name: _to_array(info, value) for info, value in zip(self.outputs, outputs, strict=True)}
+            told = in_openvino.told(error) if self.runtime == "openvino" else error
+            raise SessionError(
+                f"{_CALLED[self.runtime]} could not run the model on inputs of shapes {shapes}: {told}"
+            ) from error
+        return {info.name: to_array(info, value) for info, value in zip(self.outputs, outputs, strict=True)}
 
     def _listed(self, names: Sequence[str] | None, feeds: Any, options: Any) -> list[NDArray[Any]]:
         """The outputs of these names, or all, as ONNX Runtime's own session gives them."""
@@ -198,6 +191,8 @@ class Session:
         for name in names or ():
             if name not in known:
                 raise ArgumentError(f"output {name!r} is unknown{nearest(str(name), known)}; this model gives {known}")
+        if options is not None and self.runtime == "openvino":
+            raise ArgumentError("run_options are ONNX Runtime's; this session runs in OpenVINO: leave them out")
         stop = Stop() if options is not None else None
         if stop is not None:
             stop.options = options
@@ -205,15 +200,15 @@ class Session:
         return [outputs[name] for name in names or known]
 
     def get_inputs(self) -> "list[onnxruntime.NodeArg]":
-        """ONNX Runtime's own description of the inputs; :attr:`inputs` has NumPy's types."""
+        """As ONNX Runtime describes the inputs; :attr:`inputs` has NumPy's types."""
         return list(self.inner.get_inputs())
 
     def get_outputs(self) -> "list[onnxruntime.NodeArg]":
-        """ONNX Runtime's own description of the outputs; :attr:`outputs` has NumPy's types."""
+        """As ONNX Runtime describes the outputs; :attr:`outputs` has NumPy's types."""
         return list(self.inner.get_outputs())
 
     def get_providers(self) -> list[str]:
-        """The execution providers that started, the first choice first."""
+        """The execution providers that started, the first choice first; in OpenVINO, its device."""
         return list(self.inner.get_providers())
 
     def __repr__(self) -> str:
@@ -221,7 +216,8 @@ class Session:
         taken, given = ("; ".join(map(str, infos)) for infos in (self.inputs, self.outputs))
         native = sum(placement.native for placement in self.placements)
         pools = f", {native} of {len(self.placements)} pooling nodes natively" if self.placements else ""
-        return f"<onnxpool.Session {taken} -> {given}, on {self.get_providers()[0]}{pools}>"
+        place = f"{'' if self.runtime == 'onnxruntime' else 'OpenVINO, '}{self.get_providers()[0]}"
+        return f"<onnxpool.Session {taken} -> {given}, on {place}{pools}>"
 
     @property
     def batched(self) -> bool:
@@ -230,13 +226,20 @@ class Session:
         return len(first) == 1 and isinstance(first.pop(), str)
 
     def io_binding(self) -> "onnxruntime.IOBinding":
-        """ONNX Runtime's binding of inputs and outputs to fixed memory; run it with ``inner.run_with_iobinding``."""
-        return self.inner.io_binding()
+        """ONNX Runtime's binding of inputs and outputs to fixed memory; run it with ``inner.run_with_iobinding``.
+
+        Raises :class:`SessionError` in OpenVINO, whose own requests ``inner.compiled.create_infer_request()`` makes.
+        """
+        if self.runtime == "openvino":
+            raise SessionError("OpenVINO has no IOBinding: use inner.compiled.create_infer_request()")
+        binding: onnxruntime.IOBinding = self.inner.io_binding()
+        return binding
 
 
 def load(
     model: Model,
     *,
+    runtime: Runtime = "onnxruntime",
     providers: Sequence[Provider] | None = None,
     provider_options: Sequence[Mapping[str, Any]] | None = None,
     kernels: Kernels = "auto",
@@ -258,23 +261,39 @@ def load(
     ``session_options`` that have the kernels from an earlier session. ``threads`` is the number of threads inside one
     operator; by default ONNX Runtime's own choice. ``libraries`` are files of custom operators by others.
 
+    ``runtime="openvino"`` runs the model in OpenVINO on the CPU. ``kernels="auto"`` is then native where there is an
+    extension (``onnxpool build openvino``) and the form has nodes for it, and otherwise, as ``"off"``, the standard
+    form, into which the model is brought. All other arguments but ``threads`` are ONNX Runtime's, and refused.
+
     A model in ONNX Runtime's own format, ``.ort``, runs, but does not tell which of its nodes were ours: it has no
     ``placements``, and ``"require"`` cannot be met.
 
-    Raises :class:`ArgumentError` for an argument out of range, :class:`MissingExtra` without ONNX Runtime,
-    :class:`KernelError` where ``"require"`` cannot be met or ONNX Runtime refuses a library, and :class:`SessionError`
-    where the model does not load.
+    Raises :class:`ArgumentError` for an argument out of range, :class:`MissingExtra` without the runtime,
+    :class:`KernelError` where ``"require"`` cannot be met or the runtime refuses a library, :class:`SessionError`
+    where the model does not load, and :class:`FormError` for what is not an ONNX model.
     """
+    if runtime not in get_args(Runtime):
+        known = get_args(Runtime)
+        raise ArgumentError(
+            f"runtime={runtime!r} is unknown{nearest(str(runtime), known)}; use one of {', '.join(known)}"
+        )
     if kernels not in get_args(Kernels):
         raise ArgumentError(f"kernels={kernels!r} is unknown; use one of {', '.join(get_args(Kernels))}")
     if threads is not None and (type(threads) is not int or threads < 1):
         raise ArgumentError(f"threads={threads!r} must be a positive int, or None")
-    chosen = _providers(_with_options(providers, provider_options))
+    if runtime == "openvino":
+        theirs: dict[str, Any] = {"providers": providers, "provider_options": provider_options}
+        theirs |= {"session_options": session_options, "session_config": session_config, "libraries": libraries or None}
+        for name, value in theirs.items():
+            if value is not None:
+                raise ArgumentError(f"{name}={value!r:.80} is for ONNX Runtime; runtime='openvino' does not take it")
+        return _in_openvino(model, kernels, threads)
+    chosen = available_providers(with_options(providers, provider_options))
     if kernels == "off" and session_options is not None and is_registered(session_options):
         raise ArgumentError(
             "kernels='off', but session_options have the native kernels from an earlier session; give new ones"
         )
-    options = _options(session_options, session_config, threads)
+    options = checked_options(session_options, session_config, threads)
     own_format = forms.is_ort_format(model)
     if kernels == "require" and own_format:
         raise KernelError(
@@ -298,66 +317,6 @@ def load(
     return session
 
 
-def _with_options(
-    providers: Sequence[Provider] | None, options: Sequence[Mapping[str, Any]] | None
-) -> Sequence[Provider] | None:
-    """Each provider with its options; :class:`ArgumentError` where they do not belong together."""
-    if isinstance(providers, str):
-        raise ArgumentError(f"providers={providers!r} must be a list, such as [{providers!r}]")
-    if not options:
-        return providers
-    if providers is None or len(providers) != len(options):
-        raise ArgumentError(
-            f"provider_options={options!r:.80} must be one mapping for each of providers={providers!r:.80}"
-        )
-    if paired := [provider for provider in providers if not isinstance(provider, str)]:
-        raise ArgumentError(f"provider_options is given, and providers={paired!r:.80} have options: give them once")
-    return [(_name(provider), dict(one)) for provider, one in zip(providers, options, strict=True)]
-
-
-def _options(given: Any, config: Mapping[str, str] | None, threads: int | None) -> Any:
-    """Options for a session: those that are given, or new ones; :class:`ArgumentError` for what are none."""
-    made = _onnxruntime().SessionOptions
-    if given is not None and not isinstance(given, made):
-        raise ArgumentError(f"session_options={given!r:.80} must be an onnxruntime.SessionOptions, or None")
-    options = made() if given is None else given
-    if given is None:
-        options.log_severity_level = 4  # errors reach the caller as exceptions
-    for key, value in {**(config or {}), "session.record_ep_graph_assignment_info": "1"}.items():
-        if not isinstance(key, str) or not isinstance(value, str):
-            raise ArgumentError(f"session_config={{{key!r}: {value!r}}} must be text: names and values of entries")
-        if _entry(options, key) != value:  # it would warn of what is there already
-            options.add_session_config_entry(key, value)
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    return options
-
-
-def _entry(options: Any, key: str) -> str | None:
-    """An entry of the configuration, if it is there."""
-    try:
-        return str(options.get_session_config_entry(key))
-    except RuntimeError:
-        return None
-
-
-def _providers(asked: Sequence[Provider] | None) -> list[Provider]:
-    """Those that can be asked for here."""
-    available = _onnxruntime().get_available_providers()
-    chosen: list[Provider] = list(asked or [p for p in (CUDA, CPU) if p in available])
-    if missing := [_name(provider) for provider in chosen if _name(provider) not in available]:
-        close = nearest(str(missing[0]), available)
-        raise ArgumentError(f"providers={missing!r} are not available here{close}; this onnxruntime has {available}")
-    reasons = {_name(provider): why_no_device(_name(provider)) for provider in chosen}
-    if all(reasons.values()):
-        raise ArgumentError(f"providers={list(reasons)!r} cannot start here: {next(iter(reasons.values()))}")
-    return [provider for provider in chosen if not reasons[_name(provider)]]
-
-
-def _name(provider: Provider) -> str:
-    return provider if isinstance(provider, str) else provider[0]
-
-
 def _started(
     given: Model,
     held: ir.Model | None,
@@ -372,16 +331,36 @@ def _started(
     """
     first, *others = providers
     model: Model = held if held is not None and RENAMED in held.meta else given
-    if kernels == "require" or (kernels == "auto" and why_none_for(_name(first)) is None):
+    if kernels == "require" or (kernels == "auto" and why_none_for(name_of(first)) is None):
         register(options)  # with no kernel for another provider, its function body beats a copy to the CPU and back
-        if held is not None and _name(first) == CPU:
+        if held is not None and name_of(first) == CPU:
             model = folded(held) or model
     for library in libraries:
         register_other(options, library)
     session: onnxruntime.InferenceSession = _open(model, options, providers)
-    if _name(first) in session.get_providers():
+    if name_of(first) in session.get_providers():
         return session
     return _started(given, held, others or [CPU], kernels, options, libraries)
+
+
+def _in_openvino(model: Model, kernels: Kernels, threads: int | None) -> Session:
+    held = forms.read(model, in_place=True)
+    session = Session(in_openvino.opened(model, held, kernels=kernels, threads=threads), forms.pool_nodes(held))
+    if kernels == "require":
+        _insist(session, held)
+    return session
+
+
+def _ran(inner: Any) -> dict[str, str]:
+    """Where each of our nodes runs natively, as the runtime tells, by its name."""
+    if isinstance(inner, in_openvino.InferenceSession):
+        return inner.native
+    return {
+        node.name: subgraph.ep_name
+        for subgraph in inner.get_provider_graph_assignment_info()
+        for node in subgraph.get_nodes()
+        if node.domain == DOMAIN
+    }
 
 
 def _insist(session: Session, model: ir.Model) -> None:
@@ -399,16 +378,8 @@ def _insist(session: Session, model: ir.Model) -> None:
         )
 
 
-def _onnxruntime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtra("onnxruntime", "cpu", "load") from error
-    return onnxruntime
-
-
 def _open(model: Model, options: "onnxruntime.SessionOptions", providers: Sequence[Any]) -> Any:
-    start = partial(_onnxruntime().InferenceSession, enable_fallback=False)  # which would print, and start again
+    start = partial(onnxruntime_itself().InferenceSession, enable_fallback=False)  # which would print, and start again
     if isinstance(model, bytes):
         return start(model, options, providers=providers)
     if isinstance(model, str | os.PathLike):
@@ -417,58 +388,3 @@ def _open(model: Model, options: "onnxruntime.SessionOptions", providers: Sequen
         path = Path(folder, "model.onnx")
         forms.write(forms.read(model), path)
         return start(os.fspath(path), options, providers=providers)
-
-
-def _info(argument: Any) -> TensorInfo:
-    element = BY_ONNX.get(argument.type.removeprefix("tensor(").removesuffix(")"))
-    if element is None:
-        raise SessionError(f"{argument.name!r} is a {argument.type}; onnxpool runs models of plain tensors")
-    sizes = (None if size == "?" or (isinstance(size, int) and size < 0) else size for size in argument.shape)
-    return TensorInfo(argument.name, element.dtype, tuple(sizes))
-
-
-def _checked(info: TensorInfo, value: Any) -> NDArray[Any]:
-    array = value if type(value) is np.ndarray else np.asarray(value)
-    if array.dtype != info.dtype:
-        raise ArgumentError(_other_type(info, array.dtype))
-    if not fits(array.shape, info.shape):
-        raise ArgumentError(f"input {info.name!r} has shape {array.shape}; this model takes {info.shape}")
-    # np.ascontiguousarray would give a scalar an axis
-    return array if array.flags.c_contiguous else np.asarray(array, order="C")
-
-
-def _other_type(info: TensorInfo, dtype: np.dtype[Any]) -> str:
-    """Why an array of this type is not taken, and what to do."""
-    told = f"input {info.name!r} has dtype {dtype}; this model takes {info.dtype}: use .astype({info.dtype.name!r})"
-    whole = dtype.kind in "iub" and info.dtype.kind not in "iub"
-    return (
-        f"{told}, and scale it as the network was trained: pixels from 0 to 255 seldom go in as such" if whole else told
-    )
-
-
-def _unlike(inputs: Sequence[TensorInfo], feeds: Mapping[str, Any]) -> str:
-    """Which names are not those of the inputs, and which are meant."""
-    known = [info.name for info in inputs]
-    unknown, missing = [name for name in feeds if name not in known], [name for name in known if name not in feeds]
-    told = [f"inputs {missing} are missing"] if missing else []
-    if unknown:
-        told.append(f"inputs {unknown} are unknown{nearest(str(unknown[0]), known)}")
-    return f"{' and '.join(told)}; this model takes {known}"
-
-
-def _to_value(array: NDArray[Any]) -> Any:
-    make = _onnxruntime().OrtValue
-    if array.dtype == BFLOAT16:  # NumPy has no such type of its own: ONNX Runtime takes the bits
-        return make.ortvalue_from_numpy_with_onnx_type(to_bits(array), BY_NAME[BFLOAT16.name].code)
-    return make.ortvalue_from_numpy(array)
-
-
-def _to_array(info: TensorInfo, value: Any) -> NDArray[Any]:
-    if info.dtype != BFLOAT16:
-        array: NDArray[Any] = value.numpy()
-        return array
-    shape = value.shape()
-    bits = (ctypes.c_uint16 * math.prod(shape)).from_address(value.data_ptr())
-    return (
-        np.frombuffer(bits, np.uint16).reshape(shape).view(BFLOAT16).copy() if len(bits) else np.empty(shape, BFLOAT16)
-    )

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
 
 from onnxpool.errors import ArgumentError, OnnxpoolError
-from onnxpool.run.session import Kernels
+from onnxpool.run.session import Kernels, Runtime
 from onnxpool.serve.processors import processors
 
 OnMismatch: TypeAlias = Literal["refuse", "warn"]
@@ -58,11 +58,11 @@ class Refusal(OnnxpoolError):  # noqa: N818 - it is the answer, not a fault
 class Options:
     """How models are run, and what clients may ask; times end in ``_s``, sizes in ``_bytes``.
 
-    ``kernels`` and ``threads`` as in :func:`onnxpool.run.session.load`, but for the default of ``threads``: the
-    processors that this process may use (:mod:`onnxpool.serve.processors`) but one, which the protocol needs, shared
-    by as many ``processes`` as serve the same models. ``workers`` is how many batches of one model run at the same
-    time. Requests of one item shape are joined to at most ``max_batch`` rows; one that finds a free worker waits
-    ``max_delay_s`` for others.
+    ``kernels``, ``runtime`` and ``threads`` as in :func:`onnxpool.run.session.load`, but for the default of
+    ``threads``: the processors that this process may use (:mod:`onnxpool.serve.processors`) but one, which the protocol
+    needs, shared by as many ``processes`` as serve the same models. ``workers`` is how many batches of one model run at
+    the same time. Requests of one item shape are joined to at most ``max_batch`` rows; one that finds a free worker
+    waits ``max_delay_s`` for others.
 
     ``poll_s`` is the time between two looks for replaced files; 0 never looks. ``on_mismatch`` says what becomes of a
     model whose golden answers do not come out on this machine. ``require_certificate`` refuses models without a
@@ -78,6 +78,7 @@ class Options:
     """
 
     kernels: Kernels = "auto"
+    runtime: Runtime = "onnxruntime"
     threads: int | None = None
     workers: int = 1
     processes: int = 1
@@ -117,6 +118,10 @@ class Options:
             raise ArgumentError(f"timeout_s={self.timeout_s!r} must be more than 0")
         if self.on_mismatch not in get_args(OnMismatch):
             raise ArgumentError(f"on_mismatch={self.on_mismatch!r} is unknown; use one of {get_args(OnMismatch)}")
+        if self.runtime not in get_args(Runtime):
+            raise ArgumentError(f"runtime={self.runtime!r} is unknown; use one of {get_args(Runtime)}")
+        if self.runtime == "openvino" and self.libraries:
+            raise ArgumentError(f"libraries={self.libraries!r} are for ONNX Runtime; runtime='openvino' has none")
         if self.public_key is not None and not self.require_certificate:
             raise ArgumentError(f"public_key={str(self.public_key)!r} is for require_certificate=True")
         if self.access_log not in ("off", "text", "json"):

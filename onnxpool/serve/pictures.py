@@ -130,7 +130,7 @@ def look(file: Path, served: Served, service: Service) -> Look:
         if name in values and name not in shown:
             model.graph.outputs.append(values[name])
     options = service.options
-    running = session.load(model, kernels=options.kernels, threads=options.session_threads)
+    running = session.load(model, runtime=options.runtime, kernels=options.kernels, threads=options.session_threads)
     return Look(Reader(file), tuple(pools), running)
 
 

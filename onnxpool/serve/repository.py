@@ -27,7 +27,7 @@ from weakref import WeakSet
 
 from onnxpool.errors import ArgumentError, OnnxpoolError, SessionError, nearest
 from onnxpool.golden import file as golden_file
-from onnxpool.run.session import Session, Stop, load
+from onnxpool.run.session import Session, load
 from onnxpool.serve.batcher import Batcher, Ran
 from onnxpool.serve.limits import NAME, VERSION, Options, Refusal
 from onnxpool.serve.metrics import Metrics
@@ -299,6 +299,7 @@ class Repository:
         self._check_certificate(file)
         session = load(
             file,
+            runtime=self.options.runtime,
             kernels=self.options.kernels,
             threads=self.options.session_threads,
             libraries=self.options.libraries,
@@ -317,7 +318,9 @@ class Repository:
         observe = partial(self._observe, key)
         joins = trial.joins != "never"
         straight = trial.straight and not self.options.libraries and self.options.workers == 1
-        batcher = Batcher(session.run, self.options, joins=joins, observe=observe, make_stop=Stop, straight=straight)
+        batcher = Batcher(
+            session.run, self.options, joins=joins, observe=observe, make_stop=session.make_stop, straight=straight
+        )
         with self._lock:
             self._batchers.add(batcher)
         return Served(*key, session, trial, batcher)

@@ -33,7 +33,8 @@ APART_BYTES = 100_000
 
 Result = TypeVar("Result")
 
-PLATFORM = "onnxruntime_onnx"
+PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "openvino": "openvino_onnx"}
+"""What the protocol calls a model of this runtime."""
 
 
 async def in_thread(work: Callable[[], None]) -> None:
@@ -104,7 +105,7 @@ class Service:
         return {
             "name": served.name,
             "versions": self.repository.versions(served.name),
-            "platform": PLATFORM,
+            "platform": PLATFORMS[served.session.runtime],
             "inputs": list(map(_metadata, served.session.inputs)),
             "outputs": list(map(_metadata, served.session.outputs)),
         }
@@ -112,7 +113,7 @@ class Service:
     def config(self, served: Served) -> dict[str, Any]:
         """The same as Triton's clients ask for it: sizes without the first axis where requests are joined."""
         joined = served.joined_rows
-        config = {"name": served.name, "platform": PLATFORM, "max_batch_size": joined}
+        config = {"name": served.name, "platform": PLATFORMS[served.session.runtime], "max_batch_size": joined}
         config |= {
             side: [
                 {"name": info.name, "data_type": f"TYPE_{datatype(info.dtype)}", "dims": info.sizes[bool(joined) :]}

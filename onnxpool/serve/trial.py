@@ -2,9 +2,9 @@
 
 The golden answers are the float64 ones that were stored at export; the allowed error is
 :func:`onnxpool.golden.bounds.network`. A NaN that ONNX Runtime's max-pools drop is not a mismatch, nor is
-another known limit of it (:mod:`onnxpool.validation.limits`). Without a golden file the model runs once on made inputs,
-and its answers are unknown; one that does not run at invented sizes is served all the same, since its clients may know
-others, and its requests are never joined.
+another known limit of the runtime (:mod:`onnxpool.validation.limits`). Without a golden file the model runs once on
+made inputs, and its answers are unknown; one that does not run at invented sizes is served all the same, since its
+clients may know others, and its requests are never joined.
 
 Requests may be joined where the first axis of every input and output has one name, and joined rows come out as they do
 alone: *exactly*, or within 16 ULP of the largest, since a matrix product of one row takes another path than that of
@@ -27,11 +27,9 @@ from onnxpool.golden import file as golden_file
 from onnxpool.golden.inputs import generate, inputs_of
 from onnxpool.graph import forms
 from onnxpool.run.session import Session
+from onnxpool.runtimes import RUNTIMES
 from onnxpool.serve.tensors import Tensors
 from onnxpool.validation import limits
-
-RUNTIME = "onnxruntime"
-"""Whose limits are known."""
 
 _SIZED = {
     **dict.fromkeys(("Range", "ConstantOfShape", "HannWindow", "HammingWindow", "BlackmanWindow", "If"), 0),
@@ -141,12 +139,14 @@ def _share(
 
     Of a case that meets a known limit of ONNX Runtime, nothing is.
     """
-    if limits.known(RUNTIME, operators, case, "dies"):
+    if limits.known(session.runtime, operators, case, "dies"):
         return 0.0, ""
     try:
         outputs = session.run(case.inputs)
     except OnnxpoolError as reason:
-        if limits.known(RUNTIME, operators, case, "stops"):
+        if limits.known(session.runtime, operators, case, "stops") or any(
+            limit in str(reason) for limit in RUNTIMES[session.runtime].limits
+        ):
             return 0.0, ""
         return np.inf, f"golden case {case.name!r} does not run: {reason}"
     worst = (0.0, "")
@@ -159,7 +159,7 @@ def _share(
         share = np.inf if error.infinite or made_up else error.share
         fault = f"golden case {case.name!r}, output {name!r}: error {error.max_abs:.3g} is {share:.3g} of the allowed"
         worst = max(worst, (share, fault if share > 1 else ""))
-    excused = limits.known(RUNTIME, operators, case, "drops", "clips", "vanishes")
+    excused = limits.known(session.runtime, operators, case, "drops", "clips", "vanishes")
     return (0.0, "") if worst[1] and excused else worst
 
 
