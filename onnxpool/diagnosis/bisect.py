@@ -23,6 +23,7 @@ from onnxpool.diagnosis.runs import Runs, run_both, run_part
 from onnxpool.errors import ArgumentError, OnnxpoolError
 from onnxpool.golden import bounds
 from onnxpool.golden.file import Case, Golden
+from onnxpool.golden.trace import places
 from onnxpool.graph import subgraph
 from onnxpool.graph.forms import Model
 from onnxpool.run.session import Kernels, load
@@ -66,11 +67,12 @@ def bisect_model(
     held = HeldModel(model)
     with Foreign(libraries).known(held.bare) as theirs:
         golden = answers_for(held, reference, case)
-        failing = case or _first_failing(held, golden, kernels, theirs)
-        return _bisected(run_both(held, golden, failing, reference, kernels, theirs), folder)
+        failing = case or first_failing(held, golden, kernels, theirs)
+        return bisected(run_both(held, golden, failing, reference, kernels, theirs), folder)
 
 
-def _bisected(runs: Runs, folder: str | os.PathLike[str]) -> Bisection:
+def bisected(runs: Runs, folder: str | os.PathLike[str]) -> Bisection:
+    """The same of runs that were made already."""
     first = of_runs(runs).first
     if first is not None and first.part == "introduces":
         node = next(node for node in runs.graph.graph if node.name == first.name)
@@ -82,11 +84,16 @@ def _bisected(runs: Runs, folder: str | os.PathLike[str]) -> Bisection:
         if runs.theirs.crashes:
             reason = runs.theirs.crashes[0]
     part = subgraph.segment(runs.graph, names, runs.feeds)
+    for name in [str(value.name) for value in part.graph.outputs]:
+        cells = runs.known[name].cells if name in runs.known and not runs.known[name].sound else None
+        if cells is not None:  # of the rest nobody knows what it should be
+            subgraph.pick(part, name, places(cells.shape))
     written = bundle.write(folder, part, *_case(runs, part, f"{runs.case.name}, part"), runs.theirs.libraries)
     return Bisection(tuple(names), reason, written)
 
 
-def _first_failing(held: HeldModel, golden: Golden, kernels: Kernels, theirs: Foreign) -> str:
+def first_failing(held: HeldModel, golden: Golden, kernels: Kernels, theirs: Foreign) -> str:
+    """The first case that fails in ONNX Runtime; :class:`ArgumentError` where none does."""
     session = None if theirs.libraries else load(held.source, kernels=kernels)
     for case in golden.cases:
         try:
@@ -110,7 +117,7 @@ def _shortest(runs: Runs) -> list[str]:
     names = [str(node.name) for node in nodes]
     if not _fails(runs, names):
         raise ArgumentError(f"case={runs.case.name!r} does not fail in ONNX Runtime, node by node or as a whole")
-    cuts = _cuts(nodes, set(runs.known))
+    cuts = _cuts(nodes, _sound(runs))
     end = cuts[_halve(1, len(cuts) - 1, lambda last: _fails(runs, names[: cuts[last]]))]
     starts = [cut for cut in cuts if cut < end]
     start = starts[-_halve(1 - len(starts), 0, lambda first: _fails(runs, names[starts[-first] : end]))]
@@ -145,11 +152,19 @@ def _fails(runs: Runs, names: Sequence[str]) -> bool:
     return any(runs.grown(name, array) > 1 for name, array in outputs.items() if name in runs.known)
 
 
+def _sound(runs: Runs) -> set[str]:
+    """The values of which it is known what they should be."""
+    return {name for name, one in runs.known.items() if one.sound}
+
+
 def _case(runs: Runs, part: ir.Model, name: str) -> tuple[Case, dict[str, float], dict[str, str]]:
     """What the part takes, what it should give, and how far off it may be."""
     inputs = {str(value.name): runs.feeds[str(value.name)] for value in part.graph.inputs}
     known = {str(value.name): runs.known[str(value.name)] for value in part.graph.outputs}
-    answers = {key: np.asarray(one.reference, np.float64) for key, one in known.items()}
+    answers = {
+        key: np.asarray(one.reference if one.sound or one.cells is None else one.cells.values, np.float64)
+        for key, one in known.items()
+    }
     dtypes = {key: str(one.given.dtype) for key, one in known.items()}
     bound = {key: bounds.network(answers[key], dtypes[key], one.total_error, "") for key, one in known.items()}
     return Case(name, inputs, answers, {}), {key: float(one.allowed) for key, one in bound.items()}, dtypes

@@ -58,6 +58,39 @@ class Runs:
     notes: tuple[str, ...]
     theirs: Foreign
 
+    def departs(self, node: ir.Node, name: str) -> float:
+        """The share of its allowed error that what a node makes in float64 uses, where its inputs are known; else 0."""
+        known = self.known[name]
+        if not known.anchored or not self.given_right(node):
+            return 0.0
+        if known.exact is None:
+            return 0.0
+        actual, answer, bound = self.compared(node, name, known.exact)
+        return np.inf if actual.shape != answer.shape else _share(actual, np.asarray(answer, np.float64), bound)
+
+    def compared(
+        self, node: ir.Node, name: str, actual: NDArray[Any]
+    ) -> tuple[NDArray[Any], NDArray[Any], bounds.Bound]:
+        """A value, what it should be and may err: cells of all three, where only these are known."""
+        known = self.known[name]
+        if known.cells is None or actual.shape != known.cells.shape:
+            answer = known.reference if known.cells is None else np.zeros(known.cells.shape)
+            return actual, answer, self.bound(node, name, answer)
+        bound = self.bound(node, name, known.reference)
+        allowed = known.cells.of(np.broadcast_to(bound.allowed, actual.shape))
+        return known.cells.of(actual), known.cells.values, bounds.Bound(allowed, bound.origin)
+
+    def is_right(self, node: ir.Node, name: str, array: NDArray[Any]) -> bool:
+        """Whether a value is what it should be, as far as is known."""
+        actual, answer, bound = self.compared(node, name, array)
+        if actual.shape != answer.shape:
+            return False
+        return bounds.measure(actual, np.asarray(answer, np.float64), np.maximum(bound.allowed, 1e-12)).within
+
+    def given_right(self, node: ir.Node) -> bool:
+        """Whether all that a node takes is what it should be, as far as is known."""
+        return all(self.known[str(v.name)].sound for v in subgraph.taken(node) if v.name in self.known)
+
     def error(self, node: ir.Node, name: str, actual: NDArray[Any] | None, answer: NDArray[Any] | None) -> float:
         """The share of its allowed error that a value uses; infinite for a wrong shape and for NaN out of place."""
         if actual is None or answer is None:
@@ -71,9 +104,13 @@ class Runs:
         known = self.known[name]
         if actual is None:
             return 0.0
-        if actual.shape != known.reference.shape:
-            return np.inf
         answer = np.asarray(known.reference, np.float64)
+        if known.cells is not None and not known.sound:
+            if actual.shape != known.cells.shape:
+                return np.inf
+            actual, answer = known.cells.of(actual), known.cells.values
+        if actual.shape != answer.shape:
+            return np.inf
         return _share(actual, answer, bounds.network(answer, actual.dtype, known.total_error, _YARDSTICK))
 
     def bound(self, node: ir.Node, name: str, answer: NDArray[Any]) -> bounds.Bound:
@@ -86,6 +123,10 @@ class Runs:
                 native = node.name in self.native
                 return bounds.pooling(window, x.astype(np.float64), np.asarray(answer), dtype, native=native)
         return bounds.network(np.asarray(answer, np.float64), dtype, self.known[name].own_error, _YARDSTICK)
+
+    def region_of(self, name: str) -> list[str]:
+        """:meth:`region` of the node of that name."""
+        return self.region(next(node for node in self.graph.graph if node.name == name))
 
     def region(self, node: ir.Node) -> list[str]:
         """The nodes in front whose values are not known from outside, any of which may be the wrong one."""
@@ -117,7 +158,9 @@ def run_both(
         raise GoldenError(f"the answers are for inputs {sorted(chosen.inputs)}, this model takes {sorted(taken)}")
     inside, untraced = _inside(reference, graph, chosen)
     casts = {} if _right(graph, chosen, kernels, theirs) else _narrowing(graph, golden)
-    known = walk(graph, chosen.inputs, chosen.answers | inside, casts)
+    cells = {} if inside or golden.trace is None or golden.trace.case != chosen.name else golden.trace.values
+    whole = {name: one.whole for name, one in cells.items() if one.whole is not None}
+    known = walk(graph, chosen.inputs, {**whole, **chosen.answers, **inside}, casts, cells)
     anchored = sum(value.anchored for value in known.values())
     given = {name: value.given for name, value in known.items()}
     feeds = {**given, **chosen.inputs}
