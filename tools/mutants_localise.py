@@ -12,7 +12,7 @@ the module as reference and with the golden file alone:
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +27,6 @@ from onnxpool.diagnosis.per_node import of_runs
 from onnxpool.diagnosis.runs import run_both
 from onnxpool.errors import ArgumentError, OnnxpoolError
 from onnxpool.golden import file as golden_file
-from onnxpool.golden.file import Golden
 from onnxpool.graph import subgraph
 from onnxpool.graph.fingerprint import fingerprints
 from onnxpool.validation.foreign import Foreign
@@ -108,7 +107,7 @@ class Faults:
     def _located(self, fault: str, mutant: ir.Model, wrong: set[str], reference: Any) -> Located:
         held, theirs = HeldModel(mutant), Foreign(())
         module = self.module if reference == "module" else None
-        golden = self.golden if module is None else _like(self.golden, self.module, held)
+        golden = self.golden if module is None else replace(self.golden, fingerprints=None, trace=None)
         try:
             case = first_failing(held, golden, "off", theirs)
             runs = run_both(held, golden, case, module, "off", theirs)
@@ -124,24 +123,13 @@ class Faults:
         return Located(fault, reference, named, nodes, f"{told}; planted: {', '.join(sorted(wrong))}")
 
 
-def _like(golden: Golden, _module: Any, _held: HeldModel) -> Golden:
-    """What the module answers: the golden file, which it has answered already."""
-    return golden
-
-
 def planted(right: ir.Model, mutant: ir.Model) -> set[str]:
-    """Names of the nodes that differ; new nodes, which have none, get one."""
-    for i, node in enumerate(mutant.graph):
-        node.name = node.name or f"planted_{i}"
-    before, after = fingerprints(right)["nodes"], fingerprints(mutant)["nodes"]
-    bodies = {
-        f"{domain}::{name}"
-        for (domain, name, _), function in mutant.functions.items()
-        if fingerprints(right)["functions"].get(f"{domain}::{name}")
-        != fingerprints(mutant)["functions"].get(f"{domain}::{name}")
-    }
-    new = {name for name in after if name not in before}
-    new |= {str(node.name) for node in mutant.graph if str(node.name).startswith("planted_")}
+    """Names of the nodes that differ."""
+    theirs, ours = fingerprints(right), fingerprints(mutant)
+    before, after = theirs["nodes"], ours["nodes"]
+    bodies = {name for name, digest in ours["functions"].items() if theirs["functions"].get(name) != digest}
+    known = {node.name for node in right.graph}
+    new = {str(node.name) for node in mutant.graph if node.name not in known}
     made = {str(value.name) for node in mutant.graph if node.name in new for value in node.outputs}
     found = set(new)
     for node in mutant.graph:

@@ -20,6 +20,7 @@ from onnxpool.errors import ExportError, GoldenError, OnnxpoolError
 from onnxpool.golden import bounds
 from onnxpool.golden.file import Case, Golden
 from onnxpool.golden.inputs import Feeds
+from onnxpool.golden.perturbed import SATURATING
 from onnxpool.graph import subgraph
 from onnxpool.graph.fingerprint import changes
 from onnxpool.graph.subgraph import OWN
@@ -122,7 +123,11 @@ class Runs:
             if window.check(x.shape) == answer.shape:
                 native = node.name in self.native
                 return bounds.pooling(window, x.astype(np.float64), np.asarray(answer), dtype, native=native)
-        return bounds.network(np.asarray(answer, np.float64), dtype, self.known[name].own_error, _YARDSTICK)
+        found = bounds.network(np.asarray(answer, np.float64), dtype, self.known[name].own_error, _YARDSTICK)
+        saturating = 0.0 if dtype == np.float64 else SATURATING.get(node.op_type.lower(), 0.0)
+        if saturating and node.op_type == "Gelu" and x is not None:
+            saturating *= float(np.abs(x[np.isfinite(x)]).max(initial=0))
+        return bounds.Bound(found.allowed + saturating, found.origin) if saturating else found
 
     def region_of(self, name: str) -> list[str]:
         """:meth:`region` of the node of that name."""

@@ -21,7 +21,7 @@ _SPATIAL = ("kernel_shape", "strides", "dilations", "pads")
 
 
 def explain(node: ir.Node, inputs: Feeds, right: Callable[[NDArray[Any]], bool], opsets: Mapping[str, int]) -> str:
-    """The change to ``node`` that makes it give what is ``right`` to float64 ``inputs``, in words; "" if none is known."""
+    """The change to ``node`` that lets it give what is ``right`` to float64 ``inputs``, in words; "" for none known."""
     for words, changed in _changes(node):
         try:
             result = next(iter(from_model.one_node(changed, opsets)(inputs).values()))
