@@ -4,6 +4,8 @@ Each fault is a kind of mutation (tools/mutants_kinds.py) of a network (tools/mu
 differs from the right model is the fault; nodes that only take from an inserted one are not. Two questions, each with
 the module as reference and with the golden file alone:
 
+A right model must have no such node.
+
     named     the first node that ``validate --per-node`` names is one of these; "region" where it names a node and
               says "or one of n in front of it", one of which is the fault
     nodes     how many nodes ``bisect`` ends with, one of these among them
@@ -27,6 +29,7 @@ from onnxpool.diagnosis.per_node import of_runs
 from onnxpool.diagnosis.runs import run_both
 from onnxpool.errors import ArgumentError, OnnxpoolError
 from onnxpool.golden import file as golden_file
+from onnxpool.golden.file import Golden
 from onnxpool.graph import subgraph
 from onnxpool.graph.fingerprint import fingerprints
 from onnxpool.validation.foreign import Foreign
@@ -67,6 +70,9 @@ FAULTS = (
 )
 """Networks and kinds."""
 
+WITHIN: dict[str, Literal["If", "Loop"]] = {"branches": "If", "loop": "Loop"}
+"""Networks whose Tanh is in a branch, or in the body of a loop that runs once, before anything is planted."""
+
 MOST = 3
 """Nodes that a bisection may end with."""
 
@@ -92,7 +98,20 @@ class Faults:
         self.name, self.module, self.folder = name, network.module, folder
         path = folder / f"{name}.onnx"
         self.model = onnxpool.export(network.module, network.args, path, dynamic_shapes=network.dynamic)
+        if name in WITHIN:
+            within(self.model, WITHIN[name])
         self.golden = golden_file.load(golden_file.path_for(path))
+
+    def blamed(self, reference: str) -> str:
+        """What is said to be wrong in the right model, or nothing."""
+        module = self.module if reference == "module" else None
+        runs = run_both(HeldModel(self.model), self._golden(reference), None, module, "off", Foreign(()))
+        first = of_runs(runs).first
+        return first.sentence if first is not None else ""
+
+    def _golden(self, reference: str) -> Golden:
+        """The module gave the same answers, and tells nothing of the export."""
+        return self.golden if reference == "golden" else replace(self.golden, fingerprints=None, trace=None)
 
     def located(self, kind: str, references: Sequence[str], seed: int = 0) -> Iterator[Located]:
         """What is found of one fault, by each reference."""
@@ -107,7 +126,7 @@ class Faults:
     def _located(self, fault: str, mutant: ir.Model, wrong: set[str], reference: Any) -> Located:
         held, theirs = HeldModel(mutant), Foreign(())
         module = self.module if reference == "module" else None
-        golden = self.golden if module is None else replace(self.golden, fingerprints=None, trace=None)
+        golden = self._golden(reference)
         try:
             case = first_failing(held, golden, "off", theirs)
             runs = run_both(held, golden, case, module, "off", theirs)
@@ -121,6 +140,45 @@ class Faults:
         except OnnxpoolError as error:
             named, nodes, told = "no", 0, str(error)
         return Located(fault, reference, named, nodes, f"{told}; planted: {', '.join(sorted(wrong))}")
+
+
+def within(model: ir.Model, op_type: Literal["If", "Loop"]) -> None:
+    """Put the Tanh of a model into the branches of an If, or the body of a Loop."""
+    node = next(node for node in model.graph if node.op_type == "Tanh")
+    x, y = node.inputs[0], node.outputs[0]
+    assert x is not None
+
+    def constant(name: str, array: Any) -> ir.Value:
+        value = ir.Value(name=name, const_value=ir.tensor(np.array(array), name=name))
+        value.type, value.shape = ir.TensorType(value.const_value.dtype), ir.Shape([])  # type: ignore[union-attr]
+        model.graph.register_initializer(value)
+        return value
+
+    def branch(name: str, inputs: Sequence[ir.Value], given: ir.Value, first: Sequence[ir.Node] = ()) -> ir.Attr:
+        inner = ir.node("Tanh", [given], name=f"{name}_tanh")
+        inner.outputs[0].name, inner.outputs[0].type, inner.outputs[0].shape = f"{name}_y", y.type, y.shape
+        outputs = [*(one.outputs[0] for one in first), inner.outputs[0]]
+        return ir.AttrGraph(name, ir.Graph(inputs, outputs, nodes=[*first, inner], name=name))
+
+    yes = constant("yes", True)
+    if op_type == "If":
+        attributes = [branch("then_branch", [], x), branch("else_branch", [], x)]
+        made = ir.Node("", "If", [yes], attributes, num_outputs=1, name="choose")
+    else:
+        whole = ir.TensorType(ir.DataType.INT64), ir.TensorType(ir.DataType.BOOL)
+        count = ir.Value(name="count", type=whole[0], shape=ir.Shape([]))
+        going = ir.Value(name="going", type=whole[1], shape=ir.Shape([]))
+        state = ir.Value(name="state", type=y.type, shape=y.shape)
+        again = ir.node("Identity", [going], name="again")
+        again.outputs[0].name, again.outputs[0].type, again.outputs[0].shape = "still", whole[1], ir.Shape([])
+        body = branch("body", [count, going, state], state, [again])
+        made = ir.Node("", "Loop", [constant("once", 1), yes, x], [body], num_outputs=1, name="repeat")
+    made.metadata_props.update(node.metadata_props)
+    made.outputs[0].type, made.outputs[0].shape = y.type, y.shape
+    model.graph.insert_before(node, made)
+    ir.convenience.replace_all_uses_with(y, made.outputs[0])
+    model.graph.remove(node)
+    made.outputs[0].name = y.name
 
 
 def planted(right: ir.Model, mutant: ir.Model) -> set[str]:
@@ -146,9 +204,14 @@ def planted(right: ir.Model, mutant: ir.Model) -> set[str]:
 def report(names: Sequence[str], references: Sequence[str] = ("module", "golden")) -> bool:
     """Plant every fault in networks of these names; print what is found, and say whether all are named."""
     found: list[Located] = []
+    alarms = 0
     with tempfile.TemporaryDirectory(prefix="onnxpool-") as folder:
         for name in dict.fromkeys(network for network, _ in FAULTS if network in names):
             subject = Faults(name, Path(folder))
+            for reference in references:
+                if told := subject.blamed(reference):
+                    alarms += 1
+                    print(f"false alarm: {name}, by {reference}: {told}", flush=True)
             for kind in (kind for network, kind in FAULTS if network == name):
                 for one in subject.located(kind, references):
                     found.append(one)
@@ -163,4 +226,5 @@ def report(names: Sequence[str], references: Sequence[str] = ("module", "golden"
             f"by {reference}: per-node names {named} of {len(own)} and {region} more by their region; "
             f"bisect ends with at most {MOST} nodes in {small}"
         )
-    return all(one.named != "no" for one in found)
+    print(f"{alarms} right models called wrong")
+    return alarms == 0 and all(one.named != "no" for one in found)

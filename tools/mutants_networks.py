@@ -160,37 +160,8 @@ MORE: dict[str, Callable[[], nn.Module]] = {
 """Right networks of which no mutants are made, of images."""
 
 
-class Branches(nn.Module):
-    """A branch that depends on the numbers, between two convolutions."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.last = conv(3, 4), conv(4, 4, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) -> (N, 4, H, W)."""
-        y = self.first(x)
-        chosen = torch.cond(y.mean() > -100, lambda one: one.tanh() * 2, lambda one: one.sigmoid(), (y,))
-        return self.last(chosen)  # type: ignore[no-any-return]
-
-
-class Loop(nn.Module):
-    """A leaky sum over time, which PyTorch writes as a Scan."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.last = nn.Linear(6, 6), nn.Linear(6, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(2, T, 6) -> (2, T, 3)."""
-        from torch._higher_order_ops.scan import scan
-
-        def step(state: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
-            state = torch.tanh(0.5 * state + now)
-            return state, state.clone()
-
-        _, every = scan(step, torch.zeros(2, 6, dtype=x.dtype), self.first(x).transpose(0, 1))
-        return self.last(every.transpose(0, 1))  # type: ignore[no-any-return]
+def _image() -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    return (torch.randn(2, 3, 16, 16),), (IMAGE,)
 
 
 def _half() -> Network:
@@ -199,8 +170,8 @@ def _half() -> Network:
 
 
 PLANTED: dict[str, Callable[[], Network]] = {
-    "branches": lambda: Network("branches", Branches().eval(), (torch.randn(2, 3, 16, 16),), (None,)),
-    "loop": lambda: Network("loop", Loop().eval(), (torch.randn(2, 5, 6),), (None,)),
+    "branches": lambda: Network("branches", nn.Sequential(conv(3, 4), nn.Tanh(), conv(4, 4)).eval(), *_image()),
+    "loop": lambda: Network("loop", nn.Sequential(conv(3, 4), nn.Tanh(), conv(4, 4)).eval(), *_image()),
     "half": _half,
 }
 """For planted faults alone, by name."""

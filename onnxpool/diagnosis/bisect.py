@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from onnxpool.diagnosis import bundle
 from onnxpool.diagnosis.bundle import Bundle
+from onnxpool.diagnosis.in_between import corrected, put_between
 from onnxpool.diagnosis.per_node import of_runs
 from onnxpool.diagnosis.runs import Runs, run_both, run_part
 from onnxpool.errors import ArgumentError, OnnxpoolError
@@ -77,7 +78,10 @@ def bisected(runs: Runs, folder: str | os.PathLike[str]) -> Bisection:
     if first is not None and first.part == "introduces":
         node = next(node for node in runs.graph.graph if node.name == first.name)
         names, reason = [*runs.region(node), first.name], first.sentence
-        if first.name in runs.casts:  # what it rounds away shows where the type is wide again
+        between = next((one for one in put_between(runs) if one.nodes[0] == first.name), None)
+        if between is not None:
+            runs, names = corrected(runs, between), [*between.nodes]
+        elif first.name in runs.casts:  # what it rounds away shows where the type is wide again
             names = [first.name, *(str(user.name) for user, _ in node.outputs[0].uses() if user.op_type == "Cast")]
     else:
         names, reason = _shortest(runs), "these nodes are right one by one, and wrong together"

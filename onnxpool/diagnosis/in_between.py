@@ -6,6 +6,7 @@ put them in between, or in the place of another.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -19,15 +20,44 @@ MOST = 24
 """How many known values are tried in the place of an unknown one, nearest first."""
 
 
-def blamed(runs: Runs, node: ir.Node, name: str) -> tuple[ir.Node, str] | None:
-    """The node in front of ``node`` that makes ``name`` wrong, and the value that should be taken in its place."""
+@dataclass(frozen=True)
+class Between:
+    """Nodes that make ``value`` for ``user``, which is right where it takes ``other`` in its place."""
+
+    nodes: tuple[str, ...]
+    value: str
+    other: str
+    user: str
+
+
+def put_between(runs: Runs) -> list[Between]:
+    """What was put in front of each node that looks wrong, as far as that explains it."""
+    found = []
+    for node in runs.graph.graph:
+        names = [str(value.name) for value in node.outputs if value.name in runs.known]
+        wrong = next((name for name in names if runs.departs(node, name) > 1), None)
+        if wrong is not None and (one := _between(runs, node, wrong)) is not None:
+            found.append(one)
+    return found
+
+
+def corrected(runs: Runs, between: Between) -> Runs:
+    """The same, where it is known what the value should be."""
+    arrays = {**runs.case.inputs, **{name: one.reference for name, one in runs.known.items()}}
+    known = replace(runs.known[between.value], reference=arrays[between.other], anchored=True)
+    return replace(runs, known={**runs.known, between.value: known})
+
+
+def _between(runs: Runs, node: ir.Node, name: str) -> Between | None:
     for value in dict.fromkeys(node.inputs):
         maker = value.producer() if value is not None else None
         if value is None or maker is None or value.name not in runs.known or runs.known[str(value.name)].anchored:
             continue
         for other in _known(runs, node, str(value.name)):
             if _right_with(runs, node, name, str(value.name), other):
-                return _first(runs, maker), other
+                within = {*runs.region(maker), str(maker.name)}
+                order = tuple(str(one.name) for one in runs.graph.graph if one.name in within)
+                return Between(order, str(value.name), other, str(node.name))
     return None
 
 
@@ -61,18 +91,3 @@ def _right_with(runs: Runs, node: ir.Node, name: str, taken: str, other: str) ->
     except Exception:  # the evaluator raises whatever NumPy does
         return False
     return name in found and isinstance(found[name], np.ndarray) and runs.is_right(node, name, found[name])
-
-
-def _first(runs: Runs, node: ir.Node) -> ir.Node:
-    """The first of the nodes whose values are not known, from ``node`` upwards."""
-    while True:
-        makers = [
-            maker
-            for value in subgraph.taken(node)
-            if value.name in runs.known
-            and not runs.known[str(value.name)].anchored
-            and (maker := value.producer()) is not None
-        ]
-        if not makers:
-            return node
-        node = makers[0]

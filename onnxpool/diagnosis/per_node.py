@@ -93,7 +93,7 @@ def compare_nodes_of_report(
 def of_runs(runs: Runs) -> Nodes:
     """What both runs say about each node."""
     nodes = [node for node in runs.graph.graph if node.op_type != "Constant"]
-    blamed = _blamed(runs, nodes)
+    blamed = _blamed(runs)
     results = tuple(
         _result(runs, node, blamed) for node in nodes if any(value.name in runs.known for value in node.outputs)
     )
@@ -109,15 +109,12 @@ def of_runs(runs: Runs) -> Nodes:
     return Nodes(runs.case.name, runs.source, results, tuple(notes))
 
 
-def _blamed(runs: Runs, nodes: Sequence[ir.Node]) -> dict[str, str]:
+def _blamed(runs: Runs) -> dict[str, str]:
     """Why nodes are wrong whose values are not known, by name; and "" for each that only takes from one of them."""
     found: dict[str, str] = {}
-    for node in nodes:
-        wrong = [name for v in node.outputs if (name := str(v.name)) in runs.known and runs.departs(node, name) > 1]
-        for name in wrong:
-            if (one := in_between.blamed(runs, node, name)) is not None:
-                maker, right = one
-                found |= {str(maker.name): f"node {node.name!r} is right where it takes {right!r}", str(node.name): ""}
+    for one in in_between.put_between(runs):
+        found[one.nodes[0]] = f"node {one.user!r} is right where it takes {one.other!r} in the place of {one.value!r}"
+        found[one.user] = ""
     return found
 
 

@@ -162,8 +162,10 @@ def run_both(
     if taken != set(chosen.inputs):
         raise GoldenError(f"the answers are for inputs {sorted(chosen.inputs)}, this model takes {sorted(taken)}")
     inside, untraced = _inside(reference, graph, chosen)
-    casts = {} if _right(graph, chosen, kernels, theirs) else _narrowing(graph, golden)
-    cells = {} if inside or golden.trace is None or golden.trace.case != chosen.name else golden.trace.values
+    right = _right(graph, chosen, kernels, theirs)
+    casts = {} if right else _narrowing(graph, golden)
+    of_this_case = golden.trace is not None and golden.trace.case == chosen.name
+    cells = golden.trace.values if golden.trace is not None and of_this_case and not right and not inside else {}
     whole = {name: one.whole for name, one in cells.items() if one.whole is not None}
     known = walk(graph, chosen.inputs, {**whole, **chosen.answers, **inside}, casts, cells)
     anchored = sum(value.anchored for value in known.values())

@@ -349,8 +349,6 @@ def _retyped(types: "Mapping[torch.dtype, torch.dtype]", default: "torch.dtype")
         return value.to(types[value.dtype]) if isinstance(value, torch.Tensor) and value.dtype in types else value
 
     class Retyped(TorchDispatchMode):  # type: ignore[no-untyped-call]
-        supports_higher_order_operators = True  # torch.cond and scan: their branches take what has been retyped
-
         def __torch_dispatch__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
             usual = torch.get_default_dtype()
             torch.set_default_dtype(default)

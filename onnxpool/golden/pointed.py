@@ -42,12 +42,8 @@ def watched() -> Iterator[Callable[[Any], Source | None]]:
     sources: dict[int, tuple[Any, Source]] = {}  # with the tensors, so that their ids stay theirs
 
     class Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
-        supports_higher_order_operators = True  # torch.cond and scan, which make no indices
-
         def __torch_dispatch__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
             found = func(*args, **(kwargs or {}))
-            if not hasattr(func, "_schema"):
-                return found
             name = func._schema.name.split("::")[-1]
             if name in _KEPT and id(args[0]) in sources:
                 _, (values, _axis) = sources[id(args[0])]
