@@ -150,8 +150,7 @@ def save(golden: Golden, path: str | os.PathLike[str]) -> None:
         "cases": entries,
     }
     if golden.trace is not None:
-        wide = "float64" in golden.dtypes.values()
-        header["trace"], arrays["trace"] = listed(golden.trace, np.float64 if wide else np.float32)
+        header["trace"], arrays["trace"] = listed(golden.trace)
     arrays["header"] = np.frombuffer(json.dumps(header, allow_nan=False).encode(), np.uint8)
 
     def write(unfinished: Path) -> None:
