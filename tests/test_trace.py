@@ -89,11 +89,13 @@ def test_the_golden_file_holds_cells_of_every_value(exported):
     assert names <= set(golden.trace.values)
     ((output, answer),) = golden.cases[0].answers.items()
     kept = golden.trace.values[output]
-    np.testing.assert_allclose(kept.whole, answer, rtol=1e-12)
+    np.testing.assert_allclose(kept.whole, answer, rtol=1e-12, atol=1e-12)
     conv = golden.trace.values["conv2d"]
     assert conv.whole is None
     inputs = torch.from_numpy(golden.cases[0].inputs["x"]).double()
-    np.testing.assert_allclose(conv.values, conv.of(Network().double().first(inputs).detach().numpy()), rtol=1e-12)
+    np.testing.assert_allclose(
+        conv.values, conv.of(Network().double().first(inputs).detach().numpy()), rtol=1e-12, atol=1e-12
+    )
     with np.load(golden_file.path_for(path)) as file:
         cells = file["trace"]
     assert cells.dtype == np.float64

@@ -21,6 +21,9 @@ WHOLE, CELLS = 1024, 512
 
 _PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
 
+MOST_AXES = len(_PRIMES)
+"""Values of more axes are left out."""
+
 
 @dataclass(frozen=True)
 class Cells:
@@ -45,7 +48,7 @@ class Trace:
     """The values of one case, by the names that they have in the model."""
 
     case: str
-    values: Mapping[str, Cells]
+    values: dict[str, Cells]
 
 
 def places(shape: tuple[int, ...]) -> NDArray[np.int64]:
@@ -60,7 +63,7 @@ def places(shape: tuple[int, ...]) -> NDArray[np.int64]:
 
 def of_values(case: str, values: Mapping[str, NDArray[Any]]) -> Trace:
     """The cells of these values."""
-    kept = {name: array for name, array in values.items() if array.ndim <= len(_PRIMES)}
+    kept = {name: array for name, array in values.items() if array.ndim <= MOST_AXES}
     return Trace(
         case,
         {

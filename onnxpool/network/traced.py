@@ -7,8 +7,9 @@ between that PyTorch does not know: those are computed in float64 from the nodes
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from onnxpool.golden.collect import widen
 from onnxpool.golden.file import Case
 from onnxpool.golden.from_torch import arrangement, copied, from_torch, in_float64, to_torch
 from onnxpool.golden.inputs import Feeds
-from onnxpool.golden.trace import Trace, of_values
+from onnxpool.golden.trace import MOST_AXES, Cells, Trace, of_values, places
 from onnxpool.graph import subgraph
 from onnxpool.network.passes import tidy
 
@@ -63,37 +64,56 @@ def trace(program: "torch.export.ExportedProgram", model: ir.Model, case: Case) 
     """
     inputs = widen(case.inputs)
     args = [to_torch(inputs[str(value.name)]) for value in model.graph.inputs]
+    large: dict[str, Cells] = {}
+
+    def small(name: str, tensor: "torch.Tensor") -> bool:
+        if tensor.numel() > MOST_CELLS and tensor.ndim <= MOST_AXES:
+            shape = tuple(tensor.shape)
+            cells = tensor.reshape(-1)[to_torch(places(shape))]
+            large[name] = Cells(shape, np.asarray(from_torch(cells), np.float64))
+        return tensor.numel() <= MOST_CELLS
+
     try:
-        found = tensors(program, args, model, wide=True)
+        found = tensors(program, args, model, wide=True, keep=small)
     except Exception:  # whatever a network raises
         return None
-    values = filled(model, _arrays(found), case.inputs)
-    return of_values(case.name, {name: values[name] for name in map(str, _names(model)) if name in values})
+    values = filled(model, _arrays(found), case.inputs, large)
+    names = list(_names(model))
+    known = of_values(case.name, {name: values[name] for name in names if name in values})
+    return replace(known, values=known.values | {name: large[name] for name in names if name in large})
 
 
 def tensors(
-    program: "torch.export.ExportedProgram", args: "Sequence[torch.Tensor]", model: ir.Model, *, wide: bool = False
+    program: "torch.export.ExportedProgram",
+    args: "Sequence[torch.Tensor]",
+    model: ir.Model,
+    *,
+    wide: bool = False,
+    keep: "Callable[[str, torch.Tensor], bool]" = lambda _name, _tensor: True,
 ) -> "dict[str, torch.Tensor]":
     """The values of ``model`` that the ``program`` it was made of computes for ``args``, by name.
 
-    In the types that it has, or in float64 where ``wide``.
+    In the types that it has, or in float64 where ``wide``. Those that ``keep`` says no to are let go at once.
     """
     import torch
 
-    known: dict[str, Any] = {}
+    calls = {node.name: node for node in program.graph.nodes}
+    wanted = set(_same(model, calls))
+    known: dict[str, torch.Tensor] = {}
 
     class Recorder(torch.fx.Interpreter):
         def run_node(self, n: torch.fx.Node) -> Any:
-            known[n.name] = super().run_node(n)
-            return known[n.name]
+            value = super().run_node(n)
+            if n.name in wanted and isinstance(value, torch.Tensor) and keep(n.name, value):
+                known[n.name] = value
+            return value
 
     taken = list(_arguments(program, args))
     if wide:
         taken = [one.double() if isinstance(one, torch.Tensor) and one.is_floating_point() else one for one in taken]
     with torch.no_grad(), in_float64() if wide else nullcontext():
         Recorder(program.graph_module).run(*taken)
-    calls = {node.name: node for node in program.graph.nodes}
-    return {name: known[name] for name in _same(model, calls) if isinstance(known[name], torch.Tensor)}
+    return known
 
 
 def _arrays(tensors: "Mapping[str, torch.Tensor]") -> Feeds:
@@ -102,18 +122,21 @@ def _arrays(tensors: "Mapping[str, torch.Tensor]") -> Feeds:
 
 # --- values that PyTorch does not know
 
-MOST_CELLS = 2**20
-"""Elements of what a node takes, at most, that onnx's evaluator is given: it is slow."""
+MOST_CELLS = 2**19
+"""Elements of what a node takes, at most, that onnx's evaluator is given: it is slow. Larger values are not kept."""
 
 
-def filled(model: ir.Model, known: Feeds, feeds: Feeds) -> Feeds:
-    """What nodes of the main graph give in float64: ``known`` values, and what the nodes between make of these."""
+def filled(model: ir.Model, known: Feeds, feeds: Feeds, large: Collection[str] = ()) -> Feeds:
+    """What nodes of the main graph give in float64: ``known`` values, and what the nodes between make of these.
+
+    Those called ``large`` are known too, and were let go.
+    """
     from onnxpool.golden import from_model  # brings onnx's evaluator
 
     values: dict[str, Any] = {**widen(feeds), **known}
     for node in model.graph:
         names = [str(value.name) for value in node.outputs if value.name]
-        if all(name in values for name in names) or any(True for _ in subgraph.bodies(node)):
+        if all(name in values or name in large for name in names) or any(True for _ in subgraph.bodies(node)):
             continue
         taken = {str(value.name): value for value in subgraph.taken(node)}
         for name, value in taken.items():
