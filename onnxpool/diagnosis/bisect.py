@@ -75,16 +75,18 @@ def bisect_model(
 def bisected(runs: Runs, folder: str | os.PathLike[str]) -> Bisection:
     """The same of runs that were made already."""
     first = of_runs(runs).first
-    if first is not None and first.part == "introduces":
-        node = next(node for node in runs.graph.graph if node.name == first.name)
-        names, reason = [*runs.region(node), first.name], first.sentence
-        between = next((one for one in put_between(runs) if one.nodes[0] == first.name), None)
+    wrong = first if first is not None and first.part == "introduces" else None
+    node = next((node for node in runs.graph.graph if wrong is not None and node.name == wrong.name), None)
+    if wrong is not None and node is not None and all(value.name in runs.known for value in node.outputs if value.name):
+        names, reason = [*runs.region(node), wrong.name], wrong.sentence
+        between = next((one for one in put_between(runs) if one.nodes[0] == wrong.name), None)
         if between is not None:
             runs, names = corrected(runs, between), [*between.nodes]
-        elif first.name in runs.casts:  # what it rounds away shows where the type is wide again
-            names = [first.name, *(str(user.name) for user, _ in node.outputs[0].uses() if user.op_type == "Cast")]
+        elif wrong.name in runs.casts:  # what it rounds away shows where the type is wide again
+            names = [wrong.name, *(str(user.name) for user, _ in node.outputs[0].uses() if user.op_type == "Cast")]
     else:
-        names, reason = _shortest(runs), "these nodes are right one by one, and wrong together"
+        names = _shortest(runs)
+        reason = wrong.sentence if wrong is not None else "these nodes are right one by one, and wrong together"
         if runs.theirs.crashes:
             reason = runs.theirs.crashes[0]
     part = subgraph.segment(runs.graph, names, runs.feeds)

@@ -99,6 +99,8 @@ def of_runs(runs: Runs) -> Nodes:
     )
     if runs.casts and not any(one.part == "introduces" for one in results):
         results = tuple(_rounding(one, runs) for one in results)
+    if runs.stopped and not any(one.part == "introduces" for one in results):
+        results = _stopped(results, nodes, runs.stopped)
     notes = [*runs.notes, *_undeclared(runs)]
     if len(nodes) > len(results):
         notes.append(f"{len(nodes) - len(results)} nodes have no reference: onnx's evaluator does not know them")
@@ -107,6 +109,21 @@ def of_runs(runs: Runs) -> Nodes:
     if {one.part for one in results} == {"agrees"} and _fused(runs):
         notes.append("right node by node, and wrong as a whole, where nodes are fused: onnxpool bisect finds which")
     return Nodes(runs.case.name, runs.source, results, tuple(notes))
+
+
+def _stopped(results: tuple[NodeResult, ...], nodes: Sequence[ir.Node], told: str) -> tuple[NodeResult, ...]:
+    """The same, with the node that ONNX Runtime names as the one for which it refuses the model, if it names one."""
+    named = max(
+        (node for node in nodes if node.name and node.name in told), key=lambda node: len(str(node.name)), default=None
+    )
+    if named is None:
+        return results
+    reason = f"for it ONNX Runtime refuses the model: {told}"
+    refused = NodeResult(
+        str(named.name), named.op_type, "introduces", "model", np.inf, np.inf, reason, *lines.line_of(named)
+    )
+    known = {one.name: one for one in results} | {refused.name: refused}
+    return tuple(known[str(node.name)] for node in nodes if node.name in known)
 
 
 def _blamed(runs: Runs) -> dict[str, str]:

@@ -41,7 +41,8 @@ class Runs:
     ``source`` says where the reference values come from, ``feeds`` holds these values in the types that nodes take.
     ``total`` holds the values of the model as a whole, ``local`` what each node makes of reference inputs, ``refused``
     why a node cannot run on these, ``native`` the pooling nodes that ran natively, ``casts`` what nodes round to that
-    were not exported so, in a model that fails, ``notes`` what else a reader should know. ``kernels`` are those that
+    were not exported so, in a model that fails, ``stopped`` why the model as a whole does not run, if it does not,
+    ``notes`` what else a reader should know. ``kernels`` are those that
     ran, ``theirs`` what runs the operators of other libraries.
     """
 
@@ -56,6 +57,7 @@ class Runs:
     refused: Mapping[str, str]
     native: frozenset[str]
     casts: Mapping[str, str]
+    stopped: str
     notes: tuple[str, ...]
     theirs: Foreign
 
@@ -185,7 +187,12 @@ def run_both(
         refused=refused,
         native=native | also_native,
         casts=casts,
-        notes=(*untraced, *stopped, *_changed(held, golden)),
+        stopped=stopped,
+        notes=(
+            *untraced,
+            *([f"the model as a whole does not run: {stopped}"] if stopped else []),
+            *_changed(held, golden),
+        ),
         theirs=theirs,
     )
 
@@ -252,12 +259,12 @@ def _inside(reference: Reference, graph: ir.Model, case: Case) -> tuple[dict[str
 
 def _whole(
     graph: ir.Model, given: Feeds, feeds: Feeds, kernels: Kernels, theirs: Foreign
-) -> tuple[Feeds, frozenset[str], list[str]]:
-    """Every value, with the errors that have added up to it; none, and a note, where the model cannot run."""
+) -> tuple[Feeds, frozenset[str], str]:
+    """Every value, with the errors that have added up to it; none, and why, where the model cannot run."""
     try:
-        return *run_part(subgraph.opened(graph, given), feeds, kernels, theirs), []
+        return *run_part(subgraph.opened(graph, given), feeds, kernels, theirs), ""
     except OnnxpoolError as error:
-        return {}, frozenset(), [f"the model as a whole does not run: {error}"]
+        return {}, frozenset(), str(error)
 
 
 def _alone(
