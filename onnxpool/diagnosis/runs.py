@@ -7,6 +7,7 @@ reference inputs, all nodes in one run of a graph that is cut at every value.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -114,7 +115,8 @@ class Runs:
             actual, answer = known.cells.of(actual), known.cells.values
         if actual.shape != answer.shape:
             return np.inf
-        return _share(actual, answer, bounds.network(answer, actual.dtype, known.total_error, _YARDSTICK))
+        bound = bounds.network(answer, actual.dtype, known.total_error, _YARDSTICK)
+        return _share(actual, answer, bounds.Bound(bound.allowed + self._saturating(self._makers[name]), bound.origin))
 
     def bound(self, node: ir.Node, name: str, answer: NDArray[Any]) -> bounds.Bound:
         """What a node may err in one of its values: by analysis for pooling nodes, by measurement for others."""
@@ -126,10 +128,20 @@ class Runs:
                 native = node.name in self.native
                 return bounds.pooling(window, x.astype(np.float64), np.asarray(answer), dtype, native=native)
         found = bounds.network(np.asarray(answer, np.float64), dtype, self.known[name].own_error, _YARDSTICK)
-        saturating = 0.0 if dtype == np.float64 else SATURATING.get(node.op_type.lower(), 0.0)
-        if saturating and node.op_type == "Gelu" and x is not None:
-            saturating *= float(np.abs(x[np.isfinite(x)]).max(initial=0))
-        return bounds.Bound(found.allowed + saturating, found.origin) if saturating else found
+        return bounds.Bound(found.allowed + self._saturating(node), found.origin)
+
+    def _saturating(self, node: ir.Node) -> float:
+        """What any program may err where a function saturates, whatever the answer is."""
+        name = str(node.outputs[0].name)
+        if name not in self.known or self.known[name].given.dtype == np.float64:
+            return 0.0
+        x = self.feeds.get(str(node.inputs[0].name)) if node.op_type == "Gelu" and node.inputs[0] else None
+        scale = 1.0 if x is None else float(np.abs(x[np.isfinite(x)]).max(initial=0))
+        return scale * SATURATING.get(node.op_type.lower(), 0.0)
+
+    @cached_property
+    def _makers(self) -> dict[str, ir.Node]:
+        return {str(value.name): node for node in self.graph.graph for value in node.outputs}
 
     def region_of(self, name: str) -> list[str]:
         """:meth:`region` of the node of that name."""
