@@ -64,7 +64,7 @@ FAULTS = (
     ("einsum", "equation"),
     ("branches", "branch: Tanh is Sigmoid"),
     ("loop", "branch: Tanh is Sigmoid"),
-    ("half", "one element x 1.01"),
+    ("half", "weight negated"),
     ("half", "Relu is Abs"),
     ("half", "MaxPool is AveragePool"),
 )
