@@ -7,7 +7,6 @@
 'done'
 """
 
-import difflib
 import errno
 import os
 import tempfile
@@ -15,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from onnxpool.errors import nearest
 
 _TRIED_BYTES = 4096
 """What is written to see whether anything can be: a block, so that no file is refused that would fit."""
@@ -112,8 +113,7 @@ def similar(path: str | os.PathLike[str]) -> str:
     except OSError:
         return ""
     alike = [name for name in beside if Path(name).suffix == path.suffix] or beside
-    close = difflib.get_close_matches(path.name, alike, n=1)
-    return f" (did you mean {str(path.with_name(close[0]))!r}?)" if close else ""
+    return nearest(path.name, alike, lambda name: str(path.with_name(name)))
 
 
 def hidden(path: Path) -> str:

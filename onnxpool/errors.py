@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
 
@@ -69,12 +69,12 @@ class CertificateError(OnnxpoolError):
     """The certificate of a model is missing, damaged, or no longer true."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A question after the known word that ``word`` is most like, or nothing.
+def nearest(word: str, known: Iterable[str], spelled: Callable[[str], str] = str) -> str:
+    """A question after the known word that ``word`` is most like, or nothing; ``spelled`` says how to write it.
 
     >>> nearest("SoftPol2d", ["SoftPool2d", "PowerAvgPool2d"])
     " (did you mean 'SoftPool2d'?)"
     """
     names = list(known)
     close = [name for name in names if name.lower() == word.lower()] or get_close_matches(word, names, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    return f" (did you mean {spelled(close[0])!r}?)" if close else ""

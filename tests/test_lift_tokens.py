@@ -38,7 +38,8 @@ class Others(torch.nn.Module):
         largest = torch.where(shown, x, -torch.inf).amax(1)
         gated = (x * x.sigmoid()).sum(1) / x.sigmoid().sum(1)
         finite = x.masked_fill(~shown, -1e4).amax(1)
-        return whole, zeros, largest, gated, finite
+        endless = x.masked_fill(~shown, -torch.inf).amax(1)
+        return whole, zeros, largest, gated, finite, endless
 
 
 def exported(module, dtype, path):
@@ -91,10 +92,12 @@ def test_what_is_right_or_no_pooling_of_tokens_is_left(path, tmp_path):
     others = exported(Others(), torch.float16, tmp_path / "others.onnx")
     lifted = onnxpool.lift(others)
     assert [fold.op_type for fold in lifted.folds] == ["TokenMean", "TokenMean", "TokenMax"]
-    whole, zeros, largest, _, finite = onnxpool.load(lifted.model).run(hard()).values()
+    assert lifted.folds[-1].spelling == "largest of filled tokens (0 where there is none)"
+    whole, zeros, largest, _, finite, endless = onnxpool.load(lifted.model).run(hard()).values()
     assert whole[1:, 0].tolist() == [20.0, 0.0]
     assert zeros[:2, 0].tolist() == [np.float16((4095 * 20 + 60000) / 4096), 20.0]
     assert np.isnan(zeros[2]).all(), "without a limit the author divides by 0"
     assert (largest[:, 0].tolist(), finite[:, 0].tolist()) == ([60000.0, 20.0, 0.0], [60000.0, 20.0, -10000.0])
+    assert endless[:, 0].tolist() == [60000.0, 20.0, -np.inf], "as its author wrote it"
     again = onnxpool.lift(lifted.model)
     assert again.folds == ()

@@ -1,11 +1,13 @@
 """What people see: pages of 80 columns and in a pipe, completion, and failures that say what to do."""
 
 import errno
+import itertools
 import json
 import os
 import re
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +22,7 @@ from onnxpool import _files
 from onnxpool.about.methods import catalog
 from onnxpool.cli import application, completion, layout, tables
 from onnxpool.cli.commands import app
+from onnxpool.cli.complaint import complain
 from onnxpool.cli.layout import NO_BREAK, Columns, Facts, Row
 from onnxpool.errors import ArgumentError, FormError
 from onnxpool.golden import file as golden_file
@@ -92,6 +95,52 @@ def folder(tmp_path_factory):
 
 
 # --- 80 columns, and a pipe
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Standard error is a terminal of so many columns; what was written to it comes back."""
+    pty, fcntl, termios = (pytest.importorskip(name) for name in ("pty", "fcntl", "termios"))
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+    def written(columns, call):
+        above, below = pty.openpty()
+        fcntl.ioctl(below, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        with os.fdopen(below, "w") as stream, monkeypatch.context() as patch:
+            patch.setattr(sys, "stderr", stream)
+            call()
+            told = os.read(above, 65536).decode().replace("\r\n", "\n")
+        os.close(above)
+        return told
+
+    return written
+
+
+def test_an_error_is_wrapped_between_words_in_a_terminal_and_one_line_in_a_pipe(terminal, tmp_path, capsys):
+    model = tmp_path / "a-name-of-a-model-that-nobody-has-exported-yet.onnx"
+
+    def ask():
+        with pytest.raises(SystemExit) as ended:
+            app(["inspect", str(model)])
+        assert ended.value.code == 2
+
+    ask()
+    plain = capsys.readouterr().err
+    assert plain.count("\n") == 1
+    assert len(plain) > 80
+    for columns in (80, 40):
+        told = terminal(columns, ask)
+        assert told.count("\n") > 1
+        assert told.split() == plain.split()
+        assert all(len(line) <= columns or " " not in line for line in told.splitlines())
+        assert not any(
+            len(line) + 1 + len(after.split(" ")[0]) <= columns for line, after in itertools.pairwise(told.splitlines())
+        )
+
+
+def test_each_line_of_an_error_is_wrapped_by_itself(terminal):
+    told = terminal(20, lambda: complain("the first line is long\nthe second"))
+    assert told == "onnxpool: the first\nline is long\nthe second\n"
 
 
 def stands(page, width):
@@ -401,6 +450,7 @@ def test_refusals_come_before_heavy_imports(folder):
 import json, sys
 from typer.testing import CliRunner
 from onnxpool.cli.commands import app
+from onnxpool.cli.complaint import complain
 for arguments in json.loads({json.dumps(json.dumps(questions))}):
     told = CliRunner().invoke(app, arguments)
     assert told.exit_code == 2 and told.stderr.startswith("onnxpool: "), (arguments, told.output)

@@ -2,6 +2,7 @@
 
     tools/mutants                     every kind of mutation of every network, and 130 right networks
     tools/mutants --networks lstm,up --kinds "weight x 1.001" --no-right
+    tools/mutants --localise          whether per-node and bisect name planted faults: tools/mutants_localise.py
 
 A mutant is a model with one thing changed (tools/mutants_kinds.py). It is observable where what it gives in float64, by
 onnx's reference evaluator, is further from the right answers than :data:`OBSERVABLE` times the noise: the errors that
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import mutants_kinds as kinds
+import mutants_localise
 import mutants_networks as networks
 import numpy as np
 import onnx_ir as ir
@@ -203,8 +205,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-right", action="store_true")
     parser.add_argument("--no-mutants", action="store_true")
     parser.add_argument("--seeds", type=int, default=3, help="of each right network")
+    parser.add_argument("--localise", action="store_true")
     given = parser.parse_args(arguments)
     warnings.filterwarnings("ignore")
+    if given.localise:
+        whole = given.networks == [*networks.ZOO]
+        return 0 if mutants_localise.report([*networks.ZOO, *networks.PLANTED] if whole else given.networks) else 1
     missed, alarms, counts = [], [], Counter[str]()
     start = time.monotonic()
     for name in () if given.no_mutants else given.networks:

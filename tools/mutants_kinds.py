@@ -430,6 +430,19 @@ def body_constant(model: ir.Model, _: Random) -> bool:
     return False
 
 
+# --- branches and loops
+
+
+@kind("branch: Tanh is Sigmoid")
+def within_a_branch(model: ir.Model, _: Random) -> bool:
+    """An operator in the branch of an If, or in what a Loop or Scan repeats."""
+    for node in model.graph.all_nodes():
+        if node.op_type == "Tanh" and node.graph is not model.graph:
+            node.op_type = "Sigmoid"
+            return True
+    return False
+
+
 # --- what a caller sees
 
 

@@ -160,9 +160,28 @@ MORE: dict[str, Callable[[], nn.Module]] = {
 """Right networks of which no mutants are made, of images."""
 
 
+def _image() -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    return (torch.randn(2, 3, 16, 16),), (IMAGE,)
+
+
+def _half() -> Network:
+    module = nn.Sequential(conv(3, 8), nn.ReLU(), nn.MaxPool2d(2), conv(8, 4), nn.Tanh()).half().eval()
+    return Network("half", module, (torch.randn(2, 3, 16, 16).half(),), (IMAGE,))
+
+
+PLANTED: dict[str, Callable[[], Network]] = {
+    "branches": lambda: Network("branches", nn.Sequential(conv(3, 4), nn.Tanh(), conv(4, 4)).eval(), *_image()),
+    "loop": lambda: Network("loop", nn.Sequential(conv(3, 4), nn.Tanh(), conv(4, 4)).eval(), *_image()),
+    "half": _half,
+}
+"""For planted faults alone, by name."""
+
+
 def make(name: str, seed: int = 0, scale: float = 1.0) -> Network:
-    """The network of that name; ``scale`` multiplies the example."""
+    """The network of that name; ``scale`` multiplies the example, but for :data:`PLANTED`."""
     torch.manual_seed(seed)
+    if name in PLANTED:
+        return PLANTED[name]()
     if name in TOKENS:
         return Network(name, TOKENS[name]().eval(), (scale * torch.randn(2, 5, 6),), (ROWS,))
     return Network(name, {**IMAGES, **MORE}[name]().eval(), (scale * torch.randn(2, 3, 16, 16),), (IMAGE,))

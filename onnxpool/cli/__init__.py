@@ -2,7 +2,7 @@
 
     commands.py       all of them: models.py, quantizing.py, checks.py, serving.py, about.py
     application.py    what they share                 spelling.py    what their arguments spell: networks, inputs, axes
-    tables.py         what a person reads of each value
+    tables.py         what a person reads of each value        complaint.py   sentences on standard error
 
 With ``--json`` that value goes to standard output as JSON and nothing else does. Exit status 0: done; 1: the check that
 was asked for failed (``validate`` says more: :data:`onnxpool.validation.report.EXIT_STATUS`); 2: usage error, with
@@ -12,6 +12,7 @@ signatures and values that exist anyway. Nothing outside of this folder needs th
 
 import sys
 
+from onnxpool.cli.complaint import complain
 from onnxpool.errors import MissingExtra
 
 __all__ = ["main"]
@@ -27,6 +28,6 @@ def main() -> None:
         package = (error.name or "").partition(".")[0]
         if package not in _NEEDED:
             raise
-        sys.stderr.write(f"onnxpool: {MissingExtra(package, 'cli', 'the command line')}\n")
+        complain(str(MissingExtra(package, "cli", "the command line")))
         sys.exit(2)
     app()

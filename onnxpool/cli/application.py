@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from onnxpool import __version__
 from onnxpool._files import complete, missing, named, similar, told, writable_folder
 from onnxpool.cli import completion, layout
+from onnxpool.cli.complaint import complain
 from onnxpool.cli.layout import Page
 from onnxpool.domain import OPSETS, Form
 from onnxpool.errors import ArgumentError, FormError, OnnxpoolError
@@ -35,7 +36,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except (OnnxpoolError, OSError) as error:
-            typer.echo(f"onnxpool: {told(error) if isinstance(error, OSError) else error}", err=True)
+            complain(told(error) if isinstance(error, OSError) else str(error))
             raise typer.Exit(2) from error
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

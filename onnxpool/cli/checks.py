@@ -28,6 +28,7 @@ from onnxpool.cli.application import (
     working,
     write_text,
 )
+from onnxpool.cli.complaint import complain
 from onnxpool.cli.completion import case_names, runtimes
 from onnxpool.errors import ArgumentError, FormError, nearest
 
@@ -133,7 +134,7 @@ def validate(
                 invariant=tuple(invariant.split(",")) if invariant else (),  # type: ignore[arg-type]
             )
     except FormError as error:  # a file that cannot be loaded fails; one that is not there is a usage error
-        typer.echo(f"onnxpool: {error}", err=True)
+        complain(str(error))
         raise typer.Exit(3 if model.is_file() else 2) from error
     nodes = None
     if per_node:

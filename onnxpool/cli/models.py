@@ -31,6 +31,7 @@ from onnxpool.cli.application import (
     show,
     working,
 )
+from onnxpool.cli.complaint import complain
 from onnxpool.domain import OPSETS, Form
 from onnxpool.errors import ArgumentError, ExportError, FormError
 from onnxpool.network import KINDS
@@ -273,7 +274,7 @@ def _export(
     proof = model.meta.get("onnxpool.proof")
     told = ["nothing was checked: --no-check"] if proof is None else proof.notes if proof.cases else proof.sentences()
     for sentence in (*told, *_hints(model)):
-        typer.echo(f"onnxpool: {sentence}", err=True)
+        complain(sentence)
 
 
 def _hints(model: "ir.Model") -> list[str]:

@@ -4,7 +4,7 @@
     runs.py               the two runs that tell              bundle.py       a model and a case, in a folder
     reference_values.py   what each value should be           reproduce.py    the script that goes into it
     traced.py             what PyTorch computes there         results.py      what was found, as plain values
-    usual_mistakes.py     which change makes a node right
+    usual_mistakes.py     which change makes a node right          in_between.py   which node was put in front of it
 
 Whether a model is wrong is for :mod:`onnxpool.validation` to say; this is what to do next.
 """

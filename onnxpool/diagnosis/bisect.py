@@ -18,11 +18,13 @@ import onnx_ir as ir
 
 from onnxpool.diagnosis import bundle
 from onnxpool.diagnosis.bundle import Bundle
+from onnxpool.diagnosis.in_between import corrected, put_between
 from onnxpool.diagnosis.per_node import of_runs
 from onnxpool.diagnosis.runs import Runs, run_both, run_part
 from onnxpool.errors import ArgumentError, OnnxpoolError
 from onnxpool.golden import bounds
 from onnxpool.golden.file import Case, Golden
+from onnxpool.golden.trace import places
 from onnxpool.graph import subgraph
 from onnxpool.graph.forms import Model
 from onnxpool.run.session import Kernels, load
@@ -66,28 +68,42 @@ def bisect_model(
     held = HeldModel(model)
     with Foreign(libraries).known(held.bare) as theirs:
         golden = answers_for(held, reference, case)
-        failing = case or _first_failing(held, golden, kernels, theirs)
-        return _bisected(run_both(held, golden, failing, reference, kernels, theirs), folder)
+        failing = case or first_failing(held, golden, kernels, theirs)
+        return bisected(run_both(held, golden, failing, reference, kernels, theirs), folder)
 
 
-def _bisected(runs: Runs, folder: str | os.PathLike[str]) -> Bisection:
+def bisected(runs: Runs, folder: str | os.PathLike[str]) -> Bisection:
+    """The same of runs that were made already."""
     first = of_runs(runs).first
-    if first is not None and first.part == "introduces":
-        node = next(node for node in runs.graph.graph if node.name == first.name)
-        names, reason = [*runs.region(node), first.name], first.sentence
-        if first.name in runs.casts:  # what it rounds away shows where the type is wide again
-            names = [first.name, *(str(user.name) for user, _ in node.outputs[0].uses() if user.op_type == "Cast")]
+    wrong = first if first is not None and first.part == "introduces" else None
+    node = next((node for node in runs.graph.graph if wrong is not None and node.name == wrong.name), None)
+    if wrong is not None and node is not None and all(value.name in runs.known for value in node.outputs if value.name):
+        names, reason = [*runs.region(node), wrong.name], wrong.sentence
+        between = next((one for one in put_between(runs) if one.nodes[0] == wrong.name), None)
+        if between is not None:
+            runs, names = corrected(runs, between), [*between.nodes]
+        elif wrong.name in runs.casts:  # what it rounds away shows where the type is wide again
+            names = [wrong.name, *(str(user.name) for user, _ in node.outputs[0].uses() if user.op_type == "Cast")]
     else:
-        names, reason = _shortest(runs), "these nodes are right one by one, and wrong together"
+        names = _shortest(runs)
+        reason = wrong.sentence if wrong is not None else "these nodes are right one by one, and wrong together"
         if runs.theirs.crashes:
             reason = runs.theirs.crashes[0]
     part = subgraph.segment(runs.graph, names, runs.feeds)
+    for name in [str(value.name) for value in part.graph.outputs]:
+        cells = runs.known[name].cells if name in runs.known and not runs.known[name].sound else None
+        if cells is not None:  # of the rest nobody knows what it should be
+            subgraph.pick(part, name, places(cells.shape))
     written = bundle.write(folder, part, *_case(runs, part, f"{runs.case.name}, part"), runs.theirs.libraries)
     return Bisection(tuple(names), reason, written)
 
 
-def _first_failing(held: HeldModel, golden: Golden, kernels: Kernels, theirs: Foreign) -> str:
-    session = None if theirs.libraries else load(held.source, kernels=kernels)
+def first_failing(held: HeldModel, golden: Golden, kernels: Kernels, theirs: Foreign) -> str:
+    """The first case that fails in ONNX Runtime; :class:`ArgumentError` where none does."""
+    try:
+        session = None if theirs.libraries else load(held.source, kernels=kernels)
+    except OnnxpoolError:  # then every case fails
+        return golden.cases[0].name
     for case in golden.cases:
         try:
             outputs = session.run(case.inputs) if session else theirs.run(held.original, case.inputs, kernels)[0]
@@ -110,7 +126,7 @@ def _shortest(runs: Runs) -> list[str]:
     names = [str(node.name) for node in nodes]
     if not _fails(runs, names):
         raise ArgumentError(f"case={runs.case.name!r} does not fail in ONNX Runtime, node by node or as a whole")
-    cuts = _cuts(nodes, set(runs.known))
+    cuts = _cuts(nodes, _sound(runs))
     end = cuts[_halve(1, len(cuts) - 1, lambda last: _fails(runs, names[: cuts[last]]))]
     starts = [cut for cut in cuts if cut < end]
     start = starts[-_halve(1 - len(starts), 0, lambda first: _fails(runs, names[starts[-first] : end]))]
@@ -145,11 +161,19 @@ def _fails(runs: Runs, names: Sequence[str]) -> bool:
     return any(runs.grown(name, array) > 1 for name, array in outputs.items() if name in runs.known)
 
 
+def _sound(runs: Runs) -> set[str]:
+    """The values of which it is known what they should be."""
+    return {name for name, one in runs.known.items() if one.sound}
+
+
 def _case(runs: Runs, part: ir.Model, name: str) -> tuple[Case, dict[str, float], dict[str, str]]:
     """What the part takes, what it should give, and how far off it may be."""
     inputs = {str(value.name): runs.feeds[str(value.name)] for value in part.graph.inputs}
     known = {str(value.name): runs.known[str(value.name)] for value in part.graph.outputs}
-    answers = {key: np.asarray(one.reference, np.float64) for key, one in known.items()}
+    answers = {
+        key: np.asarray(one.reference if one.sound or one.cells is None else one.cells.values, np.float64)
+        for key, one in known.items()
+    }
     dtypes = {key: str(one.given.dtype) for key, one in known.items()}
     bound = {key: bounds.network(answers[key], dtypes[key], one.total_error, "") for key, one in known.items()}
     return Case(name, inputs, answers, {}), {key: float(one.allowed) for key, one in bound.items()}, dtypes

@@ -21,7 +21,7 @@ that is right node by node is run once more as it is, and a note says if that is
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +29,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxpool.diagnosis import usual_mistakes
+from onnxpool.diagnosis import in_between, usual_mistakes
 from onnxpool.diagnosis.reference_values import Known
 from onnxpool.diagnosis.results import Doer, NodeResult, Nodes, NodesOfReport, Part
 from onnxpool.diagnosis.runs import Runs, run_both, run_part
@@ -93,9 +93,14 @@ def compare_nodes_of_report(
 def of_runs(runs: Runs) -> Nodes:
     """What both runs say about each node."""
     nodes = [node for node in runs.graph.graph if node.op_type != "Constant"]
-    results = tuple(_result(runs, node) for node in nodes if any(value.name in runs.known for value in node.outputs))
+    blamed = _blamed(runs)
+    results = tuple(
+        _result(runs, node, blamed) for node in nodes if any(value.name in runs.known for value in node.outputs)
+    )
     if runs.casts and not any(one.part == "introduces" for one in results):
         results = tuple(_rounding(one, runs) for one in results)
+    if runs.stopped and not any(one.part == "introduces" for one in results):
+        results = _stopped(results, nodes, runs.stopped)
     notes = [*runs.notes, *_undeclared(runs)]
     if len(nodes) > len(results):
         notes.append(f"{len(nodes) - len(results)} nodes have no reference: onnx's evaluator does not know them")
@@ -104,6 +109,30 @@ def of_runs(runs: Runs) -> Nodes:
     if {one.part for one in results} == {"agrees"} and _fused(runs):
         notes.append("right node by node, and wrong as a whole, where nodes are fused: onnxpool bisect finds which")
     return Nodes(runs.case.name, runs.source, results, tuple(notes))
+
+
+def _stopped(results: tuple[NodeResult, ...], nodes: Sequence[ir.Node], told: str) -> tuple[NodeResult, ...]:
+    """The same, with the node that ONNX Runtime names as the one for which it refuses the model, if it names one."""
+    named = max(
+        (node for node in nodes if node.name and node.name in told), key=lambda node: len(str(node.name)), default=None
+    )
+    if named is None:
+        return results
+    reason = f"for it ONNX Runtime refuses the model: {told}"
+    refused = NodeResult(
+        str(named.name), named.op_type, "introduces", "model", np.inf, np.inf, reason, *lines.line_of(named)
+    )
+    known = {one.name: one for one in results} | {refused.name: refused}
+    return tuple(known[str(node.name)] for node in nodes if node.name in known)
+
+
+def _blamed(runs: Runs) -> dict[str, str]:
+    """Why nodes are wrong whose values are not known, by name; and "" for each that only takes from one of them."""
+    found: dict[str, str] = {}
+    for one in in_between.put_between(runs):
+        found[one.nodes[0]] = f"node {one.user!r} is right where it takes {one.other!r} in the place of {one.value!r}"
+        found[one.user] = ""
+    return found
 
 
 def _fused(runs: Runs) -> bool:
@@ -129,9 +158,11 @@ def _undeclared(runs: Runs) -> Iterator[str]:
         yield f"declared sizes were not checked, since they cannot be evaluated: {', '.join(unchecked)}"
 
 
-def _result(runs: Runs, node: ir.Node) -> NodeResult:
+def _result(runs: Runs, node: ir.Node, blamed: Mapping[str, str]) -> NodeResult:
     names = [str(value.name) for value in node.outputs if value.name in runs.known]
     faults: list[tuple[Doer, str]] = [fault for name in names for fault in _faults(runs, node, name)]
+    if node.name in blamed:
+        faults = [("model", told)] if (told := blamed[str(node.name)]) else []
     share = max(_alone_error(runs, node, name) for name in names)
     total = max(runs.grown(name, runs.total.get(name)) for name in names)
     part: Part = "introduces" if faults else "propagates" if total > 1 else "agrees"
@@ -153,7 +184,7 @@ def _faults(runs: Runs, node: ir.Node, name: str) -> Iterator[tuple[Doer, str]]:
     if node.name in runs.refused:
         yield "model", f"it cannot take what the network gives it: {runs.refused[str(node.name)]}"
         return
-    if known.anchored and runs.error(node, name, known.exact, known.reference) > 1:
+    if runs.departs(node, name) > 1:
         others = runs.region(node)
         listed = ", ".join(others[:4])
         more = f"; or one of {len(others)} nodes in front of it, whose values are not known ({listed})"
@@ -164,23 +195,25 @@ def _faults(runs: Runs, node: ir.Node, name: str) -> Iterator[tuple[Doer, str]]:
     actual = runs.local.get(name)
     if runs.error(node, name, actual, known.meant) > 1:
         ran_body = node.domain == DOMAIN and node.name not in runs.native
-        yield "body" if ran_body else "runtime", _told(runs, node, name, actual, known.meant)
+        assert actual is not None
+        assert known.meant is not None
+        yield "body" if ran_body else "runtime", _told(actual, known.meant, runs.bound(node, name, known.meant))
 
 
 def _alone_error(runs: Runs, node: ir.Node, name: str) -> float:
     """The larger of what the model's node and what its run err with reference inputs, as shares."""
     known = runs.known[name]
     ran = runs.error(node, name, runs.local.get(name), known.meant)
-    return max(ran, runs.error(node, name, known.exact, known.reference)) if known.anchored else ran
+    return max(ran, runs.departs(node, name))
 
 
 def _difference(runs: Runs, node: ir.Node, name: str) -> str:
     """Why a node of the model is not what the network does."""
     known = runs.known[name]
+    assert known.exact is not None
     inputs = widen({str(value.name): array for value, array in _inputs(runs, node)})
-    allowed = np.broadcast_to(runs.bound(node, name, known.reference).allowed, known.reference.shape)
-    guess = usual_mistakes.explain(node, inputs, known.reference, allowed, runs.graph.opset_imports)
-    return guess or _told(runs, node, name, known.exact, known.reference)
+    guess = usual_mistakes.explain(node, inputs, lambda y: runs.is_right(node, name, y), runs.graph.opset_imports)
+    return guess or _told(*runs.compared(node, name, known.exact))
 
 
 def _inputs(runs: Runs, node: ir.Node) -> Iterator[tuple[ir.Value, NDArray[Any]]]:
@@ -191,18 +224,15 @@ def _inputs(runs: Runs, node: ir.Node) -> Iterator[tuple[ir.Value, NDArray[Any]]
             yield value, constant.numpy()
 
 
-def _told(runs: Runs, node: ir.Node, name: str, actual: NDArray[Any] | None, answer: NDArray[Any] | None) -> str:
-    assert actual is not None
-    assert answer is not None
+def _told(actual: NDArray[Any], answer: NDArray[Any], bound: bounds.Bound) -> str:
     if actual.shape != answer.shape:
         told = f"it gives shape {actual.shape} in place of {answer.shape}"
         return "; ".join(filter(None, (told, patterns.of_shapes(actual.shape, answer.shape))))
-    allowed = runs.bound(node, name, answer).allowed
-    error = bounds.measure(actual, np.asarray(answer, np.float64), allowed)
+    error = bounds.measure(actual, np.asarray(answer, np.float64), bound.allowed)
     told = f"error {error.max_abs:.3g}, {error.share:.3g} times what is allowed"
     if error.nan or error.infinite:
         told = f"NaN or infinity in {error.nan + error.infinite} elements where they do not belong"
-    return "; ".join(filter(None, (told, patterns.of_elements(actual, answer, allowed))))
+    return "; ".join(filter(None, (told, patterns.of_elements(actual, answer, bound.allowed))))
 
 
 def _broken(runs: Runs, name: str) -> bool:

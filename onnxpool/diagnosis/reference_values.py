@@ -3,6 +3,10 @@
 `Known.reference` of a value is its anchor, where there is one (what PyTorch computes there, or a golden answer), and
 else what its node makes, in float64, of the references of its inputs. A node whose own result is far from its anchor
 does not do what the network does; what comes after it starts from the anchor again.
+
+Of some values only a few cells are known (:mod:`onnxpool.golden.trace`). Where those are what the node makes, so is the
+rest; where they are not, what the value and all that is made of it should be is not known from there on: it is not
+`sound`, until there is an anchor, or cells that agree.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -13,11 +17,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import DTypeLike, NDArray
 
-from onnxpool.dtypes import Array
 from onnxpool.errors import GoldenError
 from onnxpool.golden import bounds, from_model
 from onnxpool.golden.collect import is_double, widen
 from onnxpool.golden.inputs import Feeds
+from onnxpool.golden.trace import Cells
 from onnxpool.graph import subgraph
 
 
@@ -28,7 +32,8 @@ class Known:
     ``reference``: what it should be; ``anchored``: whether that came from outside. ``exact``: what its node makes of
     reference inputs in float64. ``given``: ``reference`` in the value's own type, for nodes that take it. ``meant``:
     what its node makes, in float64, of inputs given so. ``own_error``, ``total_error``: the error that the reference
-    evaluator makes in that type, from such inputs and from the inputs as they come.
+    evaluator makes in that type, from such inputs and from the inputs as they come. ``cells`` are what is known of a
+    value that is not anchored whole; ``sound``: whether ``reference`` is right as far as is known.
     """
 
     reference: NDArray[Any]
@@ -38,9 +43,17 @@ class Known:
     meant: NDArray[Any] | None
     own_error: float
     total_error: float
+    cells: Cells | None = None
+    sound: bool = True
 
 
-def walk(graph: ir.Model, feeds: Feeds, anchors: Mapping[str, Array], casts: Collection[str] = ()) -> dict[str, Known]:
+def walk(
+    graph: ir.Model,
+    feeds: Feeds,
+    anchors: Mapping[str, NDArray[Any]],
+    casts: Collection[str] = (),
+    cells: Mapping[str, Cells] | None = None,
+) -> dict[str, Known]:
     """What is known of each value that nodes of ``graph`` make, in the order of execution.
 
     What nodes called as in ``casts`` round away is no error that the evaluator makes: they pass on what they take.
@@ -61,6 +74,7 @@ def walk(graph: ir.Model, feeds: Feeds, anchors: Mapping[str, Array], casts: Col
         double |= _ran(run_wide, node, double)
         exact = _ran(run_wide, node, reference)
         rounded, meant = _ran(run, node, given), _ran(run_wide, node, widen(given))
+        sound = all(known[str(one.name)].sound for one in subgraph.taken(node) if one.name in known)
         for value in node.outputs:
             name = str(value.name)
             best = anchors.get(name, exact.get(name))
@@ -70,16 +84,28 @@ def walk(graph: ir.Model, feeds: Feeds, anchors: Mapping[str, Array], casts: Col
             reference[name], given[name] = best, _narrowed(best, dtype)
             if node.op_type == "Constant":
                 continue
+            own_error = scale * _error(rounded.get(name), meant.get(name))
+            part = None if name in anchors else (cells or {}).get(name)
             known[name] = Known(
                 reference=best,
-                anchored=name in anchors,
+                anchored=name in anchors or part is not None,
                 exact=exact.get(name),
                 given=best if double_model else given[name],
                 meant=(exact if double_model else meant).get(name),
-                own_error=scale * _error(rounded.get(name), meant.get(name)),
+                own_error=own_error,
                 total_error=scale * _error(own.get(name), double.get(name)),
+                cells=part,
+                sound=name in anchors or (sound if part is None else _agree(part, best, dtype, own_error)),
             )
     return known
+
+
+def _agree(cells: Cells, array: NDArray[Any], dtype: DTypeLike, own_error: float) -> bool:
+    """Whether a value is what is known of it."""
+    if array.shape != cells.shape:
+        return False
+    bound = bounds.network(cells.values, dtype, own_error, "")
+    return bounds.measure(cells.of(array), cells.values, bound.allowed).within
 
 
 def _passed(node: ir.Node, known: Mapping[str, Any]) -> Feeds:

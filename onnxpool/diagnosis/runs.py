@@ -7,6 +7,7 @@ reference inputs, all nodes in one run of a graph that is cut at every value.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from onnxpool.errors import ExportError, GoldenError, OnnxpoolError
 from onnxpool.golden import bounds
 from onnxpool.golden.file import Case, Golden
 from onnxpool.golden.inputs import Feeds
+from onnxpool.golden.perturbed import SATURATING
 from onnxpool.graph import subgraph
 from onnxpool.graph.fingerprint import changes
 from onnxpool.graph.subgraph import OWN
@@ -40,7 +42,8 @@ class Runs:
     ``source`` says where the reference values come from, ``feeds`` holds these values in the types that nodes take.
     ``total`` holds the values of the model as a whole, ``local`` what each node makes of reference inputs, ``refused``
     why a node cannot run on these, ``native`` the pooling nodes that ran natively, ``casts`` what nodes round to that
-    were not exported so, in a model that fails, ``notes`` what else a reader should know. ``kernels`` are those that
+    were not exported so, in a model that fails, ``stopped`` why the model as a whole does not run, if it does not,
+    ``notes`` what else a reader should know. ``kernels`` are those that
     ran, ``theirs`` what runs the operators of other libraries.
     """
 
@@ -55,8 +58,42 @@ class Runs:
     refused: Mapping[str, str]
     native: frozenset[str]
     casts: Mapping[str, str]
+    stopped: str
     notes: tuple[str, ...]
     theirs: Foreign
+
+    def departs(self, node: ir.Node, name: str) -> float:
+        """The share of its allowed error that what a node makes in float64 uses, where its inputs are known; else 0."""
+        known = self.known[name]
+        if not known.anchored or not self.given_right(node):
+            return 0.0
+        if known.exact is None:
+            return 0.0
+        actual, answer, bound = self.compared(node, name, known.exact)
+        return np.inf if actual.shape != answer.shape else _share(actual, np.asarray(answer, np.float64), bound)
+
+    def compared(
+        self, node: ir.Node, name: str, actual: NDArray[Any]
+    ) -> tuple[NDArray[Any], NDArray[Any], bounds.Bound]:
+        """A value, what it should be and may err: cells of all three, where only these are known."""
+        known = self.known[name]
+        if known.cells is None or actual.shape != known.cells.shape:
+            answer = known.reference if known.cells is None else np.zeros(known.cells.shape)
+            return actual, answer, self.bound(node, name, answer)
+        bound = self.bound(node, name, known.reference)
+        allowed = known.cells.of(np.broadcast_to(bound.allowed, actual.shape))
+        return known.cells.of(actual), known.cells.values, bounds.Bound(allowed, bound.origin)
+
+    def is_right(self, node: ir.Node, name: str, array: NDArray[Any]) -> bool:
+        """Whether a value is what it should be, as far as is known."""
+        actual, answer, bound = self.compared(node, name, array)
+        if actual.shape != answer.shape:
+            return False
+        return bounds.measure(actual, np.asarray(answer, np.float64), np.maximum(bound.allowed, 1e-12)).within
+
+    def given_right(self, node: ir.Node) -> bool:
+        """Whether all that a node takes is what it should be, as far as is known."""
+        return all(self.known[str(v.name)].sound for v in subgraph.taken(node) if v.name in self.known)
 
     def error(self, node: ir.Node, name: str, actual: NDArray[Any] | None, answer: NDArray[Any] | None) -> float:
         """The share of its allowed error that a value uses; infinite for a wrong shape and for NaN out of place."""
@@ -71,10 +108,15 @@ class Runs:
         known = self.known[name]
         if actual is None:
             return 0.0
-        if actual.shape != known.reference.shape:
-            return np.inf
         answer = np.asarray(known.reference, np.float64)
-        return _share(actual, answer, bounds.network(answer, actual.dtype, known.total_error, _YARDSTICK))
+        if known.cells is not None and not known.sound:
+            if actual.shape != known.cells.shape:
+                return np.inf
+            actual, answer = known.cells.of(actual), known.cells.values
+        if actual.shape != answer.shape:
+            return np.inf
+        bound = bounds.network(answer, actual.dtype, known.total_error, _YARDSTICK)
+        return _share(actual, answer, bounds.Bound(bound.allowed + self._saturating(self._makers[name]), bound.origin))
 
     def bound(self, node: ir.Node, name: str, answer: NDArray[Any]) -> bounds.Bound:
         """What a node may err in one of its values: by analysis for pooling nodes, by measurement for others."""
@@ -85,7 +127,25 @@ class Runs:
             if window.check(x.shape) == answer.shape:
                 native = node.name in self.native
                 return bounds.pooling(window, x.astype(np.float64), np.asarray(answer), dtype, native=native)
-        return bounds.network(np.asarray(answer, np.float64), dtype, self.known[name].own_error, _YARDSTICK)
+        found = bounds.network(np.asarray(answer, np.float64), dtype, self.known[name].own_error, _YARDSTICK)
+        return bounds.Bound(found.allowed + self._saturating(node), found.origin)
+
+    def _saturating(self, node: ir.Node) -> float:
+        """What any program may err where a function saturates, whatever the answer is."""
+        name = str(node.outputs[0].name)
+        if name not in self.known or self.known[name].given.dtype == np.float64:
+            return 0.0
+        x = self.feeds.get(str(node.inputs[0].name)) if node.op_type == "Gelu" and node.inputs[0] else None
+        scale = 1.0 if x is None else float(np.abs(x[np.isfinite(x)]).max(initial=0))
+        return scale * SATURATING.get(node.op_type.lower(), 0.0)
+
+    @cached_property
+    def _makers(self) -> dict[str, ir.Node]:
+        return {str(value.name): node for node in self.graph.graph for value in node.outputs}
+
+    def region_of(self, name: str) -> list[str]:
+        """:meth:`region` of the node of that name."""
+        return self.region(next(node for node in self.graph.graph if node.name == name))
 
     def region(self, node: ir.Node) -> list[str]:
         """The nodes in front whose values are not known from outside, any of which may be the wrong one."""
@@ -116,8 +176,12 @@ def run_both(
     if taken != set(chosen.inputs):
         raise GoldenError(f"the answers are for inputs {sorted(chosen.inputs)}, this model takes {sorted(taken)}")
     inside, untraced = _inside(reference, graph, chosen)
-    casts = {} if _right(graph, chosen, kernels, theirs) else _narrowing(graph, golden)
-    known = walk(graph, chosen.inputs, chosen.answers | inside, casts)
+    right = _right(graph, chosen, kernels, theirs)
+    casts = {} if right else _narrowing(graph, golden)
+    of_this_case = golden.trace is not None and golden.trace.case == chosen.name
+    cells = golden.trace.values if golden.trace is not None and of_this_case and not right and not inside else {}
+    whole = {name: one.whole for name, one in cells.items() if one.whole is not None}
+    known = walk(graph, chosen.inputs, {**whole, **chosen.answers, **inside}, casts, cells)
     anchored = sum(value.anchored for value in known.values())
     given = {name: value.given for name, value in known.items()}
     feeds = {**given, **chosen.inputs}
@@ -135,7 +199,12 @@ def run_both(
         refused=refused,
         native=native | also_native,
         casts=casts,
-        notes=(*untraced, *stopped, *_changed(held, golden)),
+        stopped=stopped,
+        notes=(
+            *untraced,
+            *([f"the model as a whole does not run: {stopped}"] if stopped else []),
+            *_changed(held, golden),
+        ),
         theirs=theirs,
     )
 
@@ -202,12 +271,12 @@ def _inside(reference: Reference, graph: ir.Model, case: Case) -> tuple[dict[str
 
 def _whole(
     graph: ir.Model, given: Feeds, feeds: Feeds, kernels: Kernels, theirs: Foreign
-) -> tuple[Feeds, frozenset[str], list[str]]:
-    """Every value, with the errors that have added up to it; none, and a note, where the model cannot run."""
+) -> tuple[Feeds, frozenset[str], str]:
+    """Every value, with the errors that have added up to it; none, and why, where the model cannot run."""
     try:
-        return *run_part(subgraph.opened(graph, given), feeds, kernels, theirs), []
+        return *run_part(subgraph.opened(graph, given), feeds, kernels, theirs), ""
     except OnnxpoolError as error:
-        return {}, frozenset(), [f"the model as a whole does not run: {error}"]
+        return {}, frozenset(), str(error)
 
 
 def _alone(

@@ -2,8 +2,9 @@
 
 ``network.golden.npz`` beside ``network.onnx`` holds for each case the inputs in the model's own types, the answers of
 the original network computed in float64, and as a yardstick the errors that PyTorch's own runs in the model's type have
-against them; and a fingerprint of every exported node. It is an npz file without pickles: a ``header`` in JSON, and
-arrays that the header names. bfloat16, which NumPy's format lacks, is stored as its bits.
+against them; a fingerprint of every exported node; and, of one case, some cells of every value on the way
+(:mod:`onnxpool.golden.trace`), unless they could not be had. It is an npz file without pickles: a ``header`` in JSON,
+and arrays that the header names. bfloat16, which NumPy's format lacks, is stored as its bits.
 """
 
 import json
@@ -24,6 +25,7 @@ from onnxpool.errors import nearest as meant
 from onnxpool.golden.choices import Choices, Pointed, nearest
 from onnxpool.golden.inputs import Feeds
 from onnxpool.golden.magnitude import ByMagnitude
+from onnxpool.golden.trace import Trace, listed, unlisted
 from onnxpool.graph.fingerprint import Fingerprints
 
 VERSION = 2
@@ -57,7 +59,8 @@ class Golden:
     """What a model is judged by.
 
     ``source`` says who answered, ``yardstick`` whose error the yardstick is, ``dtypes`` the type of each output,
-    ``notes`` which cases were left out and why. ``fingerprints`` is None where they were not taken at export.
+    ``notes`` which cases were left out and why. ``fingerprints`` and ``trace`` are None where they were not taken at
+    export.
     """
 
     source: str
@@ -66,6 +69,7 @@ class Golden:
     cases: tuple[Case, ...]
     notes: tuple[str, ...]
     fingerprints: Fingerprints | None
+    trace: Trace | None = None
 
     @property
     def by_the_model(self) -> bool:
@@ -145,6 +149,8 @@ def save(golden: Golden, path: str | os.PathLike[str]) -> None:
         "fingerprints": golden.fingerprints,
         "cases": entries,
     }
+    if golden.trace is not None:
+        header["trace"], arrays["trace"] = listed(golden.trace)
     arrays["header"] = np.frombuffer(json.dumps(header, allow_nan=False).encode(), np.uint8)
 
     def write(unfinished: Path) -> None:
@@ -190,6 +196,7 @@ def load(path: str | os.PathLike[str]) -> Golden:
                 cases=found,
                 notes=tuple(header["notes"]),
                 fingerprints=header["fingerprints"],
+                trace=unlisted(header["trace"], file["trace"]) if "trace" in header else None,
             )
     except FileNotFoundError as error:
         told = f"there is no golden file {path}{similar(path)}; export the model again, or give reference="

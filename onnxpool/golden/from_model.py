@@ -237,6 +237,16 @@ def in_dtype(model: ir.Model, dtype: ir.DataType) -> ir.Model:
     return model
 
 
+def in_float64(node: ir.Node) -> ir.Node:
+    """A copy of one node without branches, apart from its graph, that computes in float64."""
+    inputs = [None if value is None else ir.Value(name=value.name) for value in node.inputs]
+    told = dict(node.attributes.items())
+    for attribute in node.attributes.values():
+        told |= {changed.name: changed for changed in _attribute(attribute, ir.DataType.DOUBLE)}
+    outputs = [ir.Value(name=value.name) for value in node.outputs]
+    return ir.Node(node.domain, node.op_type, inputs, told.values(), outputs=outputs)
+
+
 def _attribute(attribute: ir.Attr, dtype: ir.DataType) -> Iterator[ir.Attr]:
     if attribute.type == ir.AttributeType.TENSOR:
         yield ir.AttrTensor(attribute.name, _tensor(attribute.as_tensor(), dtype))

@@ -5,7 +5,7 @@ The yardstick is the error of another copy, in the module's own type (float32 fo
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from inspect import signature
@@ -146,20 +146,24 @@ def answers(
         raise GoldenError(f"the module was called with {len(places)} tensors, the model has the inputs {names}")
     wanted = [str(value.name) for value in model.graph.outputs]
 
-    def tensors(network: torch.nn.Module, feeds: Feeds) -> dict[str, torch.Tensor]:
+    def tensors(
+        network: torch.nn.Module, feeds: Feeds, mode: AbstractContextManager[None] | None = None
+    ) -> dict[str, torch.Tensor]:
         filled = list(leaves)
         for place, name in zip(places, names, strict=True):
             filled[place] = to_torch(feeds[name])
         positional, named = tree_unflatten(filled, structure)
-        with torch.no_grad():
+        with torch.no_grad(), mode or nullcontext():
             outputs = tree_leaves(network(*positional, **named))
         found = [leaf for leaf in outputs if isinstance(leaf, torch.Tensor)]
         if len(found) != len(wanted):
             raise GoldenError(f"the module gives {len(found)} tensors, the model has the outputs {wanted}")
         return dict(zip(wanted, found, strict=True))
 
-    def call(network: torch.nn.Module, feeds: Feeds) -> dict[str, NDArray[Any]]:
-        return {name: from_torch(tensor) for name, tensor in tensors(network, feeds).items()}
+    def call(
+        network: torch.nn.Module, feeds: Feeds, mode: AbstractContextManager[None] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        return {name: from_torch(tensor) for name, tensor in tensors(network, feeds, mode).items()}
 
     own = copied(module).cpu()
     if evaluate:
@@ -170,21 +174,20 @@ def answers(
         own = own.float()
 
     def double(feeds: Feeds) -> Answers:
-        with in_float64():
-            found = call(wide, widen(feeds))
+        found = call(wide, widen(feeds), in_float64())
         return {name: array.astype(np.float64) for name, array in found.items()}
 
     def in_own_type(feeds: Feeds) -> dict[str, NDArray[Any]]:
-        with _in_float32() if narrowed else nullcontext():
-            return call(own, feeds)
+        return call(own, feeds, _in_float32() if narrowed else None)
 
     def otherwise(feeds: Feeds, seed: int, ulps: float) -> dict[str, NDArray[Any]]:
-        with _in_float32() if narrowed else nullcontext(), in_torch(seed, ulps):
-            return call(own, feeds)
+        if not narrowed:
+            return call(own, feeds, in_torch(seed, ulps))
+        with _in_float32():
+            return call(own, feeds, in_torch(seed, ulps))
 
     def exact_tensors(feeds: Feeds) -> "dict[str, torch.Tensor]":
-        with in_float64():
-            return tensors(wide, widen(feeds))
+        return tensors(wide, widen(feeds), in_float64())
 
     def own_tensors(feeds: Feeds) -> "dict[str, torch.Tensor]":
         with _in_float32() if narrowed else nullcontext():

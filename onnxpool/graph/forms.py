@@ -28,9 +28,9 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from onnxpool._files import hidden, missing, named
-from onnxpool.domain import DOMAIN, OPSETS, VERSION, Form, is_foreign
-from onnxpool.dtypes import BY_CODE, POOLED
+from onnxpool.domain import DOMAIN, OPSETS, VERSION, Form
 from onnxpool.errors import ArgumentError, FormError, nearest
+from onnxpool.graph.element_types import infer_dtypes, pooled_dtype
 from onnxpool.graph.glance import glance
 from onnxpool.graph.repair import pool_calls, prefixed, repair
 from onnxpool.graph.tags import TAG, fold, groups, names
@@ -291,51 +291,9 @@ def _check(model: ir.Model) -> None:
                 f"node {node.name!r} ({DOMAIN}::{node.op_type}) has {len(node.inputs)} inputs and {len(node.outputs)} "
                 f"outputs; it takes {', '.join(OPERATORS[node.op_type].inputs)} and gives one"
             )
-    _infer_dtypes(model)
+    infer_dtypes(model)
     if nodes:
         model.opset_imports[DOMAIN] = VERSION
-
-
-def _infer_dtypes(model: ir.Model) -> None:
-    """Let every pooling node know the element type it pools: onnx's inference stops at each node it does not know."""
-    nodes = list(pool_calls(model))
-    unknown = len(nodes) + 1
-    usual = _usual_dtype(model)
-    while unknown:
-        for node in nodes:
-            if node.inputs[0].dtype is not None and node.outputs[0].dtype is None:  # type: ignore[union-attr]
-                node.outputs[0].dtype = node.inputs[0].dtype  # type: ignore[union-attr]
-        left = [node for node in nodes if node.outputs[0].dtype is None]
-        if len(left) == unknown and usual is not None:
-            left[0].outputs[0].dtype = usual
-            continue
-        if len(left) == unknown:
-            raise FormError(
-                f"the element type of {left[0].inputs[0]} is unknown; run onnx.shape_inference on the model"
-            )
-        unknown = len(left)
-        if unknown:
-            passes.ShapeInferencePass(strict_mode=False)(model)
-
-
-def _usual_dtype(model: ir.Model) -> ir.DataType | None:
-    """The floating point type that a model takes and gives, if it is one, and nobody can know what is within.
-
-    Behind an operator of another library inference stops. A model for which this is wrong does not load.
-    """
-    if not any(is_foreign(node.domain) and node.op_identifier() not in model.functions for node in model.graph):
-        return None
-    known = {value.dtype for value in (*model.graph.inputs, *model.graph.outputs)}
-    floating = {dtype for dtype in known if dtype is not None and BY_CODE.get(int(dtype)) in POOLED}
-    return floating.pop() if len(floating) == 1 else None
-
-
-def _dtype(node: ir.Node) -> ir.DataType:
-    """The element type that it pools."""
-    dtype = node.outputs[0].dtype
-    if dtype is None or BY_CODE.get(int(dtype)) not in POOLED:
-        raise FormError(f"node {node.name!r} pools {dtype}; pooling takes {', '.join(one.onnx for one in POOLED)}")
-    return dtype
 
 
 def _attach(model: ir.Model) -> None:
@@ -346,7 +304,7 @@ def _attach(model: ir.Model) -> None:
     opset, every = model.opset_imports[""], list(pool_calls(model))
     for op_type in sorted({node.op_type for node in every}):
         nodes = [node for node in every if node.op_type == op_type]
-        dtypes = {_dtype(node) for node in nodes}
+        dtypes = {pooled_dtype(node) for node in nodes}
         wide = ir.DataType.DOUBLE if ir.DataType.DOUBLE in dtypes else ir.DataType.FLOAT
         dilated = any(set(_window(node).dilation) != {1} for node in nodes)
         function = OPERATORS[op_type].function(Calls(opset, wide, dtypes != {wide}, dilated))
@@ -384,7 +342,7 @@ def _check_range(nodes: list[ir.Node], within: float) -> None:
         names = ", ".join(name for name, operator in OPERATORS.items() if operator.bounded)
         raise ArgumentError(f"within={within!r} is for {names}, of which the model has none")
     for node in bounded:
-        window, dtype = _window(node), _dtype(node)
+        window, dtype = _window(node), pooled_dtype(node)
         if within > (limit := largest_range(window, dtype)):
             raise ArgumentError(
                 f"within={within!r}: node {node.name!r} pools {window} in {wide_for(dtype).numpy()}, where sums of "
@@ -396,7 +354,7 @@ def _replace(node: ir.Node, *, bounded: bool) -> None:
     from onnxpool.pools import OPERATORS
     from onnxpool.pools._onnx_ops import Builder, wide_for
 
-    window, dtype = _window(node), _dtype(node)
+    window, dtype = _window(node), pooled_dtype(node)
     op, wide = Builder(f"{node.name}/"), wide_for(dtype)
     inputs = [value if dtype == wide else op.Cast(value, to=wide) for value in node.inputs]
     operator = OPERATORS[node.op_type]

@@ -4,13 +4,15 @@
     opened     the same graph, giving the value of every node
     cut        the same nodes, each taking given values in place of what other nodes make
     segment    a few nodes in the order of execution, as a model of their own
+    pick       some cells of an output in its place
 
-Each takes and returns an :class:`onnx_ir.Model`, and leaves its argument as it is.
+Each but the last takes and returns an :class:`onnx_ir.Model`, and leaves its argument as it is.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common as passes
@@ -116,6 +118,25 @@ def segment(model: ir.Model, names: Iterable[str], arrays: Mapping[str, NDArray[
     passes.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     passes.RemoveUnusedOpsetsPass()(model)
     return model
+
+
+def pick(model: ir.Model, name: str, places: NDArray[np.int64]) -> None:
+    """Let the output of that name be the cells at ``places`` alone, flat indices; it keeps its name."""
+    graph = model.graph
+    value = next(one for one in graph.outputs if one.name == name)
+    whole = f"{name}{OWN}"
+    constants = []
+    for kind, array in (("flat", np.array([-1])), ("places", places)):
+        constants.append(ir.Value(name=f"{name}#{kind}", const_value=ir.tensor(array, name=f"{name}#{kind}")))
+        constants[-1].type, constants[-1].shape = ir.TensorType(ir.DataType.INT64), ir.Shape(array.shape)
+        graph.register_initializer(constants[-1])
+    value.name = whole
+    flat = ir.node("Reshape", [value, constants[0]])
+    picked = ir.node("Gather", [flat.outputs[0], constants[1]], {"axis": 0})
+    picked.outputs[0].name, picked.outputs[0].type = name, value.type
+    picked.outputs[0].shape = ir.Shape([len(places)])
+    graph.extend([flat, picked])
+    graph.outputs[list(graph.outputs).index(value)] = picked.outputs[0]
 
 
 def prune(graph: ir.Graph) -> None:

@@ -7,10 +7,12 @@
 In their place stands the same formula in float32, rounded once, whatever the weights ``m`` are (a mask, places, their
 product): a token of weight 0 takes no part, though it be NaN, and the limits are those that the author wrote, or the
 usual ones where float16 has made 0 of them. The maximum of no token becomes 0, also where the author wrote -inf, which
-is the same number there as -1e9. The mean over the square root of the weights' sum is read too. In float32
-these spellings are right, and left.
+is the same number there as -1e9; where PyTorch's exporter noted that he wrote ``masked_fill(mask, -inf)``, it stays
+-inf, as it is. The mean over the square root of the weights' sum is read too. In float32 these spellings are right, and
+left.
 """
 
+import re
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -41,6 +43,11 @@ USUAL_COUNT = 1e-9
 
 USUAL_NORM = 1e-12
 """The usual lower limit of a norm, where float16 has made 0 of it."""
+
+
+_NOTE = "pkg.torch.onnx.fx_node"
+_ENDLESS = re.compile(r"aten\.masked_fill\.Scalar\]\(args = \(.*, -inf\)")
+"""How PyTorch's exporter notes a fill that is -inf by its author's own wish: for -1e9 stands -1000000000.0."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,7 @@ def largest(node: ir.Node) -> Match | None:
         return None
     x, chosen, gone = filled
     write = partial(_write_largest, total.keep, gone, node.outputs[0].dtype)
-    return Match("TokenMax", "largest of filled tokens", node, (x, chosen), write=write)
+    return Match("TokenMax", "largest of filled tokens (0 where there is none)", node, (x, chosen), write=write)
 
 
 # --- reading
@@ -176,6 +183,8 @@ def _filled(value: ir.Value) -> tuple[ir.Value, ir.Value, bool] | None:
     """``x``, a bool tensor, and whether that says where padding is, of values with -inf in place of padding."""
     choice = producer(value, "Where")
     if choice is not None:
+        if _ENDLESS.search(choice.metadata_props.get(_NOTE, "")):
+            return None
         chosen, first, second = present(choice.inputs)
         for x, fill, gone in ((second, first, True), (first, second, False)):
             if scalar(fill) == -np.inf:

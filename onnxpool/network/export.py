@@ -6,6 +6,7 @@
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
@@ -62,7 +63,7 @@ def export(
     """
     translations_for(module)
     from onnxpool.golden import from_torch
-    from onnxpool.network import arguments, prove
+    from onnxpool.network import arguments, prove, traced
     from onnxpool.network.passes import tidy
 
     chosen = arguments.opset_of(opset, opset_version)
@@ -89,6 +90,9 @@ def export(
             answering = from_torch.answers(module, model, call.args, call.kwargs, evaluate=evaluate)
         if wanted:
             answers = from_torch.record(module, model, call.args, call.kwargs, evaluate=evaluate, answering=answering)
+            if program.exported_program is not None and answers.cases[0].name == "example":
+                trace = traced.trace(program.exported_program, model, answers.cases[0])
+                answers = replace(answers, trace=trace)
     except GoldenError as error:  # the model is written all the same
         refused = error
     if check:

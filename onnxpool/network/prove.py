@@ -21,7 +21,7 @@ from onnxpool.errors import ExportError, GoldenError
 from onnxpool.golden import bounds
 from onnxpool.golden.collect import first_line, own_error
 from onnxpool.golden.file import Case, Golden
-from onnxpool.golden.from_torch import Answering, from_torch, in_float64, to_torch
+from onnxpool.golden.from_torch import Answering, from_torch, to_torch
 from onnxpool.golden.inputs import Feeds, Input, at_sizes, batch_axes, changeable, inputs_of, modest, prime_above
 from onnxpool.golden.magnitude import ByMagnitude
 from onnxpool.graph import forms, shapes, subgraph
@@ -240,8 +240,8 @@ def _first_wrong(model: ir.Model, program: "torch.export.ExportedProgram", case:
     inputs = [to_torch(case.inputs[str(value.name)]) for value in flat.graph.inputs]
     try:
         own = {name: from_torch(tensor) for name, tensor in traced.tensors(program, inputs, flat).items()}
-        with in_float64():
-            right = {name: from_torch(tensor) for name, tensor in traced.tensors(program, inputs, flat).items()}
+        wide = traced.tensors(program, inputs, flat, wide=True)
+        right = {name: from_torch(tensor) for name, tensor in wide.items()}
         found = opened(subgraph.opened(flat, own))(case.inputs)
     except Exception as error:  # whatever PyTorch or ONNX Runtime raises
         return f"which node is wrong is not known ({_said(error)})"
