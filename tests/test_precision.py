@@ -18,6 +18,7 @@ from onnxpool.errors import ArgumentError, FormError
 from onnxpool.graph import forms, mixed
 from onnxpool.quantizing import ranges
 from onnxpool.quantizing.inside import largest_inside
+from onnxpool.quantizing.saturation import saturates
 from onnxpool.quantizing.switched import Switched, apart
 from onnxpool.window import Window
 
@@ -254,6 +255,28 @@ def test_int8_goes_through_the_quantiser(tmp_path):
     assert {"the r", "the c"} <= set(advice.safe)
     held = [one.op_type for one in ir.load(tmp_path / "int8.onnx").graph]
     assert "QuantizeLinear" in held
+    assert onnxpool.validate(tmp_path / "int8.onnx").passed
+
+
+def test_where_int8_weights_lead_to_cut_off_sums_it_says_so_and_takes_uint8(tmp_path):
+    """Two products of 255 and 127 are more than 16 bits hold, and without VNNI that is where ONNX Runtime adds them."""
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    if "avx2" in flags:
+        assert saturates() is ("vnni" not in flags)
+    if not saturates():
+        pytest.skip("this processor adds them rightly")
+    large = RNG.uniform(0.9, 1, size=(4, 3, 3, 3))
+    model = model_of(
+        node("Conv", ["x", "w"], "h", pads=[1, 1, 1, 1]),
+        node("Relu", ["h"], "r"),
+        node("Conv", ["r", "v"], "y"),
+        weights=[("w", large), ("v", RNG.uniform(0.9, 1, size=(2, 4, 1, 1)))],
+    )
+    feeds = [{name: np.abs(array) for name, array in row.items()} for row in rows()]
+    with pytest.raises(FormError, match=r"no VNNI.* weights='uint8'"):
+        onnxpool.quantize(model, tmp_path / "int8.onnx", feeds)
+    advice = onnxpool.precision(model, tmp_path / "int8.onnx", feeds, to="int8")
+    assert any("weights are uint8" in note for note in advice.notes)
     assert onnxpool.validate(tmp_path / "int8.onnx").passed
 
 
