@@ -170,10 +170,10 @@ def pooled(session: Session, window: Window, cells: Numbers) -> Numbers:
     planes = -(-len(cells) // side)
     feeds = {}
     for i, info in enumerate(session.inputs):
-        x = np.zeros((planes * side, high, pitch), cells.dtype)
-        x[: len(cells), :, :wide] = cells[:, i].reshape(-1, high, wide)
-        x = x.reshape(planes, side, high, pitch).transpose(0, 2, 1, 3).reshape(1, planes, high, side * pitch)
-        feeds[info.name] = np.ascontiguousarray(x)
+        apart: Numbers = np.zeros((planes * side, high, pitch), cells.dtype)
+        apart[: len(cells), :, :wide] = cells[:, i].reshape(-1, high, wide)
+        x = apart.reshape(planes, side, high, pitch).transpose(0, 2, 1, 3)
+        feeds[info.name] = np.ascontiguousarray(x.reshape(1, planes, high, side * pitch))
     (y,) = session.run(feeds).values()
     step = pitch // stride
     return y.reshape(planes, -1)[:, : (side - 1) * step + 1 : step].reshape(-1)[: len(cells)]
