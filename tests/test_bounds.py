@@ -1,6 +1,7 @@
 """Bounds: units and metrics at values computed by hand, and each allowed error seen to hold and to fail."""
 
 import math
+from functools import reduce
 
 import ml_dtypes
 import numpy as np
@@ -140,6 +141,105 @@ def test_body_bound_holds_and_is_far_below_the_values(window, scale):
     assert (bound.allowed <= 1e-4 * bounds.magnitude(window, x)).all()
     spoilt = shifted(window, x) + 2e-4 * bounds.magnitude(window, x).astype(np.float32)
     assert not bounds.measure(spoilt, answer, bound.allowed).within
+
+
+def _additions(cells):
+    """How many additions each term of a sum goes through, one cell after the other."""
+    return np.minimum(np.arange(cells, 0, -1.0), cells - 1)
+
+
+def _largest_ratio(slope, offset, deepest):
+    """The largest ``sum(w (slope d + offset)) / sum(w)`` with ``w = e^-d``, each ``0 <= d <= deepest``, one of them 0.
+
+    By Dinkelbach's iteration, over the last axis: for a ratio ``r`` each ``(slope d + offset - r) e^-d`` is largest by
+    itself, at ``1 + (r - offset) / slope``.
+    """
+    ratio = np.zeros((*np.broadcast_shapes(slope.shape, offset.shape)[:-1], 1))
+    while True:
+        d = np.where(slope > 0, np.clip(1 + (ratio - offset) / np.maximum(slope, 1e-9), 0, deepest), 0)
+        loss = (slope * d + offset - ratio) * np.exp(-d) - (offset - ratio)
+        np.put_along_axis(d, loss.argmin(-1)[..., None], 0.0, -1)
+        weight = np.exp(-d)
+        better = (weight * (slope * d + offset)).sum(-1, keepdims=True) / weight.sum(-1, keepdims=True)
+        if (better - ratio).max() <= 1e-6 * deepest:
+            return better[..., 0]
+        ratio = np.maximum(ratio, better)
+
+
+def _shifted_ulps(cells, step=1.04, parts=16):
+    """The most that a shifted SoftPool may err, over all windows, from above, for ``M`` and ``C = sum(p c)`` in
+    intervals.
+
+    With ``C`` in ``[C0, C1]``, ``D C <= C1 D`` and ``0 <= a (C - C0)`` for any ``a``; a mean distance from the mean is
+    at most ``2 D (1 - D / 2M)``, below each tangent. What is left is a mean of something of each cell.
+    """
+    additions, worst, largest = _additions(cells), 0.0, 0.01
+    while largest < 1.2 * math.log(cells) + 1:  # beyond, D <= ln n, and (2 n + 3) D is less
+        smallest, largest = largest, largest * step
+        deepest = 2 * largest
+        lightest = math.exp(-deepest)
+        front, count = np.cumsum(additions), np.arange(1, cells + 1)
+        most = ((front + lightest * (front[-1] - front)) / (count + lightest * (cells - count))).max()
+        edges = np.concatenate([[0], np.linspace(front[-1] / cells, most, parts)])
+        low, high = (part[:, None, None, None] for part in (edges[:-1], edges[1:]))
+        multiplier = np.array([0, 0.15, 0.3, 0.5, 0.75, 1])[:, None, None] * deepest
+        at = np.array([0.5, 0.75, 1.0])[:, None]
+        spread = (bounds.EXP + deepest) * 2 * deepest
+        slope = additions + 3 + high + spread * (1 - 2 * at) / deepest + 0 * multiplier
+        offset = multiplier * (additions - low) + spread * at**2
+        worst = max(worst, (_largest_ratio(slope, offset, deepest).min((1, 2)).max() + largest) / smallest)
+    return worst
+
+
+def _shifted_ulps_of(x):
+    """The same of one window, as it stands in the derivation."""
+    d, additions = x.max() - x, _additions(len(x))
+    p = np.exp(-d) / np.exp(-d).sum()
+    depth, distance = p @ d, np.abs(x - p @ x)
+    first = p @ (d * (additions + 2)) + depth * (p @ additions) + depth + bounds.EXP * (p @ distance)
+    return (first + p @ (d * distance)) / np.abs(x).max() + 1
+
+
+@pytest.mark.parametrize("cells", [2, 9])
+def test_body_bound_is_above_all_windows_and_near_the_worst(cells):
+    at_worst = _shifted_ulps_of(np.array([-1e-3] * (cells - 1) + [1e-3]))
+    assert at_worst <= _shifted_ulps(cells) < 1.07 * at_worst
+    assert _shifted_ulps(cells) < bounds.body_ulps(cells) < at_worst + 3
+    for size in (0.1, 1, 5):
+        for x in np.random.default_rng(cells).normal(size=(300, cells)) * size:
+            assert _shifted_ulps_of(x) < at_worst
+
+
+@pytest.mark.parametrize("cells", [1, 2, 9, 49, 1024, 2**20])
+def test_body_bound_is_above_ratios_with_the_products_of_roundings(cells):
+    first = max(2 * cells + 2 + bounds.EXP, 2 * cells + bounds.EXP + 1.003 * math.log(cells), 2 * cells + 4)
+    assert math.expm1(first * 2.0**-24) * 2.0**24 <= bounds.body_ulps(cells)
+
+
+def test_a_large_value_before_many_that_are_lost_comes_near_to_the_body_bound():
+    """One after the other, 48 weights of just below half an ULP vanish beside 1: a ratio loses them above and below."""
+    x = np.full((1, 1, 7, 7), 8.02 - 24.15 * math.log(2), np.float32)
+    x[0, 0, 0, 0] = 8.02
+    weight = np.exp(x - np.float32(8.02))
+    above = reduce(np.add, (weight * x).flat)
+    y = np.reshape(above / reduce(np.add, weight.flat), (1, 1, 1, 1))
+    window = Window.of(2, 7)
+    answer = SOFT(window, x.astype(np.float64))
+    bound = bounds.pooling(window, x, answer, "float32", native=False)
+    assert 0.3 < bounds.measure(y, answer, bound.allowed).share < 1
+
+
+def test_likely_ulps_hold_for_windows_that_are_drawn():
+    """Of 4096 cells; one in a hundred may be beyond what is likely by one in a hundred."""
+    window = Window.of(1, 4096)
+    x = np.random.default_rng(5).normal(size=(1, 200, 4096)).astype(np.float32)
+    answer = SOFT(window, x.astype(np.float64))
+    unit = bounds.ulp(bounds.magnitude(window, x), "float32")
+    share = np.abs(shifted(window, x) - answer) / (bounds.likely_ulps(4096, 0.01) * unit)
+    assert 0.02 < share.max() < 1
+    assert bounds.likely_ulps(4096, 0.01) < bounds.likely_ulps(4096) < bounds.body_ulps(4096) / 8
+    assert "independent" in bounds.pooling(window, x, answer, "float32", native=False).origin
+    assert bounds.likely_ulps(4) == bounds.body_ulps(4)
 
 
 def test_native_bound_at_hand_values():

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,9 +16,11 @@ from typer.testing import CliRunner
 import onnxpool
 from onnxpool.cli import commands
 from onnxpool.errors import ArgumentError, FormError
+from onnxpool.golden import from_model
 from onnxpool.graph import forms, mixed
 from onnxpool.quantizing import ranges
 from onnxpool.quantizing.inside import largest_inside
+from onnxpool.quantizing.saturation import saturates
 from onnxpool.quantizing.switched import Switched, apart
 from onnxpool.window import Window
 
@@ -257,6 +260,28 @@ def test_int8_goes_through_the_quantiser(tmp_path):
     assert onnxpool.validate(tmp_path / "int8.onnx").passed
 
 
+def test_where_int8_weights_lead_to_cut_off_sums_it_says_so_and_takes_uint8(tmp_path):
+    """Two products of 255 and 127 are more than 16 bits hold, and without VNNI that is where ONNX Runtime adds them."""
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    if "avx2" in flags:
+        assert saturates() is ("vnni" not in flags)
+    if not saturates():
+        pytest.skip("this processor adds them rightly")
+    large = RNG.uniform(0.9, 1, size=(4, 3, 3, 3))
+    model = model_of(
+        node("Conv", ["x", "w"], "h", pads=[1, 1, 1, 1]),
+        node("Relu", ["h"], "r"),
+        node("Conv", ["r", "v"], "y"),
+        weights=[("w", large), ("v", RNG.uniform(0.9, 1, size=(2, 4, 1, 1)))],
+    )
+    feeds = [{name: np.abs(array) for name, array in row.items()} for row in rows()]
+    with pytest.raises(FormError, match=r"no VNNI.* weights='uint8'"):
+        onnxpool.quantize(model, tmp_path / "int8.onnx", feeds)
+    advice = onnxpool.precision(model, tmp_path / "int8.onnx", feeds, to="int8")
+    assert any("weights are uint8" in note for note in advice.notes)
+    assert onnxpool.validate(tmp_path / "int8.onnx").passed
+
+
 # --- what is refused
 
 
@@ -282,6 +307,45 @@ def test_the_model_itself_and_other_types_are_refused(tmp_path):
     half = mixed.lowered(mixed.prepared(network()), ["the h"])
     with pytest.raises(FormError, match="computes in float16"):
         onnxpool.precision(half, None, rows(1))
+
+
+def test_a_bfloat16_convolution_is_refused_in_one_sentence(caplog):
+    """Of which onnx infers no shape before opset 22, and onnx-ir logs a traceback."""
+    short = model_of(node("Conv", ["x", "w"], "y"), weights=[("w", np.ones((2, 3, 1, 1)))])
+    for value in (short.graph.input[0], short.graph.output[0]):
+        value.type.tensor_type.elem_type = TensorProto.BFLOAT16
+    with pytest.raises(FormError, match="computes in bfloat16"):
+        onnxpool.precision(short, None, rows(1))
+    assert not caplog.records
+
+
+def test_what_stays_says_why():
+    """Branches compute in float32, too, and are not looked into."""
+    inner = helper.make_graph(
+        [helper.make_node("Mul", ["x", "x"], ["t"])],
+        "t",
+        [],
+        [helper.make_tensor_value_info("t", TensorProto.FLOAT, None)],
+    )
+    model = model_of(
+        node("ReduceMax", ["x"], "top", keepdims=0),
+        node("Greater", ["top", "w"], "one"),
+        node("Not", ["one"], "other"),
+        helper.make_node("If", ["other"], ["y"], "branch", then_branch=inner, else_branch=inner),
+        weights=[("w", 0.0)],
+    )
+    advice = {one.name: one.reason for one in onnxpool.precision(model, None, rows(2)).nodes}
+    assert "what branches and loops do is not looked into" in advice["branch"]
+    assert "no form in float16" in advice["the one"]
+    assert "takes no float32" in advice["the other"]
+
+
+def test_the_mean_of_an_empty_batch_is_nan_without_a_warning():
+    model = mixed.prepared(model_of(node("ReduceMean", ["x"], "y", keepdims=0)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        answer = from_model.evaluator(from_model.in_dtype(model, ir.DataType.DOUBLE))({"x": np.zeros((0, 3, 8, 8))})
+    assert np.isnan(answer["y"])
 
 
 def test_nothing_is_written_where_nothing_is_safe(tmp_path):

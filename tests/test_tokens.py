@@ -146,6 +146,40 @@ def test_a_spread_does_not_cancel():
     assert pool(torch.full((1, 7, 1), 3.5)).tolist() == [[3.5, pytest.approx(1e-6)]]
 
 
+def test_a_spread_of_the_largest_numbers_is_finite(tmp_path):
+    """Their distance is twice what the type holds, and the deviation is not."""
+    most = torch.finfo(torch.float32).max
+    pool = statistics_pool(1)
+    for parameter in (pool.weight, pool.bias):
+        torch.nn.init.zeros_(parameter)
+    largest, spread = torch.finfo(torch.float64).max, 8**0.5 / 3
+    large = torch.tensor([[[largest], [largest], [-largest]]], dtype=torch.float64)
+    for numbers in (pool.double()(large), pool.reference(large.numpy())):
+        assert (numbers[0] / largest).tolist() == pytest.approx([1 / 3, spread])
+    pool = pool.float()
+    onnxpool.export(pool, (torch.ones(1, 4, 1),), tmp_path / "x.onnx", dynamic_shapes=FREE[:1], golden=False)
+    session = onnxpool.load(tmp_path / "x.onnx")
+    for signs, answer in (
+        ([1, 1, -1], [1 / 3, spread]),
+        ([1] * 3, [1, 0]),
+        ([-1] * 7, [-1, 0]),
+        ([1, -1] * 50, [0, 1]),
+    ):
+        x = most * torch.tensor(signs, dtype=torch.float32).reshape(1, -1, 1)
+        (ran,) = session.run({session.inputs[0].name: x.numpy()}).values()
+        for numbers in (pool(x).detach().numpy(), ran, pool.reference(x.double().numpy())):
+            assert (numbers[0] / most).tolist() == pytest.approx(answer, abs=1e-6)
+
+
+def test_no_channel_has_a_length_of_0():
+    for mode in ("mean", "max", "cls", "lasttoken", "weightedmean", "mean_sqrt_len_tokens"):
+        x = torch.zeros(2, 3, 0).requires_grad_()
+        pool = nn.TokenPool(mode, normalize=True)
+        y = pool(x)
+        assert y.shape == (2, 0) == pool.reference(x.detach().numpy()).shape
+        y.sum().backward()
+
+
 def test_lengths_of_1_for_all_that_is_not_0():
     pool = nn.TokenPool("cls", normalize=True)
     for value in (1e-45, 1e-38, 1e-20, 1.0, 1e20, 3e38):

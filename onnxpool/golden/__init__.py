@@ -8,7 +8,7 @@
     bounds.py          every allowed error, and measuring    magnitude.py    a yardstick by magnitude of the answer
     perturbed.py       runs that round a little otherwise    choices.py      outputs that jump: each value is right
     arrangement.py     how a module takes a model's inputs   pointed.py      what outputs of indices point at
-    trace.py           cells of the values inside
+    trace.py           cells of the values inside            likeness.py     cosine and noise of two vectors
 
 Every result is compared with these answers, never one result with another.
 """

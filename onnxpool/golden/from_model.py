@@ -136,7 +136,8 @@ def evaluator(
         _shake(node, draws)  # type: ignore[arg-type]
 
     def run(feeds: Feeds) -> dict[str, NDArray[Any]]:
-        with np.errstate(all="ignore"):  # NaN and infinity are part of some cases
+        with np.errstate(all="ignore"), warnings.catch_warnings():  # NaN, infinity and empty batches are cases
+            warnings.simplefilter("ignore", RuntimeWarning)
             return dict(zip(names, started.run(None, feeds), strict=True))
 
     return run

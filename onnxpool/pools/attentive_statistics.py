@@ -6,8 +6,9 @@
 Source: Okabe, Koshinaka, Shinoda, "Attentive statistics pooling for deep speaker embedding", Interspeech 2018. Its
 ``sum w x^2 - mean^2`` cancels: a constant of 1000 has a deviation of 0.1 or NaN by it in float32. (The number that the
 paper adds to each score divides out of the softmax, and is left out.) Squares are of numbers relative to the largest
-distance, so that none overflows. Scores, weights and sums of float16 and bfloat16 are float32. Padding may hold NaN or
-infinity; a sequence without a token gives 0, or NaN as asked. In ONNX it is standard operators in every form.
+distance, and distances of halves, so that none overflows. Scores, weights and sums of float16 and bfloat16 are float32.
+Padding may hold NaN or infinity; a sequence without a token gives 0, or NaN as asked. In ONNX it is standard operators
+in every form.
 
 >>> import numpy as np
 >>> x = np.array([[[1.0], [3.0], [9.0]]])
@@ -53,12 +54,14 @@ def _one(x: Array, scores: Array, eps: float, empty: Empty) -> Array:
         return np.full(2 * x.shape[1], 0.0 if empty == "zero" else np.nan)
     weights = np.exp(scores - scores.max())
     weights = (weights / weights.sum())[:, None]
-    mean = (weights * x).sum(0)
-    distance = x - mean
+    half = (weights * (x / 2)).sum(0)
+    limit = np.finfo(x.dtype).max / 2
+    half = np.where(np.isfinite(half), np.clip(half, -limit, limit), half)
+    distance = x / 2 - half
     scale = np.abs(distance).max(0)
     scale = np.where((scale > 0) & (scale < np.inf), scale, 1)
-    deviation = scale * np.sqrt((weights * (distance / scale) ** 2).sum(0))
-    return np.concatenate([mean, np.maximum(deviation, eps**0.5)])
+    deviation = 2 * np.minimum(scale * np.sqrt((weights * (distance / scale) ** 2).sum(0)), limit)
+    return np.concatenate([2 * half, np.maximum(deviation, eps**0.5)])
 
 
 METHOD = Method(
@@ -85,8 +88,10 @@ def _forward(
         some = kept.any(1, keepdim=True)
         scores = torch.where((kept | ~some).unsqueeze(2), scores, -torch.inf)
     weights = scores.softmax(1)
-    mean = (weights * wide).sum(1)
-    distance = wide - mean.unsqueeze(1)
+    limit = torch.finfo(wide.dtype).max / 2
+    half = (weights * (wide / 2)).sum(1)  # a distance may be twice as large as the type holds
+    half = torch.where(half.isfinite(), half.clamp(-limit, limit), half)  # which rounding may have passed a little
+    distance = wide / 2 - half.unsqueeze(1)
     if kept is not None:
         distance = torch.where(kept.unsqueeze(2), distance, 0)
     scale = distance.abs().amax(1).detach()  # a common factor has no slope
@@ -94,7 +99,8 @@ def _forward(
     variance = (weights * (distance / scale.unsqueeze(1)) ** 2).sum(1)
     nothing = variance == 0  # there the root has no slope
     root = torch.where(nothing, 0, torch.where(nothing, 1, variance).sqrt())
-    y = torch.cat([mean, (scale * root).clamp(min=eps**0.5)], 1)
+    deviation = 2 * (scale * root).clamp(max=limit)
+    y = torch.cat([2 * half, deviation.clamp(min=eps**0.5)], 1)
     if kept is not None:
         y = torch.where(some, y, torch.nan if nan else 0)
     return y.to(x.dtype)
@@ -130,8 +136,12 @@ def _translate(op: Any, x: Any, mask: Any, weight: Any, bias: Any, vector: Any, 
         if kept is not None:
             scores = without_padding(op, scores, op.Or(kept, op.Not(some)), -math.inf, wide)
         weights = op.Softmax(scores, axis=1)
-        mean = op.ReduceSum(op.Mul(weights, x), along, keepdims=1)
-        distance = op.Sub(x, mean)
+        limit, two = float(np.finfo(wide.numpy()).max) / 2, number(2)
+        halves = op.Div(x, two)
+        half = op.ReduceSum(op.Mul(weights, halves), along, keepdims=1)
+        within = op.Min(op.Max(half, number(-limit)), number(limit))
+        half = op.Where(op.Less(op.Abs(half), number(1.5 * limit)), within, half)  # infinity stays
+        distance = op.Sub(halves, half)
         if kept is not None:
             distance = without_padding(op, distance, kept, 0, wide)
         scale = op.ReduceMax(op.Abs(distance), along, keepdims=1)
@@ -139,8 +149,9 @@ def _translate(op: Any, x: Any, mask: Any, weight: Any, bias: Any, vector: Any, 
         scale = op.Where(usual, scale, number(1))
         ratio = op.Div(distance, scale)
         variance = op.ReduceSum(op.Mul(weights, op.Mul(ratio, ratio)), along, keepdims=1)
-        deviation = op.Max(op.Mul(scale, op.Sqrt(variance)), number(eps**0.5))
-        y = op.Squeeze(op.Concat(mean, deviation, axis=2), along)
+        deviation = op.Mul(op.Min(op.Mul(scale, op.Sqrt(variance)), number(limit)), two)
+        y = op.Concat(op.Mul(half, two), op.Max(deviation, number(eps**0.5)), axis=2)
+        y = op.Squeeze(y, along)
         return y if some is None else op.Where(some, y, number(math.nan if nan else 0))
 
     return onnx_ops.computed_in(op, x, wide, write)

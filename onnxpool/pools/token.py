@@ -154,7 +154,8 @@ _POOLED = {
 
 def _normalized(y: "Tensor") -> "Tensor":
     """``y / |y|``, of which no square overflows or vanishes; the vector 0 stays, with slopes of 0."""
-    top = y.abs().amax(1, keepdim=True).detach()  # a common factor has no slope
+    magnitudes = torch.nn.functional.pad(y.detach().abs(), (0, 1))  # one more, of 0: there may be no channel
+    top = magnitudes.amax(1, keepdim=True)  # a common factor has no slope
     scaled = y / torch.where((top > 0) & (top < torch.inf), top, 1)
     square = (scaled * scaled).sum(1, keepdim=True)
     nothing = square == 0

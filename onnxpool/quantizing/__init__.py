@@ -7,6 +7,7 @@
     narrowed.py      the model that is written
     switched.py      what a node in a narrower type does to the outputs
     inside.py        how large the sums inside of a node become
+    saturation.py    whether ONNX Runtime adds products of 8 bits rightly on this processor
     calibration.py   the inputs to calibrate with: a folder, an npz file, or the golden file
 
 What a mixed model is made of is in :mod:`onnxpool.graph.mixed`, what a quantised model holds in

@@ -183,14 +183,13 @@ def _scaled(feeds: Feeds, by: float) -> Feeds:
 def _prepared(original: ir.Model) -> ir.Model:
     if quantized.is_quantized(original):
         raise FormError("the model is quantised already; take its float original")
-    base = mixed.prepared(original)
-    for value in (*base.graph.inputs, *base.graph.initializers.values()):
+    for value in (*original.graph.inputs, *original.graph.initializers.values()):
         if value.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE):
             raise FormError(
                 f"the model computes in {value.dtype.numpy().name} ({value.name!r}); take the float32 model that "
                 "it was made from, or export it in float32"
             )
-    return base
+    return mixed.prepared(original)
 
 
 def _most(count: int, holds: Callable[[int], bool]) -> int:

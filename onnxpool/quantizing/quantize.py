@@ -36,6 +36,7 @@ from onnxpool.graph import forms, quantized
 from onnxpool.graph.fingerprint import fingerprints
 from onnxpool.graph.forms import Model
 from onnxpool.quantizing.calibration import Calibration, Samples, samples
+from onnxpool.quantizing.saturation import WHY, saturates
 from onnxpool.run.native_library import why_missing
 from onnxpool.run.session import load
 from onnxpool.validation.as_text import sentences
@@ -145,7 +146,8 @@ def quantize(
         needed = ("native",) if forms.pool_nodes(made) and why_missing() is None else ()
         report = validate(after, golden, forms=("function",), require=needed)  # type: ignore[arg-type]
         if not report.passed:
-            raise FormError(f"the quantised model is wrong, and was not written: {'; '.join(sentences(report))}")
+            cause = f"{WHY}; with weights='uint8' (--weights uint8) it adds rightly: " if _saturated(weights) else ""
+            raise FormError(f"the quantised model is wrong, and was not written: {cause}{'; '.join(sentences(report))}")
         told(len(given), len(given), "comparing")
         compared = _compared(load(base), load(after), given, made)
         native = tuple(one.node for one in load(after).placements if one.native)
@@ -171,6 +173,10 @@ def quantize(
         checked=f"{report.summary}: against its own answers in float64, {len(golden.cases)} cases",
         notes=tuple(_notes(was, calibration, base, report.notes)),
     )
+
+
+def _saturated(weights: Stored) -> bool:
+    return weights == "int8" and saturates()
 
 
 # --- before

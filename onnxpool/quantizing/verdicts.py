@@ -7,8 +7,9 @@ from typing import Literal, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
+from onnxpool.domain import DOMAIN
 from onnxpool.errors import MissingExtra
-from onnxpool.graph import mixed
+from onnxpool.graph import mixed, subgraph
 from onnxpool.pools import OPERATORS
 from onnxpool.quantizing.ranges import MARGIN, Seen
 from onnxpool.quantizing.switched import Places, To
@@ -56,10 +57,7 @@ def sorted_out(base: ir.Model, seen: Seen, to: To) -> tuple[dict[str, NodeAdvice
         inputs, outputs = mixed.places(node, base.opset_imports)
         value, largest, room = _nearest(base, node, seen, inputs, outputs)
         if not outputs or (to == "int8" and node.op_type not in whole):
-            why = (
-                f"has no form in {to} that gives the same kind of numbers" if inputs or outputs else "takes no float32"
-            )
-            reason = f"{node.op_type} stays as it is: it {why}"
+            reason = f"{node.op_type} stays as it is: {_why_none(node, to, bool(inputs or outputs))}"
             known[name] = NodeAdvice(name, node.op_type, "has none", None, largest, value, reason)
         elif not np.isfinite(largest):
             known[name] = NodeAdvice(
@@ -72,6 +70,16 @@ def sorted_out(base: ir.Model, seen: Seen, to: To) -> tuple[dict[str, NodeAdvice
         else:
             candidates[name] = (inputs, outputs)
     return known, candidates
+
+
+def _why_none(node: ir.Node, to: To, has_floats: bool) -> str:
+    if any(True for _ in subgraph.bodies(node)):
+        return "what branches and loops do is not looked into"
+    if node.domain not in ("", "ai.onnx", DOMAIN):
+        return f"an operator of {node.domain!r}, of which it is not known what types it takes"
+    if not has_floats and all(value is None or value.dtype != ir.DataType.FLOAT for value in node.inputs):
+        return "it takes no float32"
+    return f"it has no form in {to} that gives the same kind of numbers"
 
 
 def _quantizable() -> frozenset[str]:
