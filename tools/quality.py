@@ -6,8 +6,8 @@
 
 Every network that is trained is written at once, as a line of out/quality/networks-DATA-EPOCHS.jsonl, and not trained
 again by the next call: a run that was stopped goes on, and --from 5 may run in a second process. ``--fresh`` forgets
-them. What is measured: tools/quality_network.py and tools/quality_pictures.py. Further methods are a line in
-``POOLINGS`` there.
+them, and the photographs. What is measured: tools/quality_network.py and tools/quality_pictures.py; a further method is
+a line in ``POOLINGS`` there.
 """
 
 import argparse
@@ -66,6 +66,14 @@ def train_all(rows: list[str], seeds: range, epochs: int, data: str, path: Path)
     return {(row, seed): done[row, seed] for row, seed in done if row in rows}
 
 
+def photographs_measured(path: Path) -> dict[str, dict[str, list[float]]]:
+    """What was measured before, if it was."""
+    if not path.exists():
+        path.write_text(json.dumps(pictures.photographs_measured()), encoding="utf-8")
+    found: dict[str, dict[str, list[float]]] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
 def collected(done: Runs, rows: list[str], epochs: int, data: str) -> dict[str, Any]:
     """All that the page tells: networks of the seeds of which every row is there, and photographs."""
     seeds = sorted({seed for _, seed in done if all((row, seed) in done for row in rows)})
@@ -76,7 +84,7 @@ def collected(done: Runs, rows: list[str], epochs: int, data: str) -> dict[str, 
     }
     photographs = {
         row: {name: [round(value, 3) for value in found[name]] for name in pictures.MEASURES}
-        for row, found in pictures.photographs_measured().items()
+        for row, found in photographs_measured(OUT / "photographs.json").items()
     }
     times = {row: [done[row, seed]["seconds"] for seed in seeds] for row in rows}
     return {
@@ -130,7 +138,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=8, metavar="N", help="of 1000 digits (8)")
     parser.add_argument("--data", choices=("mnist", "digits"), default="mnist", help="5000 of MNIST, or scikit-learn's")
     parser.add_argument("--only", nargs="*", default=rows, choices=rows, metavar="ROW", help="of the table")
-    parser.add_argument("--fresh", action="store_true", help="forget networks that were trained before")
+    parser.add_argument("--fresh", action="store_true", help="forget what was measured before")
     parser.add_argument("--docs", action="store_true", help=f"write {FACTS}, {PAGE} and its pictures")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -138,6 +146,7 @@ def main() -> None:
     path = OUT / f"networks-{given.data}-{given.epochs}.jsonl"
     if given.fresh:
         path.unlink(missing_ok=True)
+        (OUT / "photographs.json").unlink(missing_ok=True)
     done = train_all(chosen, range(given.first, given.first + given.seeds), given.epochs, given.data, path)
     facts = collected(done, chosen, given.epochs, given.data)
     (OUT / "quality.json").write_text(as_json(facts), encoding="utf-8")

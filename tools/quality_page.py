@@ -127,7 +127,7 @@ def tables(facts: Mapping[str, object]) -> dict[str, str]:
 
 
 INK, FAINT, MARK = "#1c1c28", "#b9bdc9", "#3949ab"
-LEFT, RIGHT, ROW, HEAD = 196, 18, 19, 46
+LEFT, RIGHT, ROW, HEAD = 208, 18, 19, 46
 
 
 def forest(title: str, unit: str, rows: Mapping[str, Measured], *, zero: bool = False) -> str:
