@@ -62,6 +62,16 @@ def test_every_row_starts_from_the_same_network(name):
     assert network.parameters(name) == sum(p.numel() for i in (1, 3, 5) for p in other[i].parameters())
 
 
+@pytest.mark.parametrize("name", list(network.POOLINGS))
+def test_poolings_are_padded_in_a_ring_as_convolutions_are(name):
+    """A shift by two moves the pooled map by one, so that no row loses consistency at edges; S3DPP alone has some."""
+    torch.manual_seed(0)
+    x, pool = torch.rand(1, 4, network.SIZE, network.SIZE), network.POOLINGS[name](4).eval()
+    with torch.no_grad():
+        found = pool(x.roll((2, 2), (2, 3))).roll((-1, -1), (2, 3))
+        assert torch.allclose(found, pool(x), atol=1e-6) == (name != "S3DetailPreservingPool")
+
+
 def test_information_is_exact_where_pixels_are_kept(data):
     """Four channels that hold a picture's four phases give it back; one phase alone does not."""
     phases = torch.nn.Conv2d(1, 4, 2, bias=False)
@@ -165,3 +175,38 @@ def test_the_page_says_what_was_measured():
     assert set(facts["networks"]) == {*network.POOLINGS, *list(network.HEADS)[1:]}
     assert set(facts["photographs"]) == set(pictures.SMALLER)
     assert all(len(found[name]) == len(facts["seeds"]) for found in facts["networks"].values() for name in found)
+
+
+def test_the_advice_follows_from_the_numbers():
+    """What the page says in words, of the means in its JSON."""
+    facts = json.loads((ROOT / quality.FACTS).read_text(encoding="utf-8"))
+    means = {
+        part: {row: {name: page.interval(found[name]).mean for name in found} for row, found in facts[part].items()}
+        for part in ("networks", "photographs")
+    }
+    nets, photographs = means["networks"], means["photographs"]
+
+    def rises(measure, *rows, of=nets):
+        found = [of[row][measure] for row in rows]
+        assert found == sorted(found), (measure, dict(zip(rows, found, strict=True)))
+
+    polyphase = "AdaptivePolyphasePool, blurred"
+    rises(
+        "consistency", "every second cell", "convolution 3x3", "MaxPool", "SoftPool", "AvgPool", "BlurPool", polyphase
+    )
+    assert nets[polyphase]["consistency"] == nets["AdaptivePolyphasePool"]["consistency"] == 100
+    for learned in ("LocalImportancePool", "TreePool"):
+        rises("consistency", learned, "MaxPool")
+    for low in ("every second cell", "AdaptivePolyphasePool", "MixedPool", "S3DetailPreservingPool", "StochasticPool"):
+        rises("accuracy", low, "MaxPool", "AvgPool")
+    rises("accuracy", "MixedPool", "S3DetailPreservingPool", "StochasticPool")
+    for name in ("accuracy", "consistency", "noise", "impulses", "information"):
+        rises(name, "MaxPool", "AvgPool")
+    rises("gap", "BlurPool", "AvgPool", "MaxPool")
+    rises("noise", "MaxPool", "AvgPool", "LocalImportancePool 3x3")
+    rises("noise", "MaxPool", "convolution 3x3")
+    for end in ("maximum", "GeM", "SoftPool"):
+        assert nets[f"at the end: {end}"]["accuracy"] > nets["MaxPool"]["accuracy"]
+    rises("error", "Lanczos", "DPID, lambda 0.5", "box", "DPID", "SoftPool", "every second cell", of=photographs)
+    assert min(photographs, key=lambda row: photographs[row]["error"]) == "Lanczos"
+    assert max(photographs.keys() - {"every second cell"}, key=lambda row: photographs[row]["detail"]) == "DPID"

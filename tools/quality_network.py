@@ -59,6 +59,12 @@ def convolution(channels: int) -> torch.nn.Module:
     return torch.nn.Conv2d(channels, channels, 3, 2, 1, padding_mode="circular")
 
 
+def ringed(pool: torch.nn.Module, before: int = 1) -> torch.nn.Module:
+    """Windows that overlap, padded in a ring as convolutions are."""
+    after = 1 - before
+    return torch.nn.Sequential(torch.nn.CircularPad2d((before, after, before, after)), pool)
+
+
 def polyphase_of_blurred(_: int) -> torch.nn.Module:
     """With the blur that its authors put before it."""
     return torch.nn.Sequential(nn.BlurPool2d(3, 1, "circular"), nn.AdaptivePolyphasePool2d())
@@ -83,12 +89,14 @@ POOLINGS: dict[str, Callable[[int], torch.nn.Module]] = {
     "AttentionPool": lambda channels: nn.AttentionPool2d(channels, 2),
     "SoftPool": lambda _: nn.SoftPool2d(2),
     "AdaPool": lambda _: nn.AdaPool2d(2),
-    "MaxPool 3x3": lambda _: nn.MaxPool2d(3, 2, 1),
-    "AvgPool 3x3": lambda _: nn.AvgPool2d(3, 2, 1, count_include_pad=False),
-    "SoftPool 3x3": lambda _: nn.SoftPool2d(3, 2, 1),
-    "LocalImportancePool 3x3": lambda channels: nn.LocalImportancePool2d(nn.SimplifiedLogit2d(channels)),
+    "MaxPool 3x3": lambda _: ringed(nn.MaxPool2d(3, 2)),
+    "AvgPool 3x3": lambda _: ringed(nn.AvgPool2d(3, 2)),
+    "SoftPool 3x3": lambda _: ringed(nn.SoftPool2d(3, 2)),
+    "LocalImportancePool 3x3": lambda channels: ringed(
+        nn.LocalImportancePool2d(nn.SimplifiedLogit2d(channels), 3, 2, 0)
+    ),
     "BlurPool": lambda _: nn.BlurPool2d(4, padding_mode="circular"),
-    "MaxBlurPool": lambda _: nn.MaxBlurPool2d(2, padding_mode="circular"),
+    "MaxBlurPool": lambda _: ringed(nn.MaxBlurPool2d(2, padding_mode="circular"), 0),
     "AdaptivePolyphasePool": lambda _: nn.AdaptivePolyphasePool2d(),
     "AdaptivePolyphasePool, blurred": polyphase_of_blurred,
 }
