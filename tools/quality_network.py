@@ -59,12 +59,6 @@ def convolution(channels: int) -> torch.nn.Module:
     return torch.nn.Conv2d(channels, channels, 3, 2, 1, padding_mode="circular")
 
 
-def ringed(pool: torch.nn.Module, before: int = 1) -> torch.nn.Module:
-    """Windows that overlap, padded in a ring as convolutions are."""
-    after = 1 - before
-    return torch.nn.Sequential(torch.nn.CircularPad2d((before, after, before, after)), pool)
-
-
 def polyphase_of_blurred(_: int) -> torch.nn.Module:
     """With the blur that its authors put before it."""
     return torch.nn.Sequential(nn.BlurPool2d(3, 1, "circular"), nn.AdaptivePolyphasePool2d())
@@ -89,18 +83,19 @@ POOLINGS: dict[str, Callable[[int], torch.nn.Module]] = {
     "AttentionPool": lambda channels: nn.AttentionPool2d(channels, 2),
     "SoftPool": lambda _: nn.SoftPool2d(2),
     "AdaPool": lambda _: nn.AdaPool2d(2),
-    "MaxPool 3x3": lambda _: ringed(nn.MaxPool2d(3, 2)),
-    "AvgPool 3x3": lambda _: ringed(nn.AvgPool2d(3, 2)),
-    "SoftPool 3x3": lambda _: ringed(nn.SoftPool2d(3, 2)),
-    "LocalImportancePool 3x3": lambda channels: ringed(
-        nn.LocalImportancePool2d(nn.SimplifiedLogit2d(channels), 3, 2, 0)
-    ),
+    "MaxPool 3x3": lambda _: nn.MaxPool2d(3, 2, 1),
+    "AvgPool 3x3": lambda _: nn.AvgPool2d(3, 2, 1, count_include_pad=False),
+    "SoftPool 3x3": lambda _: nn.SoftPool2d(3, 2, 1),
+    "LocalImportancePool 3x3": lambda channels: nn.LocalImportancePool2d(nn.SimplifiedLogit2d(channels)),
     "BlurPool": lambda _: nn.BlurPool2d(4, padding_mode="circular"),
-    "MaxBlurPool": lambda _: ringed(nn.MaxBlurPool2d(2, padding_mode="circular"), 0),
+    "MaxBlurPool": lambda _: nn.MaxBlurPool2d(2, padding_mode="circular"),
     "AdaptivePolyphasePool": lambda _: nn.AdaptivePolyphasePool2d(),
     "AdaptivePolyphasePool, blurred": polyphase_of_blurred,
 }
-"""What halves the size, for so many channels: over 2x2 where no other size is said."""
+"""What halves the size, for so many channels: over 2x2 where no other size is said. See :data:`CUT`."""
+
+CUT = ("MaxPool 3x3", "AvgPool 3x3", "SoftPool 3x3", "LocalImportancePool 3x3", "MaxBlurPool", "S3DetailPreservingPool")
+"""Poolings whose windows overlap and end at the picture's edges: they cut the ring, which costs them consistency."""
 
 HEADS: dict[str, Callable[[], torch.nn.Module]] = {
     "at the end: mean": lambda: nn.GlobalAvgPool2d(flatten=True),
