@@ -1,4 +1,4 @@
-"""tools/claims: its measures where the answer is known, verdicts that can fall either way, and the page as it is made."""
+"""tools/claims: measures where the answer is known, verdicts that can fall either way, and the page as it is made."""
 
 import math
 import sys
@@ -8,8 +8,7 @@ import pytest
 import torch
 
 pytest.importorskip("sklearn")
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 
 import claims
 import claims_data
@@ -19,6 +18,7 @@ import claims_shifts
 import claims_sizes
 import claims_training
 
+ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / claims.RESULTS
 
 
@@ -48,8 +48,8 @@ def changed(**values):
         (claims_training.stochastic, {"stochastic drawing": [0.0] * 5}),
         (claims_training.stochastic, {"stochastic test": [90.0] * 5}),
         (claims_training.generalized, {"gated test": [90.0, 80, 90, 80, 90]}),
-        (claims_recovery.recovery, {"digits l1 8 times as many": [50.0, 40, 50, 50, 50]}),
-        (claims_recovery.recovery, {"digits l2 half as many": [90.0] * 5}),
+        (claims_recovery.recovery, {"l1 8 times as many": [50.0, 40, 50, 50, 50]}),
+        (claims_recovery.recovery, {"l2 half as many": [90.0] * 5}),
         (claims_pictures.soft, {"SoftPool 2 small": [0.0] * 30}),
         (claims_pictures.downscaled, {"DPID 1 edges": [0.5] * 30}),
         (claims_pictures.preserving, {"DPP symmetric star": [1.0]}),

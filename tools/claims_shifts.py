@@ -1,9 +1,9 @@
 """Adaptive polyphase sampling and blur pooling: how often a network's class stays when its picture moves.
 
-Digits of 14x14 in the middle of 16x16, 500 to train on, which move in a ring, by up to 3 cells each way: a consistency is the share of
-pairs of random places that get the same class, as in the papers. Three convolutions, whose padding is a ring as well,
-the first two followed by what halves the size; then a mean over all places and a linear layer. Each network is asked
-before training too, and the one with adaptive polyphase sampling in ONNX Runtime as well.
+Digits of 14x14 in the middle of 16x16, 500 to train on, which move in a ring, by up to 3 cells each way. A consistency
+is the share of pairs of random places that get the same class, as in the papers. Three convolutions, whose padding is a
+ring as well, the first two followed by what halves the size; then a mean over all places and a linear layer. Each
+network is asked before training too, and the one with adaptive polyphase sampling in ONNX Runtime as well.
 """
 
 import tempfile
@@ -114,6 +114,7 @@ def polyphase(found: Measured) -> Claim:
     proves = max(before.mean, after.mean) < 99
     held = least == 100 and proves
     return Claim(
+        name="Adaptive polyphase sampling",
         paper="Chaman, Dokmanić, CVPR 2021",
         where="abstract; table 1",
         says="with adaptive polyphase sampling the class stays for all circular shifts, before training too",
@@ -135,6 +136,7 @@ def blurred(found: Measured) -> Claim:
     three, five, plain = (Interval.of(found[f"max{blur} after"]) for blur in (", blurred by 3", ", blurred by 5", ""))
     worse = costs.above_zero
     return Claim(
+        name="Blur pooling",
         paper="Zhang, ICML 2019",
         where="the authors' table, ImageNet, ResNet-18",
         says="a blur before subsampling makes classes stay under shifts, and costs no accuracy",

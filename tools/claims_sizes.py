@@ -1,10 +1,11 @@
 """Global average pooling: any size of input with the same weights, class maps that say where, and less overfitting.
 
 A network in the manner of Network in Network: three convolutions, ReLU, a maximum of 2x2 after the first, and a
-convolution of 1x1 that gives one map to each digit; the mean of a map is the digit's score. It learns single digits of 14x14 alone. Then
-the file that it was exported to, once, is run by ONNX Runtime on digits at random places in larger pictures, and on
-pictures of four different digits, one in each quarter: the largest cell of a digit's map must lie in its quarter, where
-one in four does by chance. Its twins have a linear layer over all cells in place of the mean, without and with dropout.
+convolution of 1x1 that gives one map to each digit; the mean of a map is the digit's score. It learns single digits of
+14x14 alone. Then the file that it was exported to, once, is run by ONNX Runtime on digits at random places in larger
+pictures, and on pictures of four different digits, one in each quarter: the largest cell of a digit's map must lie in
+its quarter, where one in four does by chance. Its twins have a linear layer over all cells in place of the mean,
+without and with dropout.
 """
 
 import tempfile
@@ -157,6 +158,7 @@ def sizes(found: Measured) -> Claim:
     apart = max(found["largest difference of scores"])
     held = least > right[SIZES[0]].mean - 5 and apart < 1e-4
     return Claim(
+        name="Global average pooling takes any size",
         paper="Lin, Chen, Yan, ICLR 2014",
         where="section 3.2",
         says="a mean over each class' map has no weights, and sums out places: the same weights take any size",
@@ -177,6 +179,7 @@ def regularizer(found: Measured) -> Claim:
     against = {head: Interval.between(found["mean test"], found[f"{head} test"]) for head in HEADS[1:]}
     held = all(value.below_zero for value in against.values())
     return Claim(
+        name="Global average pooling regularises",
         paper="Lin, Chen, Yan, ICLR 2014",
         where="section 4.6, CIFAR-10",
         says="a global mean overfits less than linear layers, with dropout too",
@@ -194,6 +197,7 @@ def maps(found: Measured) -> Claim:
     trained, untrained = Interval.of(found["located"]), Interval.of(found["located untrained"])
     held = trained.mean - trained.half > 60 and untrained.mean < 40
     return Claim(
+        name="Global average pooling says where",
         paper="Zhou et al., CVPR 2016; Lin, Chen, Yan, ICLR 2014, figure 4",
         where="abstract, ILSVRC 2014",
         says="maps under a global mean say where a class is, though places were never taught",

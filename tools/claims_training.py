@@ -75,6 +75,7 @@ def stochastic(found: Measured) -> Claim:
     elif stays:
         why = "the error in training stays, but the test does not gain"
     return Claim(
+        name="Stochastic pooling",
         paper="Zeiler, Fergus, ICLR 2013",
         where="table 1, CIFAR-10",
         says="stochastic pooling keeps an error in training where the maximum has none, and is better in test",
@@ -99,6 +100,7 @@ def generalized(found: Measured) -> Claim:
     verdict: Verdict = "in kind, not in size" if len(held) == len(closes) else "not reproduced"
     others = ", ".join(name for name in closes if name not in held)
     return Claim(
+        name="Mixed and gated pooling",
         paper="Lee, Gallagher, Tu, AISTATS 2016; Yu et al., RSKT 2014",
         where="table 1, CIFAR-10",
         says="mixed and gated pooling generalise better than the maximum",
