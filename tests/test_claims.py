@@ -176,6 +176,6 @@ def test_training_differs_by_the_pooling_alone():
     data = claims_data.small_digits().drawn(0, 100)
     one, other = (claims_training.network(name, 8, 0).state_dict() for name in ("max", "average"))
     assert all(torch.equal(one[name], other[name]) for name in one)
-    found = claims_training.errors("max", data, 0, 3)
-    assert 0 <= found["train"] == found["drawing"] < 90
-    assert found == claims_training.errors("max", data, 0, 3)
+    found = claims_training.errors("max", data, 0, 12)
+    assert 0 <= found["train"] == found["drawing"] < 80
+    assert found == claims_training.errors("max", data, 0, 12)

@@ -20,11 +20,11 @@ from onnxpool import nn
 
 GROUP = "recovery"
 GROUPS_OF = 2
-SIGNALS = 20
+SIGNALS = 10
 NUMBERS = 64
 STEPS = 300
 STARTS = 2
-TIMES = {"half as many": 0.5, "3 times as many": 3.0, "8 times as many": 8.0}
+TIMES = {"half as many": 0.5, "8 times as many": 8.0}
 NORMS = {"l1": 1.0, "l2": 2.0, "max": math.inf}
 
 

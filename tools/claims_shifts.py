@@ -1,6 +1,6 @@
 """Adaptive polyphase sampling and blur pooling: how often a network's class stays when its picture moves.
 
-Digits of 14x14 in the middle of 16x16, 500 to train on, which move in a ring, by up to 3 cells each way. A consistency
+Digits of 14x14 in the middle of 16x16, 400 to train on, which move in a ring, by up to 3 cells each way. A consistency
 is the share of pairs of random places that get the same class, as in the papers. Three convolutions, whose padding is a
 ring as well, the first two followed by what halves the size; then a mean over all places and a linear layer. Each
 network is asked before training too, and the one with adaptive polyphase sampling in ONNX Runtime as well.
@@ -19,6 +19,9 @@ from onnxpool import nn
 
 GROUP = "shifts"
 REACH = 3
+SEEN = 400
+EPOCHS = 12
+TESTED = 400
 PAIRS = 4  # of each picture
 
 
@@ -80,11 +83,11 @@ def in_onnx(trained: torch.nn.Module, images: torch.Tensor) -> Callable[[torch.T
 
 def shifted(pooling: str, data: Digits, seed: int, epochs: int) -> dict[str, float]:
     """Consistency before and after training, and errors in test, in per cent."""
-    made, tested = network(pooling, seed).eval(), data.test_images
+    made, tested = network(pooling, seed).eval(), data.test_images[:TESTED]
     found = {"before": consistency(lambda x: classes(made, x), tested, seed)}
-    train(made, data, seed, epochs)
+    train(made, data, seed, epochs, batch=25, most=1e-2)
     found["after"] = consistency(lambda x: classes(made, x), tested, seed)
-    found["test"] = wrong(made, tested, data.test_labels)
+    found["test"] = wrong(made, tested, data.test_labels[:TESTED])
     if pooling == "adaptive polyphase":
         found["in ONNX Runtime"] = consistency(in_onnx(made, tested), tested, seed)
     return found
@@ -93,7 +96,7 @@ def shifted(pooling: str, data: Digits, seed: int, epochs: int) -> dict[str, flo
 def _measured(pooling: str, seeds: int) -> Measured:
     data, found = in_a_ring(mnist(14)), {}
     for seed in range(seeds):
-        for name, value in shifted(pooling, data.drawn(seed, 500), seed, 15).items():
+        for name, value in shifted(pooling, data.drawn(seed, SEEN), seed, EPOCHS).items():
             found.setdefault(f"{pooling} {name}", []).append(value)
     return found
 
