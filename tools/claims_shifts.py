@@ -114,7 +114,7 @@ def polyphase(found: Measured) -> Claim:
     three = [found[f"adaptive polyphase {when}"] for when in ("before", "after", "in ONNX Runtime")]
     least = min(min(values) for values in three)
     before, after = (Interval.of(found[f"every second cell {when}"]) for when in ("before", "after"))
-    proves = max(before.mean, after.mean) < 99
+    proves = before.mean < 99 and after.mean < 99
     held = least == 100 and proves
     return Claim(
         name="Adaptive polyphase sampling",
