@@ -181,6 +181,21 @@ def test_polyphase_alone_is_consistent_before_training():
         assert (found == 100) == exact, pooling
 
 
+def test_a_network_is_asked_before_and_after_training_and_in_onnx_runtime():
+    data = claims_data.small_digits().drawn(0, 100)
+    found = claims_shifts.shifted("adaptive polyphase", data, 0, 1)
+    assert found["before"] == found["after"] == found["in ONNX Runtime"] == 100
+    assert 0 < found["test"] <= 95
+
+
+def test_one_file_takes_all_sizes_and_says_where():
+    data = claims_data.small_digits().drawn(0, 300)
+    found = claims_sizes.sized(data, 0, 6)
+    assert found["largest difference of scores"] < 1e-4
+    assert found["located untrained"] < 45 < found["located"]
+    assert {f"right at {size[0]}x{size[1]}" for size in claims_sizes.SIZES} < set(found)
+
+
 def test_quarters_and_places():
     images, labels = claims_data.small_digits().test_images, claims_data.small_digits().test_labels
     pictures, which = claims_sizes.composed(images, labels, 3, 0)
