@@ -190,6 +190,7 @@ def test_a_network_is_asked_before_and_after_training_and_in_onnx_runtime():
 
 def test_one_file_takes_all_sizes_and_says_where():
     data = claims_data.small_digits().drawn(0, 300)
+    data = data._replace(test_images=data.test_images[:100], test_labels=data.test_labels[:100])
     found = claims_sizes.sized(data, 0, 6)
     assert found["largest difference of scores"] < 1e-4
     assert found["located untrained"] < 45 < found["located"]

@@ -195,10 +195,10 @@ def _alike(found: Measured, title: str, name: str, paper: str, where: str, their
         ours=told,
         distance=f"against average: {least}" + (f"; paper +{gain}" if gain else ""),
         verdict="in kind, not in size" if len(ahead) == len(WAYS) else "not reproduced",
-        why="other pictures; the paper does not say how sizes are made equal"
+        why="other pictures; how the paper makes sizes equal was not at hand"
         if len(ahead) == len(WAYS)
         else ("above max in all three ways" if beats_max else "not above max in all three ways")
-        + f", above average in {len(ahead)} of 3; the paper does not say how sizes are made equal",
+        + f", above average in {len(ahead)} of 3; how the paper makes sizes equal was not at hand",
     )
 
 
