@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "kernels/draw.h"
 #include "kernels/kernel.h"
 #include "kernels/quantized.h"
 
@@ -12,13 +13,14 @@ namespace onnxpool {
 struct Kernels {
   const Kernel* of[kMethods];
   const QuantizedKernel* quantized;
+  const DrawKernel* draw;
 };
-constexpr Kernels kBaseline{{&baseline::soft, &baseline::local_importance, &baseline::stochastic}, baseline::quantized};
+constexpr Kernels kBaseline{{&baseline::soft, &baseline::local_importance, &baseline::stochastic}, baseline::quantized, baseline::draw};
 #if defined(ONNXPOOL_AVX2)
-constexpr Kernels kAvx2{{&avx2::soft, &avx2::local_importance, &avx2::stochastic}, avx2::quantized};
+constexpr Kernels kAvx2{{&avx2::soft, &avx2::local_importance, &avx2::stochastic}, avx2::quantized, avx2::draw};
 #endif
 #if defined(ONNXPOOL_AVX512)
-constexpr Kernels kAvx512{{&avx512::soft, &avx512::local_importance, &avx512::stochastic}, avx512::quantized};
+constexpr Kernels kAvx512{{&avx512::soft, &avx512::local_importance, &avx512::stochastic}, avx512::quantized, avx512::draw};
 #endif
 
 // The kernels for the best instruction set of this processor, or for the one that ONNXPOOL_CPU names (for tests). Null
