@@ -7,16 +7,34 @@
 
 namespace onnxpool::ONNXPOOL_ISA {
 
-// As many numbers, or places, as a register holds doubles.
+// As many numbers, or places, as a register holds doubles, to and from doubles: a piece of a register.
 template <class Value>
-struct Piece {
-  typedef float type __attribute__((vector_size(kVectorBytes / 2)));
-  typedef int32_t places __attribute__((vector_size(kVectorBytes / 2)));
-};
+struct Piece;
 template <>
 struct Piece<double> {
-  typedef Vec<double> type;
-  typedef Vec<int64_t> places;
+  using Number = Vec<double>;
+  using Place = Vec<int64_t>;
+  INLINED static Vec<double> widen(Number x) { return x; }
+  INLINED static Number narrow(Vec<double> x) { return x; }
+  INLINED static Place whole(Vec<double> x) { return __builtin_convertvector(x, Place); }
+};
+template <>
+struct Piece<float> {
+  typedef float Number __attribute__((vector_size(kVectorBytes / 2)));
+  typedef int32_t Place __attribute__((vector_size(kVectorBytes / 2)));
+#if defined(__AVX512F__)
+  INLINED static Vec<double> widen(Number x) { return reinterpret_cast<Vec<double>>(_mm512_maskz_cvtps_pd(0xff, x)); }
+  INLINED static Number narrow(Vec<double> x) { return reinterpret_cast<Number>(_mm512_maskz_cvtpd_ps(0xff, x)); }
+  INLINED static Place whole(Vec<double> x) { return reinterpret_cast<Place>(_mm512_maskz_cvttpd_epi32(0xff, x)); }
+#elif defined(__AVX2__)
+  INLINED static Vec<double> widen(Number x) { return reinterpret_cast<Vec<double>>(_mm256_cvtps_pd(x)); }
+  INLINED static Number narrow(Vec<double> x) { return reinterpret_cast<Number>(_mm256_cvtpd_ps(x)); }
+  INLINED static Place whole(Vec<double> x) { return reinterpret_cast<Place>(_mm256_cvttpd_epi32(x)); }
+#else
+  INLINED static Vec<double> widen(Number x) { return __builtin_convertvector(x, Vec<double>); }
+  INLINED static Number narrow(Vec<double> x) { return __builtin_convertvector(x, Number); }
+  INLINED static Place whole(Vec<double> x) { return __builtin_convertvector(x, Place); }
+#endif
 };
 
 // Some outputs along an axis, and the cells that their windows reach.
@@ -39,7 +57,7 @@ class DrawLoop {
   using D = Vec<double>;
   using I = Ints<double>;
   static constexpr int64_t kN = kLanes<Value>;
-  static constexpr int kPieces = sizeof(double) / sizeof(Value);
+  static constexpr size_t kPieces = sizeof(double) / sizeof(Value);
   static constexpr int64_t kCells = 2048;  // of a part, about: what is held of it fits the second cache
 
  public:
@@ -96,7 +114,8 @@ class DrawLoop {
 
   // The cells of a window: where they are in the box, and in the plane, from its start on.
   struct Cells {
-    int64_t *box, *plane;
+    int64_t* box;
+    double* plane;
     int64_t count;
   };
 
@@ -105,13 +124,14 @@ class DrawLoop {
     V* const numbers = box + cells(schedule_);
     V* const drawn = numbers + outputs(schedule_);
     V* const at = drawn + outputs(schedule_);
-    auto* const table = reinterpret_cast<int64_t*>(at + outputs(schedule_));
+    auto* const plane_of = reinterpret_cast<double*>(at + outputs(schedule_));
+    auto* const box_of = reinterpret_cast<int64_t*>(plane_of + window_cells(plan_));
     load_box(x, box);
     const int64_t slice = plan_.height.out * plan_.width.out, plane = plan_.depth.out * slice;
     each_run([&](int64_t to, int64_t count, int64_t from) {
       numbers_.load_run(uniforms, plane, to, count, numbers + from);
     });
-    draw(box, numbers, drawn, at, Cells{table, table + window_cells(plan_), 0});
+    draw(box, numbers, drawn, at, Cells{box_of, plane_of, 0});
     // From the first run to the last: a register's worth beyond a run is the next one's.
     each_run([&](int64_t to, int64_t count, int64_t from) {
       cells_.store_run(drawn + from, plane, to, count, y);
@@ -135,57 +155,62 @@ class DrawLoop {
           const int64_t row = (z.start - depth_.cell) * height_.cells() + h.start - height_.cell;
           const V* const start = box + (row * width_.cells() + w.start - width_.cell);
           const int64_t in_plane = (z.start * plan_.height.in + h.start) * plan_.width.in + w.start;
-          for (int piece = 0; piece < kPieces; ++piece) one(start, window, in_plane, piece, numbers, drawn, places);
-          ++numbers, ++drawn, ++places;
+          one(start, window, static_cast<double>(in_plane), numbers++, drawn++, places++);
         }
       }
     }
   }
 
-  using Numbers = typename Piece<Value>::type;
-  using Places = typename Piece<Value>::places;
-
-  INLINED static D read(const V* from, int piece) {
-    Numbers numbers;
-    std::memcpy(&numbers, reinterpret_cast<const unsigned char*>(from) + static_cast<size_t>(piece) * sizeof numbers,
-                sizeof numbers);
-    return __builtin_convertvector(numbers, D);
+  // Pieces of registers in memory.
+  INLINED static D read(const V* from, size_t piece) {
+    typename Piece<Value>::Number number;
+    std::memcpy(&number, reinterpret_cast<const unsigned char*>(from) + piece * sizeof number,
+                sizeof number);
+    return Piece<Value>::widen(number);
   }
-  template <class To, class From>
-  INLINED static void write(From from, int piece, V* to) {
-    const To numbers = __builtin_convertvector(from, To);
-    std::memcpy(reinterpret_cast<unsigned char*>(to) + static_cast<size_t>(piece) * sizeof numbers, &numbers,
-                sizeof numbers);
+  template <class Stored>
+  INLINED static void write(Stored stored, size_t piece, V* to) {
+    std::memcpy(reinterpret_cast<unsigned char*>(to) + piece * sizeof stored, &stored, sizeof stored);
   }
+  // max(x, 0); NaN stays.
+  INLINED static D rectified(const V* from, size_t piece) { return larger(D{}, read(from, piece)); }
 
-  // One window of each of a piece's planes.
-  INLINED static void one(const V* start, const Cells& window, int64_t in_plane, int piece, const V* number, V* drawn,
-                          V* places) {
-    const auto rectified = [&](int64_t i) INLINED {
-      const D x = read(start + window.box[i], piece);
-      return x < 0 ? D{} : x;  // NaN stays
-    };
-    D scale = all(1.0), total = {}, before = {}, value = {};
-    I place = I{} - 1;
-    if constexpr (kPieces == 1) scale = down(window.count, rectified);
-    for (int64_t i = 0; i < window.count; ++i) total = total + rectified(i) * scale;
-    const D threshold = read(number, piece) * total;
-    const I some = total < infinity<double>();
+  // One window of each plane.
+  INLINED static void one(const V* start, const Cells& window, double in_plane, const V* number, V* drawn, V* places) {
+    D scale[kPieces], total[kPieces] = {}, threshold[kPieces], before[kPieces] = {}, value[kPieces] = {};
+    D place[kPieces];
+    if constexpr (kPieces == 1) scale[0] = down(start, window);
     for (int64_t i = 0; i < window.count; ++i) {
-      const D x = rectified(i), share = x * scale;
-      const I own = (share > 0) & (before <= threshold);
-      value = own ? x : value, place = own ? I{} + (in_plane + window.plane[i]) : place;
-      before = before + share;
+      UNROLL_ALL
+      for (size_t n = 0; n < kPieces; ++n) {
+        const D x = rectified(start + window.box[i], n);
+        total[n] = total[n] + (kPieces == 1 ? x * scale[n] : x);
+      }
     }
-    write<Numbers>(some ? value : all(-infinity<double>() * 0), piece, drawn);
-    write<Places>(some ? place : I{} - 1, piece, places);
+    UNROLL_ALL
+    for (size_t n = 0; n < kPieces; ++n) threshold[n] = read(number, n) * total[n], place[n] = D{} - 1 - in_plane;
+    for (int64_t i = 0; i < window.count; ++i) {
+      const D here = all(window.plane[i]);
+      UNROLL_ALL
+      for (size_t n = 0; n < kPieces; ++n) {
+        const D x = rectified(start + window.box[i], n), share = kPieces == 1 ? x * scale[n] : x;
+        const I own = (share > 0) & (before[n] <= threshold[n]);
+        value[n] = own ? x : value[n], place[n] = own ? here : place[n];
+        before[n] = before[n] + share;
+      }
+    }
+    UNROLL_ALL
+    for (size_t n = 0; n < kPieces; ++n) {
+      const I some = total[n] < infinity<double>();
+      write(Piece<Value>::narrow(some ? value[n] : all(-infinity<double>() * 0)), n, drawn);
+      write(Piece<Value>::whole(some ? place[n] + in_plane : D{} - 1), n, places);
+    }
   }
 
   // What sums of doubles are to be multiplied by: a power of two, so that they neither overflow nor lose digits.
-  template <class Cell>
-  INLINED static D down(int64_t count, const Cell& cell) {
+  INLINED static D down(const V* start, const Cells& window) {
     D top = all(0x1p-1022);
-    for (int64_t i = 0; i < count; ++i) top = larger(cell(i), top);
+    for (int64_t i = 0; i < window.count; ++i) top = larger(rectified(start + window.box[i], 0), top);
     const D power = number_of<double>(whole_bits<double>(top) & INT64_C(0x7ff0000000000000));
     return larger(1 / power, all(0x1p-1022));  // and where a cell is infinite
   }
@@ -198,7 +223,7 @@ class DrawLoop {
         for (int64_t k = w.first; k < w.last; ++k, ++count) {
           const int64_t column = k * plan_.width.dilation;
           to.box[count] = (slice * height_.cells() + row) * width_.cells() + column;
-          to.plane[count] = (slice * plan_.height.in + row) * plan_.width.in + column;
+          to.plane[count] = static_cast<double>((slice * plan_.height.in + row) * plan_.width.in + column);
         }
       }
     }
