@@ -1,9 +1,9 @@
-"""Stochastic pooling's draws as an operator of PyTorch, with its gradient, as :mod:`onnxpool.pools._native_ops` has others.
+"""Stochastic pooling's draws as an operator of PyTorch, with its gradient: beside :mod:`onnxpool.pools._native_ops`.
 
 ``torch.ops.onnxpool.native_<name>(x, uniforms, *window)`` gives what uniform numbers draw, one of each window, and
-where it stands in its plane (-1: nowhere). That is all its gradient needs, so that neither input is kept for it. Nothing
-here is random: the numbers come from PyTorch's generator before the call, so that seeds, devices, compilers,
-checkpoints and the ``randomness`` of ``torch.vmap`` mean what they mean elsewhere.
+where it stands in its plane (-1: nowhere). That is all its gradient needs, so that neither input is kept for it.
+Nothing here is random: the numbers come from PyTorch's generator before the call, so that seeds, compilers, checkpoints
+and the ``randomness`` of ``torch.vmap`` mean what they mean elsewhere.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,8 +28,8 @@ def native_draw_operator(
 ) -> Callable[..., Tensor]:
     """Register the operator and its gradient's; returns the differentiable ``(window, x, uniforms) -> output``.
 
-    ``draw`` and ``places`` are what it gives, by PyTorch's own operators, from the same arguments, for where there is no
-    library. ``shape(window, x)`` is the output's, and refuses, with :class:`ArgumentError`, what cannot be pooled.
+    ``draw`` and ``places`` are what it gives, by PyTorch's own operators, from the same arguments, for where there is
+    no library. ``shape(window, x)`` is the output's, and refuses, with :class:`ArgumentError`, what cannot be pooled.
     """
 
     def run(x: Tensor, uniforms: Tensor, *flat: Any) -> tuple[Tensor, Tensor]:
@@ -37,8 +37,8 @@ def native_draw_operator(
         output, dtype = shape(window, x), _wide(x)
         if uniforms.shape != output or uniforms.dtype != dtype:
             raise ArgumentError(
-                f"uniforms has shape {tuple(uniforms.shape)} and dtype {uniforms.dtype}; give a number for each window: "
-                f"shape {output}, dtype {dtype}"
+                f"uniforms has shape {tuple(uniforms.shape)} and dtype {uniforms.dtype}; give a number for each "
+                f"window: shape {output}, dtype {dtype}"
             )
         if _native.takes(x, uniforms):
             return _native.draw(window, x, uniforms)

@@ -162,9 +162,9 @@ def operator(exported_as: Operator, name: str, forward: Forward, backward: Backw
 def draw_operator(name: str, draw: Forward, places: Forward) -> Forward:
     """Register the native kernel that draws; returns a function ``(window, x) -> output``, which draws at random.
 
-    ``draw(window, x, uniforms) -> output`` and ``places(window, x, uniforms) -> integers`` are what uniform numbers from
-    [0, 1), one for each window, draw, and its place in the plane, or -1. ``draw`` is traceable code; where the native
-    kernel takes the tensors, it runs in place of both, and draws the same but where a sum is rounded otherwise.
+    ``draw(window, x, uniforms) -> output`` and ``places(window, x, uniforms) -> integers`` are what uniform numbers
+    from [0, 1), one for each window, draw, and its place in the plane, or -1. ``draw`` is traceable code; where the
+    native kernel takes the tensors, it runs in place of both, and draws the same but where a sum is rounded otherwise.
     Numbers come from PyTorch's generator for the device of ``x``. Without PyTorch the function raises
     :class:`MissingExtra`.
     """

@@ -198,7 +198,7 @@ def _pick(window: Window, x: "Tensor", uniforms: "Tensor", of: "Tensor", fill: f
 
 
 def _drawn(window: Window, x: "Tensor", uniforms: "Tensor") -> "Tensor":
-    """Of each window the last cell above 0 whose predecessors sum up to no more than a part ``uniforms`` of the whole."""
+    """Of each window the last cell above 0 whose predecessors sum up to no more than ``uniforms`` times the whole."""
     return _pick(window, x, uniforms, widen(x), 0).to(x.dtype)
 
 
