@@ -35,10 +35,7 @@ struct Call {
 
   bool read(const char* op_type, int element, int64_t rank, const int64_t* shape, const int64_t* numbers) {
     why.add("%s: ", op_type);
-    kernels = chosen.load(std::memory_order_relaxed);
-    if (kernels == nullptr) kernels = choose_kernels(&why);
-    if (kernels == nullptr) return false;
-    chosen.store(kernels, std::memory_order_relaxed);
+    if (!choose()) return false;
     if (kernel(op_type) == nullptr || element < 0 || element >= kElementTypes) {
       why.add("there is no kernel of this name for element type %d; 0 is float32, 1 float64, 2 float16, 3 bfloat16",
               element);
@@ -51,6 +48,12 @@ struct Call {
     return true;
   }
 
+  bool choose() {
+    kernels = chosen.load(std::memory_order_relaxed);
+    if (kernels == nullptr) kernels = choose_kernels(&why);
+    if (kernels != nullptr) chosen.store(kernels, std::memory_order_relaxed);
+    return kernels != nullptr;
+  }
   const Kernel* kernel(const char* op_type) const {
     for (const Kernel* kernel : kernels->of) {
       if (std::strcmp(kernel->name, op_type) == 0) return kernel;
@@ -159,11 +162,29 @@ int drawn_slopes(int element, int64_t rank, const int64_t* shape, const int64_t*
   return call.finish(run_tasks(schedule.tasks, schedule.scratch_bytes, parallel, task), why, room);
 }
 
+int turn(size_t bytes, int64_t count, int64_t rows, int64_t columns, const void* from, void* to, Parallel parallel,
+         char* why, size_t room) {
+  Call call;
+  if (!call.choose()) return call.refuse(why, room);
+  if (bytes != 4 && bytes != 8) {
+    call.why.add("numbers of %d bytes; expected 4 or 8", static_cast<int>(bytes));
+    return call.refuse(why, room);
+  }
+  const int64_t parts = (columns + kTurned - 1) / kTurned;
+  const auto task = [&](int64_t index, void*) {
+    const int64_t begin = index % parts * kTurned, end = begin + kTurned < columns ? begin + kTurned : columns;
+    const size_t skip = static_cast<size_t>(index / parts * rows * columns) * bytes;
+    call.kernels->turn(bytes, rows, columns, begin, end, static_cast<const char*>(from) + skip,
+                       static_cast<char*>(to) + skip);
+  };
+  return call.finish(rows == 0 || run_tasks(count * parts, 0, parallel, task), why, room);
+}
+
 }  // namespace
 }  // namespace onnxpool
 
 extern "C" ONNXPOOL_EXPORT const onnxpool::CpuLibrary* OnnxpoolCpu() {
   static constexpr onnxpool::CpuLibrary kLibrary = {onnxpool::kCpuVersion, onnxpool::pool, onnxpool::gradients,
-                                                    onnxpool::draw, onnxpool::drawn_slopes};
+                                                    onnxpool::draw, onnxpool::drawn_slopes, onnxpool::turn};
   return &kLibrary;
 }

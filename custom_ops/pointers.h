@@ -36,6 +36,10 @@ struct CpuLibrary {
   // From `grad`, of the output's shape, to the gradients of x. Places that are not in the plane get none.
   int (*drawn_slopes)(int element, int64_t rank, const int64_t* shape, const int64_t* window, const void* grad,
                       const void* places, void* slopes, Parallel parallel, char* why, size_t room);
+
+  // `count` matrices of `rows` rows of numbers of 4 or 8 bytes, each to one of `columns` rows.
+  int (*turn)(size_t bytes, int64_t count, int64_t rows, int64_t columns, const void* from, void* to, Parallel parallel,
+              char* why, size_t room);
 };
 
 using GetCpuLibrary = const CpuLibrary* (*)();
