@@ -128,11 +128,15 @@ def in_turns(ways: Sequence[Call | None], rounds: int) -> list[str]:
 
 def _told(times_ms: Sequence[float]) -> str:
     low, middle, high = statistics.quantiles(times_ms, n=4) if len(times_ms) > 1 else [times_ms[0]] * 3
-    return f"{middle:.3g} ({low:.3g}-{high:.3g})"
+    return "{} ({}-{})".format(
+        *(f"{time_ms:.0f}" if time_ms >= 100 else f"{time_ms:.3g}" for time_ms in (middle, low, high))
+    )
 
 
-def peak_mib(way: Call) -> str:
-    """The most memory that tensors took at a time, beyond those there were."""
+def peak_mib(way: Call, leaves: Sequence[torch.Tensor]) -> str:
+    """The most memory that tensors took at a time, beyond these without their gradients."""
+    for leaf in leaves:
+        leaf.grad = None
     with torch.profiler.profile(profile_memory=True) as profile:
         way()
     events = (e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]")
@@ -164,7 +168,7 @@ def table(shape: Sequence[int], rounds: int) -> Iterator[str]:
                     start = f"{name} {size}{suffix}, " if what == "forward" else ""
                     yield f"| {start}{what} | " + " | ".join(in_turns(ways, rounds)) + " |"
                 if name == "SoftPool" and size == next(iter(WINDOWS)) and not suffix:
-                    cells = ["" if way is None else peak_mib(way) for way in _bound(functions, leaves, grad)]
+                    cells = ["" if way is None else peak_mib(way, leaves) for way in _bound(functions, leaves, grad)]
                     yield "| memory for both, MiB | " + " | ".join(cells) + " |"
 
 
