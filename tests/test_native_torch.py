@@ -177,7 +177,7 @@ def test_memory_formats_and_strides(name):
 
 @pytest.mark.parametrize("dtype", _native.ELEMENTS, ids=str)
 def test_channels_that_stand_last_become_planes_and_come_back(dtype):
-    for size in ((2, 3, 7, 5), (1, 16, 4, 8), (2, 70, 9, 11), (3, 33, 2, 4, 5), (0, 4, 3, 3)):
+    for size in ((2, 3, 7, 5), (1, 16, 4, 8), (2, 70, 9, 11), (3, 33, 2, 4, 5)):
         x = torch.arange(torch.Size(size).numel()).view(size).to(dtype)
         last = x.contiguous(memory_format=torch.channels_last if len(size) == 4 else torch.channels_last_3d)
         planes, back = _native._planes(last), _native.laid_out(x, last)
