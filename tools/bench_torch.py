@@ -139,7 +139,8 @@ def peak_mib(way: Call, leaves: Sequence[torch.Tensor]) -> str:
         leaf.grad = None
     with torch.profiler.profile(profile_memory=True) as profile:
         way()
-    events = (e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]")
+    recorded: Any = profile.profiler
+    events = (event for event in recorded.kineto_results.events() if event.name() == "[memory]")
     total = most = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         total += event.nbytes()
