@@ -4,7 +4,9 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "kernels/draw.h"
 #include "kernels/kernel.h"
+#include "kernels/layout.h"
 #include "kernels/quantized.h"
 
 namespace onnxpool {
@@ -12,13 +14,18 @@ namespace onnxpool {
 struct Kernels {
   const Kernel* of[kMethods];
   const QuantizedKernel* quantized;
+  const DrawKernel* draw;
+  Turn* turn;
 };
-constexpr Kernels kBaseline{{&baseline::soft, &baseline::local_importance, &baseline::stochastic}, baseline::quantized};
+constexpr Kernels kBaseline{{&baseline::soft, &baseline::local_importance, &baseline::stochastic},
+                            baseline::quantized, baseline::draw, baseline::turn};
 #if defined(ONNXPOOL_AVX2)
-constexpr Kernels kAvx2{{&avx2::soft, &avx2::local_importance, &avx2::stochastic}, avx2::quantized};
+constexpr Kernels kAvx2{{&avx2::soft, &avx2::local_importance, &avx2::stochastic},
+                            avx2::quantized, avx2::draw, avx2::turn};
 #endif
 #if defined(ONNXPOOL_AVX512)
-constexpr Kernels kAvx512{{&avx512::soft, &avx512::local_importance, &avx512::stochastic}, avx512::quantized};
+constexpr Kernels kAvx512{{&avx512::soft, &avx512::local_importance, &avx512::stochastic},
+                            avx512::quantized, avx512::draw, avx512::turn};
 #endif
 
 // The kernels for the best instruction set of this processor, or for the one that ONNXPOOL_CPU names (for tests). Null

@@ -7,7 +7,7 @@
 
 namespace onnxpool {
 
-constexpr int64_t kCpuVersion = 1;
+constexpr int64_t kCpuVersion = 2;
 
 // Calls body(begin, end, user) for ranges that make up [begin, end), on any threads, and returns 0 when all are done: the
 // type of libtorch's torch_parallel_for. Null: everything on the calling thread.
@@ -27,6 +27,19 @@ struct CpuLibrary {
   int (*gradients)(const char* op_type, int element, int64_t rank, const int64_t* shape, const int64_t* window,
                    const void* const* inputs, const void* grad, void* const* slopes, Parallel parallel, char* why,
                    size_t room);
+
+  // Stochastic pooling's draws, as kernels/draw.h says: `uniforms`, `y` and `places` have the output's shape. Planes have
+  // fewer than 2^31 cells.
+  int (*draw)(int element, int64_t rank, const int64_t* shape, const int64_t* window, const void* x, const void* uniforms,
+              void* y, void* places, Parallel parallel, char* why, size_t room);
+
+  // From `grad`, of the output's shape, to the gradients of x. Places that are not in the plane get none.
+  int (*drawn_slopes)(int element, int64_t rank, const int64_t* shape, const int64_t* window, const void* grad,
+                      const void* places, void* slopes, Parallel parallel, char* why, size_t room);
+
+  // `count` matrices of `rows` rows of numbers of 4 or 8 bytes, each to one of `columns` rows.
+  int (*turn)(size_t bytes, int64_t count, int64_t rows, int64_t columns, const void* from, void* to, Parallel parallel,
+              char* why, size_t room);
 };
 
 using GetCpuLibrary = const CpuLibrary* (*)();

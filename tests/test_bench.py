@@ -11,6 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 
+import bench_torch
 import torch
 from bench import TURN_S, Network, judged, measure
 from bench_networks import SMALL
@@ -243,3 +244,25 @@ def test_small_networks_pool_as_they_say(name):
         way = network.open(FUNCTION, "function", CPU, 1, library=False)
         way.run()
         assert network.share(way) <= 1
+
+
+def test_the_table_of_training_in_pytorch_is_that_of_the_tool_and_says_what_the_page_says():
+    page = (Path(__file__).parent.parent / "docs/explanation/performance.md").read_text()
+    lines = page.split("## Training in PyTorch")[1].split("## ")[0].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    made = [[cell.strip() for cell in row.strip("|").split("|")] for row in bench_torch.table((1, 2, 8, 8), 1)]
+    assert rows[0] == made[0]
+    assert [row[0] for row in rows[2:-1]] == [row[0] for row in made[2:]]
+    assert [[cell == "" for cell in row] for row in rows[2:-1]] == [[cell == "" for cell in row] for row in made[2:]]
+
+    def median(cell):
+        return float(cell.split()[0])
+
+    for size in bench_torch.WINDOWS:
+        at = [row[0] for row in rows].index(f"SoftPool {size}, forward")
+        forward, both = rows[at : at + 2]
+        assert median(forward[1]) <= 0.25 * median(forward[4])
+        assert median(both[1]) <= median(both[4])
+    memory = next(row for row in rows if row[0].startswith("memory"))
+    assert median(memory[1]) <= 1.2 * median(memory[4])
+    assert median(rows[-1][1]) <= 1.03 * median(rows[-1][4]), "a step, within the noise"

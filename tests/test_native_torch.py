@@ -175,6 +175,18 @@ def test_memory_formats_and_strides(name):
     assert all(map(torch.equal, natively(name, window, constant, *tensors), expected))
 
 
+@pytest.mark.parametrize("dtype", _native.ELEMENTS, ids=str)
+def test_channels_that_stand_last_become_planes_and_come_back(dtype):
+    for size in ((2, 3, 7, 5), (1, 16, 4, 8), (2, 70, 9, 11), (3, 33, 2, 4, 5)):
+        x = torch.arange(torch.Size(size).numel()).view(size).to(dtype)
+        last = x.contiguous(memory_format=torch.channels_last if len(size) == 4 else torch.channels_last_3d)
+        planes, back = _native._planes(last), _native.laid_out(x, last)
+        assert planes.is_contiguous()
+        assert torch.equal(planes, x)
+        assert back.stride() == last.stride()
+        assert torch.equal(back, x)
+
+
 @pytest.fixture
 def without(monkeypatch):
     """As where there is no native library."""
@@ -311,7 +323,9 @@ from onnxpool import nn
 x = torch.linspace(-3, 3, 3 * 35 * 35).reshape(1, 3, 35, 35).requires_grad_()
 y = nn.SoftPool2d(3, 2, 1)(x)
 y.square().sum().backward()
-numbers = [each.detach().double().abs().sum().item() for each in (y, x.grad)]
+drawn = torch.manual_seed(1) and nn.StochasticPool2d(3, 2, 1)(x.contiguous(memory_format=torch.channels_last))
+drawn.square().sum().backward()
+numbers = [each.detach().double().abs().sum().item() for each in (y, drawn, x.grad)]
 """
 
 

@@ -10,7 +10,9 @@ variable ``ONNXPOOL_TORCH=off`` has all of them do that; it is read when the fir
 """
 
 import ctypes
+import math
 import os
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,9 +31,22 @@ SWITCH = "ONNXPOOL_TORCH"
 ELEMENTS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 """The types that there are kernels for, and their numbers in the library."""
 
-_VERSION = 1
-_HEAD = (ctypes.c_char_p, ctypes.c_int, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
-_TAIL = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t)
+PLACES = {torch.float32: torch.int32, torch.float64: torch.int64}
+"""The type of places in a plane, for each type that is computed in."""
+
+MOST_PLACES = 2**31 - 1
+"""Cells of a plane at most, where cells are drawn from it."""
+
+_VERSION = 2
+_POINTER = ctypes.c_void_p
+_TAIL = (_POINTER, ctypes.c_char_p, ctypes.c_size_t)
+
+
+def _prototype(*pointers: Any, named: bool = True) -> Any:
+    """A function of the table: of an operator's name (or none), a type, a window over a shape, and these pointers."""
+    head = (ctypes.c_char_p,) if named else ()
+    given = (ctypes.c_int, ctypes.c_int64, _POINTER, _POINTER)
+    return ctypes.CFUNCTYPE(ctypes.c_int, *head, *given, *pointers, *_TAIL)
 
 
 class _CpuLibrary(ctypes.Structure):
@@ -39,8 +54,11 @@ class _CpuLibrary(ctypes.Structure):
 
     _fields_ = (
         ("version", ctypes.c_int64),
-        ("pool", ctypes.CFUNCTYPE(ctypes.c_int, *_HEAD, ctypes.c_void_p, *_TAIL)),
-        ("gradients", ctypes.CFUNCTYPE(ctypes.c_int, *_HEAD, ctypes.c_void_p, ctypes.c_void_p, *_TAIL)),
+        ("pool", _prototype(*[_POINTER] * 2)),
+        ("gradients", _prototype(*[_POINTER] * 3)),
+        ("draw", _prototype(*[_POINTER] * 4, named=False)),
+        ("drawn_slopes", _prototype(*[_POINTER] * 3, named=False)),
+        ("turn", ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_size_t, *[ctypes.c_int64] * 3, *[_POINTER] * 2, *_TAIL)),
     )
 
 
@@ -135,7 +153,8 @@ def pool(op_type: str, window: Window, *inputs: Tensor) -> Tensor:
     dtype, ready = _alike(inputs)
     x = ready[0]
     y = x.new_empty((*x.shape[:2], *window.output(x.shape[2:])))
-    _call(_library()[0].pool, op_type, window, dtype, ready, y.data_ptr())
+    name = op_type.encode()
+    _call(_library()[0].pool, name, *_over(window, dtype, x.shape), _pointers(ready), y.data_ptr())
     return laid_out(y, inputs[0])
 
 
@@ -143,18 +162,41 @@ def gradients(op_type: str, window: Window, grad: Tensor, *inputs: Tensor) -> tu
     """What ``grad``, of the output, comes to for each of the ``inputs`` of :func:`pool`."""
     dtype, ready = _alike(inputs)
     slopes = [torch.empty_like(tensor) for tensor in ready]
-    grad = grad.to(dtype).contiguous()
-    _call(_library()[0].gradients, op_type, window, dtype, ready, grad.data_ptr(), _pointers(slopes))
+    grad = _planes(grad.to(dtype))
+    head = (op_type.encode(), *_over(window, dtype, ready[0].shape))
+    _call(_library()[0].gradients, *head, _pointers(ready), grad.data_ptr(), _pointers(slopes))
     return tuple(laid_out(slope, tensor) for slope, tensor in zip(slopes, inputs, strict=True))
 
 
-def _call(function: Any, op_type: str, window: Window, dtype: torch.dtype, inputs: list[Tensor], *outputs: Any) -> None:
-    shape = inputs[0].shape
-    sizes = (ctypes.c_int64 * len(shape))(*shape)
+def draw(window: Window, x: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """The cells that ``uniforms``, a number for each window, draw, and their places, in :data:`PLACES`."""
+    ready, uniforms = _planes(x), _planes(uniforms)
+    y = ready.new_empty(uniforms.shape)
+    places = ready.new_empty(uniforms.shape, dtype=PLACES[uniforms.dtype])
+    tensors = (ready, uniforms, y, places)
+    _call(_library()[0].draw, *_over(window, x.dtype, x.shape), *(tensor.data_ptr() for tensor in tensors))
+    return laid_out(y, x), places
+
+
+def drawn_slopes(window: Window, grad: Tensor, places: Tensor, spatial: Sequence[int]) -> Tensor:
+    """What ``grad``, of drawn cells, comes to for an input with this ``spatial`` size."""
+    ready, places = _planes(grad), places.contiguous()
+    slopes = ready.new_empty((*grad.shape[:2], *spatial))
+    tensors = (ready, places, slopes)
+    head = _over(window, grad.dtype, slopes.shape)
+    _call(_library()[0].drawn_slopes, *head, *(tensor.data_ptr() for tensor in tensors))
+    return laid_out(slopes, grad)
+
+
+def _call(function: Any, *args: Any) -> None:
     why = ctypes.create_string_buffer(1024)
-    head = (op_type.encode(), ELEMENTS[dtype], window.rank, sizes, _numbers(window), _pointers(inputs))
-    if function(*head, *outputs, _parallel(), why, len(why)):
+    if function(*args, _parallel(), why, len(why)):
         raise KernelError(f"the native kernel failed: {why.value.decode()}")
+
+
+def _over(window: Window, dtype: torch.dtype, shape: Sequence[int]) -> tuple[Any, ...]:
+    """A type, and a window over a shape, as the library takes them."""
+    return ELEMENTS[dtype], window.rank, (ctypes.c_int64 * len(shape))(*shape), _numbers(window)
 
 
 @cache
@@ -173,13 +215,42 @@ def _alike(inputs: tuple[Tensor, ...]) -> tuple[torch.dtype, list[Tensor]]:
     dtype = inputs[0].dtype
     for tensor in inputs[1:]:
         dtype = torch.promote_types(dtype, tensor.dtype)
-    return dtype, [tensor.to(dtype).contiguous() for tensor in inputs]
+    return dtype, [_planes(tensor.to(dtype)) for tensor in inputs]
+
+
+def _is_last(x: Tensor) -> bool:
+    """Whether channels stand last in memory, and nothing else is out of order."""
+    form = _CHANNELS_LAST.get(x.dim())
+    return form is not None and not x.is_contiguous() and x.is_contiguous(memory_format=form)
+
+
+_TURNED = (4, 8)
+"""Bytes of a number where the library copies from one memory format to another; where PyTorch does, it takes longer."""
+
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def _planes(x: Tensor) -> Tensor:
+    """A plain tensor with one plane after the other."""
+    if not (_is_last(x) and x.element_size() in _TURNED):
+        return x.contiguous()
+    planes = x.new_empty(x.shape)
+    _turn(x, planes, math.prod(x.shape[2:]), x.shape[1])
+    return planes
+
+
+def _turn(x: Tensor, to: Tensor, rows: int, columns: int) -> None:
+    _call(_library()[0].turn, x.element_size(), x.shape[0], rows, columns, x.data_ptr(), to.data_ptr())
 
 
 def laid_out(found: Tensor, like: Tensor) -> Tensor:
     """``found`` in the type and memory format of the input that it belongs to."""
     found = found.to(like.dtype)
-    for rank, memory_format in ((4, torch.channels_last), (5, torch.channels_last_3d)):
-        if like.dim() == rank and like.is_contiguous(memory_format=memory_format) and not like.is_contiguous():
-            return found.contiguous(memory_format=memory_format)
-    return found
+    if not _is_last(like):
+        return found
+    form = _CHANNELS_LAST[like.dim()]
+    if not (takes(found) and found.is_contiguous() and found.element_size() in _TURNED):
+        return found.contiguous(memory_format=form)
+    last = torch.empty_like(found, memory_format=form)
+    _turn(found, last, found.shape[1], math.prod(found.shape[2:]))
+    return last

@@ -60,8 +60,8 @@ def native_operator(
 
     arguments = ", ".join(f"Tensor {argument}" for argument in inputs)
     results = "Tensor" if len(inputs) == 1 else f"({', '.join(['Tensor'] * len(inputs))})"
-    call = _define(f"native_{name}", f"({arguments}, {FIELDS}) -> Tensor", pool, pool_shape)
-    call_backward = _define(
+    call = define(f"native_{name}", f"({arguments}, {FIELDS}) -> Tensor", pool, pool_shape)
+    call_backward = define(
         f"native_{name}_backward", f"(Tensor grad, {arguments}, {FIELDS}) -> {results}", slopes, slope_shapes
     )
 
@@ -95,15 +95,21 @@ def _all(tensors: Any) -> tuple[Tensor, ...]:
     return tensors if isinstance(tensors, tuple) else (tensors,)
 
 
-def _define(name: str, schema: str, run: Callable[..., Any], shapes: Callable[..., Any]) -> Any:
-    """An operator without an autograd formula; returns its overload."""
+def define(name: str, schema: str, run: Callable[..., Any], shapes: Callable[..., Any]) -> Any:
+    """Register an operator without an autograd formula, of tensors ``(N, C, *spatial)``; returns its overload.
+
+    ``schema`` ends with :data:`FIELDS`. ``shapes`` gives what ``run`` gives, for tensors without values.
+    """
     LIBRARY.define(f"{name}{schema}", tags=_TAGS)  # type: ignore[no-untyped-call]
     LIBRARY.impl(name, run, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
     overload = getattr(getattr(torch.ops, DOMAIN), name).default
 
     def batched(info: Any, places: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
         """More samples: what is batched stands before the axis of those."""
-        flat = [_joined(arg, place, info.batch_size) for arg, place in zip(args[:-COUNT], places, strict=False)]
+        flat = [
+            _joined(arg, place, info.batch_size) if isinstance(arg, Tensor) else arg
+            for arg, place in zip(args[:-COUNT], places, strict=False)
+        ]
         found = overload(*flat, *args[-COUNT:])
         sizes = (info.batch_size, -1)
         parts = tuple(each.unflatten(0, sizes) for each in _all(found))  # type: ignore[no-untyped-call]

@@ -4,6 +4,7 @@ PyTorch is optional. Without it this file and the method files still import, ``t
 module raises :class:`MissingExtra`. Method files take ``torch`` from here.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -24,6 +25,7 @@ __all__ = [
     "Sequential",
     "WindowModule",
     "cells",
+    "draw_operator",
     "has_known_sizes",
     "is_jit_tracing",
     "is_symbol",
@@ -47,6 +49,7 @@ if TYPE_CHECKING or HAVE_TORCH:
 
     from onnxpool.pools import _native
     from onnxpool.pools._composite import called, composite, differentiable, functorch_levels
+    from onnxpool.pools._native_draws import native_draw_operator
     from onnxpool.pools._native_ops import native_operator
 else:
     torch = None
@@ -152,6 +155,36 @@ def operator(exported_as: Operator, name: str, forward: Forward, backward: Backw
                 raise ArgumentError(f"{argument} has dtype {tensor.dtype}; pooling takes floating point, use .float()")
         y = (compiled if torch.compiler.is_dynamo_compiling() else eager)(window, *tensors)
         return called(overload, *tensors, *fields(window)) if y is None else y
+
+    return call
+
+
+def draw_operator(name: str, draw: Forward, places: Forward) -> Forward:
+    """Register the native kernel that draws; returns a function ``(window, x) -> output``, which draws at random.
+
+    ``draw(window, x, uniforms) -> output`` and ``places(window, x, uniforms) -> integers`` are what uniform numbers
+    from [0, 1), one for each window, draw, and its place in the plane, or -1. ``draw`` is traceable code; where the
+    native kernel takes the tensors, it runs in place of both, and draws the same but where a sum is rounded otherwise.
+    Numbers come from PyTorch's generator for the device of ``x``. Without PyTorch the function raises
+    :class:`MissingExtra`.
+    """
+    if not HAVE_TORCH:
+        return _missing(name)
+
+    native = native_draw_operator(name, pooled_shape, draw, places)
+
+    def is_native(x: "Tensor") -> bool:
+        if torch.compiler.is_dynamo_compiling():
+            plain = not torch.compiler.is_exporting() and not torch._C._are_functorch_transforms_active()
+            return plain and _native.may_take(x)
+        if math.prod(x.shape[2:]) > _native.MOST_PLACES:
+            return False
+        return _native.takes(x) or (functorch_levels() == {"Vmap"} and _native.may_take(x))
+
+    def call(window: Window, x: "Tensor") -> "Tensor":
+        shape = pooled_shape(window, x)
+        uniforms = torch.rand_like(x.new_empty(shape, dtype=torch.promote_types(x.dtype, torch.float32)))
+        return (native if is_native(x) else draw)(window, x, uniforms)
 
     return call
 

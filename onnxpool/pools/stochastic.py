@@ -13,6 +13,7 @@ of its type. A window that holds NaN or +inf gives NaN; -inf counts as 0.
 2.6
 """
 
+import math
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from onnxpool.pools import _function_body as body
 from onnxpool.pools import _onnx_ops as onnx_ops
 from onnxpool.pools._method import Calls, Method, Operator, over_windows
 from onnxpool.pools._ordinary import are_near, average, can_average
-from onnxpool.pools._torch_ops import WindowModule, cells, operator, pooled_shape, spread, torch, widen
+from onnxpool.pools._torch_ops import WindowModule, cells, draw_operator, operator, spread, torch, widen
 from onnxpool.window import Size, Window
 
 if TYPE_CHECKING:
@@ -183,19 +184,32 @@ def _ordinary(window: Window, x: "Tensor") -> "Tensor | None":
 stochastic_pool = operator(OPERATOR, "stochastic_pool", _forward, _backward, _ordinary)
 
 
-def draw(window: Window, x: "Tensor") -> "Tensor":
-    """Draw one cell of each window, the last whose predecessors sum up to no more than a random part of the whole.
-
-    Draws come from PyTorch's generator. The gradient goes to the cell that was drawn; ``y = 0`` has none.
-    """
+def _pick(window: Window, x: "Tensor", uniforms: "Tensor", of: "Tensor", fill: float) -> "Tensor":
+    """What ``of`` has in the cell that ``uniforms`` draw of each window; where none is drawn ``fill``, or NaN."""
     with torch.no_grad():
-        top, shares, total = _shares(window, x)
-        threshold = torch.rand_like(top) * total
-    before, drawn = torch.zeros_like(top), 0 * total  # NaN where a cell is
-    for share, value in zip(shares, cells(widen(x), window, fill=0.0), strict=True):
-        drawn = torch.where((share > 0) & (before <= threshold), value, drawn)
+        _, shares, total = _shares(window, x)
+        threshold = uniforms * total
+    before = torch.zeros_like(total)
+    picked = fill + 0 * total  # NaN where a cell is
+    for share, value in zip(shares, cells(of, window, fill=fill), strict=True):
+        picked = torch.where((share > 0) & (before <= threshold), value, picked)
         before = before + share
-    return drawn.to(x.dtype)
+    return picked
+
+
+def _drawn(window: Window, x: "Tensor", uniforms: "Tensor") -> "Tensor":
+    """Of each window the last cell above 0 whose predecessors sum up to no more than ``uniforms`` times the whole."""
+    return _pick(window, x, uniforms, widen(x), 0).to(x.dtype)
+
+
+def _places(window: Window, x: "Tensor", uniforms: "Tensor") -> "Tensor":
+    """Where that cell stands in its plane; -1 where none is drawn."""
+    places = torch.arange(math.prod(x.shape[2:]), device=x.device).view(1, 1, *x.shape[2:])
+    return _pick(window, x, uniforms, places.double(), -1).nan_to_num(nan=-1).long()
+
+
+draw = draw_operator("stochastic_draw", _drawn, _places)
+"""Draw one cell of each window: ``(window, x) -> output``. Gradients go to the cells that were drawn; 0 has none."""
 
 
 class _StochasticPool(WindowModule):
@@ -222,7 +236,6 @@ class _StochasticPool(WindowModule):
     def pool(self, x: "Tensor") -> "Tensor":
         if not self.draws:
             return stochastic_pool(self.window, x)
-        pooled_shape(self.window, x)
         return draw(self.window, x)
 
     def reference(self, x: Array) -> Array:
