@@ -13,6 +13,7 @@ import hashlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,11 @@ def application(repository: Repository, options: Options | None = None, siblings
     """
     service = Service(repository, options or repository.options, siblings)
     rest = _Rest(service)
+    routes = rest.routes()
+    if service.access.tracing is not None:
+        service.access.tracing.route_of = partial(_route_of, routes)
     app = Starlette(
-        routes=rest.routes(),
+        routes=routes,
         middleware=[
             Middleware(Inference, service=service),
             Middleware(Told, access=service.access, closing=lambda: service.draining),
@@ -179,6 +183,11 @@ class _Rest:
 
     async def home(self, _: Request) -> Response:
         return FileResponse(PAGE, headers=self.policy) if PAGE.exists() else RedirectResponse("/docs")
+
+
+def _route_of(routes: list[Route], path: str) -> str | None:
+    """The address with names of places, such as /v2/models/{name}, that this path is one of."""
+    return next((route.path for route in routes if route.path_regex.match(path)), None)
 
 
 _CLOSED = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
