@@ -1,6 +1,7 @@
 """Connections of strangers: silent, slow, endless, or too many; the server's health is answered beside all of them."""
 
 import json
+import re
 import resource
 import select
 import socket
@@ -359,6 +360,37 @@ def test_what_follows_a_body_in_chunks_is_no_header(server):
         connection.sendall(request + b"Host: elsewhere\r\nContent-Encoding: br\r\nUpgrade: h2c\r\n\r\n" + HEALTH)
         answers = said(connection)
     assert answers.count(b"HTTP/1.1 200 ") == 2, answers
+
+
+@pytest.mark.parametrize(
+    ("sent", "answers"),
+    [
+        (asked(BODY, b"").replace(b"Length: %d" % len(BODY), b"Length: 5"), [b"400"]),
+        (asked(BODY, b"") + b"not HTTP\r\n\r\n" + HEALTH, [b"200"]),
+        (asked(BODY, b"") * 3 + b"\0" + HEALTH, [b"200"] * 3),
+        (asked(BODY, b"", chunked=True).replace(b"\r\n7\r\n", b"\r\nx\r\n"), [b"400"]),
+        (asked(BODY, b"") + asked(BODY, b"", chunked=True).replace(b"\r\n7\r\n", b"\r\nx\r\n"), [b"200"]),
+    ],
+    ids=["too short a length", "no HTTP", "no HTTP after three", "a broken chunk", "a broken chunk after another"],
+)
+def test_what_came_before_nonsense_is_answered_and_nothing_after_it(server, sent, answers):
+    with connected(server) as connection:
+        connection.sendall(sent)
+        came = said(connection)
+    assert re.findall(rb"HTTP/1.1 ([0-9]+) ", came) == answers
+    assert came.lower().count(b"\r\nconnection: close\r\n") == 1
+
+
+def test_clients_that_leave_while_several_requests_wait_fill_no_log(path, capfd):
+    with serving(path) as server:
+        for _ in range(5):
+            with connected(server) as connection:
+                connection.sendall(asked(BODY, b"") * 3)
+        assert wait_for(lambda: b'onnxpool_connections{state="busy"} 1.0' in read(server, "/metrics")) >= 0
+        with connected(server) as connection:
+            connection.sendall(asked(BODY, b"") * 2 + HEALTH)
+            assert said(connection).count(b"HTTP/1.1 200 ") == 3
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_server_with_two_names_is_not_asked(server):

@@ -119,7 +119,7 @@ class _Rest:
 
     async def infer(self, _: Request) -> Response:
         """Inference is answered before requests are routed; the route says which methods there are."""
-        raise HTTPException(405)
+        raise HTTPException(405, headers={"Allow": "POST"})
 
     # --- what there is
 
@@ -210,9 +210,15 @@ async def _refused(_: Request, error: Exception) -> Response:
     return refusal(error)
 
 
-async def _unrouted(_: Request, error: Exception) -> Response:
+async def _unrouted(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    response = answer({"error": error.detail}, error.status_code)
+    said, where = error.detail, f"{request.url.path!r:.200}"
+    if error.status_code == 404:
+        said = f"nothing is served at {where}; /docs says what is"
+    elif error.status_code == 405:
+        allowed = ", ".join(sorted((error.headers or {}).get("Allow", "POST").split(", ")))
+        said = f"{where} is not for {request.method}; use {allowed}"
+    response = answer({"error": said}, error.status_code)
     response.headers.update(error.headers or {})
     return response
 

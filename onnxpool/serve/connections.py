@@ -120,6 +120,8 @@ class Connection(HttpToolsProtocol):
         self._app = self.app
         self._refused = 0
         self._again = b""
+        self._deaf = False
+        self._answering: RequestResponseCycle | None = None
         self._head_bytes = 0
         self._in_head = True
         self._deadline: asyncio.TimerHandle | None = None
@@ -131,14 +133,23 @@ class Connection(HttpToolsProtocol):
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
+        """Forget it, and tell the request that is being answered, where others have come after it."""
         self._stop_waiting()
+        if self._answering is not None:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         self._of.leave(self)
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
+
     def data_received(self, data: bytes) -> None:
         """Take what came; a head that has begun must end."""
+        if self._deaf:
+            return
         self._head_bytes += len(data) if self._in_head else 0
         self._unset_keepalive_if_required()
         try:
@@ -233,9 +244,22 @@ class Connection(HttpToolsProtocol):
         self._refuse(self._refused or 400)
 
     def _refuse(self, status: int) -> None:
-        if not self._in_flight:  # its answer would be taken for that of the request before
+        """Say so, and close; whole requests that came before are answered first, and nothing is said after that."""
+        last = self.cycle if self._in_flight else None
+        if last is not None and last.more_body and self.pipeline:  # it is the one that is refused, and not begun
+            self.pipeline.popleft()
+            last = self.cycle = self.pipeline[0][0] if self.pipeline else self._answering
+        if last is not None and not last.more_body:
+            last.keep_alive = False
+            self._deaf = True
+            self.flow.pause_reading()
+            return
+        if last is None or not last.response_started:
             line = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"
             self.transport.write(f"{line}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode())
+        if last is not None:
+            last.disconnected = True
+            last.message_event.set()
         self._close()
 
     def timeout_keep_alive_handler(self) -> None:
@@ -295,7 +319,9 @@ class _Whole:
         self.is_closing: Callable[[], bool] = transport.is_closing
 
     def write(self, data: bytes) -> None:
-        """Send this, unless it is the head."""
+        """Send this, unless it is the head, or nothing is sent any more."""
+        if self.is_closing():
+            return
         if self._head is None and self._cycle.response_started:
             self._head = data
         elif self._head:
