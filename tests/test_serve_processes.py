@@ -6,8 +6,6 @@ import multiprocessing
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import urllib.error
 import urllib.request
@@ -312,8 +310,6 @@ def test_each_request_has_a_span_in_the_trace_of_its_client(tmp_path, monkeypatc
     assert all(span.kind.name == "SERVER" for span in spans)
 
 
-def test_without_tracing_nothing_of_it_is_loaded(tmp_path):
-    program = "import sys, onnxpool.serve.server; sys.exit(any('opentelemetry' in name for name in sys.modules))"
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+def test_without_tracing_there_is_no_span():
     line = AccessLog("off").begin("rest", "", "GET", "/", "", "")
     assert line.span is None
