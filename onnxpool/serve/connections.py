@@ -142,10 +142,6 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
-        self._answering = cycle
-        super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
-
     def data_received(self, data: bytes) -> None:
         """Take what came; a head that has begun must end."""
         if self._deaf:
@@ -209,6 +205,8 @@ class Connection(HttpToolsProtocol):
         self._of.idle.pop(self, None)
         self.app = _Full(self._app) if self._of.full else self._app
         super().on_headers_complete()
+        if not self.pipeline:
+            self._answering = self.cycle
         self.cycle.transport = _Whole(self.transport, self.cycle)  # type: ignore[assignment] # as much as it asks for
 
     def on_message_complete(self) -> None:
@@ -220,7 +218,9 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """It is answered; where its body has not come, that is not waited for much longer."""
-        self.cycle.transport.flush()  # type: ignore[attr-defined] # it is a _Whole
+        if self._answering is not None:
+            self._answering.transport.flush()  # type: ignore[attr-defined] # it is a _Whole
+        self._answering = self.pipeline[-1][0] if self.pipeline else None  # which begins now
         super().on_response_complete()
         if not self.transport.is_closing() and not self._in_flight:
             self._of.idle[self] = None
@@ -248,7 +248,9 @@ class Connection(HttpToolsProtocol):
         last = self.cycle if self._in_flight else None
         if last is not None and last.more_body and self.pipeline:  # it is the one that is refused, and not begun
             self.pipeline.popleft()
-            last = self.cycle = self.pipeline[0][0] if self.pipeline else self._answering
+            last = self.pipeline[0][0] if self.pipeline else self._answering
+            assert last is not None
+            self.cycle = last
         if last is not None and not last.more_body:
             last.keep_alive = False
             self._deaf = True
