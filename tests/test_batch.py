@@ -279,3 +279,17 @@ def test_a_finished_batch_starts_nothing(tmp_path, means):
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert "0 of 2 shards written" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("skipped", "rows", "time_s", "lines"),
+    [
+        (0, 3, 13.3, ["3 of 3 shards written to out", "3 rows in 13.3 s, 0.23 a second; 0 could not be run"]),
+        (1, 90, 20.0, ["2 of 3 shards written to out; 1 was there already", "90 rows in 20.0 s, 4.5 a second; 0 c"]),
+        (2, 999, 0.9, ["1 of 3 shards written to out; 2 were there already", "999 rows in 0.9 s, 1110 a second; 0 c"]),
+        (3, 0, 0.0, ["0 of 3 shards written to out; 3 were there already", "0 rows in 0.0 s; 0 could not be run"]),
+    ],
+)
+def test_what_a_batch_says_of_itself(skipped, rows, time_s, lines):
+    told = batch.Batch("out", 3, skipped, rows, 0, time_s).summary.split("\n")
+    assert [one[: len(line)] for one, line in zip(told, lines, strict=True)] == lines

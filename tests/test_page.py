@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+import threading
 import urllib.request
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -28,9 +29,9 @@ Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("onnxruntime")
 testclient = pytest.importorskip("starlette.testclient")
 
-from onnxpool.serve import Options, Repository, application  # noqa: E402 - needs the extra
+from onnxpool.serve import Options, Repository, application, pictures  # noqa: E402 - needs the extra
 from onnxpool.serve.app import PAGE  # noqa: E402
-from onnxpool.serve.pictures import poolings  # noqa: E402
+from onnxpool.serve.pictures import look, poolings  # noqa: E402
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
@@ -197,6 +198,28 @@ def test_what_is_refused(tmp_path, steps):
         assert (answer.status_code, answer.json()["error"]) == (
             422, "labels has 2 lines, but output 'y' has 3 classes"
         )  # fmt: skip
+
+
+def test_a_model_is_read_once_where_the_first_picture_was_not_waited_for(tmp_path, steps, monkeypatch):
+    write(chain("standard"), tmp_path / "chain.onnx")
+    begun, go_on = [], threading.Event()
+
+    def slowly(*given):
+        begun.append(given)
+        go_on.wait(HANGS_S)
+        return look(*given)
+
+    monkeypatch.setattr(pictures, "look", slowly)
+    app = application(Repository(tmp_path / "chain.onnx", Options(poll_s=0, timeout_s=0.5)))
+    with testclient.TestClient(app, base_url="http://127.0.0.1") as client:
+
+        def status():
+            return client.post("/v1/models/chain/picture", content=steps.read_bytes()).status_code
+
+        assert [status(), status()] == [504, 504]
+        go_on.set()
+        wait_for(lambda: status() == 200)
+    assert len(begun) == 1
 
 
 def test_a_file_that_was_replaced_is_not_taken_for_the_model_that_serves(tmp_path, steps):

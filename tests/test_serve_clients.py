@@ -235,7 +235,7 @@ def test_repository(client):
     ("arguments", "said"),
     [
         ({"model": "nix"}, "there is no model 'nix'"),
-        ({"model": "../soft"}, "there is no model|Not Found"),
+        ({"model": "../soft"}, "there is no model|nothing is served at"),
         ({"model_version": "9"}, "there is no model 'soft' version '9'"),
         ({"x": X[0]}, r"shape \[1, 2, 2\]; this model takes"),
         ({"x": X[:, :, :1]}, "could not run the model on inputs of shapes"),

@@ -45,6 +45,15 @@ def refused(body, header=None, model=None):
     return refusal.value.status, str(refusal.value)
 
 
+@pytest.mark.parametrize("size", [8, 800_000])
+def test_tensors_that_follow_without_a_length_of_the_json(size):
+    """The header of the binary extension is forgotten."""
+    head = orjson.dumps({"inputs": [tensor() | {"parameters": {"binary_data_size": size}}]})
+    hint = "; where tensors follow, Inference-Header-Content-Length says where they begin"
+    assert refused(head + np.ones(size // 4, np.float32).tobytes())[1].endswith(hint)
+    assert not refused(b"{")[1].endswith(hint)
+
+
 # --- understood
 
 

@@ -1,6 +1,7 @@
 """Connections of strangers: silent, slow, endless, or too many; the server's health is answered beside all of them."""
 
 import json
+import re
 import resource
 import select
 import socket
@@ -32,9 +33,10 @@ BODY = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1, 
 
 
 def serving(path, files=1024, **listen):
-    """A server that may open so many files."""
-    limited = ["bash", "-c", f'ulimit -n {files}; exec "$@"', "bash", sys.executable, "-c", SERVE, str(path)]
-    return started([*limited, json.dumps(listen)], "soft")
+    """A server that may open so many files; what it logs is beside the model."""
+    limited = f'ulimit -n {files}; exec "$@" 2>>{path.with_name("log")}'
+    program = ["bash", "-c", limited, "bash", sys.executable, "-c", SERVE, str(path)]
+    return started([*program, json.dumps(listen)], "soft")
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +142,10 @@ def test_answers_without_a_body_and_requests_that_wait_or_follow_each_other(serv
         assert head.startswith(b"HTTP/1.1 200")
         assert head.endswith(b"\r\n\r\n")
     with connected(server) as connection:
-        connection.sendall(b"GET " + live + b"GET " + live + b"GET " + live)
-        assert said(connection).count(b'{"live":true}') == 3
+        connection.sendall(b"HEAD " + live + b"GET " + live + b"HEAD " + live + b"GET " + live)
+        answers = said(connection)
+        assert answers.count(b"HTTP/1.1 200 ") == 4
+        assert answers.count(b'{"live":true}') == 2
     with connected(server) as connection:
         head = (
             f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: {len(BODY)}\r\n\r\n"
@@ -274,35 +278,129 @@ def test_headers_end(server, headers, status):
 HEALTH = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d\r\n" % len(HEALTH),
-        b"Connection: Upgrade\r\nUpgrade: websocket\r\nTransfer-Encoding: chunked\r\n",
-    ],
-    ids=["of a length", "in chunks"],
-)
-def test_a_body_after_an_upgrade_is_no_request(server, headers):
+UPGRADE = {
+    "curl and Java": b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n",
+    "a browser": b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nConnection: keep-alive, Upgrade\r\n",
+    "two": b"Connection: keep-alive\r\nUpgrade: TLS/1.0\r\nUpgrade: h2c\r\nConnection: UPGRADE\r\n",
+}
+
+
+def asked(body, headers, chunked=False):
+    """A request for inference, with its body as it is or in two chunks."""
+    head = f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\n".encode() + headers
+    if not chunked:
+        return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (body[:7], body[7:], b""))
+    return head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["of a length", "in chunks"])
+@pytest.mark.parametrize("upgrade", UPGRADE.values(), ids=UPGRADE)
+def test_an_upgrade_with_a_body_is_not_heeded(server, upgrade, chunked):
+    """The body is read, whole or byte by byte, and so is what follows on the connection."""
+    request = asked(BODY, upgrade, chunked)
     with connected(server) as connection:
-        connection.sendall(f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\n".encode() + headers + b"\r\n")
-        answers = connection.recv(1 << 16)
-        with suppress(ConnectionError):
-            connection.sendall(HEALTH)
-            answers += said(connection)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(request + request)
+        for byte in request:
+            connection.sendall(bytes([byte]))
+        connection.sendall(HEALTH)
+        answers = said(connection)
+    assert answers.count(b"HTTP/1.1 200 ") == answers.count(b"HTTP/1.1") == 4, answers
+    assert answers.count(b'"data":[3.49265') == 3
+    assert answers.endswith(b'{"live":true}')
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["of a length", "in chunks"])
+def test_a_body_after_an_upgrade_is_no_request(server, chunked):
+    with connected(server) as connection:
+        connection.sendall(asked(HEALTH, UPGRADE["curl and Java"], chunked))
+        answers = said(connection)
     assert answers.startswith(b"HTTP/1.1 400 ")
     assert answers.count(b"HTTP/1.1") == 1
+    assert b"is not JSON" in answers
+
+
+def test_a_body_is_asked_for_beside_an_upgrade(server):
+    with connected(server) as connection:
+        head, _, _ = asked(BODY, UPGRADE["curl and Java"] + b"Expect: 100-continue\r\n").partition(BODY)
+        connection.sendall(head)
+        assert connection.recv(1 << 16) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(BODY)
+        assert said(connection).startswith(b"HTTP/1.1 200 ")
+
+
+def test_what_follows_an_upgrade_without_a_body_is_answered(server):
+    first = HEALTH.replace(b"Connection: close\r\n", UPGRADE["curl and Java"])
+    with connected(server) as connection:
+        connection.sendall(first + first + HEALTH)
+        assert said(connection).count(b'{"live":true}') == 3
+
+
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        (b"CONNECT localhost:80 HTTP/1.1", b""),
+        (b"CONNECT localhost:80 HTTP/1.1", HEALTH),
+        (b"PRI * HTTP/2.0", b"SM\r\n\r\n"),
+        (b"POST /v2/models/soft/infer HTTP/1.1\r\nTransfer-Encoding: chunked", HEALTH),
+    ],
+    ids=["a tunnel", "a tunnel with a body", "HTTP/2", "a length and chunks"],
+)
+def test_what_means_two_things_is_refused(server, head, body):
+    with connected(server) as connection:
+        connection.sendall(head + b"\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        with suppress(ConnectionError):
+            answers = said(connection)
+    assert answers.startswith(b"HTTP/1.1 400 ")
+    assert answers.count(b"HTTP/1.1") == 1
+
+
+def test_what_follows_a_body_in_chunks_is_no_header(server):
+    """A trailer neither names the server nor says how the body is encoded."""
+    request = asked(BODY, b"", chunked=True).removesuffix(b"\r\n")
+    with connected(server) as connection:
+        connection.sendall(request + b"Host: elsewhere\r\nContent-Encoding: br\r\nUpgrade: h2c\r\n\r\n" + HEALTH)
+        answers = said(connection)
+    assert answers.count(b"HTTP/1.1 200 ") == 2, answers
+
+
+@pytest.mark.parametrize(
+    ("sent", "answers"),
+    [
+        (asked(BODY, b"").replace(b"Length: %d" % len(BODY), b"Length: 5"), [b"400"]),
+        (asked(BODY, b"") + b"not HTTP\r\n\r\n" + HEALTH, [b"200"]),
+        (asked(BODY, b"") * 3 + b"\0" + HEALTH, [b"200"] * 3),
+        (asked(BODY, b"", chunked=True).replace(b"\r\n7\r\n", b"\r\nx\r\n"), [b"400"]),
+        (asked(BODY, b"") + asked(BODY, b"", chunked=True).replace(b"\r\n7\r\n", b"\r\nx\r\n"), [b"200"]),
+    ],
+    ids=["too short a length", "no HTTP", "no HTTP after three", "a broken chunk", "a broken chunk after another"],
+)
+def test_what_came_before_nonsense_is_answered_and_nothing_after_it(server, sent, answers):
+    with connected(server) as connection:
+        connection.sendall(sent)
+        came = said(connection)
+    assert re.findall(rb"HTTP/1.1 ([0-9]+) ", came) == answers
+    assert came.lower().count(b"\r\nconnection: close\r\n") == 1
+
+
+def test_clients_that_leave_while_several_requests_wait_fill_no_log(server, path):
+    log = path.with_name("log")
+    before = log.read_text()
+    for _ in range(5):
+        with connected(server) as connection:
+            connection.sendall(asked(BODY, b"") * 3)
+    wait_for(lambda: b'onnxpool_connections{state="busy"} 1.0' in read(server, "/metrics"))
+    with connected(server) as connection:
+        connection.sendall(asked(BODY, b"") * 2 + HEALTH)
+        assert said(connection).count(b"HTTP/1.1 200 ") == 3
+    assert "Traceback" not in log.read_text().removeprefix(before)
 
 
 def test_a_server_with_two_names_is_not_asked(server):
     with connected(server) as connection:
         connection.sendall(HEALTH.replace(b"Connection", b"HOST: other\r\nConnection"))
         assert said(connection).startswith(b"HTTP/1.1 400 ")
-
-
-def test_an_upgrade_without_a_body_is_not_heeded(server):
-    with connected(server) as connection:
-        connection.sendall(HEALTH.replace(b": close", b": Upgrade, HTTP2-Settings\r\nUpgrade: h2c"))
-        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
 
 
 def test_an_endless_header_ends(server):

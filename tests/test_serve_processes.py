@@ -6,8 +6,6 @@ import multiprocessing
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import urllib.error
 import urllib.request
@@ -100,6 +98,16 @@ def family(tmp_path, monkeypatch):
         yield processes._Family(tmp_path, Options(processes=2), Listen(port=0, drain_s=0), rest, tmp_path)
 
 
+def stop_when(family, condition):
+    """Stop all processes once this holds."""
+
+    def stop():
+        wait_for(condition)
+        family._stopping = True
+
+    threading.Thread(target=stop).start()
+
+
 forks = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
 
@@ -113,7 +121,7 @@ def test_where_none_listens_any_more_it_gives_up_and_says_why(family, monkeypatc
         while True:
             family._watch()
 
-    with pytest.raises(SessionError, match=r"no process starts any more: the file is no good$"):
+    with pytest.raises(SessionError, match=r"gone, none starts any more: the file is no good$"):
         run()
     waits = [float(record.args[-1]) for record in caplog.records if record.args[0] == 0]
     assert waits[:5] == [0.02, 0.04, 0.08, 0.16, 0.32]
@@ -124,18 +132,52 @@ def test_where_none_listens_any_more_it_gives_up_and_says_why(family, monkeypatc
 def test_one_that_dies_is_started_until_it_listens(family, monkeypatch, caplog):
     monkeypatch.setattr(processes, "_process", dies_after_it_listened)
 
-    def stop():
-        wait_for(lambda: len(caplog.messages) == 3 and family._there[1].listening)
-        family._stopping = True
-
-    threading.Thread(target=stop).start()
+    stop_when(family, lambda: len(caplog.messages) == 3 and family._there[1].listening)
     family.run(lambda _: None)
     assert [message.partition("; ")[0] for message in caplog.messages] == [
         "process 1 ended with status 3",
         *["process 1 ended with status 1: the file is no good"] * 2,
     ]
-    assert family._there[1].failed == 0
+    assert [child.failed for child in family._there.values()] == [0, 3]
     assert not any(child.process.is_alive() for child in family._there.values())
+
+
+def dies_as_soon_as_it_listens(*given):
+    given[-1].send(Listening((), "", None, "", ()))
+    os._exit(7)
+
+
+def only_the_second_dies(*given):
+    if given[-2] == 1:
+        dies_as_soon_as_it_listens(*given)
+    given[-1].send(Listening((), "", None, "", ()))
+    signal.pause()
+
+
+@forks
+@pytest.mark.parametrize("steady_s", [60, 0])
+def test_those_that_die_again_and_again_after_they_listened_are_given_up(family, monkeypatch, caplog, steady_s):
+    """Unless each had listened for long enough: what ends it then has nothing to do with its start."""
+    monkeypatch.setattr(processes, "_process", dies_as_soon_as_it_listens)
+    monkeypatch.setattr(processes, "_STEADY_S", steady_s)
+    if not steady_s:
+        stop_when(family, lambda: len(caplog.messages) > 12)
+        family.run(lambda _: None)
+        assert {record.args[-1] for record in caplog.records} == {0.01}
+        return
+    gone = "each died 5 times within 60 s of its start: the last ended with status 7$"
+    with pytest.raises(SessionError, match=gone):
+        family.run(lambda _: None)
+    waits = [record.args[-1] for record in caplog.records if record.args[0] == 0]
+    assert waits == [0.02, 0.04, 0.08, 0.16, 0.32]
+
+
+@forks
+def test_one_that_stays_is_not_ended_for_the_other(family, monkeypatch, caplog):
+    monkeypatch.setattr(processes, "_process", only_the_second_dies)
+    stop_when(family, lambda: len(caplog.messages) > 6)
+    family.run(lambda _: None)
+    assert {record.args[0] for record in caplog.records} == {1}
 
 
 @forks
@@ -156,7 +198,7 @@ def test_one_that_cannot_be_started_does_not_end_the_others(family, monkeypatch,
     monkeypatch.setattr(processes, "_AGAIN_S", 0.3)
     threading.Thread(target=stop).start()
     family.run(lambda _: None)
-    assert caplog.messages[1] == "process 1 cannot be started: no memory; tried again in 0.6 s"
+    assert caplog.messages[1] == "process 1 cannot be started: no memory; tried again in 1.2 s"
 
 
 def test_a_port_of_grpc_that_is_taken_is_named(tmp_path):
@@ -229,37 +271,45 @@ def test_threads_are_shared_by_processes(monkeypatch):
 # --- spans
 
 
-def test_each_request_has_a_span_in_the_trace_of_its_client(tmp_path):
+def test_each_request_has_a_span_in_the_trace_of_its_client(tmp_path, monkeypatch):
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
     memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
     httpx = pytest.importorskip("httpx")
     exporter = memory.InMemorySpanExporter()
-    app = application(Repository(soft(tmp_path / "soft.onnx"), Options(poll_s=0)))
-    app.state.service.access.tracing = tracing = Tracing(exporter)
+    monkeypatch.setattr("onnxpool.serve.service.Tracing", lambda: Tracing(exporter))
+    app = application(Repository(soft(tmp_path / "soft.onnx"), Options(poll_s=0, tracing=True)))
+    tracing = app.state.service.access.tracing
     parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
     async def scene():
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
             await client.post("/v2/models/soft/infer", content=BODY, headers={"traceparent": parent})
             await client.post("/v2/models/none/infer", content=BODY, headers={"traceparent": "nonsense"})
-            await client.get("/v2/models/soft")
+            await client.get("/v2/models/soft/versions/1/ready")
+            await client.get("/v2/models/stats")
+            await client.get("/no/such/place/7")
+            await client.post("/v2/health/live")
 
     asyncio.run(scene())
     tracing.close()
     spans = exporter.get_finished_spans()
     assert [(span.name, span.attributes["http.response.status_code"]) for span in spans] == [
-        ("POST /v2/models/soft/infer", 200),
-        ("POST /v2/models/none/infer", 404),
-        ("GET /v2/models/soft", 200),
+        ("POST /v2/models/{name}/infer", 200),
+        ("POST /v2/models/{name}/infer", 404),
+        ("GET /v2/models/{name}/versions/{version}/ready", 200),
+        ("GET /v2/models/stats", 200),
+        ("GET", 404),
+        ("POST /v2/health/live", 405),
     ]
+    assert [span.attributes["url.path"] for span in spans][1::3] == ["/v2/models/none/infer", "/no/such/place/7"]
+    assert spans[0].attributes["http.route"] == "/v2/models/{name}/infer"
+    assert "http.route" not in spans[4].attributes
     assert f"{spans[0].context.trace_id:032x}" == "4bf92f3577b34da6a3ce929d0e0e4736"
     assert f"{spans[0].parent.span_id:016x}" == "00f067aa0ba902b7"
     assert spans[1].parent is None
     assert all(span.kind.name == "SERVER" for span in spans)
 
 
-def test_without_tracing_nothing_of_it_is_loaded(tmp_path):
-    program = "import sys, onnxpool.serve.server; sys.exit(any('opentelemetry' in name for name in sys.modules))"
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+def test_without_tracing_there_is_no_span():
     line = AccessLog("off").begin("rest", "", "GET", "/", "", "")
     assert line.span is None

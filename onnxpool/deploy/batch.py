@@ -41,9 +41,12 @@ class Batch:
     @property
     def summary(self) -> str:
         """A line about the shards, and one about the rows and how fast they were run."""
-        speed = f", {self.rows / self.time_s:.0f} a second" if self.rows else ""
+        a_second = self.rows / max(self.time_s, 1e-9)
+        digits = 0 if a_second >= 10 else 1 if a_second >= 1 else 2
+        speed = f", {a_second:.{digits}f} a second" if self.rows else ""
+        there = f"; {self.skipped} {'was' if self.skipped == 1 else 'were'} there already" if self.skipped else ""
         return (
-            f"{self.shards - self.skipped} of {self.shards} shards written to {self.folder}; the others were there\n"
+            f"{self.shards - self.skipped} of {self.shards} shards written to {self.folder}{there}\n"
             f"{self.rows} rows in {self.time_s:.1f} s{speed}; {self.errors} could not be run"
         )
 

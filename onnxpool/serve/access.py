@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ from typing import Any, Literal, TextIO, TypeAlias
 from urllib.parse import quote
 
 import orjson
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from onnxpool.serve.tracing import Tracing
@@ -55,9 +56,10 @@ class Line:
     begun: float = field(default_factory=time.perf_counter, repr=False)
     span: Any = field(default=None, repr=False)
 
-    def headers(self) -> list[tuple[bytes, bytes]]:
-        """Of every answer of REST: its id, and not to guess its type."""
-        return [(b"x-request-id", self.request_id.encode()), (b"x-content-type-options", b"nosniff")]
+    def headers(self, own: Iterable[tuple[bytes, bytes]], *, closing: bool) -> list[tuple[bytes, bytes]]:
+        """Those of an answer of REST: its own, its id, not to guess its type, and where its connection ends, that."""
+        told = [*own, (b"x-request-id", self.request_id.encode()), (b"x-content-type-options", b"nosniff")]
+        return [*told, (b"connection", b"close")] if closing else told
 
     @property
     def dull(self) -> bool:
@@ -178,19 +180,14 @@ class Told:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = parent = ""
-        for name, value in scope["headers"]:
-            if name == b"x-request-id":
-                given = value.decode("latin-1")
-            elif name == b"traceparent":
-                parent = value.decode("latin-1")
+        headers = Headers(scope=scope)
+        given, parent = headers.get("x-request-id", ""), headers.get("traceparent", "")
         with self.access.line("rest", client_of(scope), scope["method"], path_of(scope), given, parent) as line:
 
             async def counted(message: Message) -> None:
                 if message["type"] == "http.response.start":
                     line.status = message["status"]
-                    end = [(b"connection", b"close")] if self.closing() else []
-                    message["headers"] = [*message.get("headers", []), *line.headers(), *end]
+                    message["headers"] = line.headers(message.get("headers", ()), closing=self.closing())
                 else:
                     line.size_bytes += len(message.get("body", b""))
                 await send(message)

@@ -13,6 +13,7 @@ import hashlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,11 @@ def application(repository: Repository, options: Options | None = None, siblings
     """
     service = Service(repository, options or repository.options, siblings)
     rest = _Rest(service)
+    routes = rest.routes()
+    if service.access.tracing is not None:
+        service.access.tracing.route_of = partial(_route_of, routes)
     app = Starlette(
-        routes=rest.routes(),
+        routes=routes,
         middleware=[
             Middleware(Inference, service=service),
             Middleware(Told, access=service.access, closing=lambda: service.draining),
@@ -115,7 +119,7 @@ class _Rest:
 
     async def infer(self, _: Request) -> Response:
         """Inference is answered before requests are routed; the route says which methods there are."""
-        raise HTTPException(405)
+        raise HTTPException(405, headers={"Allow": "POST"})
 
     # --- what there is
 
@@ -181,6 +185,11 @@ class _Rest:
         return FileResponse(PAGE, headers=self.policy) if PAGE.exists() else RedirectResponse("/docs")
 
 
+def _route_of(routes: list[Route], path: str) -> str | None:
+    """The address with names of places, such as /v2/models/{name}, that this path is one of."""
+    return next((route.path for route in routes if route.path_regex.match(path)), None)
+
+
 _CLOSED = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 _NO_SCRIPT = {"content-security-policy": _CLOSED}
 
@@ -201,9 +210,15 @@ async def _refused(_: Request, error: Exception) -> Response:
     return refusal(error)
 
 
-async def _unrouted(_: Request, error: Exception) -> Response:
+async def _unrouted(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    response = answer({"error": error.detail}, error.status_code)
+    said, where = error.detail, f"{request.url.path!r:.200}"
+    if error.status_code == 404:
+        said = f"nothing is served at {where}; /docs says what is"
+    elif error.status_code == 405:
+        allowed = ", ".join(sorted((error.headers or {}).get("Allow", "POST").split(", ")))
+        said = f"{where} is not for {request.method}; use {allowed}"
+    response = answer({"error": said}, error.status_code)
     response.headers.update(error.headers or {})
     return response
 

@@ -42,11 +42,13 @@ class Asked:
 def decode(served: Served, body: bytes, header: str | None, max_tensor_bytes: int) -> Asked:
     """The request in a body, which fits this model; ``header`` is the length of its JSON where it is not all."""
     length = _length(header, len(body))
-    text = body[:length]
-    lists = Lists()
-    if length > _LONG_BYTES:
-        text, lists = _shortened(text)
-    message = _object(text)
+    try:
+        text, lists = _shortened(body[:length]) if length > _LONG_BYTES else (body[:length], Lists())
+        message = _object(text)
+    except Refusal as refused:
+        if header is None and b"binary_data_size" in body[:_LONG_BYTES]:
+            raise Refusal(refused.status, f"{refused}; where tensors follow, {HEADER} says where they begin") from None
+        raise
     message = known(message, "request", id=str, parameters=dict, inputs=list, outputs=list)
     parameters = _parameters(message, "request", timeout=int, binary_data_output=bool)
     feeds = _inputs(served, message.get("inputs", []), lists, memoryview(body)[length:], max_tensor_bytes)

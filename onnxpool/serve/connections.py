@@ -4,13 +4,16 @@
     TLS            agreed upon within ``head_s``
     between two    ``idle_s`` after an answer
     headers        at most 64 KiB together with the address                               431
-                   one Host, and no Upgrade before a body                                 400
+                   one Host, and no CONNECT                                               400
     an answer      once the connection should be closed, something of it is read every ``head_s``
     connections    as many as the process may open files, less what it needs itself
 
 Above that number the connection that has been silent for longest is closed: first those that have never asked anything,
 then those that wait for another request. Where every one has a request in flight, what comes is answered 503, but for
 health, which is always answered.
+
+No request becomes another protocol: ``Upgrade``, by which Java and curl ask for HTTP/2, is ignored. What follows a body
+in chunks is no header.
 """
 
 import asyncio
@@ -21,6 +24,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import httptools
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -115,6 +119,9 @@ class Connection(HttpToolsProtocol):
         self._of = connections
         self._app = self.app
         self._refused = 0
+        self._again = b""
+        self._deaf = False
+        self._answering: RequestResponseCycle | None = None
         self._head_bytes = 0
         self._in_head = True
         self._deadline: asyncio.TimerHandle | None = None
@@ -126,16 +133,25 @@ class Connection(HttpToolsProtocol):
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
+        """Forget it, and tell the request that is being answered, where others have come after it."""
         self._stop_waiting()
+        if self._answering is not None:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         self._of.leave(self)
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
 
     def data_received(self, data: bytes) -> None:
         """Take what came; a head that has begun must end."""
+        if self._deaf:
+            return
         self._head_bytes += len(data) if self._in_head else 0
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError as error:
+            self.send_400_response(str(error))
         if self.transport.is_closing():
             return
         if self._in_head and self._head_bytes > MOST_HEAD_BYTES:
@@ -143,13 +159,23 @@ class Connection(HttpToolsProtocol):
         elif not self._in_flight and self._deadline is None:
             self._wait()
 
+    def _parse(self, data: bytes) -> None:
+        """Parse this; a head with Upgrade, after which the parser would not read a body, is parsed again without it."""
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                (end,) = upgrade.args
+                data, self._again = self._again + data[end:], b""
+            else:
+                return
+
     # --- what the parser found
 
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
         self._size = self._hosts = 0
-        self._has_body = False
 
     def on_url(self, url: bytes) -> None:
         """A part of its address."""
@@ -159,35 +185,42 @@ class Connection(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """One of its headers, or of what follows its body."""
         self._grow(len(name) + len(value) + 4)
-        kind = name.lower()
-        self._hosts += kind == b"host"
-        self._has_body |= kind == b"transfer-encoding" or (kind == b"content-length" and value != b"0")
-        super().on_header(name, value)
+        if self._in_head:
+            self._hosts += name.lower() == b"host"
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Its head is whole.
-
-        Two names of the server are refused, as HTTP has it, and a body after Upgrade, which the parser would not read:
-        what is in it would be taken for the next request.
-        """
-        if self._hosts > 1 or (self._has_body and self.parser.should_upgrade()):
+        """Its head is whole; two names of the server are refused, as HTTP has it, and a tunnel."""
+        method = self.parser.get_method()
+        if self._hosts > 1 or method == b"CONNECT":
             raise ValueError("a head that means two things")  # the parser stops, as above
+        if self.parser.should_upgrade():
+            head = b"%s %s HTTP/%s\r\n" % (method, self.url, self.parser.get_http_version().encode())
+            kept = [b"%s: %s\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+            self._again = b"".join([head, *kept, b"\r\n"])
+            return
         self._in_head = False
         self._stop_waiting()
         self._of.silent.pop(self, None)
         self._of.idle.pop(self, None)
         self.app = _Full(self._app) if self._of.full else self._app
         super().on_headers_complete()
+        if not self.pipeline:
+            self._answering = self.cycle
         self.cycle.transport = _Whole(self.transport, self.cycle)  # type: ignore[assignment] # as much as it asks for
 
     def on_message_complete(self) -> None:
-        """It is whole."""
+        """It is whole, unless it is parsed again."""
+        if self._again:
+            return
         super().on_message_complete()
         self._in_head, self._head_bytes = True, 0
 
     def on_response_complete(self) -> None:
         """It is answered; where its body has not come, that is not waited for much longer."""
-        self.cycle.transport.flush()  # type: ignore[attr-defined] # it is a _Whole
+        if self._answering is not None:
+            self._answering.transport.flush()  # type: ignore[attr-defined] # it is a _Whole
+        self._answering = self.pipeline[-1][0] if self.pipeline else None  # which begins now
         super().on_response_complete()
         if not self.transport.is_closing() and not self._in_flight:
             self._of.idle[self] = None
@@ -211,9 +244,24 @@ class Connection(HttpToolsProtocol):
         self._refuse(self._refused or 400)
 
     def _refuse(self, status: int) -> None:
-        if not self._in_flight:  # its answer would be taken for that of the request before
+        """Say so, and close; whole requests that came before are answered first, and nothing is said after that."""
+        last = self.cycle if self._in_flight else None
+        if last is not None and last.more_body and self.pipeline:  # it is the one that is refused, and not begun
+            self.pipeline.popleft()
+            last = self.pipeline[0][0] if self.pipeline else self._answering
+            assert last is not None
+            self.cycle = last
+        if last is not None and not last.more_body:
+            last.keep_alive = False
+            self._deaf = True
+            self.flow.pause_reading()
+            return
+        if last is None or not last.response_started:
             line = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"
             self.transport.write(f"{line}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode())
+        if last is not None:
+            last.disconnected = True
+            last.message_event.set()
         self._close()
 
     def timeout_keep_alive_handler(self) -> None:
@@ -273,7 +321,9 @@ class _Whole:
         self.is_closing: Callable[[], bool] = transport.is_closing
 
     def write(self, data: bytes) -> None:
-        """Send this, unless it is the head."""
+        """Send this, unless it is the head, or nothing is sent any more."""
+        if self.is_closing():
+            return
         if self._head is None and self._cycle.response_started:
             self._head = data
         elif self._head:

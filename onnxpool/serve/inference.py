@@ -12,7 +12,7 @@ import logging
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from onnxpool.serve import bodies, codec
-from onnxpool.serve.access import Line, client_of, path_of
+from onnxpool.serve.access import client_of, path_of
 from onnxpool.serve.guard import Guard
 from onnxpool.serve.limits import Refusal
 from onnxpool.serve.patience import Patience
@@ -50,18 +50,13 @@ class Inference:
             status, body, own = await self._answered(*model, scope, headers, receive)
             line.status = status
             line.size_bytes = len(body)
-            await send({"type": "http.response.start", "status": status, "headers": self._told(line, body, own)})
+            told = [(name.encode(), value.encode()) for name, value in own.items()]
+            told.append((b"content-length", str(len(body)).encode()))
+            told = line.headers(told, closing=self.service.draining)
+            await send({"type": "http.response.start", "status": status, "headers": told})
             await send({"type": "http.response.body", "body": body})
         finally:
             access.end(line)
-
-    def _told(self, line: Line, body: bytes, own: Headers) -> list[tuple[bytes, bytes]]:
-        told = [(name.encode(), value.encode()) for name, value in own.items()]
-        told += line.headers()
-        told.append((b"content-length", str(len(body)).encode()))
-        if self.service.draining:
-            told.append((b"connection", b"close"))
-        return told
 
     async def _answered(
         self, name: str, version: str, scope: Scope, headers: Headers, receive: Receive

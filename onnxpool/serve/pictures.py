@@ -14,10 +14,12 @@ import asyncio
 import base64
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -39,6 +41,8 @@ from onnxpool.serve.repository import Served
 from onnxpool.serve.responses import answer
 from onnxpool.serve.service import Service
 from onnxpool.serve.tensors import Tensors
+
+Result = TypeVar("Result")
 
 MOST_PIXELS = 1 << 20
 """Of the picture, for models that take any size: every map between two layers grows with it."""
@@ -67,12 +71,17 @@ class Look:
 
 
 class Pictures:
-    """The endpoint over one service; one picture at a time, since it may be large when it is decoded."""
+    """The endpoint over one service; one picture at a time, since it may be large when it is decoded.
+
+    What is done with a picture goes on where its client no longer waits, and the next one waits for that: so there is
+    one thread for it.
+    """
 
     def __init__(self, service: Service) -> None:
         self.service = service
         self._looks: WeakKeyDictionary[Served, Look] = WeakKeyDictionary()
         self._one = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="onnxpool-picture")
 
     def routes(self) -> list[Route]:
         """What the application mounts."""
@@ -97,9 +106,9 @@ class Pictures:
     async def _answer(
         self, served: Served, body: bytes, size: tuple[int, int] | None, patience: Patience
     ) -> dict[str, Any]:
-        look = await asyncio.to_thread(self._look, served)
+        look = await self._apart(self._look, served)
         preparation = Preparation.of(served.session.inputs, size=size)
-        feeds = await asyncio.to_thread(_feeds, preparation, body)
+        feeds = await self._apart(_feeds, preparation, body)
         start_s = time.perf_counter()
         outputs = await self.service.infer(served, feeds, patience)
         return {
@@ -107,8 +116,11 @@ class Pictures:
             "time_s": time.perf_counter() - start_s,
             "size": preparation.size_of(feeds[preparation.name]),
             "outputs": [asdict(output) for output in look.reader.read(outputs)],
-            "poolings": await asyncio.to_thread(lambda: list(_maps(look, feeds))),
+            "poolings": await self._apart(_maps, look, feeds),
         }
+
+    async def _apart(self, work: Callable[..., Result], *given: Any) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, partial(work, *given))
 
     def _look(self, served: Served) -> Look:
         if served not in self._looks:
@@ -167,8 +179,9 @@ def poolings(model: ir.Model) -> list[Pool]:
     return found
 
 
-def _maps(look: Look, feeds: Tensors) -> Iterator[dict[str, Any]]:
+def _maps(look: Look, feeds: Tensors) -> list[dict[str, Any]]:
     """Each pooling whose input and output have rows and columns."""
+    maps: list[dict[str, Any]] = []
     values = {**feeds, **look.session.run(feeds)} if look.pools else {}
     for pool in look.pools:
         before, after = values.get(pool.before), values.get(pool.after)
@@ -177,15 +190,10 @@ def _maps(look: Look, feeds: Tensors) -> Iterator[dict[str, Any]]:
         with np.errstate(over="ignore", invalid="ignore"):
             spread = np.nan_to_num(before[0].astype(np.float64).std(axis=(1, 2)))
         channels = np.argsort(-spread, kind="stable")[:_CHANNELS]
-        yield {
-            "node": pool.node,
-            "operator": pool.operator,
-            "before": before.shape,
-            "after": after.shape,
-            "channels": [
-                {"channel": int(i), "before": _map(before[0, i]), "after": _map(after[0, i])} for i in channels
-            ],
-        }
+        shown = [{"channel": int(i), "before": _map(before[0, i]), "after": _map(after[0, i])} for i in channels]
+        shapes = {"before": before.shape, "after": after.shape}
+        maps.append({"node": pool.node, "operator": pool.operator, **shapes, "channels": shown})
+    return maps
 
 
 def _map(plane: NDArray[Any]) -> dict[str, Any]:

@@ -36,12 +36,15 @@ if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
 _AGAIN_S = 1.0
-"""How long a process that has died is not started again; twice as long each time that it did not listen before."""
+"""How long a process that has died is not started again; twice as long each time that it was not started well."""
 
 _MOST_AGAIN_S = 60.0
 
+_STEADY_S = 60.0
+"""A process that has listened for so long was started well, whatever ends it."""
+
 _TRIES = 5
-"""So many starts in a row of every process, and none listened: that is the end."""
+"""So many starts in a row of every process, and none was started well: that is the end."""
 
 _MOST_PATH_BYTES = 90
 """Of the folder of Unix sockets, whose paths have some 100 bytes at most."""
@@ -105,6 +108,8 @@ class _Child:
     pipe: Connection
     failed: int
     listening: Listening | None = None
+    since_s: float = float("inf")
+    """When it said that it listens."""
     reason: str = ""
     again_s: float | None = None
     """When another takes its place, since it has died."""
@@ -116,15 +121,21 @@ class _Child:
             if isinstance(said, str):
                 self.reason = said
             else:
-                self.listening, self.failed = said, 0
+                self.listening, self.since_s = said, time.monotonic()
+
+    @property
+    def lost(self) -> bool:
+        """Whether it is not there, and too many starts in a row came to nothing."""
+        return self.failed >= _TRIES and (self.listening is None or self.again_s is not None)
 
     def end(self) -> float:
         """It has died; how long it is not started again."""
+        lasted_s = time.monotonic() - self.since_s
         self.process.join()
         for _ in range(2):  # that it listens, and why it does no longer
             self.hear()
         self.pipe.close()
-        return self.put_off(self.failed + 1 if self.listening is None else 0)
+        return self.put_off(0 if lasted_s >= _STEADY_S else self.failed + 1)
 
     def put_off(self, failed: int) -> float:
         """So many starts have failed in a row; how long there is no other."""
@@ -212,7 +223,7 @@ class _Family:
         return child.listening
 
     def _watch(self) -> None:
-        """Wait until something happens; start those again that have died, unless none will ever listen."""
+        """Wait until something happens; start those again that have died, unless none would stay."""
         alive = {child.process.sentinel: number for number, child in self._there.items() if child.again_s is None}
         pipes = [child.pipe for child in self._there.values() if child.again_s is None and child.listening is None]
         for happened in wait([*alive, *pipes], 0.2):
@@ -227,9 +238,8 @@ class _Family:
         for child in self._there.values():
             if child.again_s is None and child.listening is None and child.pipe.poll():
                 child.hear()
-        if not self._stopping and all(child.failed >= _TRIES for child in self._there.values()):
-            reasons = {child.reason for child in self._there.values() if child.reason}
-            raise SessionError(f"no process starts any more: {'; '.join(sorted(reasons)) or 'they say no reason'}")
+        if not self._stopping and all(child.lost for child in self._there.values()):
+            raise SessionError(self._lost())
         for number, child in list(self._there.items()):
             if child.again_s is not None and child.again_s <= time.monotonic() and not self._stopping:
                 try:
@@ -238,6 +248,13 @@ class _Family:
                     child.reason = str(error)
                     wait_s = child.put_off(child.failed + 1)
                     log.warning("process %d cannot be started: %s; tried again in %g s", number, error, wait_s)
+
+    def _lost(self) -> str:
+        there = self._there.values()
+        reasons = {child.reason or f"the last ended with status {child.process.exitcode}" for child in there}
+        listened = any(child.listening for child in there)
+        what = f"each died {_TRIES} times within {_STEADY_S:g} s of its start" if listened else "none starts any more"
+        return f"the server's processes are gone, {what}: {'; '.join(sorted(reasons))}"
 
     def _terminate(self) -> None:
         for child in list(self._there.values()):

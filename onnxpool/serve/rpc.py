@@ -8,7 +8,6 @@ import logging
 import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
 import grpc
@@ -17,7 +16,6 @@ from google.protobuf.message import DecodeError
 
 from onnxpool.run.session import TensorInfo
 from onnxpool.serve import rpc_standard
-from onnxpool.serve.access import Line
 from onnxpool.serve.guard import authorize
 from onnxpool.serve.limits import Refusal
 from onnxpool.serve.messages import CLASSES, METHODS, PACKAGE, Message, parsed
@@ -27,8 +25,9 @@ from onnxpool.serve.requests import find, refuse, seconds, wanted
 from onnxpool.serve.service import Service
 from onnxpool.serve.tensors import Tensor, Tensors, check, datatype, from_bytes, from_numbers, to_bytes
 
-Method: TypeAlias = Callable[[Any], Awaitable[Any]]
+Method: TypeAlias = Callable[..., Awaitable[Any]]
 
+_OK, _CANCELLED = grpc.StatusCode.OK.name, grpc.StatusCode.CANCELLED.name
 _FAILED = "the server failed; its log says why"
 
 log = logging.getLogger("onnxpool.serve")
@@ -135,18 +134,19 @@ class _Rpc:
         await self.service.unload(request.model_name)
         return Message("RepositoryModelUnloadResponse")
 
-    async def model_infer(self, request: Any) -> Any:
-        with self.service.counted("grpc") as found, self.service.holding() as held:
-            size = request.ByteSize()
-            held.add(size)
+    async def model_infer(self, request: Any, size_bytes: int) -> Any:
+        """The answer to a request, whose message had so many bytes."""
+        service = self.service
+        with service.counted("grpc") as found, service.holding() as held:
+            held.add(size_bytes)
             served = found(self.repository.get(request.model_name, request.model_version))
             timeout_us = _parameters(request.parameters, "request").get("timeout")
             if timeout_us is not None and type(timeout_us) is not int:
                 raise Refusal(400, "parameter 'timeout' must be an integer")
-            feeds = await self.service.apart(size, _inputs, served, request, self.service.options.max_tensor_bytes)
+            feeds = await service.apart(size_bytes, _inputs, served, request, service.options.max_tensor_bytes)
             outputs = _outputs(served, request)
             with Patience() as patience:
-                answers = await self.service.infer(served, feeds, patience, seconds(timeout_us))
+                answers = await service.infer(served, feeds, patience, seconds(timeout_us))
             return _answer(served, request.id, [(name, answers[name]) for name in outputs])
 
 
@@ -160,7 +160,8 @@ def _inputs(served: Served, request: Any, max_tensor_bytes: int) -> Tensors:
     feeds: Tensors = {}
     for i, entry in enumerate(request.inputs):
         info = find(served, entry.name, feeds)
-        _parameters(entry.parameters, f"input {info.name!r}")
+        if entry.parameters:
+            _parameters(entry.parameters, f"input {info.name!r}")
         shape = check(info, entry.datatype, [*entry.shape], max_tensor_bytes)
         if raws and entry.HasField("contents"):
             raise Refusal(400, f"input {info.name!r} has contents beside raw_input_contents")
@@ -183,7 +184,8 @@ def _typed(info: TensorInfo, shape: tuple[int, ...], contents: Any) -> Tensor:
 
 def _outputs(served: Served, request: Any) -> list[str]:
     for entry in request.outputs:
-        _parameters(entry.parameters, f"output {entry.name!r:.80}")
+        if entry.parameters:
+            _parameters(entry.parameters, f"output {entry.name!r:.80}")
     return wanted(served, [entry.name for entry in request.outputs])
 
 
@@ -197,6 +199,8 @@ def _answer(served: Served, given_id: str, outputs: list[tuple[str, Tensor]]) ->
 
 def _parameters(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Values by name; refuses (400) those that would change the answer."""
+    if not given:
+        return {}
     kinds = {name: value.WhichOneof("parameter_choice") for name, value in given.items()}
     values = {name: getattr(given[name], kind) if kind else None for name, kind in kinds.items()}
     refuse(values, where)
@@ -227,29 +231,32 @@ def _handlers(rpc: _Rpc) -> grpc.GenericRpcHandler:
 
 
 def _unary(kind: str, method: Method, service: Service) -> Callable[[bytes, Any], Awaitable[bytes]]:
+    name, access = kind.removesuffix("Request"), service.access
+    sized = name == "ModelInfer"
+
     async def handle(body: bytes, context: Any) -> bytes:
-        with _line(service, context, kind.removesuffix("Request")) as line:
-            line.status = grpc.StatusCode.CANCELLED.name  # unless it is answered
-            try:
-                _authorize(context, kind, service)
-                answer: bytes = (await method(_read(kind, body))).SerializeToString()
-            except Refusal as refusal:
-                line.status = _CODES[refusal.status].name
-                await context.abort(_CODES[refusal.status], str(refusal))
-            except Exception:
-                log.exception("%s failed", kind)
-                line.status = grpc.StatusCode.INTERNAL.name
-                await context.abort(grpc.StatusCode.INTERNAL, _FAILED)
-            line.status, line.size_bytes = grpc.StatusCode.OK.name, len(answer)
+        given = dict(context.invocation_metadata())
+        known, parent = str(given.get("x-request-id", "")), str(given.get("traceparent", ""))
+        line = access.begin("grpc", context.peer(), "RPC", name, known, parent)
+        line.status = _CANCELLED  # unless it is answered
+        try:
+            _authorize(given, kind, service)
+            request = _read(kind, body)
+            made = await (method(request, len(body)) if sized else method(request))
+            answer: bytes = made.SerializeToString()
+            line.status, line.size_bytes = _OK, len(answer)
+        except Refusal as refusal:
+            line.status = _CODES[refusal.status].name
+            await context.abort(_CODES[refusal.status], str(refusal))
+        except Exception:
+            log.exception("%s failed", kind)
+            line.status = grpc.StatusCode.INTERNAL.name
+            await context.abort(grpc.StatusCode.INTERNAL, _FAILED)
+        finally:
+            access.end(line)
         return answer
 
     return handle
-
-
-def _line(service: Service, context: Any, method: str) -> AbstractContextManager[Line]:
-    given = dict(context.invocation_metadata())
-    known, parent = (str(given.get(name, "")) for name in ("x-request-id", "traceparent"))
-    return service.access.line("grpc", context.peer(), "RPC", method, known, parent)
 
 
 def _stream(rpc: _Rpc) -> Callable[[AsyncIterator[bytes], Any], AsyncIterator[bytes]]:
@@ -258,8 +265,9 @@ def _stream(rpc: _Rpc) -> Callable[[AsyncIterator[bytes], Any], AsyncIterator[by
     async def handle(bodies: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         async for body in bodies:
             try:
-                _authorize(context, "ModelStreamInferRequest", rpc.service)
-                answered = {"infer_response": await rpc.model_infer(_read("ModelInferRequest", body))}
+                _authorize(dict(context.invocation_metadata()), "ModelStreamInferRequest", rpc.service)
+                request = _read("ModelInferRequest", body)
+                answered = {"infer_response": await rpc.model_infer(request, len(body))}
             except Refusal as refusal:
                 answered = {"error_message": str(refusal)}
             except Exception:
@@ -270,9 +278,9 @@ def _stream(rpc: _Rpc) -> Callable[[AsyncIterator[bytes], Any], AsyncIterator[by
     return handle
 
 
-def _authorize(context: Any, kind: str, service: Service) -> None:
+def _authorize(metadata: dict[str, Any], kind: str, service: Service) -> None:
     if service.options.secrets and kind not in ("ServerLiveRequest", "ServerReadyRequest"):
-        given = dict(context.invocation_metadata()).get("authorization")
+        given = metadata.get("authorization")
         authorize(given if isinstance(given, str) else None, service.options)
 
 

@@ -38,7 +38,7 @@ def check(info: TensorInfo, declared: Any, shape: Any, max_bytes: int) -> tuple[
     wanted = datatype(info.dtype)
     if declared != wanted:
         raise Refusal(400, f"input {info.name!r} is declared {declared!r:.40}; this model takes {wanted}")
-    if not isinstance(shape, Sequence) or not all(type(size) is int and size >= 0 for size in shape):
+    if type(shape) is not list or not all(type(size) is int and size >= 0 for size in shape):
         raise Refusal(400, f"input {info.name!r} has shape {shape!r:.80}; write a list of sizes, each 0 or more")
     if not fits(shape, info.shape):
         raise Refusal(400, f"input {info.name!r} has shape {list(shape)!r:.80}; this model takes {_spelled(info)}")

@@ -4,9 +4,12 @@ Where spans go, what the service is called and which requests are sampled is sai
 
     OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 OTEL_SERVICE_NAME=pools OTEL_TRACES_SAMPLER=always_on
 
-They are sent by a thread, and dropped where there are more than it can send. Without tracing nothing of this is loaded.
+A span is called by what is asked for, such as ``GET /v2/models/{name}``, or by its method alone where that is nothing
+here, and not by whatever a stranger wrote. Spans are sent by a thread, and dropped where there are more than it can
+send. Without tracing nothing of this is loaded.
 """
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from onnxpool.errors import MissingExtra
@@ -49,6 +52,8 @@ class Tracing:
         resource = named.merge(Resource({"service.name": "onnxpool"})) if unnamed else named
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(exporter or OTLPSpanExporter()))
+        self.route_of: Callable[[str], str | None] = lambda _: None
+        """What a path of REST asks for, as the application knows it."""
         self._tracer = self._provider.get_tracer("onnxpool.serve")
         self._context = TraceContextTextMapPropagator()
         self._server = trace.SpanKind.SERVER
@@ -63,7 +68,10 @@ class Tracing:
             if rest
             else {"rpc.system": "grpc", "rpc.method": line.path}
         )
-        name = f"{line.method} {line.path}" if rest else line.path
+        name = line.method if rest else line.path
+        if rest and (route := self.route_of(line.path)):
+            attributes["http.route"] = route
+            name = f"{line.method} {route}"
         attributes |= {"client.address": line.client, "onnxpool.request_id": line.request_id}
         span = self._tracer.start_span(name, context, self._server, attributes)
         line.trace_id = line.trace_id or f"{span.get_span_context().trace_id:032x}"
