@@ -35,17 +35,19 @@ from onnxpool.window import Window
 
 ROWS = [
     (Window.of(2, 2), (18, 64)),
-    (Window.of(2, 3, 2, 1), (35, 63)),
+    (Window.of(2, 3, 2, 1), (35, 71)),
     (Window.of(2, 3, 2), (20, 66)),
-    (Window.of(2, 3, 2, 1, ceil_mode=True), (20, 62)),
-    (Window.of(2, 3, 1, 1), (21, 48)),
-    (Window.of(2, 3, 1), (13, 50)),
+    (Window.of(2, 3, 2, 1, ceil_mode=True), (20, 78)),
+    (Window.of(2, 3, 1, 1), (17, 65)),
+    (Window.of(2, 3, 1), (13, 68)),
     (Window.of(2, 3, 2, 1), (9, 1000)),
     (Window.of(2, 3, 1, (1, 0)), (9, 900)),
     (Window.of(2, 2), (5, 801)),
 ]
 LANES = [
+    (Window.of(2, 2), (14, 14)),
     (Window.of(2, 3, 2, 1), (14, 14)),
+    (Window.of(2, 3, 1, 1), (11, 48)),
     (Window.of(2, 5, 1, 2), (20, 20)),
     (Window.of(2, 13, 1, 6), (13, 13)),
     (Window.of(2, 9, 2, 4, ceil_mode=True), (40, 31)),

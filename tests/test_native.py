@@ -468,8 +468,9 @@ def test_rounding_of_many_windows(window, lowest):
     """Cells up to 2 or 8, where a relative error is worth most ULPs: float sums of 3x3 windows reach 4.4 ULP here."""
     rng = np.random.default_rng(5)
     top = max(2.0, -lowest)
-    x, logit = ((rng.random((4, 64, 64, 64)) * (top - lowest) + lowest).astype(np.float32) for _ in range(2))
-    check(window, x, logit)
+    for shape in ((2, 64, 64, 64), (2, 64, 64, 96)):  # short rows and long ones
+        x, logit = ((rng.random(shape) * (top - lowest) + lowest).astype(np.float32) for _ in range(2))
+        check(window, x, logit)
 
 
 @DTYPES
@@ -764,6 +765,30 @@ def test_no_warning_in_a_run(capfd):
     session_of_names = ort.InferenceSession(bare(GOOD).SerializeToString(), options)
     session_of_names.run(None, {"x": np.zeros((1, 1, 8, 8), np.float32)})
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("operator", "expected"), [("MaxPool", [0, 0]), ("onnxpool.SoftPool", [1, 1])])
+def test_reorders_between_convolutions(operator, expected, tmp_path):
+    """As custom_ops/README.md says: ONNX Runtime leaves its blocks of channels for our operators alone."""
+    model = onnx.parser.parse_model(f"""<ir_version: 10, opset_import: ["": 18, "onnxpool": 1]>
+        network (float[1,16,12,12] x) => (float[1,16,6,6] y) <float[16,16,1,1] k> {{
+            before = Conv (x, k)
+            pooled = {operator} <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1], dilations = [1, 1],
+                                 ceil_mode = 0> (before)
+            y = Conv (pooled, k)
+        }}""")
+    k = onnx.numpy_helper.from_array(np.ones((16, 16, 1, 1), np.float32), "k")
+    model.graph.initializer.append(k)
+    options = ort.SessionOptions()
+    options.register_custom_ops_library(str(library_path()))
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3
+    ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
+    if "ReorderOutput" not in kinds:
+        pytest.skip("ONNX Runtime has no blocks of channels on this processor")
+    between = kinds[kinds.index("Conv") + 1 : len(kinds) - 1 - kinds[::-1].index("Conv")]
+    assert [between.count("ReorderOutput"), between.count("ReorderInput")] == expected, kinds
 
 
 # --- registration

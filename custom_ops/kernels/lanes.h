@@ -7,7 +7,7 @@
 // around it that its windows reach. Cells of an item that lie outside the input weigh nothing.
 #pragma once
 
-#include "weights.h"
+#include "sums.h"
 #include "window.h"
 
 namespace onnxpool::ONNXPOOL_ISA {
@@ -18,8 +18,10 @@ class LanesLoop {
   using V = Vec<Value>;
   using Method = OfMethod<Value, double>;
   using W = Weights<Method, Value, true>;
+  using Sums = SumsOfLanes<Value>;
+  template <bool kRanged, bool kLast>
+  using Along = SumsAlong<Value, W, kRanged, kLast>;
   static constexpr int64_t kN = kLanes<Value>;
-  static constexpr int64_t kInRow = 8;  // cells that are summed by themselves; then the sums are, one after the other
 
  public:
   static Schedule schedule(const Plan& plan) {
@@ -76,13 +78,6 @@ class LanesLoop {
  private:
   static constexpr int64_t kColumns = 256, kRow = 200;  // cells of a row, and of rows that are weighed at once
   static constexpr int64_t kSums = 2048;  // sums of an item that are held: those of all lanes fit the second cache
-
-  // Sums of weights and of products, relative to 2^n in ranged form.
-  struct Sums {
-    V *w, *p, *n;
-
-    INLINED Sums operator+(int64_t i) const { return {w + i, p + i, n + i}; }
-  };
 
   static int64_t parts(int64_t whole, int64_t part) { return (whole + most(part, 1) - 1) / most(part, 1); }
 
@@ -164,17 +159,17 @@ class LanesLoop {
           return false;
         }
         if (!wide) continue;
-        const auto sum = deep || tall ? along<kRanged, false> : along<kRanged, true>;
+        const auto sum = deep || tall ? Along<kRanged, false>::run : Along<kRanged, true>::run;
         sum(width, s.columns, s.tile, s.tiles == 1 ? width.pad : 0, rows, 1, cells, own, unscale);
       }
       if (!deep && !tall) continue;
-      const auto sum = deep ? along<kRanged, false> : along<kRanged, true>;
+      const auto sum = deep ? Along<kRanged, false>::run : Along<kRanged, true>::run;
       const Sums to = deep ? pile + (rooms.down + z * s.band * s.tile) : slice;
       sum(height, s.rows, s.band, s.bands == 1 ? height.pad : 0, 1, s.tile, across, to, unscale);
     }
     if (deep) {
       const int64_t inner = s.band * s.tile;
-      along<kRanged, true>(depth, s.slices, depth.out, depth.pad, 1, inner, pile + rooms.down, pile, unscale);
+      Along<kRanged, true>::run(depth, s.slices, depth.out, depth.pad, 1, inner, pile + rooms.down, pile, unscale);
     }
     const Sums results = deep ? pile : slice;
     put(results.p);
@@ -262,67 +257,6 @@ class LanesLoop {
         if constexpr (kRanged) to.n[i + j] = cells.n;
         else weights->see(cells.w, product);
       }
-    }
-  }
-
-  // Along one axis of `in` cells, `outer` times, each cell `inner` registers: the sums over the kernel's cells, or with
-  // kLast the results, in place of the sums of products.
-  template <bool kRanged, bool kLast>
-  KEEP_CALL static void along(const Axis& axis, int64_t in, int64_t out, int64_t pad, int64_t outer, int64_t inner,
-                              Sums from, Sums to, V unscale) {
-    const int64_t step = axis.dilation * inner;
-    // Outputs whose windows lie within the cells.
-    const int64_t begin = (pad + axis.stride - 1) / axis.stride, room = in + pad - axis.extent;
-    const int64_t end = room < 0 ? 0 : room / axis.stride + 1;
-    for (int64_t a = 0; a < outer; ++a) {
-      for (int64_t o = 0; o < out; ++o) {
-        const int64_t start = o * axis.stride - pad;
-        int64_t first = 0, last = axis.kernel;  // those of the kernel's cells that are among those of `from`
-        if (o < begin || o >= end) {
-          first = start >= 0 ? 0 : (-start + axis.dilation - 1) / axis.dilation;
-          last = least(last, start >= in ? 0 : (in - start + axis.dilation - 1) / axis.dilation);
-        }
-        const int64_t at = (a * in + start) * inner, put = (a * out + o) * inner;
-        for (int64_t i = 0; i < inner; ++i) one<kRanged, kLast>(from + (at + i), first, last, step, to + (put + i), unscale);
-      }
-    }
-  }
-
-  // Pairs are added, up to kInRow cells, and then these sums. All are counted from the kernel's own first cell, whether
-  // that is in the input or not: the sum of a window must not depend on which cells beside it an item holds.
-  template <bool kRanged, bool kLast>
-  INLINED static void one(Sums from, int64_t first, int64_t last, int64_t step, Sums to, [[maybe_unused]] V unscale) {
-    V top = all(kNone<Value>), w = {}, p = {};
-    if constexpr (kRanged) {
-      for (int64_t k = first; k < last; ++k) top = larger(from.n[k * step], top);
-    }
-    while (first < last) {
-      const int64_t end = least(last, (first / kInRow + 1) * kInRow);
-      V own_w = {}, own_p = {};
-      const auto cell = [&](int64_t i, V* cell_w, V* cell_p) INLINED {
-        *cell_w = from.w[i], *cell_p = from.p[i];
-        if constexpr (kRanged) {
-          const V factor = scaled<Value>(all<Value>(1), from.n[i] - top);
-          *cell_w = *cell_w * factor, *cell_p = *cell_p * (W::kSquares ? factor * factor : factor);
-        }
-      };
-      V a_w, a_p, b_w, b_p;
-      int64_t i = first * step;
-      if (__builtin_expect(first % 2 != 0, 0)) cell(i, &own_w, &own_p), ++first, i += step;
-      for (; first + 1 < end; first += 2, i += 2 * step) {
-        cell(i, &a_w, &a_p), cell(i + step, &b_w, &b_p);
-        own_w = own_w + (a_w + b_w), own_p = own_p + (a_p + b_p);
-      }
-      if (first < end) cell(i, &a_w, &a_p), ++first, own_w = own_w + a_w, own_p = own_p + a_p;
-      w = w + own_w, p = p + own_p;
-    }
-    if constexpr (kLast) {
-      const V y = quotient(p, w);
-      if constexpr (kRanged) *to.p = W::result_at(y, w, top);
-      else *to.p = W::result(y, w, unscale);
-    } else {
-      *to.w = w, *to.p = p;
-      if constexpr (kRanged) *to.n = top;
     }
   }
 

@@ -60,6 +60,9 @@ class Pooling {
   }
 
  private:
+  // Cells of a row up to which planes in lanes are faster: the ends of rows, and registers that they half fill, cost.
+  static constexpr int64_t kShort2 = 32, kShort3 = 64;
+
   // For the types that networks run in. The others go without the loop along rows, and its code.
   static constexpr bool kRows = !same<T, double> && !same<T, Bfloat>;
 
@@ -74,11 +77,11 @@ class Pooling {
   static bool suits_rows(const Plan& plan) {
     const PlannedAxis &height = plan.height, &width = plan.width;
     const bool square = height.kernel == width.kernel && height.stride == width.stride;
-    const bool pairs = width.kernel == 2 && width.stride == 2 && width.pad == 0 && height.pad == 0;
-    const bool known = width.kernel == 3 ? width.stride <= 2 : pairs;
+    const bool two = width.kernel == 2 && width.stride == 2 && width.pad == 0 && height.pad == 0 && width.in > kShort2;
+    const bool three = width.kernel == 3 && width.stride <= 2 && width.in > kShort3;
     const bool close = width.dilation == 1 && height.dilation == 1 && plan.depth.kernel == 1;
     const int64_t lanes = (width.out + kN - 1) / kN * kN;
-    return kRows && square && known && close && 4 * width.out >= 3 * lanes;
+    return kRows && square && (two || three) && close && 4 * width.out >= 3 * lanes;
   }
 
   static Schedule rows_schedule(const Plan& plan) {

@@ -1,0 +1,124 @@
+// Sums over a kernel's cells along one axis, of registers with a plane in each lane (lanes.h): those of weights and of
+// products, and from these the results.
+#pragma once
+
+#include "weights.h"
+
+namespace onnxpool::ONNXPOOL_ISA {
+
+// Of weights and of products, relative to 2^n in ranged form.
+template <class Value>
+struct SumsOfLanes {
+  using V = Vec<Value>;
+  V *w, *p, *n;
+
+  INLINED SumsOfLanes operator+(int64_t i) const { return {w + i, p + i, n + i}; }
+};
+
+// Along one axis of `in` cells, `outer` times, each cell `inner` registers: the sums over the kernel's cells, or with
+// kLast the results, in place of the sums of products.
+template <class Value, class W, bool kRanged, bool kLast>
+class SumsAlong {
+  using V = Vec<Value>;
+  using Sums = SumsOfLanes<Value>;
+  static constexpr int64_t kInRow = 8;  // cells that are summed by themselves; then the sums are, one after the other
+
+ public:
+  INLINED static void run(const Axis& axis, int64_t in, int64_t out, int64_t pad, int64_t outer, int64_t inner,
+                          Sums from, Sums to, V unscale) {
+    auto sum = along<0>;
+    if constexpr (!kRanged) {
+      sum = axis.kernel == 2 ? along<2> : axis.kernel == 3 ? along<3> : axis.kernel == 5 ? along<5> : along<0>;
+    }
+    sum(axis, in, out, pad, outer, inner, from, to, unscale);
+  }
+
+ private:
+  // With kCells, as many as the kernel has, what a window within the cells takes is a straight line.
+  template <int kCells>
+  KEEP_CALL static void along(const Axis& axis, int64_t in, int64_t out, int64_t pad, int64_t outer, int64_t inner,
+                              Sums from, Sums to, V unscale) {
+    const int64_t step = axis.dilation * inner;
+    // Outputs whose windows lie within the cells.
+    const int64_t begin = (pad + axis.stride - 1) / axis.stride, room = in + pad - axis.extent;
+    const int64_t end = room < 0 ? 0 : least(room / axis.stride + 1, out);
+    for (int64_t a = 0; a < outer; ++a) {
+      for (int64_t o = 0; o < out; ++o) {
+        const int64_t start = o * axis.stride - pad;
+        const Sums cells = from + (a * in + start) * inner, sums = to + (a * out + o) * inner;
+        const bool within = o >= begin && o < end;
+        if constexpr (kCells > 0) {
+          if (within) {
+            // Outputs follow each other, or the registers of one do.
+            const int64_t count = inner == 1 ? end - o : inner, apart = inner == 1 ? axis.stride : 1;
+            for (int64_t i = 0; i < count; ++i) few<kCells>(cells + i * apart, step, sums + i, unscale);
+            o += inner == 1 ? count - 1 : 0;
+            continue;
+          }
+        }
+        int64_t first = 0, last = axis.kernel;  // those of the kernel's cells that are among those of `from`
+        if (!within) {
+          first = start >= 0 ? 0 : (-start + axis.dilation - 1) / axis.dilation;
+          last = least(last, start >= in ? 0 : (in - start + axis.dilation - 1) / axis.dilation);
+        }
+        for (int64_t i = 0; i < inner; ++i) any_number(cells + i, first, last, step, sums + i, unscale);
+      }
+    }
+  }
+
+  // Pairs are added, up to kInRow cells, and then these sums. All are counted from the kernel's own first cell, whether
+  // that is in the input or not: the sum of a window must not depend on which cells beside it an item holds.
+  INLINED static void any_number(Sums from, int64_t first, int64_t last, int64_t step, Sums to, V unscale) {
+    V top = all(kNone<Value>), w = {}, p = {};
+    if constexpr (kRanged) {
+      for (int64_t k = first; k < last; ++k) top = larger(from.n[k * step], top);
+    }
+    while (first < last) {
+      const int64_t end = least(last, (first / kInRow + 1) * kInRow);
+      V own_w = {}, own_p = {};
+      const auto cell = [&](int64_t i, V* cell_w, V* cell_p) INLINED {
+        *cell_w = from.w[i], *cell_p = from.p[i];
+        if constexpr (kRanged) {
+          const V factor = scaled<Value>(all<Value>(1), from.n[i] - top);
+          *cell_w = *cell_w * factor, *cell_p = *cell_p * (W::kSquares ? factor * factor : factor);
+        }
+      };
+      V a_w, a_p, b_w, b_p;
+      int64_t i = first * step;
+      if (__builtin_expect(first % 2 != 0, 0)) cell(i, &own_w, &own_p), ++first, i += step;
+      for (; first + 1 < end; first += 2, i += 2 * step) {
+        cell(i, &a_w, &a_p), cell(i + step, &b_w, &b_p);
+        own_w = own_w + (a_w + b_w), own_p = own_p + (a_p + b_p);
+      }
+      if (first < end) cell(i, &a_w, &a_p), ++first, own_w = own_w + a_w, own_p = own_p + a_p;
+      w = w + own_w, p = p + own_p;
+    }
+    put(w, p, top, to, unscale);
+  }
+
+  // The same, of kCells cells in plain form.
+  template <int kCells>
+  INLINED static void few(Sums from, int64_t step, Sums to, V unscale) {
+    static_assert(kCells >= 2 && kCells <= kInRow && !kRanged, "the same sums");
+    V w = *from.w + from.w[step], p = *from.p + from.p[step];
+    UNROLL_ALL
+    for (int64_t k = 2; k + 1 < kCells; k += 2) {
+      w = w + (from.w[k * step] + from.w[(k + 1) * step]), p = p + (from.p[k * step] + from.p[(k + 1) * step]);
+    }
+    if constexpr (kCells % 2 != 0) w = w + from.w[(kCells - 1) * step], p = p + from.p[(kCells - 1) * step];
+    put(w, p, V{}, to, unscale);
+  }
+
+  INLINED static void put(V w, V p, [[maybe_unused]] V top, Sums to, [[maybe_unused]] V unscale) {
+    if constexpr (kLast) {
+      const V y = quotient(p, w);
+      if constexpr (kRanged) *to.p = W::result_at(y, w, top);
+      else *to.p = W::result(y, w, unscale);
+    } else {
+      *to.w = w, *to.p = p;
+      if constexpr (kRanged) *to.n = top;
+    }
+  }
+};
+
+}  // namespace onnxpool::ONNXPOOL_ISA
