@@ -341,23 +341,3 @@ def test_a_batch_that_was_killed_goes_on(ray, tmp_path):
     rows = sorted(table.to_pylist(), key=lambda row: row["picture"])
     assert [Path(row["picture"]).stem for row in rows] == [f"{i:03}" for i in range(160)]
     np.testing.assert_allclose([row["y"] for row in rows], [(i / 255, 0, 1 - i / 255) for i in range(160)], atol=1e-4)
-
-
-def test_the_speed_of_a_batch(ray, tmp_path):
-    means = network(tmp_path / "means.onnx", "GlobalAveragePool", "Flatten")
-    (tmp_path / "photos").mkdir()
-    for i in range(200):
-        picture(tmp_path / "photos" / f"{i:03}.png", (i % 256, 0, 0), size=(224, 224))
-    times = []
-    done = batch.run_batch(
-        means,
-        tmp_path / "photos",
-        tmp_path / "out",
-        shard=20,
-        workers=2,
-        progress=lambda *_: times.append(time.perf_counter()),
-    )
-    assert (done.rows, done.errors, done.skipped) == (200, 0, 0)
-    print(
-        f"{done.rows / done.time_s:.0f} rows a second with its start, {180 / (times[-1] - times[1]):.0f} once it runs"
-    )

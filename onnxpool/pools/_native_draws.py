@@ -95,7 +95,7 @@ def _sent(grad: Tensor, places: Tensor, spatial: Sequence[int]) -> Tensor:
     at = places.flatten(2).long()
     flat = wide.new_zeros((*grad.shape[:2], *spatial)).flatten(2)
     sums = flat.scatter_add(2, at.clamp(min=0), torch.where(at < 0, 0, wide))
-    return sums.unflatten(2, tuple(spatial)).to(grad.dtype)  # type: ignore[no-untyped-call]
+    return sums.reshape(*sums.shape[:2], *spatial).to(grad.dtype)
 
 
 def _found(x: Tensor, places: Tensor) -> Tensor:
