@@ -26,6 +26,8 @@ def test_a_defect_is_there_or_is_said_to_be_mended(script):
     defect = atlas.run(script, [sys.executable])
     if defect is None:
         pytest.skip("without its runtime")
+    if defect.mended and "AVX-512" in defect.title and "avx512f" not in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
+        pytest.skip("on another processor")
     if defect.mended:
         assert defect.release not in atlas.PAGE.read_text(encoding="utf-8"), "the page says otherwise of this release"
         pytest.skip(f"mended in {defect.release}: {defect.title} {script.name} can go once all releases are")

@@ -1,4 +1,4 @@
-"""Convolution of ones with ones, which counts the cells of padded windows, miscounts in a column."""
+"""Convolution of ones with ones, which counts cells of padded windows, miscounts in a column, with AVX-512."""
 
 import numpy as np
 import openvino
