@@ -10,6 +10,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 
 import atlas
 
+PROCESSOR = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+
 
 def test_there_are_enough_and_the_page_has_each():
     text = atlas.PAGE.read_text(encoding="utf-8")
@@ -26,7 +28,7 @@ def test_a_defect_is_there_or_is_said_to_be_mended(script):
     defect = atlas.run(script, [sys.executable])
     if defect is None:
         pytest.skip("without its runtime")
-    if defect.mended and "AVX-512" in defect.title and "avx512f" not in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
+    if defect.mended and "AVX-512" in defect.title and "avx512f" not in PROCESSOR:
         pytest.skip("on another processor")
     if defect.mended:
         assert defect.release not in atlas.PAGE.read_text(encoding="utf-8"), "the page says otherwise of this release"
