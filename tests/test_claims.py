@@ -181,6 +181,14 @@ def test_polyphase_alone_is_consistent_before_training():
         assert (found == 100) == exact, pooling
 
 
+@pytest.mark.parametrize("name", list(claims_shifts.POOLINGS))
+def test_all_poolings_keep_the_ring(name):
+    """A shift by two moves the pooled map by one: what a class loses by a shift is not lost at edges."""
+    x = torch.rand(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    pool = claims_shifts.POOLINGS[name]()
+    assert torch.allclose(pool(x.roll((2, 2), (2, 3))), pool(x).roll((1, 1), (2, 3)), atol=1e-6)
+
+
 def test_a_network_is_asked_before_and_after_training_and_in_onnx_runtime():
     data = claims_data.small_digits().drawn(0, 100)
     found = claims_shifts.shifted("adaptive polyphase", data, 0, 1)

@@ -3,6 +3,9 @@
 Zeiler's network in small: three times a convolution of 5x5, ReLU, pooling of 3x3 with stride 2; then one linear layer.
 Digits of 14x14, 200 to train on, other ones for each seed, and 1000 to test on. Only the pooling differs. The error in
 training is counted twice: while poolings draw, as a network sees its pictures in training, and in evaluation.
+
+The number of epochs was chosen by the error in training alone, of two seeds that are not measured (100 and 101): after
+40 average pooling still had 4 and 6 per cent, after 80 both it and the maximum had none.
 """
 
 from collections.abc import Callable
@@ -15,7 +18,7 @@ from onnxpool import nn
 GROUP = "training"
 WIDTH = 12
 SEEN = 200
-EPOCHS = 40
+EPOCHS = 80
 
 POOLINGS: dict[str, Callable[[], torch.nn.Module]] = {
     "max": lambda: nn.MaxPool2d(3, 2, 1),
@@ -69,7 +72,7 @@ def stochastic(found: Measured) -> Claim:
     average = Interval.of(found["average train"])
     stays = drawing.above_zero and most.mean < drawing.mean / 10
     verdict: Verdict = "not reproduced"
-    why = "the error in training falls as with the maximum"
+    why = "the error in training falls as with the maximum" + (", though the test gains" if better.below_zero else "")
     if stays and better.below_zero:
         verdict, why = "in kind, not in size", "other pictures and a smaller network, so that figures cannot be equal"
     elif stays:

@@ -94,8 +94,9 @@ POOLINGS: dict[str, Callable[[int], torch.nn.Module]] = {
 }
 """What halves the size, for so many channels: over 2x2 where no other size is said. See :data:`CUT`."""
 
-CUT = ("MaxPool 3x3", "AvgPool 3x3", "SoftPool 3x3", "LocalImportancePool 3x3", "MaxBlurPool", "S3DetailPreservingPool")
-"""Poolings whose windows overlap and end at the picture's edges: they cut the ring, which costs them consistency."""
+OVERLAPPING = ("MaxPool 3x3", "AvgPool 3x3", "SoftPool 3x3", "MaxBlurPool", "S3DetailPreservingPool")
+CUT = (*OVERLAPPING, "LocalImportancePool", "LocalImportancePool 3x3")
+"""Poolings that cut the ring, since their windows, or the convolution of their logits, end at the picture's edges."""
 
 HEADS: dict[str, Callable[[], torch.nn.Module]] = {
     "at the end: mean": lambda: nn.GlobalAvgPool2d(flatten=True),

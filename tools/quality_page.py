@@ -130,17 +130,25 @@ INK, FAINT, MARK = "#1c1c28", "#b9bdc9", "#3949ab"
 LEFT, RIGHT, ROW, HEAD = 208, 18, 19, 46
 
 
-def forest(title: str, unit: str, rows: Mapping[str, Measured], *, zero: bool = False) -> str:
-    """SVG: a dot and its interval for each row, in the order of the means; a line at zero if they are differences."""
+def signed(number: str) -> str:
+    """With a minus as wide as a digit."""
+    return number.replace("-", "\N{MINUS SIGN}")
+
+
+def forest(title: str, unit: str, rows: Mapping[str, Measured], *, zero: bool = False, least: float = -np.inf) -> str:
+    """SVG: a dot and its interval for each row, in the order of the means; a line at zero if they are differences.
+
+    Rows below ``least`` would leave the others no room: they are written as numbers.
+    """
     ordered = sorted(rows.items(), key=lambda one: -one[1].mean)
-    low = min(one.mean - one.half for one in rows.values())
+    low = max(least, min(one.mean - one.half for one in rows.values()))
     high = max(one.mean + one.half for one in rows.values())
     step = next(n for n in (0.5, 1, 2, 5, 10, 20, 50) if (high - low) / n <= 7)
     low, high = np.floor(low / step) * step, np.ceil(high / step) * step
     width, height = 480, HEAD + ROW * len(ordered) + 34
 
     def across(value: float) -> float:
-        return LEFT + (width - LEFT - RIGHT) * (value - low) / (high - low)
+        return LEFT + (width - LEFT - RIGHT) * (max(value, low) - low) / (high - low)
 
     bottom = HEAD + ROW * len(ordered)
     lines = [
@@ -155,15 +163,22 @@ def forest(title: str, unit: str, rows: Mapping[str, Measured], *, zero: bool = 
         lines += [
             f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{HEAD - 6}" y2="{bottom}" stroke="{INK if strong else FAINT}" '
             f'stroke-width="{1.2 if strong else 0.6}"/>',
-            f'<text x="{x:.1f}" y="{bottom + 15}" text-anchor="middle" font-size="12">{value:g}</text>',
+            f'<text x="{x:.1f}" y="{bottom + 15}" text-anchor="middle" font-size="12">{signed(f"{value:g}")}</text>',
         ]
     lines.append(
         f'<text x="{width - RIGHT}" y="{bottom + 29}" text-anchor="end" font-size="12">{html.escape(unit)}</text>'
     )
     for i, (row, one) in enumerate(ordered):
         y = HEAD + ROW * i + ROW / 2
+        lines.append(f'<text x="{LEFT - 10}" y="{y + 4:.1f}" text-anchor="end">{html.escape(row)}</text>')
+        if one.mean < low:
+            number = signed(f"{one.mean:.1f} ± {one.half:.1f}")
+            lines.append(
+                f'<path d="M{LEFT + 3} {y:.1f}l7 -4v8z" fill="{MARK}"/>'
+                f'<text x="{LEFT + 14}" y="{y + 4:.1f}" font-size="12">{number}</text>'
+            )
+            continue
         lines += [
-            f'<text x="{LEFT - 10}" y="{y + 4:.1f}" text-anchor="end">{html.escape(row)}</text>',
             f'<line x1="{across(one.mean - one.half):.1f}" x2="{across(one.mean + one.half):.1f}" y1="{y:.1f}" '
             f'y2="{y:.1f}" stroke="{MARK}" stroke-width="2"/>',
             f'<circle cx="{across(one.mean):.1f}" cy="{y:.1f}" r="3.6" fill="{MARK}"/>',
@@ -187,5 +202,6 @@ def drawings(facts: Mapping[str, object]) -> dict[str, str]:
             "points, paired by seed, 95 % interval",
             {row: difference(found["accuracy"], base) for row, found in poolings.items() if row != NETWORK},
             zero=True,
+            least=-6,
         ),
     }
