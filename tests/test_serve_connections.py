@@ -20,10 +20,11 @@ grpc = pytest.importorskip("grpc")
 
 SERVE = """
 import json, pathlib, sys
-from onnxpool.serve import Options, Repository
+from onnxpool.serve import Options, Repository, connections
 from onnxpool.serve.listening import Listen
 from onnxpool.serve.server import serve
 given = json.loads(sys.argv[2])
+connections._HALF_S = given.pop("half_s", 600)
 given |= {name: pathlib.Path(given[name]) for name in given if name.startswith("tls")}
 listen = Listen(port=0, grpc_port=0, **given)
 announce = lambda listening: print(json.dumps(listening.to_json(), indent=2), flush=True)

@@ -6,8 +6,8 @@
     headers        at most 64 KiB together with the address                               431
                    one Host, and no CONNECT                                               400
     an answer      something of it is read every ``idle_s``, once the connection should be closed every ``head_s``
-    others         at most 16 requests wait behind one; what follows them is not read yet
-    half closed    what is whole is answered within 1 s after its client has said that it says no more
+    others         some 200 requests wait behind one; what follows them is not parsed yet
+    half closed    what is whole is answered, each within 1 s after the last or after its client closed its side
     connections    as many as the process may open files, less what it needs itself
 
 Above that number the connection that has been silent for longest is closed: first those that have never asked anything,
@@ -128,7 +128,7 @@ class Connection(HttpToolsProtocol):
         self._refused = 0
         self._again = self._rest = b""
         self._left = 0
-        self._deaf = False
+        self._deaf = self._half = False
         self._unread: asyncio.TimerHandle | None = None
         self._answering: RequestResponseCycle | None = None
         self._head_bytes = 0
@@ -168,10 +168,14 @@ class Connection(HttpToolsProtocol):
         if self.scheme == "https" or not self._in_flight:
             return False
         self._refuse(400)  # what is not whole
-        if self._deaf:
-            self._stop_waiting()
-            self._deadline = self.loop.call_later(_HALF_S, self._of.end, self)
-        return self._deaf
+        self._half = self._deaf
+        if self._half:
+            self._wait_half()
+        return self._half
+
+    def _wait_half(self) -> None:
+        self._stop_waiting()
+        self._deadline = self.loop.call_later(_HALF_S, self._of.end, self)
 
     def _take(self) -> None:
         """Parse what came, until enough requests wait."""
@@ -183,7 +187,7 @@ class Connection(HttpToolsProtocol):
             if self._in_head:
                 self._head_bytes += len(piece)
             else:
-                self._left -= size
+                self._left -= len(piece)
             try:
                 self._parse(piece)
             except httptools.HttpParserError as error:
@@ -267,6 +271,10 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
         if self._rest and len(self.pipeline) < MOST_WAITING and not self.transport.is_closing():
             self._take()
+        if self._half:
+            self._wait_half()
+            if self.transport.is_closing():
+                self._stop_waiting()
         if not self.transport.is_closing() and not self._in_flight:
             self._of.idle[self] = None
             if not self._in_head:
