@@ -350,7 +350,8 @@ def test_a_client_that_only_reads_any_more_is_answered(server, requests):
 
 def test_of_a_client_that_only_reads_any_more_what_is_whole_is_answered(server):
     cut = asked(BODY, b"")[:-1]
-    assert re.findall(b"HTTP/1.1 ([0-9]+) ", half_closed(server, asked(BODY, b"") + cut)) == [b"200"]
+    found = re.findall(b"HTTP/1.1 ([0-9]+) ", half_closed(server, asked(BODY, b"") + cut))
+    assert found in ([b"200"], [b"200", b"400"])  # as the first is answered after the end came, or before
     assert re.findall(b"HTTP/1.1 ([0-9]+) ", half_closed(server, cut)) == [b"400"]
     assert half_closed(server, cut[:20]) == b""
 
