@@ -208,6 +208,14 @@ def test_a_tensor_without_elements_in_parts(monkeypatch):
     assert refused({"inputs": [tensor([[]], (1 << 40, 0))]})[0] == 400
 
 
+@pytest.mark.parametrize("sizes", [(2**62, 0), (0, 2**40, 2**40), (0, LIMIT)], ids=str)
+def test_sizes_that_no_array_has_are_refused_even_of_no_element(sizes):
+    model = served(shape=(None,) * len(sizes))
+    given = {"name": "x", "datatype": "FP32", "shape": sizes}
+    for more in ({"data": []}, {"parameters": {"binary_data_size": 0}}):
+        assert refused({"inputs": [given | more]}, model=model)[0] == 413
+
+
 def test_lists_that_are_no_inputs_data_are_json_and_few(monkeypatch):
     monkeypatch.setattr(codec, "_LONG_BYTES", 0)
     body = orjson.dumps({"inputs": [tensor()], "parameters": {"data": [8]}})

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import urllib.request
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import pytest
 from serving import HANGS_S, soft, started, wait_for
@@ -19,10 +20,11 @@ grpc = pytest.importorskip("grpc")
 
 SERVE = """
 import json, pathlib, sys
-from onnxpool.serve import Options, Repository
+from onnxpool.serve import Options, Repository, connections
 from onnxpool.serve.listening import Listen
 from onnxpool.serve.server import serve
 given = json.loads(sys.argv[2])
+connections._HALF_S = given.pop("half_s", 600)
 given |= {name: pathlib.Path(given[name]) for name in given if name.startswith("tls")}
 listen = Listen(port=0, grpc_port=0, **given)
 announce = lambda listening: print(json.dumps(listening.to_json(), indent=2), flush=True)
@@ -283,6 +285,7 @@ UPGRADE = {
     "a browser": b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nConnection: keep-alive, Upgrade\r\n",
     "two": b"Connection: keep-alive\r\nUpgrade: TLS/1.0\r\nUpgrade: h2c\r\nConnection: UPGRADE\r\n",
 }
+LAST = b"Connection: close, Upgrade\r\nUpgrade: h2c\r\n"
 
 
 def asked(body, headers, chunked=False):
@@ -319,6 +322,69 @@ def test_a_body_after_an_upgrade_is_no_request(server, chunked):
     assert answers.startswith(b"HTTP/1.1 400 ")
     assert answers.count(b"HTTP/1.1") == 1
     assert b"is not JSON" in answers
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["of a length", "in chunks"])
+@pytest.mark.parametrize("before", [b"", asked(BODY, b"")], ids=["first", "second"])
+def test_an_upgrade_in_the_last_request_is_not_heeded(server, before, chunked):
+    """A parser that has seen such a head takes nothing more."""
+    with connected(server) as connection:
+        connection.sendall(before + asked(BODY, LAST, chunked))
+        answers = said(connection)
+    assert answers.count(b"HTTP/1.1 200 ") == answers.count(b'"data":[3.49265') == 1 + bool(before), answers
+
+
+def half_closed(server, request):
+    """What a client reads that says by closing its side that its request is whole, as ``nc -N`` does."""
+    with connected(server) as connection:
+        connection.sendall(request)
+        connection.shutdown(socket.SHUT_WR)
+        return said(connection)
+
+
+@pytest.mark.parametrize("requests", [1, 3, 40])
+def test_a_client_that_only_reads_any_more_is_answered(server, requests):
+    answers = half_closed(server, asked(BODY, b"") * requests)
+    assert answers.count(b"HTTP/1.1 200 ") == answers.count(b'"data":[3.49265') == requests
+
+
+def test_of_a_client_that_only_reads_any_more_what_is_whole_is_answered(server):
+    cut = asked(BODY, b"")[:-1]
+    found = re.findall(b"HTTP/1.1 ([0-9]+) ", half_closed(server, asked(BODY, b"") + cut))
+    assert found in ([b"200"], [b"200", b"400"])  # as the first is answered after the end came, or before
+    assert re.findall(b"HTTP/1.1 ([0-9]+) ", half_closed(server, cut)) == [b"400"]
+    assert half_closed(server, cut[:20]) == b""
+
+
+def test_many_requests_at_once_are_answered_each_and_are_not_held_all(server):
+    """A client that reads nothing fills what the system holds, and no memory with requests that wait."""
+    request = asked(BODY, b"")
+    size = 24 << 20
+    with connected(server) as connection, suppress(TimeoutError):
+        connection.settimeout(1)
+        before = resident(server)
+        connection.sendall(HEALTH.replace(b"Connection: close\r\n", b"") * (size // len(HEALTH)))
+    assert resident(server) - before < 64 << 20
+    with connected(server) as connection:
+        connection.sendall(request * 500 + HEALTH)
+        assert said(connection).count(b"HTTP/1.1 200 ") == 501
+
+
+def resident(server):
+    """Bytes of memory that the process has."""
+    return int(Path(f"/proc/{server.pid}/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def test_a_client_that_reads_none_of_several_answers_is_not_waited_for(server):
+    """The second one waits for room, which never comes."""
+    large = read(server, "/docs")
+    with connected(server) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.setblocking(False)
+        with suppress(BlockingIOError):
+            connection.sendall(b"GET /docs HTTP/1.1\r\nHost: localhost\r\n\r\n" * ((32 << 20) // len(large)))
+        wait_for(lambda: b'onnxpool_connections{state="busy"} 2.0' in read(server, "/metrics"))
+        wait_for(lambda: b'onnxpool_connections{state="busy"} 1.0' in read(server, "/metrics"))
 
 
 def test_a_body_is_asked_for_beside_an_upgrade(server):

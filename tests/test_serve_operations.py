@@ -86,12 +86,15 @@ def test_a_line_of_text_for_each_request(path):
 def test_what_is_not_there_is_told_with_what_is(path):
     """Also by what inference answers before requests are routed."""
     wrong = [("GET", "/v2/models"), ("GET", INFER), ("DELETE", "/v2/models/soft"), ("POST", "/v1/models/soft:predict")]
+    wrong += [("GET", "/v2/"), ("POST", f"{INFER}/")]
     answers = asked(application(Repository(path)), *((method, path, {}) for method, path in wrong))
     assert [(answer.status_code, answer.json()["error"]) for answer in answers] == [
         (404, "nothing is served at '/v2/models'; /docs says what is"),
         (405, "'/v2/models/soft/infer' is not for GET; use POST"),
         (405, "'/v2/models/soft' is not for DELETE; use GET, HEAD"),
         (404, "nothing is served at '/v1/models/soft:predict'; /docs says what is"),
+        (404, "nothing is served at '/v2/'; /docs says what is"),
+        (404, "nothing is served at '/v2/models/soft/infer/'; /docs says what is"),
     ]
 
 

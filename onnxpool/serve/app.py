@@ -65,6 +65,7 @@ def application(repository: Repository, options: Options | None = None, siblings
         exception_handlers={Refusal: _refused, HTTPException: _unrouted, Exception: _failed},
         lifespan=rest.lifespan,
     )
+    app.router.redirect_slashes = False  # to an absolute address, which is wrong behind a proxy that ends TLS
     app.state.service = service
     return app
 

@@ -5,7 +5,9 @@
     between two    ``idle_s`` after an answer
     headers        at most 64 KiB together with the address                               431
                    one Host, and no CONNECT                                               400
-    an answer      once the connection should be closed, something of it is read every ``head_s``
+    an answer      something of it is read every ``idle_s``, once the connection should be closed every ``head_s``
+    others         some 200 requests wait behind one; what follows them is not parsed yet
+    half closed    what is whole is answered, each within 1 s after the last or after its client closed its side
     connections    as many as the process may open files, less what it needs itself
 
 Above that number the connection that has been silent for longest is closed: first those that have never asked anything,
@@ -18,21 +20,17 @@ in chunks is no header.
 
 import asyncio
 import logging
-from collections.abc import Callable
 from http import HTTPStatus
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import httptools
-from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from onnxpool.serve.guard import HEALTH
-from onnxpool.serve.limits import Refusal
-from onnxpool.serve.responses import refusal
+from onnxpool.serve.flow import Flow, Full, Whole
 
 MOST_HEAD_BYTES = 64 << 10
 """Address and headers of one request."""
@@ -42,6 +40,15 @@ MOST = 1024
 
 ACCEPTED = 32
 """Connections taken at once, before any of them is known and counted."""
+
+MOST_WAITING = 16
+"""Requests of one connection that wait for the answer to another, before no more of them are parsed."""
+
+_PIECE_BYTES = 4 << 10
+"""So much is parsed at once where it is no body: some 200 requests at most, beside those that wait."""
+
+_HALF_S = 1.0
+"""A client that says no more may still read, or have left, which looks the same until it is written to."""
 
 _SPARE = 5 * ACCEPTED
 """Files for what is taken and not yet counted, for models that are loaded, and to answer health."""
@@ -119,8 +126,10 @@ class Connection(HttpToolsProtocol):
         self._of = connections
         self._app = self.app
         self._refused = 0
-        self._again = b""
-        self._deaf = False
+        self._again = self._rest = b""
+        self._left = 0
+        self._deaf = self._half = False
+        self._unread: asyncio.TimerHandle | None = None
         self._answering: RequestResponseCycle | None = None
         self._head_bytes = 0
         self._in_head = True
@@ -129,12 +138,16 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for its first head."""
         super().connection_made(transport)
+        self.flow = self._flow = Flow(transport)
         self._of.enter(self)
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it, and tell the request that is being answered, where others have come after it."""
         self._stop_waiting()
+        self._stop_looking()
+        self._rest = b""
+        self.pipeline.clear()
         if self._answering is not None:
             self._answering.disconnected = True
             self._answering.message_event.set()
@@ -146,20 +159,49 @@ class Connection(HttpToolsProtocol):
         """Take what came; a head that has begun must end."""
         if self._deaf:
             return
-        self._head_bytes += len(data) if self._in_head else 0
         self._unset_keepalive_if_required()
-        try:
-            self._parse(data)
-        except httptools.HttpParserError as error:
-            self.send_400_response(str(error))
-        if self.transport.is_closing():
-            return
-        if self._in_head and self._head_bytes > MOST_HEAD_BYTES:
-            self._refuse(431)
-        elif not self._in_flight and self._deadline is None:
+        self._rest += data
+        self._take()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The client says no more: what is whole is answered, unless TLS ends with it or it takes long."""
+        if self.scheme == "https" or not self._in_flight:
+            return False
+        self._refuse(400)  # what is not whole
+        self._half = self._deaf
+        if self._half:
+            self._wait_half()
+        return self._half
+
+    def _wait_half(self) -> None:
+        self._stop_waiting()
+        self._deadline = self.loop.call_later(_HALF_S, self._of.end, self)
+
+    def _take(self) -> None:
+        """Parse what came, until enough requests wait."""
+        rest, begin = memoryview(self._rest), 0
+        while begin < len(rest) and len(self.pipeline) < MOST_WAITING:
+            size = _PIECE_BYTES if self._in_head else max(self._left, _PIECE_BYTES)
+            piece = rest[begin : begin + size]
+            begin += size
+            if self._in_head:
+                self._head_bytes += len(piece)
+            else:
+                self._left -= len(piece)
+            try:
+                self._parse(piece)
+            except httptools.HttpParserError as error:
+                self.send_400_response(str(error))
+            if self._in_head and self._head_bytes > MOST_HEAD_BYTES and not self.transport.is_closing():
+                self._refuse(431)
+            if self._deaf or self.transport.is_closing():
+                begin = len(rest)
+        self._rest = bytes(rest[begin:])
+        self._flow.hold(bool(self._rest))
+        if not self.transport.is_closing() and not self._in_flight and self._deadline is None:
             self._wait()
 
-    def _parse(self, data: bytes) -> None:
+    def _parse(self, data: bytes | memoryview) -> None:
         """Parse this; a head with Upgrade, after which the parser would not read a body, is parsed again without it."""
         while data:
             try:
@@ -167,6 +209,8 @@ class Connection(HttpToolsProtocol):
             except httptools.HttpParserUpgrade as upgrade:
                 (end,) = upgrade.args
                 data, self._again = self._again + data[end:], b""
+                self.parser = httptools.HttpRequestParser(self)  # which knows of no head that was the last
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
             else:
                 return
 
@@ -175,7 +219,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
-        self._size = self._hosts = 0
+        self._size = self._hosts = self._left = 0
 
     def on_url(self, url: bytes) -> None:
         """A part of its address."""
@@ -186,7 +230,10 @@ class Connection(HttpToolsProtocol):
         """One of its headers, or of what follows its body."""
         self._grow(len(name) + len(value) + 4)
         if self._in_head:
-            self._hosts += name.lower() == b"host"
+            kind = name.lower()
+            self._hosts += kind == b"host"
+            if kind == b"content-length":
+                self._left = int(value)
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -203,11 +250,11 @@ class Connection(HttpToolsProtocol):
         self._stop_waiting()
         self._of.silent.pop(self, None)
         self._of.idle.pop(self, None)
-        self.app = _Full(self._app) if self._of.full else self._app
+        self.app = Full(self._app) if self._of.full else self._app
         super().on_headers_complete()
         if not self.pipeline:
             self._answering = self.cycle
-        self.cycle.transport = _Whole(self.transport, self.cycle)  # type: ignore[assignment] # as much as it asks for
+        self.cycle.transport = Whole(self.transport, self.cycle, self._close)  # type: ignore[assignment] # as much as it asks for
 
     def on_message_complete(self) -> None:
         """It is whole, unless it is parsed again."""
@@ -219,9 +266,15 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """It is answered; where its body has not come, that is not waited for much longer."""
         if self._answering is not None:
-            self._answering.transport.flush()  # type: ignore[attr-defined] # it is a _Whole
+            self._answering.transport.flush()  # type: ignore[attr-defined] # it is a Whole
         self._answering = self.pipeline[-1][0] if self.pipeline else None  # which begins now
         super().on_response_complete()
+        if self._rest and len(self.pipeline) < MOST_WAITING and not self.transport.is_closing():
+            self._take()
+        if self._half:
+            self._wait_half()
+            if self.transport.is_closing():
+                self._stop_waiting()
         if not self.transport.is_closing() and not self._in_flight:
             self._of.idle[self] = None
             if not self._in_head:
@@ -274,23 +327,40 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             self._close()
 
+    def pause_writing(self) -> None:
+        """More was said than the client has read; it must read on."""
+        super().pause_writing()
+        self._look_on(self.timeout_keep_alive)
+
+    def resume_writing(self) -> None:
+        """It has read most of it."""
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._stop_looking()
+
     def _close(self) -> None:
         """Close when all is sent that was said, which a client that reads nothing would keep from ever happening."""
         self.transport.close()
-        self._see_off(self.transport.get_write_buffer_size())
+        self._look_on(self._of.head_s)
 
-    def _see_off(self, left_bytes: int) -> None:
+    def _look_on(self, every_s: float) -> None:
         """End it where so much is still left after a while."""
+        self._stop_looking()
+        left_bytes = self.transport.get_write_buffer_size()
 
         def look() -> None:
-            now_bytes = self.transport.get_write_buffer_size()
-            if now_bytes >= left_bytes:
+            if self.transport.get_write_buffer_size() >= left_bytes:
                 self.transport.abort()
             else:
-                self._see_off(now_bytes)
+                self._look_on(every_s)
 
         if left_bytes:
-            self.loop.call_later(self._of.head_s, look)
+            self._unread = self.loop.call_later(every_s, look)
+
+    def _stop_looking(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _wait(self) -> None:
         self._stop_waiting()
@@ -307,51 +377,3 @@ class Connection(HttpToolsProtocol):
             self._refuse(408)
         else:
             self._close()
-
-
-class _Whole:
-    """The transport of one answer, which sends its head together with the body that follows."""
-
-    __slots__ = ("_cycle", "_head", "_transport", "is_closing")
-
-    def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
-        self._transport = transport
-        self._cycle = cycle
-        self._head: bytes | None = None
-        self.is_closing: Callable[[], bool] = transport.is_closing
-
-    def write(self, data: bytes) -> None:
-        """Send this, unless it is the head, or nothing is sent any more."""
-        if self.is_closing():
-            return
-        if self._head is None and self._cycle.response_started:
-            self._head = data
-        elif self._head:
-            self._transport.writelines((self._head, data))
-            self._head = b""
-        else:
-            self._transport.write(data)
-
-    def flush(self) -> None:
-        """Send a head that nothing follows."""
-        if self._head:
-            self._transport.write(self._head)
-            self._head = b""
-
-    def close(self) -> None:
-        """No more will be sent."""
-        self.flush()
-        self._transport.close()
-
-
-class _Full:
-    """An application that answers for its health alone."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or pass on."""
-        full = Refusal(503, "the server has as many connections as it can; try again later", 1)
-        app = self.app if scope["path"] in HEALTH else refusal(full)
-        await app(scope, receive, send)
