@@ -2,6 +2,7 @@
 
 import math
 from functools import reduce
+from itertools import product
 
 import ml_dtypes
 import numpy as np
@@ -191,12 +192,12 @@ def _shifted_ulps(cells, step=1.04, parts=16):
     return worst
 
 
-def _shifted_ulps_of(x):
-    """The same of one window, as it stands in the derivation."""
+def _shifted_ulps_of(x, exp=bounds.EXP, worst_order=False):
+    """The same of one window, as it stands in the derivation; or with each sum in the order that is worst for it."""
     d, additions = x.max() - x, _additions(len(x))
     p = np.exp(-d) / np.exp(-d).sum()
-    depth, distance = p @ d, np.abs(x - p @ x)
-    first = p @ (d * (additions + 2)) + depth * (p @ additions) + depth + bounds.EXP * (p @ distance)
+    depth, distance, order = p @ d, np.abs(x - p @ x), (lambda g: -np.sort(-g)) if worst_order else (lambda g: g)
+    first = order(p * d) @ additions + 2 * depth + depth * (order(p) @ additions) + depth + exp * (p @ distance)
     return (first + p @ (d * distance)) / np.abs(x).max() + 1
 
 
@@ -210,10 +211,44 @@ def test_body_bound_is_above_all_windows_and_near_the_worst(cells):
             assert _shifted_ulps_of(x) < at_worst
 
 
+def _depths(tree):
+    """How many additions each leaf goes through, in a tree of pairs."""
+    return [0] if tree is None else [1 + depth for branch in tree for depth in _depths(branch)]
+
+
+def _trees(leaves):
+    if leaves == 1:
+        yield None
+    for left in range(1, leaves // 2 + 1):
+        yield from product(_trees(left), _trees(leaves - left))
+
+
+@pytest.mark.parametrize("cells", [2, 3, 5, 7])
+def test_no_order_is_worse_than_the_largest_terms_first(cells):
+    orders = {tuple(sorted(_depths(tree), reverse=True)) for tree in _trees(cells)}
+    assert len(orders) >= cells // 2
+    for terms in -np.sort(-(np.random.default_rng(cells).exponential(size=(50, cells)) ** 3)):
+        assert max(order @ terms for order in map(np.array, orders)) <= _additions(cells) @ terms + 1e-12
+
+
+@pytest.mark.parametrize("cells", [2, 3, 4, 9, 25, 1024])
+def test_body_bound_has_room_for_any_order_and_a_worse_exp(cells):
+    """Of a few cells at the top, some half-way and the rest below, as a search over all windows ends with these."""
+    worst = 0.0
+    for top, between, depth in product((1, 2, cells // 2), (0, 0.5), (1e-3, 0.1, 0.5, 1, 2, math.log(cells) + 2)):
+        x = np.full(cells, -depth / 2)
+        x[: math.ceil((cells + top) / 2)] = depth * (between - 0.5) if between else -depth / 2
+        x[:top] = depth / 2
+        assert _shifted_ulps_of(x, worst_order=True) < bounds.body_ulps(cells)
+        worst = max(worst, _shifted_ulps_of(x, exp=6.0, worst_order=True))
+    assert worst < bounds.body_ulps(cells) * (1.01 if cells == 3 else 1)
+
+
 @pytest.mark.parametrize("cells", [1, 2, 9, 49, 1024, 2**20])
 def test_body_bound_is_above_ratios_with_the_products_of_roundings(cells):
-    first = max(2 * cells + 2 + bounds.EXP, 2 * cells + bounds.EXP + 1.003 * math.log(cells), 2 * cells + 4)
-    assert math.expm1(first * 2.0**-24) * 2.0**24 <= bounds.body_ulps(cells)
+    for exp in (bounds.EXP, 6.0):
+        first = max(2 * cells + 2 + exp, 2 * cells + exp + 1.003 * math.log(cells), 2 * cells + 4)
+        assert math.expm1(first * 2.0**-24) * 2.0**24 <= bounds.body_ulps(cells)
 
 
 def test_a_large_value_before_many_that_are_lost_comes_near_to_the_body_bound():

@@ -15,15 +15,16 @@ from onnx import helper
 
 import onnxpool
 from onnxpool import nn
-from onnxpool.diagnosis import bisect_model
+from onnxpool.diagnosis import bisect_model, per_node
 from onnxpool.diagnosis import runs as node_runs
 from onnxpool.diagnosis.per_node import compare_nodes
-from onnxpool.errors import ArgumentError
+from onnxpool.errors import ArgumentError, SessionError
 from onnxpool.golden import from_function, from_torch
 from onnxpool.graph import subgraph
 from onnxpool.network.lines import line_of
 from onnxpool.pools import OPERATORS
 from onnxpool.run import native_library
+from onnxpool.run.session import load
 from onnxpool.window import Window
 
 native = pytest.mark.skipif(native_library.why_missing() is not None, reason="without the native library")
@@ -128,6 +129,31 @@ def test_a_node_that_cannot_be_is_named(network):
     assert nodes.first.op_type == "SoftPool"
     assert "padding=(1, 1) is more than half the extent of the window" in nodes.first.reason
     assert parts(nodes)["Conv"] == "agrees"
+
+
+def test_a_refused_model_is_the_fault_of_the_node_that_is_named_as_one():
+    """What ONNX Runtime says has words in it that are names of other nodes."""
+    nodes = [
+        helper.make_node("Abs", ["x"], ["m"], name="model"),
+        helper.make_node("Abs", ["m"], ["a"], name="a"),
+        helper.make_node("Add", ["a", "one"], ["y"], name="a.sum"),
+    ]
+    one = onnx.numpy_helper.from_array(np.ones(2, np.int64), "one")
+    info = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2]) for name in "xy"]
+
+    def told(nodes):
+        made = helper.make_model(
+            helper.make_graph(nodes, "graph", info[:1], info[1:], [one]),
+            opset_imports=[helper.make_opsetid("", 18)],
+            ir_version=10,
+        )
+        with pytest.raises(SessionError) as refused:
+            load(made)
+        made = ir.from_proto(made).graph
+        return [found.name for found in per_node._stopped((), list(made), str(refused.value))]
+
+    assert told(nodes) == ["a.sum"]
+    assert told(nodes[:2]) == []
 
 
 def test_a_tampered_body_is_the_bodys_fault(network):

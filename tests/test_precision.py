@@ -410,3 +410,37 @@ def test_forms_of_the_mixed_model_are_one(written):
         onnxpool.load(forms.to_form(folder / "mixed.onnx", form)).run(x)["y"] for form in ("function", "standard")
     ]
     np.testing.assert_allclose(*answers, rtol=1e-2)
+
+
+def test_whole_numbers_are_tried_once_each_and_progress_is_told_to_the_end(monkeypatch):
+    """Such samples have no sizes: three runs of each would be alike, and push others out."""
+    made = helper.make_model(
+        helper.make_graph(
+            [node("Gather", ["table", "ids"], "rows"), node("Tanh", ["rows"], "y")],
+            "g",
+            [helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", 5])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+            [numpy_helper.from_array(RNG.normal(size=(9, 4)).astype(np.float32), "table")],
+        ),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=10,
+    )
+    tried, effect, told = [], Switched.effect, []
+    monkeypatch.setattr(
+        Switched,
+        "effect",
+        lambda self, samples, *rest: (
+            tried.append([feeds["ids"].tobytes() for feeds in samples]) or effect(self, samples, *rest)
+        ),
+    )
+    given = [{"ids": RNG.integers(0, 9, (1, 5))} for _ in range(4)]
+    advice = onnxpool.precision(made, None, given, progress=lambda *step: told.append(step))
+    assert {one.verdict for one in advice.nodes} == {"safe"}
+    assert all(len(samples) == len(set(samples)) == 4 for samples in tried)
+    assert [step[2] for step in told] == [
+        "looking at values",
+        "the rows",
+        "the y",
+        "all that are safe alone, together",
+        "done",
+    ]

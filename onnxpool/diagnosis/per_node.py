@@ -21,6 +21,7 @@ that is right node by node is run once more as it is, and a note says if that is
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -114,7 +115,13 @@ def of_runs(runs: Runs) -> Nodes:
 def _stopped(results: tuple[NodeResult, ...], nodes: Sequence[ir.Node], told: str) -> tuple[NodeResult, ...]:
     """The same, with the node that ONNX Runtime names as the one for which it refuses the model, if it names one."""
     named = max(
-        (node for node in nodes if node.name and node.name in told), key=lambda node: len(str(node.name)), default=None
+        (
+            node
+            for node in nodes
+            if node.name and re.search(rf"[Nn](?:od|am)e\W{{1,3}}{re.escape(node.name)}(?!\w)", told)
+        ),
+        key=lambda node: len(str(node.name)),
+        default=None,
     )
     if named is None:
         return results

@@ -137,7 +137,8 @@ def precision(
     given = samples(calibration, model, running.inputs, picture)
     told(0, len(given), "looking at values")
     seen = seen_in(base, given)
-    tried = [_scaled(given.feeds(i), by) for i in range(min(len(given), MOST_TRIED)) for by in SCALES[to]]
+    scales = SCALES[to] if any(info.dtype.kind == "f" for info in running.inputs) else (1.0,)
+    tried = [_scaled(given.feeds(i), by) for i in range(min(len(given), MOST_TRIED)) for by in scales]
     right = [running.run(feeds) for feeds in tried]
     known, candidates = sorted_out(base, seen, to)
     switched = Switched(base, candidates, to, seen.ranges)
@@ -147,6 +148,7 @@ def precision(
         told(i, len(candidates), name)
         effects[name] = switched.effect(tried[:few], right[:few], {name})
     order = sorted((name for name in effects if effects[name] <= budget / SLACK), key=lambda name: effects[name])
+    told(0, len(order), "all that are safe alone, together")
     count = _most(len(order), lambda n: switched.effect(tried, right, order[:n]) <= budget / SLACK)
 
     written = None
