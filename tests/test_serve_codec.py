@@ -205,7 +205,7 @@ def test_a_tensor_without_elements_in_parts(monkeypatch):
     assert decoded(tensor([], (0, 2))).feeds["x"].shape == (0, 2)
     assert decoded(tensor([[], []], (2, 0))).feeds["x"].shape == (2, 0)
     assert refused({"inputs": [tensor([[]], (2, 0))]})[0] == 400
-    assert refused({"inputs": [tensor([[]], (1 << 40, 0))]})[0] == 400
+    assert refused({"inputs": [tensor([[]], (1 << 40, 0))]})[0] == 413
 
 
 @pytest.mark.parametrize("sizes", [(2**62, 0), (0, 2**40, 2**40), (0, LIMIT)], ids=str)

@@ -42,9 +42,8 @@ def check(info: TensorInfo, declared: Any, shape: Any, max_bytes: int) -> tuple[
         raise Refusal(400, f"input {info.name!r} has shape {shape!r:.80}; write a list of sizes, each 0 or more")
     if not fits(shape, info.shape):
         raise Refusal(400, f"input {info.name!r} has shape {list(shape)!r:.80}; this model takes {_spelled(info)}")
-    size_bytes = (
-        math.prod(size or 1 for size in shape) * info.dtype.itemsize
-    )  # numpy refuses others, even of no element
+    # NumPy has a limit for arrays without elements, too: it leaves the sizes of 0 out.
+    size_bytes = math.prod(size or 1 for size in shape) * info.dtype.itemsize
     if size_bytes > max_bytes:
         raise Refusal(413, f"input {info.name!r} is declared {size_bytes:.3g} bytes; the limit is {max_bytes}")
     return tuple(shape)
