@@ -126,6 +126,31 @@ def test_whole_numbers_and_several_outputs():
             session.run({**feeds, "i": np.array([1, beyond])})
 
 
+def test_float64_within_a_model_is_computed_in_float32():
+    """As docs/how-to/openvino.md says."""
+    text = """<ir_version: 10, opset_import: ["": 18]> g (float[n] x) => (float[n] y) {
+        wide = Cast <to = 11> (x)
+        little = Constant <value = double {1e-12}> ()
+        more = Add (wide, little)
+        rest = Sub (more, wide)
+        y = Cast <to = 1> (rest)
+    }"""
+    ours, theirs = (onnxpool.load(parser.parse_model(text), runtime=name) for name in ("openvino", "onnxruntime"))
+    feeds = {"x": np.ones(1, np.float32)}
+    assert theirs.run(feeds)["y"] == pytest.approx([1e-12], rel=1e-3)
+    assert ours.run(feeds)["y"] == [0]
+
+
+def test_too_few_cells_without_kernels():
+    """As onnxpool.load says."""
+    x = np.array([[[[1, 1], [1, 9]]]], np.float32)
+    for form in ("function", "standard"):
+        held = onnxpool.to_form(pooled(Window.of(2, 3, 3)), form)
+        ours, theirs = (onnxpool.load(held, runtime=name, kernels="off") for name in ("openvino", "onnxruntime"))
+        assert ours.run({"x": x})["y"].shape == (1, 1, 0, 0)
+        assert theirs.run({"x": x})["y"].shape == ((1, 1, 1, 1) if form == "function" else (1, 1, 0, 0))
+
+
 # --- as ONNX Runtime's
 
 
@@ -278,6 +303,13 @@ def test_what_is_done_is_not_cancelled():
     with pytest.raises(SessionError):
         stop.start(request, {})
     assert request.told == ["start", "cancel"]
+
+
+@pytest.mark.parametrize(("name", "other"), [("openvino", "onnxruntime"), ("onnxruntime", "openvino")])
+def test_another_runtimes_stop_is_refused(path, name, other):
+    session, stop = onnxpool.load(path, runtime=name), onnxpool.load(path, runtime=other).make_stop()
+    with pytest.raises(ArgumentError, match=r"stop=<.*> is not of this session's make_stop\(\)"):
+        session.run({"x": X}, stop)
 
 
 # --- predict and serve

@@ -378,6 +378,7 @@ def test_native_is_required_and_the_library_is_missing(pooling, monkeypatch, tmp
     assert report.exit_status == 3
     assert "'pool' (SoftPool) is required to run natively" in report.causes[0]
     assert "names no file" in report.causes[0]
+    assert not any("--per-node" in note for note in report.notes), "no answer is wrong"
 
 
 @native

@@ -5,8 +5,8 @@
     standard              as it is                     as it is
 
 It computes in the model's own type, which it would not do by itself on every processor; float16 where the processor has
-arithmetic for it, else in float32. It has no float64, and no integers beyond int32: such inputs are refused. Inputs are
-read where they lie, outputs are the caller's.
+arithmetic for it, else in float32. It has no float64, and no integers beyond int32: such inputs, and float64 outputs,
+are refused; within a model such numbers lose bits unseen. Inputs are read where they lie, outputs are the caller's.
 """
 
 import os

@@ -157,8 +157,8 @@ class Session:
         ``run(output_names, input_feed, run_options=None)``, as in ONNX Runtime, by place or by name, gives a list: of
         all outputs in order where ``output_names`` is None, else of these.
 
-        Raises :class:`ArgumentError` for a missing or unknown name, a wrong dtype or a wrong shape, and
-        :class:`SessionError` where the runtime fails.
+        Raises :class:`ArgumentError` for a missing or unknown name, a wrong dtype or a wrong shape, and another
+        runtime's ``stop``; :class:`SessionError` where the runtime fails.
         """
         if not isinstance(feeds, Mapping) or input_feed is not None:
             names = output_names if feeds is None else feeds
@@ -166,6 +166,8 @@ class Session:
         if len(feeds) != len(self.inputs) or any(info.name not in feeds for info in self.inputs):
             raise ArgumentError(unlike(self.inputs, feeds))
         arrays = {info.name: checked(info, feeds[info.name]) for info in self.inputs}
+        if stop is not None and not isinstance(stop, Stop if self.runtime == "onnxruntime" else in_openvino.Cancel):
+            raise ArgumentError(f"stop={stop!r:.80} is not of this session's make_stop()")
         names, options = self._outputs, stop.options if isinstance(stop, Stop) else stop
         try:
             if not self._has_bits:  # ONNX Runtime's own way is four times as fast
@@ -264,6 +266,9 @@ def load(
     ``runtime="openvino"`` runs the model in OpenVINO on the CPU. ``kernels="auto"`` is then native where there is an
     extension (``onnxpool build openvino``) and the form has nodes for it, and otherwise, as ``"off"``, the standard
     form, into which the model is brought. All other arguments but ``threads`` are ONNX Runtime's, and refused.
+
+    Native kernels refuse an input with too few cells for a window. Without them what comes out is empty, or in ONNX
+    Runtime, whose AveragePool rounds sizes up there, the function form's mean of the cells that there are.
 
     A model in ONNX Runtime's own format, ``.ort``, runs, but does not tell which of its nodes were ours: it has no
     ``placements``, and ``"require"`` cannot be met.

@@ -146,7 +146,9 @@ def validate(
             *_promised(held, outside),
             *_unchecked(held, golden),
             *_loose(golden),
-            *_notes(runs, verdict, found, golden),
+            *_notes(
+                runs, verdict, found, golden, missing=bool(unproven) and not any(failed(run.verdict) for run in runs)
+            ),
         ),
         environment=_environment(runs),
         evidence=gather(watch, digests, held.form, golden, reference, case),
@@ -287,7 +289,10 @@ def _loose(golden: Golden) -> Iterator[str]:
         yield f"{told}: {part:.2g} times it in {worst_one!r}{more}"
 
 
-def _notes(runs: Sequence[Run], verdict: Verdict, found: Sequence[Change], golden: Golden) -> list[str]:
+def _notes(
+    runs: Sequence[Run], verdict: Verdict, found: Sequence[Change], golden: Golden, *, missing: bool
+) -> list[str]:
+    """What else is to be said; ``missing``: all that ran is right, and the causes say what did not run."""
     notes = []
     noted = [(run.runtime, result) for run in runs for result in run.results if result.verdict == "noted"]
     if lost := list(dict.fromkeys(name for name, result in noted if not result.reason.startswith(limits.TOLD))):
@@ -304,7 +309,7 @@ def _notes(runs: Sequence[Run], verdict: Verdict, found: Sequence[Change], golde
     ]
     if found and not failed(verdict):
         notes.append("another program has rewritten this model since its export; all answers are still right")
-    if failed(verdict) and not found:
+    if failed(verdict) and not found and not missing:
         exported = golden.fingerprints and golden.fingerprints["nodes"]
         known = "no node has changed since the export" if exported else "nothing tells what the export was"
         notes.append(f"{known}: look at the versions that ran; onnxpool validate --per-node names the first wrong node")
