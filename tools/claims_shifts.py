@@ -4,6 +4,10 @@ Digits of 14x14 in the middle of 16x16, 400 to train on, which move in a ring, b
 is the share of pairs of random places that get the same class, as in the papers. Three convolutions, whose padding is a
 ring as well, the first two followed by what halves the size; then a mean over all places and a linear layer. Each
 network is asked before training too, and the one with adaptive polyphase sampling in ONNX Runtime as well.
+
+The number of epochs was chosen by the error in training alone, of one seed that is not measured (100): after 30 that of
+maxima blurred by 5 was 22 per cent, after 60 it was 4.75, and 0 with every second cell. An untrained network tells
+little: most give nearly all pictures one class, so that only training shows whether every second cell loses classes.
 """
 
 import tempfile
@@ -20,7 +24,7 @@ from onnxpool import nn
 GROUP = "shifts"
 REACH = 3
 SEEN = 400
-EPOCHS = 12
+EPOCHS = 60
 TESTED = 400
 PAIRS = 4  # of each picture
 
@@ -120,7 +124,7 @@ def polyphase(found: Measured) -> Claim:
     three = [found[f"adaptive polyphase {when}"] for when in ("before", "after", "in ONNX Runtime")]
     least = min(min(values) for values in three)
     before, after = (Interval.of(found[f"every second cell {when}"]) for when in ("before", "after"))
-    proves = before.mean < 99 and after.mean < 99
+    proves = after.mean < 99
     held = least == 100 and proves
     return Claim(
         name="Adaptive polyphase sampling",

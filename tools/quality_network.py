@@ -5,8 +5,8 @@
     found = in_the_network(network, data, seed)  # one number for each of MEASURES
 
 Every network has the same three convolutions, seeds, batches and steps; only what halves the size after the first two
-differs, or, for the rows of :data:`HEADS`, what the last one ends in. Convolutions pad in a ring, in which digits move:
-there, what does not depend on places gives a consistency of 100.
+differs, or, for the rows of :data:`HEADS`, what the last one ends in. Convolutions and poolings pad in a ring, in which
+digits move: there, what does not depend on places gives a consistency of 100.
 """
 
 import time
@@ -64,6 +64,24 @@ def polyphase_of_blurred(_: int) -> torch.nn.Module:
     return torch.nn.Sequential(nn.BlurPool2d(3, 1, "circular"), nn.AdaptivePolyphasePool2d())
 
 
+def ring(pool: torch.nn.Module, cells: tuple[int, int]) -> torch.nn.Module:
+    """With so many cells of the ring before and behind each row and column, for windows that reach there."""
+    return torch.nn.Sequential(torch.nn.CircularPad2d(cells * 2), pool)
+
+
+def logit(channels: int) -> torch.nn.Module:
+    """With its convolution in the ring."""
+    found = nn.SimplifiedLogit2d(channels)
+    found.conv.padding_mode = "circular"
+    return found
+
+
+def local_importance(channels: int) -> torch.nn.Module:
+    """Over 3x3; the cells that the ring adds take part in no statistics of the logits."""
+    of_the_ring = torch.nn.Sequential(torch.nn.ZeroPad2d(-1), logit(channels), torch.nn.CircularPad2d(1))
+    return ring(nn.LocalImportancePool2d(of_the_ring, 3, 2, 0), (1, 1))
+
+
 POOLINGS: dict[str, Callable[[int], torch.nn.Module]] = {
     "every second cell": lambda _: Strided(),
     "convolution 3x3": convolution,
@@ -78,25 +96,21 @@ POOLINGS: dict[str, Callable[[int], torch.nn.Module]] = {
     "PowerAvgPool, p learned": lambda _: nn.PowerAvgPool2d(2, p=3.0, learn_p=True, norm="mean"),
     "LogSumExpPool": lambda _: nn.LogSumExpPool2d(2),
     "DetailPreservingPool": nn.DetailPreservingPool2d,
-    "S3DetailPreservingPool": nn.S3DetailPreservingPool2d,
-    "LocalImportancePool": lambda channels: nn.LocalImportancePool2d(nn.SimplifiedLogit2d(channels), 2, 2, 0),
+    "S3DetailPreservingPool": lambda channels: ring(nn.S3DetailPreservingPool2d(channels), (0, 1)),
+    "LocalImportancePool": lambda channels: nn.LocalImportancePool2d(logit(channels), 2, 2, 0),
     "AttentionPool": lambda channels: nn.AttentionPool2d(channels, 2),
     "SoftPool": lambda _: nn.SoftPool2d(2),
     "AdaPool": lambda _: nn.AdaPool2d(2),
-    "MaxPool 3x3": lambda _: nn.MaxPool2d(3, 2, 1),
-    "AvgPool 3x3": lambda _: nn.AvgPool2d(3, 2, 1, count_include_pad=False),
-    "SoftPool 3x3": lambda _: nn.SoftPool2d(3, 2, 1),
-    "LocalImportancePool 3x3": lambda channels: nn.LocalImportancePool2d(nn.SimplifiedLogit2d(channels)),
+    "MaxPool 3x3": lambda _: ring(nn.MaxPool2d(3, 2), (1, 1)),
+    "AvgPool 3x3": lambda _: ring(nn.AvgPool2d(3, 2), (1, 1)),
+    "SoftPool 3x3": lambda _: ring(nn.SoftPool2d(3, 2), (1, 1)),
+    "LocalImportancePool 3x3": local_importance,
     "BlurPool": lambda _: nn.BlurPool2d(4, padding_mode="circular"),
-    "MaxBlurPool": lambda _: nn.MaxBlurPool2d(2, padding_mode="circular"),
+    "MaxBlurPool": lambda _: ring(nn.MaxBlurPool2d(2, padding_mode="circular"), (0, 1)),
     "AdaptivePolyphasePool": lambda _: nn.AdaptivePolyphasePool2d(),
     "AdaptivePolyphasePool, blurred": polyphase_of_blurred,
 }
-"""What halves the size, for so many channels: over 2x2 where no other size is said. See :data:`CUT`."""
-
-OVERLAPPING = ("MaxPool 3x3", "AvgPool 3x3", "SoftPool 3x3", "MaxBlurPool", "S3DetailPreservingPool")
-CUT = (*OVERLAPPING, "LocalImportancePool", "LocalImportancePool 3x3")
-"""Poolings that cut the ring, since their windows, or the convolution of their logits, end at the picture's edges."""
+"""What halves the size, for so many channels, in a ring: over 2x2 where no other size is said."""
 
 HEADS: dict[str, Callable[[], torch.nn.Module]] = {
     "at the end: mean": lambda: nn.GlobalAvgPool2d(flatten=True),
