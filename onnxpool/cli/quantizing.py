@@ -81,7 +81,10 @@ def quantize(
         bool, typer.Option("--per-channel/--per-tensor", help="Whether each channel of a weight has its own scale.")
     ] = True,
     activations: Annotated[Literal["uint8", "int8"], typer.Option(help="What activations are stored as.")] = "uint8",
-    weights: Annotated[Literal["int8", "uint8"], typer.Option(help="What weights are stored as.")] = "int8",
+    weights: Annotated[
+        Literal["int8", "uint8"] | None,
+        typer.Option(help="What weights are stored as. Default: int8; uint8 where this processor adds int8 wrongly."),
+    ] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Node that stays in float; may be given again.")] = None,
     size: PictureSize = None,
     crop: PictureCrop = 0.875,

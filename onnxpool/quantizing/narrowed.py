@@ -21,7 +21,6 @@ from onnxpool.graph.fingerprint import fingerprints
 from onnxpool.graph.forms import Model
 from onnxpool.quantizing.calibration import Calibration, Samples
 from onnxpool.quantizing.quantize import quantize
-from onnxpool.quantizing.saturation import WHY, saturates
 from onnxpool.quantizing.switched import apart
 from onnxpool.quantizing.verdicts import node_names
 from onnxpool.run.native_library import why_missing
@@ -110,19 +109,17 @@ def in_int8(task: Task) -> Written:
         calibration = golden_file.path_for(task.model)
     picture = {name: value for name, value in task.picture.items() if value is not None}
     source: Model = forms.to_form(task.base, "function")
-    weights: Literal["int8", "uint8"] = "uint8" if saturates() else "int8"
-    notes = (f"weights are uint8: {WHY}",) if weights == "uint8" else ()
     with tempfile.TemporaryDirectory(prefix="onnxpool-") as folder:
         path = Path(folder, "int8.onnx")
         for count in task.counts("int8"):
             left = [name for name in node_names(task.base) if name not in task.order[:count]]
-            done = quantize(source, path, calibration, exclude=left, weights=weights, **picture)
+            done = quantize(source, path, calibration, exclude=left, **picture)
             error = task.error(path)
             if error <= task.most:
                 break
         forms.write(forms.read(path), task.output)
         golden_file.save(golden_file.load(golden_file.path_for(path)), golden_file.path_for(task.output))
-    return Written(count, error, done.size_after_bytes, done.checked, (*notes, *done.notes))
+    return Written(count, error, done.size_after_bytes, done.checked, done.notes)
 
 
 def _golden(model: Model, base: ir.Model, made: ir.Model, first: Feeds, source: str) -> Golden:

@@ -102,7 +102,7 @@ def quantize(
     method: Method = "minmax",
     per_channel: bool = True,
     activations: Stored = "uint8",
-    weights: Stored = "int8",
+    weights: Stored | None = None,
     exclude: Sequence[str] = (),
     size: tuple[int, int] | None = None,
     crop: float = _CROP,
@@ -116,14 +116,17 @@ def quantize(
     of feeds (:mod:`onnxpool.quantizing.calibration`); by default the golden inputs beside the model, which are drawn,
     not real. ``method`` takes the range of a tensor from these: ``"minmax"`` all of it, ``"percentile"`` all but the
     rarest 1e-5, ``"entropy"`` what loses least information. ``per_channel`` gives each channel of a weight its own
-    scale. ``exclude`` names nodes that stay in float. ``size``, ``crop``, ``mean`` and ``std`` are for pictures
-    (:mod:`onnxpool.run.picture`). ``progress`` is called with how many samples are done, of how many, and what is done.
+    scale. ``weights`` are int8 if nobody says otherwise, or uint8 where this processor would add products of int8
+    wrongly (:mod:`onnxpool.quantizing.saturation`); a note says so. ``exclude`` names nodes that stay in float.
+    ``size``, ``crop``, ``mean`` and ``std`` are for pictures (:mod:`onnxpool.run.picture`).
+    ``progress`` is called with how many samples are done, of how many, and what is done.
 
     Raises :class:`ArgumentError` for what cannot be used, :class:`MissingExtra` without ONNX Runtime, and
     :class:`FormError` for a model that cannot be quantised, or whose quantised form is wrong: then nothing is written.
     """
     told = progress or (lambda *_: None)
-    _check(method, activations, weights)
+    stored = weights or ("uint8" if activations == "uint8" and saturates() else "int8")
+    _check(method, activations, stored)
     if isinstance(model, str | os.PathLike) and Path(output).resolve() == Path(model).resolve():
         raise ArgumentError(f"output={os.fspath(output)!r} is the model itself; write to another file")
     original = forms.read(model)
@@ -137,7 +140,7 @@ def quantize(
         before, after = Path(folder, "float.onnx"), Path(folder, "quantized.onnx")
         forms.write(base.clone(), before)
         with _silent():
-            _quantize(before, after, _Reader(given, told), method, per_channel, activations, weights, exclude)
+            _quantize(before, after, _Reader(given, told), method, per_channel, activations, stored, exclude)
         made = forms.read(after)
         likeness = _checked(made, base)
         told(len(given), len(given), "answering in float64")
@@ -146,7 +149,7 @@ def quantize(
         needed = ("native",) if forms.pool_nodes(made) and why_missing() is None else ()
         report = validate(after, golden, forms=("function",), require=needed)  # type: ignore[arg-type]
         if not report.passed:
-            cause = f"{WHY}; with weights='uint8' (--weights uint8) it adds rightly: " if _saturated(weights) else ""
+            cause = f"{WHY}; with weights='uint8' (--weights uint8) it adds rightly: " if _saturated(stored) else ""
             raise FormError(f"the quantised model is wrong, and was not written: {cause}{'; '.join(sentences(report))}")
         told(len(given), len(given), "comparing")
         compared = _compared(load(base), load(after), given, made)
@@ -171,7 +174,7 @@ def quantize(
         native=native,
         weights=likeness.weights,
         checked=f"{report.summary}: against its own answers in float64, {len(golden.cases)} cases",
-        notes=tuple(_notes(was, calibration, base, report.notes)),
+        notes=tuple(_notes(was, calibration, base, stored if weights is None else None, report.notes)),
     )
 
 
@@ -382,11 +385,15 @@ def _counted(made: ir.Model) -> tuple[int, int]:
     return whole, floating
 
 
-def _notes(was: str, calibration: Calibration, base: ir.Model, more: Sequence[str]) -> Iterator[str]:
+def _notes(
+    was: str, calibration: Calibration, base: ir.Model, chosen: Stored | None, more: Sequence[str]
+) -> Iterator[str]:
     if not forms.pool_nodes(base):
         yield "the model has no pooling node of onnxpool; onnxpool lift finds those that are spelled out"
     elif was != "function":
         yield f"the model was in {was} form; it was quantised, and is written, in function form"
     if calibration is None:
         yield "calibrated with golden inputs, which are drawn: pictures or other real data are better"
+    if chosen == "uint8":
+        yield f"weights are uint8: {WHY}"
     yield from more
