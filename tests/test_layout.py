@@ -13,7 +13,8 @@ import onnxpool
 
 PACKAGE = Path(onnxpool.__file__).parent
 FLOORS = [
-    ["errors", "_files", "_lazy", "domain", "dtypes"],
+    ["errors"],
+    ["_files", "_lazy", "domain", "dtypes"],
     ["window", "_library"],
     ["pools", "openvino"],
     ["nn", "graph"],

@@ -149,7 +149,8 @@ def quantize(
         needed = ("native",) if forms.pool_nodes(made) and why_missing() is None else ()
         report = validate(after, golden, forms=("function",), require=needed)  # type: ignore[arg-type]
         if not report.passed:
-            cause = f"{WHY}; with activations and weights 'uint8' (--weights uint8) it adds rightly: " if _saturated(stored) else ""
+            remedy = f"{WHY}; with activations and weights 'uint8' (--weights uint8) it adds rightly: "
+            cause = remedy if _saturated(stored) else ""
             raise FormError(f"the quantised model is wrong, and was not written: {cause}{'; '.join(sentences(report))}")
         told(len(given), len(given), "comparing")
         compared = _compared(load(base), load(after), given, made)
