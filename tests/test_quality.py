@@ -146,8 +146,8 @@ def test_measures_of_photographs():
 def test_intervals():
     """Of 1, 2, 3: 4.303 of Student's t with two degrees of freedom, over the root of 3."""
     assert page.interval([1.0, 2.0, 3.0]).half == pytest.approx(4.302653 / 3**0.5, rel=1e-6)
-    assert str(page.interval([1.0, 2.0, 3.0])) == "2.0 ± 2.5"
-    assert str(page.Measured(2.0, 0.5, True)) == "**2.0 ± 0.5**"
+    assert str(page.interval([1.0, 2.0, 3.0])) == "2.0\u00a0±\u00a02.5"
+    assert str(page.Measured(2.0, 0.5, True)) == "**2.0\u00a0±\u00a00.5**"
     assert page.difference([3.0, 5.0], [1.0, 2.0]).mean == 2.5
 
 

@@ -31,7 +31,7 @@ class Measured:
     differs: bool = False
 
     def __str__(self) -> str:
-        text = f"{self.mean:.1f} ± {self.half:.1f}"
+        text = f"{self.mean:.1f}\u00a0±\u00a0{self.half:.1f}"  # on one line of a table
         return f"**{text}**" if self.differs else text
 
 
