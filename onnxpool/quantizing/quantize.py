@@ -125,8 +125,8 @@ def quantize(
     :class:`FormError` for a model that cannot be quantised, or whose quantised form is wrong: then nothing is written.
     """
     told = progress or (lambda *_: None)
-    stored = weights or ("uint8" if activations == "uint8" and saturates() else "int8")
-    _check(method, activations, stored)
+    _check(method, activations, "int8" if weights is None else weights)
+    stored = weights if weights is not None else "uint8" if activations == "uint8" and saturates() else "int8"
     if isinstance(model, str | os.PathLike) and Path(output).resolve() == Path(model).resolve():
         raise ArgumentError(f"output={os.fspath(output)!r} is the model itself; write to another file")
     original = forms.read(model)
