@@ -600,7 +600,7 @@ def test_every_instruction_set(name):
     """The kernels for each, whichever this process chose: the arithmetic's tests, in a process of their own."""
     environment = {**os.environ, "ONNXPOOL_CPU": name, native_library.OVERRIDE: str(library_path())}
     run = partial(subprocess.run, env=environment, capture_output=True, text=True, check=False)
-    opened = "import onnxruntime, onnxpool; onnxpool.run.native_library.register(onnxruntime.SessionOptions())"
+    opened = "import onnxruntime as ort; from onnxpool.run.native_library import register; register(ort.SessionOptions())"
     if "does not have" in run([sys.executable, "-c", opened]).stderr:
         pytest.skip(f"this build or processor has no {name}")
     tests = run([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__, "-k", ARITHMETIC])

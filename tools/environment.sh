@@ -29,11 +29,17 @@ onnxpool_install() {
       onnxpool_fail "Python could not make .venv: install its venv module (Debian, Ubuntu: apt-get install python3-venv)"
   fi
   # PyTorch first and by an exact version: for repeatable results, and because a range takes the newest build, on Linux
-  # several GB of CUDA packages, even where a CPU build of this version is at hand.
+  # several GB of CUDA packages, even where a CPU build of this version is at hand. What builds onnxpool is installed, too:
+  # in an environment of its own, new for each build, it would compile everything each time.
+  local requires='import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")'
+  local programs='from scikit_build_core import build; print("pip", *build.get_requires_for_build_editable(), sep="\n")'
   echo "Installing PyTorch, onnxpool and its tools into .venv, some minutes the first time"
   .venv/bin/pip install --quiet --upgrade 'pip>=25.1' &&
     .venv/bin/pip install --quiet torch==2.13.0 &&
-    .venv/bin/pip install --quiet --editable '.[export,cpu,serve,grpc,otel,ray,openvino]' --group dev ||
+    .venv/bin/pip install --quiet --requirement <(.venv/bin/python -c "$requires") &&
+    .venv/bin/pip install --quiet --requirement <(.venv/bin/python -c "$programs") &&
+    .venv/bin/pip install --quiet --no-build-isolation --editable '.[export,cpu,serve,grpc,otel,ray,openvino]' --group dev \
+      --config-settings=cmake.define.ONNXPOOL_OPENVINO= ||
     onnxpool_fail "pip could not install onnxpool, for the reason above: see that a package index can be reached, or, if it was the native build, go without it: ONNXPOOL_PURE=1 $0"
 }
 

@@ -130,12 +130,12 @@ class _Child:
 
     def end(self) -> float:
         """It has died; how long it is not started again."""
-        lasted_s = time.monotonic() - self.since_s
         self.process.join()
         for _ in range(2):  # that it listens, and why it does no longer
             self.hear()
         self.pipe.close()
-        return self.put_off(0 if lasted_s >= _STEADY_S else self.failed + 1)
+        steady = time.monotonic() - self.since_s >= _STEADY_S
+        return self.put_off(0 if steady else self.failed + 1)
 
     def put_off(self, failed: int) -> float:
         """So many starts have failed in a row; how long there is no other."""
