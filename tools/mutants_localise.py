@@ -188,7 +188,8 @@ def planted(right: ir.Model, mutant: ir.Model) -> set[str]:
     bodies = {name for name, digest in ours["functions"].items() if theirs["functions"].get(name) != digest}
     known = {node.name for node in right.graph}
     new = {str(node.name) for node in mutant.graph if node.name not in known}
-    made = {str(value.name) for node in mutant.graph if node.name in new for value in node.outputs}
+    there = {str(value.name) for node in right.graph for value in node.outputs}
+    made = {str(value.name) for node in mutant.graph for value in node.outputs} - there
     found = set(new)
     for node in mutant.graph:
         then, now = before.get(str(node.name)), after.get(str(node.name))
