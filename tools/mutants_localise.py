@@ -188,15 +188,15 @@ def planted(right: ir.Model, mutant: ir.Model) -> set[str]:
     bodies = {name for name, digest in ours["functions"].items() if theirs["functions"].get(name) != digest}
     known = {node.name for node in right.graph}
     new = {str(node.name) for node in mutant.graph if node.name not in known}
-    there = {str(value.name) for node in right.graph for value in node.outputs}
-    made = {str(value.name) for node in mutant.graph for value in node.outputs} - there
+    made = {str(value.name) for node in mutant.graph if node.name in new for value in node.outputs}
     found = set(new)
     for node in mutant.graph:
         then, now = before.get(str(node.name)), after.get(str(node.name))
         if then is None or now is None:
             continue
         same = all(then[key] == now[key] for key in ("op", "attributes", "weights"))
-        rewired = then["inputs"] != now["inputs"] and not {str(one.name) for one in subgraph.taken(node)} & made
+        wires = [[source.partition(" ")[2] for source in one["inputs"]] for one in (then, now)]  # by name, not operator
+        rewired = wires[0] != wires[1] and not {str(one.name) for one in subgraph.taken(node)} & made
         if not same or rewired or now["op"] in bodies:
             found.add(str(node.name))
     return found
