@@ -600,8 +600,8 @@ def test_every_instruction_set(name):
     """The kernels for each, whichever this process chose: the arithmetic's tests, in a process of their own."""
     environment = {**os.environ, "ONNXPOOL_CPU": name, native_library.OVERRIDE: str(library_path())}
     run = partial(subprocess.run, env=environment, capture_output=True, text=True, check=False)
-    opened = "import onnxruntime as ort; from onnxpool.run.native_library import register; register(ort.SessionOptions())"
-    if "does not have" in run([sys.executable, "-c", opened]).stderr:
+    probe = "import onnxruntime; from onnxpool.run import native_library as n; n.register(onnxruntime.SessionOptions())"
+    if "does not have" in run([sys.executable, "-c", probe]).stderr:
         pytest.skip(f"this build or processor has no {name}")
     tests = run([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__, "-k", ARITHMETIC])
     assert tests.returncode == 0, tests.stdout[-3000:]

@@ -27,6 +27,7 @@ from onnxpool.domain import DOMAIN, is_foreign
 from onnxpool.dtypes import Array
 from onnxpool.errors import GoldenError
 from onnxpool.golden import bounds, collect, perturbed
+from onnxpool.golden.average import AVERAGE
 from onnxpool.golden.file import Answers, Golden
 from onnxpool.golden.inputs import Feeds
 from onnxpool.golden.rounding import Rounding
@@ -171,7 +172,7 @@ def _start(proto: Any, operators: Sequence[type[OpRun]] = (), **arguments: Any) 
 
     imports = arguments.get("opsets") or {one.domain: one.version for one in proto.opset_import}
     old = _OLD if imports.get("", NEW_SOFTMAX) < NEW_SOFTMAX else ()
-    known = [*map(_evaluated, OPERATORS.values()), *old, *operators, *FURTHER.get()]
+    known = [AVERAGE, *map(_evaluated, OPERATORS.values()), *old, *operators, *FURTHER.get()]
     try:
         return ReferenceEvaluator(proto, new_ops=known, **arguments)
     except Exception as error:
