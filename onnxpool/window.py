@@ -172,17 +172,16 @@ class Window:
         """Where each cell of the window lies from the window's start, in row-major order."""
         return product(*(range(0, d * k, d) for k, d in zip(self.kernel, self.dilation, strict=True)))
 
+    def inside(self, axis: int, size: int) -> list[slice]:
+        """For every output position along an axis of this size, the input cells that are there (never padding)."""
+        stride, pad, d, extent = self.stride[axis], self.pad[axis], self.dilation[axis], self.extent[axis]
+        starts = range(-pad, size + self.tail[axis] - extent + 1, stride)
+        return [slice(start if start >= 0 else start % d, max(0, min(start + extent, size)), d) for start in starts]
+
     def windows(self, spatial: Sequence[int]) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
-        """Every output position with the slices of the input cells that are really there (never padding)."""
-        for position in product(*map(range, self.output(spatial))):
-            starts = (o * s - p for o, s, p in zip(position, self.stride, self.pad, strict=True))
-            yield (
-                position,
-                tuple(
-                    slice(start if start >= 0 else start % d, max(0, min(start + extent, n)), d)
-                    for start, extent, d, n in zip(starts, self.extent, self.dilation, spatial, strict=True)
-                ),
-            )
+        """Every output position with the slices of the input cells of its window."""
+        axes = [self.inside(axis, size) for axis, size in enumerate(spatial)]
+        return zip(product(*(range(len(axis)) for axis in axes)), product(*axes), strict=True)
 
     def __str__(self) -> str:
         """Short form for tables and messages, for example ``3x3 s2 p1``; what is default is left out."""

@@ -7,11 +7,14 @@ a straight line of standard operators. None of this needs PyTorch; modules stand
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from onnxpool.dtypes import Array
 from onnxpool.window import Window
@@ -74,12 +77,46 @@ class Method:
 
 
 def over_windows(formula: Callable[..., Array], window: Window, *inputs: Array) -> Array:
-    """Apply ``formula``, ``(N, C, cells) -> (N, C)``, to the in-bounds cells of every window; the plain way."""
+    """Apply ``formula``, ``(windows, C, cells) -> (windows, C)``, to the in-bounds cells of every window, many at once:
+    those that have as many cells along each axis.
+    """
     output = np.empty(window.check(inputs[0].shape))
+    batch, channels, *spatial = inputs[0].shape
+    y = output.reshape(batch, channels, math.prod(output.shape[2:]))
+    flat = [x.reshape(batch, channels, math.prod(spatial)) for x in inputs]
     with np.errstate(all="ignore"):  # NaN and infinity follow the formula and are part of the answer
-        for position, inside in window.windows(inputs[0].shape[2:]):
-            every = (slice(None), slice(None))
-            cells = [x[every + inside] for x in inputs]
-            flat = [cell.reshape(*cell.shape[:2], math.prod(cell.shape[2:])) for cell in cells]
-            output[every + position] = formula(*flat)
+        for axes in product(*(_by_count(window.inside(axis, size), size) for axis, size in enumerate(spatial))):
+            places = _numbered([positions for positions, _ in axes], output.shape[2:])[:, 0]
+            cells = _numbered([cells for _, cells in axes], spatial)
+            count = cells.shape[1]
+            step = max(1, _MOST_CELLS // max(1, batch * channels * count))
+            for begin in range(0, len(places), step):
+                some = cells[begin : begin + step]
+                rows = (np.moveaxis(x[:, :, some], 2, 0).reshape(len(some) * batch, channels, count) for x in flat)
+                answers = formula(*rows).reshape(len(some), batch, channels)
+                y[:, :, places[begin : begin + step]] = np.moveaxis(answers, 0, 2)
     return output
+
+
+_MOST_CELLS = 1 << 20
+"""So many cells of windows are held at once."""
+
+
+def _by_count(inside: list[slice], size: int) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+    """Positions along an axis, ``(positions, 1)``, and their cells, ``(positions, cells)``: those with as many."""
+    found: dict[int, list[tuple[int, range]]] = {}
+    for position, cells in enumerate(range(size)[one] for one in inside):
+        found.setdefault(len(cells), []).append((position, cells))
+    return [
+        (np.array([[position] for position, _ in group]), np.array([cells for _, cells in group]))
+        for group in found.values()
+    ]
+
+
+def _numbered(axes: Sequence[NDArray[Any]], sizes: Sequence[int]) -> NDArray[Any]:
+    """Indices along each axis, ``(positions, cells)`` each, as indices of the flattened axes, in the same way."""
+    flat = np.zeros((1, 1), np.int64)
+    for axis, size in zip(axes, sizes, strict=True):
+        grid = flat[:, None, :, None] * size + axis[None, :, None, :]
+        flat = grid.reshape(len(flat) * len(axis), -1)
+    return flat
