@@ -18,7 +18,7 @@ from onnxpool.about import machine
 from onnxpool.about.model import describe
 from onnxpool.errors import ArgumentError
 from onnxpool.graph import forms
-from onnxpool.run import native_library, session
+from onnxpool.run import native_library, options, session
 from onnxpool.runtimes import RUNTIMES, _devices
 from onnxpool.window import Window
 
@@ -59,7 +59,7 @@ def test_no_provider_is_asked_for_without_its_device(path, built_for_gpus, monke
 def test_kernels_are_those_of_the_provider_that_starts(path, monkeypatch):
     """CUDA is there and does not start, so that ONNX Runtime goes on with the CPU: with the CPU's kernels, then."""
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
-    monkeypatch.setattr(session, "why_no_device", lambda _: "")
+    monkeypatch.setattr(options, "why_no_device", lambda _: "")
     monkeypatch.setattr(session, "why_none_for", lambda provider: None if provider == CPU else "no kernels")
     opened = session._open
     monkeypatch.setattr(session, "_open", lambda model, options, _: opened(model, options, [CPU]))
