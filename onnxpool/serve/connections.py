@@ -306,6 +306,7 @@ class Connection(HttpToolsProtocol):
             self.cycle = last
         if last is not None and not last.more_body:
             last.keep_alive = False
+            last.default_headers = [*last.default_headers, (b"connection", b"close")]  # of itself uvicorn 0.54 says so
             self._deaf = True
             self.flow.pause_reading()
             return
