@@ -164,16 +164,22 @@ def test_programs_that_are_taken_apart_keep_sizes_free(name, strict, said):
         assert_right(program.module()(example).detach(), net, example)
 
 
-@pytest.mark.parametrize("text", MODULES)
-def test_every_module_is_taken_apart_for_other_sizes(text):
-    pool, x = layer(text)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_module_is_taken_apart_for_other_sizes(method):
+    """All spellings of a method in one program: most of the time goes into making it."""
+    pools, xs = zip(*map(layer, METHODS[method].modules), strict=True)
+    whole = torch.nn.Module()
+    whole.pools = torch.nn.ModuleList(pools)
+    whole.forward = lambda *xs: tuple(pool(x) for pool, x in zip(pools, xs, strict=True))
+    axes = tuple(
+        dict.fromkeys((0, *range(first_axis(pool), first_axis(pool) + pool.rank)), torch.export.Dim.DYNAMIC)
+        for pool in pools
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pooled = range(first_axis(pool), first_axis(pool) + pool.rank)
-        axes = dict.fromkeys((0, *pooled), torch.export.Dim.DYNAMIC)
-        program = torch.export.export(pool, (x,), dynamic_shapes=(axes,)).run_decompositions()
+        program = torch.export.export(whole, xs, dynamic_shapes=(axes,)).run_decompositions()
     assert not [node for node in program.graph.nodes if "onnxpool" in str(node.target)]
-    torch.testing.assert_close(program.module()(x), pool(x), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(program.module()(*xs), whole.forward(*xs), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
