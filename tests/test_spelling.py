@@ -10,12 +10,11 @@ import onnxruntime
 import pytest
 import torch
 from cases import WINDOWS, inputs
-from exported import shape_for
 from models import pooled
 from onnx import inliner, numpy_helper, shape_inference
+from test_modules import Together
 
 import onnxpool
-from onnxpool import nn
 from onnxpool.graph import forms
 from onnxpool.pools import METHODS, OPERATORS
 from onnxpool.window import Window
@@ -26,17 +25,11 @@ EXPORTED = ("float32", "float64", "float16")
 """The types in which every method exports."""
 
 
-def text_of(module: str) -> str:
-    return module.replace("(", " ").replace(")", "")
-
-
-def exported(spelling: str, dtype: str) -> onnx.ModelProto:
-    """The module of this spelling, as it is exported for this type."""
-    torch.manual_seed(0)  # by chance a weight of float16 is a denormal number
-    module = eval(f"nn.{spelling}", {"nn": nn, "SimplifiedLogit2d": nn.SimplifiedLogit2d, **vars(nn)}).eval()
-    module = module.to(getattr(torch, dtype))
-    x = torch.ones(shape_for(module, 1, (8, 9, 7)), dtype=getattr(torch, dtype))
-    model = onnxpool.export(module, (x,), golden=False, check=False)
+def exported(method: str, dtype: str) -> onnx.ModelProto:
+    """All modules of a method as one network, as it is exported for this type."""
+    network = Together(method).eval().to(getattr(torch, dtype))
+    xs = tuple(torch.ones_like(x, dtype=getattr(torch, dtype)) for x in network.examples())
+    model = onnxpool.export(network, xs, golden=False, check=False)
     return ir.to_proto(forms.to_form(model, "standard"))
 
 
@@ -91,8 +84,7 @@ def test_operators_hold_no_denormal_number_and_no_cast_to_the_same_type(op_type,
 @pytest.mark.parametrize("dtype", EXPORTED)
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_hold_no_denormal_number_and_no_cast_to_the_same_type(name, dtype):
-    for spelling in METHODS[name].modules:
-        assert not faults(exported(spelling, dtype)), spelling
+    assert not faults(exported(name, dtype))
 
 
 def test_faults_are_found():
