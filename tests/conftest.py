@@ -1,6 +1,10 @@
-"""What holds for all test files: every test that compiles a module does so afresh, and collecting garbage is quick."""
+"""What holds for all test files: every test that compiles a module does so afresh; collecting garbage is quick, and so
+is an export after the first.
+"""
 
+import copy
 import gc
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,6 +14,26 @@ import pytest
 def pytest_collection_finish():
     """What was imported is no garbage: a server collects it after each model, which took most of its tests' time."""
     gc.freeze()
+    if "torch" in sys.modules:
+        read_translations_once()
+
+
+def read_translations_once():
+    """PyTorch's exporter parses onnxscript's translations again for each model: half of the time of a small one."""
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+    except ImportError:  # another release, or no onnxscript
+        return
+    read, made = ONNXRegistry.from_torchlib, {}
+
+    def from_torchlib(_, opset_version=None):
+        if opset_version not in made:
+            made[opset_version] = read() if opset_version is None else read(opset_version)
+        registry = copy.copy(made[opset_version])
+        registry.functions = {target: list(known) for target, known in registry.functions.items()}
+        return registry
+
+    ONNXRegistry.from_torchlib = classmethod(from_torchlib)
 
 
 @pytest.fixture(scope="session")
