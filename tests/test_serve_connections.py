@@ -146,8 +146,8 @@ def test_answers_without_a_body_and_requests_that_wait_or_follow_each_other(serv
     with connected(server) as connection:
         connection.sendall(b"HEAD " + live + b"GET " + live + b"HEAD " + live + b"GET " + live)
         answers = said(connection)
-        assert answers.count(b"HTTP/1.1 200 ") == 4
-        assert answers.count(b'{"live":true}') == 2
+        bodies = [answer.partition(b"\r\n\r\n")[2] for answer in answers.split(b"HTTP/1.1 200 ")[1:]]
+        assert bodies == [b"", b'{"live":true}'] * 2
     with connected(server) as connection:
         head = (
             f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: {len(BODY)}\r\n\r\n"
