@@ -1,6 +1,6 @@
 """What the native kernels promise beyond right values: bits that depend on a window's cells alone, little error, and a
-small stack. Shapes are such that each loop of custom_ops/kernels is taken: along rows, planes in lanes, one window a
-plane.
+small stack. Shapes are such that each loop of custom_ops/kernels is taken: along rows, columns in lanes, planes in
+lanes, one window a plane.
 """
 
 import os
@@ -44,6 +44,11 @@ ROWS = [
     (Window.of(2, 3, 1, (1, 0)), (9, 900)),
     (Window.of(2, 2), (5, 801)),
 ]
+COLUMNS = [
+    (Window.of(3, 2), (5, 7, 45)),
+    (Window.of(3, 3, 2, 1), (6, 9, 64)),
+    (Window.of(3, (3, 5, 4), (1, 3, 2), (1, 0, 2), 1, True), (4, 9, 300)),
+]
 LANES = [
     (Window.of(2, 2), (14, 14)),
     (Window.of(2, 3, 2, 1), (14, 14)),
@@ -58,7 +63,7 @@ LANES = [
     (Window.of(2, (2, 5), 1, (0, 2)), (3, 5000)),
     (Window.of(2, 7), (7, 7)),
 ]
-OVERLAPPING = pytest.mark.parametrize(("window", "size"), ROWS + LANES, ids=str)
+OVERLAPPING = pytest.mark.parametrize(("window", "size"), ROWS + COLUMNS + LANES, ids=str)
 
 
 def same_bits(a, b):
@@ -215,7 +220,7 @@ SMALL_STACK = """
 import ctypes, sys
 sys.path[:0] = {path!r}
 import test_kernels as t
-windows = t.ROWS + t.LANES + [(t.Window.of(1, 20000), (20000,))]
+windows = t.ROWS + t.COLUMNS + t.LANES + [(t.Window.of(1, 20000), (20000,))]
 sessions = [(t.sessions_for(w), t.pair((2, 20, *s), scale=20.0)) for w, s in windows]
 failed = []
 

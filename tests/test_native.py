@@ -299,6 +299,7 @@ def test_every_argument(rank, dtype):
         ((2, 3, 12, 17), {"kernel_size": (2, 5), "stride": (3, 1), "padding": (1, 2)}),
         ((2, 3, 17, 12), {"kernel_size": (5, 2), "stride": (1, 3), "padding": (2, 0), "dilation": (2, 1)}),
         ((1, 2, 9, 8, 13), {"kernel_size": (1, 3, 2), "stride": (2, 1, 3), "padding": (0, 1, 1), "ceil_mode": True}),
+        ((2, 2, 7, 9, 70), {"kernel_size": (2, 4, 3), "stride": (3, 1, 2), "padding": (1, 2, 0), "ceil_mode": True}),
         ((1, 2, 7, 5, 6), {"kernel_size": (3, 1, 4), "stride": (1, 2, 2), "padding": (1, 0, 2), "dilation": (2, 1, 1)}),
         ((3, 5, 7, 7), {"kernel_size": 7}),
         ((2, 3, 32, 32), {"kernel_size": 32}),

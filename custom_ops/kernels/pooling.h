@@ -1,7 +1,9 @@
 // A method's kernel: whole tensors, by one of the loops. rows.h where windows are 2 or 3 wide and rows are long enough for
-// registers along them; whole.h where a plane is one window; lanes.h for everything else.
+// registers along them; whole.h where a plane is one window; columns.h for 3d windows over long rows; lanes.h for
+// everything else.
 #pragma once
 
+#include "columns.h"
 #include "gradient.h"
 #include "lanes.h"
 #include "rows.h"
@@ -15,6 +17,7 @@ class Pooling {
   using Method = OfMethod<Value, double>;
   using Whole = WholeLoop<OfMethod, T>;
   using Lanes = LanesLoop<OfMethod, T>;
+  using Columns = ColumnsLoop<OfMethod, T>;
   static constexpr int64_t kN = kLanes<Value>;
 
   template <Form kForm>
@@ -31,6 +34,8 @@ class Pooling {
       s = Whole::schedule(plan), s.loop = Schedule::kWhole;
     } else if (suits_rows(plan)) {
       s = rows_schedule(plan), s.loop = Schedule::kRows;
+    } else if (kRows && Columns::suits(plan)) {
+      s = Columns::schedule(plan), s.loop = Schedule::kColumns;
     } else {
       s = Lanes::schedule(plan), s.loop = Schedule::kLanes;
     }
@@ -44,6 +49,11 @@ class Pooling {
     const int64_t begin = index * s.steps_per_task, end = least(begin + s.steps_per_task, s.steps);
     if constexpr (kRows) {
       if (s.loop == Schedule::kRows) return rows(plan, s, cells, y, begin, end);
+      if (s.loop == Schedule::kColumns) {
+        Columns columns(plan, s, cells, y, scratch);
+        for (int64_t step = begin; step < end; ++step) columns.step(step);
+        return;
+      }
     }
     if (s.loop == Schedule::kLanes) {
       Lanes lanes(plan, s, cells, y, scratch);

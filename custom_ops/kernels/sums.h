@@ -33,6 +33,13 @@ class SumsAlong {
     sum(axis, in, out, pad, outer, inner, from, to, unscale);
   }
 
+  // Of so many cells, all of them within; kCells is 0 or that number.
+  template <int kCells>
+  INLINED static void one(Sums from, int64_t count, Sums to, V unscale) {
+    if constexpr (kCells > 0) few<kCells>(from, 1, to, unscale);
+    else any_number(from, 0, count, 1, to, unscale);
+  }
+
  private:
   // With kCells, as many as the kernel has, what a window within the cells takes is a straight line.
   template <int kCells>
