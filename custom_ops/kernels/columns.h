@@ -20,11 +20,12 @@ class ColumnsLoop {
   static constexpr int64_t kN = kLanes<Value>;
 
  public:
-  // Where outputs fill a register, and sums of all slices are not too many. One column apart, planes in lanes are as
-  // fast.
+  // Where outputs fill a register, and sums of all slices are not too many. One column apart, and where weights are
+  // values and registers are short, planes in lanes are as fast.
   static bool suits(const Plan& plan) {
     const PlannedAxis &depth = plan.depth, &width = plan.width;
-    bool small = depth.kernel > 1 && width.stride == 2 && width.out >= kN && depth.out * kFewest <= kSlices;
+    bool small = !(W::kSquares && kVectorBytes < 64) && depth.kernel > 1 && width.stride == 2 && width.out >= kN;
+    small = small && depth.out * kFewest <= kSlices;
     for (const PlannedAxis* axis : {&plan.depth, &plan.height, &plan.width}) {
       small = small && axis->kernel <= least(kMostTaps, kN) && axis->dilation == 1;
     }
