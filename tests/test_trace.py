@@ -201,6 +201,14 @@ def test_a_value_is_held_until_the_last_node_that_takes_it(monkeypatch):
     assert between(model, most=7, monkeypatch=monkeypatch) == {}
 
 
+def test_what_the_evaluator_cannot_run_does_not_take_known_values_along():
+    model = ir.from_onnx_text("""
+        <ir_version: 9, opset_import: ["" : 18, "else" : 1]>
+        parts (float[8] x) => (float[8] c, float[8] d) { a, b = else.Thing(x)  c = Cos(a)  d = Neg(b) }
+    """)
+    assert between(model, ["a"]) == {"c": 1}
+
+
 def test_a_large_constant_is_not_looked_at(monkeypatch):
     model = ir.from_onnx_text(CHAIN)
     add = next(node for node in model.graph if node.op_type == "Add")

@@ -55,10 +55,11 @@ def values(module: "torch.nn.Module", model: ir.Model, feeds: Feeds) -> Feeds:
     if len(names) != len(tree_leaves(arranged)):
         return known
     theirs = {name: feeds[one] for name, one in zip(names, tree_leaves(arranged), strict=True)}
-    every = _arrays(tensors(program, [args[name] for name in tree_leaves(arranged)], right))
+    computed = _arrays(tensors(program, [args[name] for name in tree_leaves(arranged)], right))
+    every = dict(computed)
     between = Between(right, {*every}, {str(value.name) for value in subgraph.made(right)}, every.__setitem__)
     between.start(theirs)
-    for name, array in [*every.items()]:
+    for name, array in computed.items():
         between.give(name, array)
     return {name: every[name] for name in _alike(right, model) if name in every} | known
 

@@ -83,10 +83,11 @@ class Between:
         with suppress(Exception):  # an operator that the evaluator does not know, or not in float64
             made = from_model.one_node(from_model.in_float64(node), self._opsets)(feeds)
         self._let_go(node)
-        arrays = {name: np.asarray(one) for name, one in made.items() if isinstance(one, np.ndarray | np.generic)}
-        self._leave_out([name for name in _made(node) if name not in arrays])
-        for name in [name for name in arrays if name in self._known]:
-            del arrays[name]
+        unknown = [name for name in _made(node) if name not in self._known]
+        arrays = {
+            name: np.asarray(made[name]) for name in unknown if isinstance(made.get(name), np.ndarray | np.generic)
+        }
+        self._leave_out([name for name in unknown if name not in arrays])
         for name, array in arrays.items():
             self._found(name, array)
         return list(arrays.items())
