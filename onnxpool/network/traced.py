@@ -123,7 +123,8 @@ def _run(
     wanted = set(_same(model, program))
 
     def widened(one: Any) -> Any:
-        return one.double() if isinstance(one, torch.Tensor) and one.is_floating_point() else one
+        """One copy: what an operator takes is in float64 already here, where ``double`` would copy it again."""
+        return one.detach() if isinstance(one, torch.Tensor) else one
 
     class Recorder(torch.fx.Interpreter):
         def run_node(self, n: torch.fx.Node) -> Any:
