@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -14,7 +15,10 @@ from onnxpool.diagnosis import bisect_model, compare_nodes
 from onnxpool.errors import GoldenError
 from onnxpool.golden import file as golden_file
 from onnxpool.golden import trace
+from onnxpool.golden.file import Case
 from onnxpool.graph.forms import read
+from onnxpool.network import traced, untraced
+from onnxpool.network.translate import translated
 
 
 class Network(torch.nn.Module):
@@ -143,3 +147,124 @@ def test_a_right_model_agrees_at_every_node(exported):
     assert {one.part for one in nodes.results} == {"agrees"}
     assert nodes.first is None
     assert max(one.share for one in nodes.results) > 0
+
+
+# --- memory
+
+
+def resident_bytes(key):
+    """What this process holds, ``VmRSS``, or has held at most, ``VmHWM``."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak of a moment")
+def test_weights_are_widened_one_at_a_time():
+    module = torch.nn.Sequential(*(torch.nn.Linear(2048, 2048) for _ in range(6))).eval()
+    wide_bytes = sum(8 * tensor.numel() for tensor in module.parameters())
+    x = torch.randn(1, 2048)
+    program = translated(module, (x,))
+    name = program.model.graph.inputs[0].name
+    before = resident_bytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
+    found = traced.trace(program.exported_program, program.model, Case("example", {name: x.numpy()}, {}, {}))
+    assert len(found.values) == 6
+    assert resident_bytes("VmHWM") - before < wide_bytes / 2
+
+
+CHAIN = """
+    <ir_version: 9, opset_import: ["" : 18]>
+    chain (float[8] x) => (float[8] e) { a = Neg(x)  b = Exp(a)  c = Add(b, a)  d = Tanh(c)  e = Neg(d) }
+"""
+
+
+def between(model, known=(), most=None, monkeypatch=None):
+    """What is found of ``model`` for x = 1, as long as at most so many elements are held."""
+    if most is not None:
+        monkeypatch.setattr(untraced, "MOST_HELD", most)
+    found = {}
+    every = {value.name for node in model.graph for value in node.outputs}
+    gaps = untraced.Between(model, {*known}, every, found.__setitem__)
+    gaps.start({"x": np.ones(8, np.float32)})
+    for name in known:
+        gaps.give(name, np.zeros(8))
+    return {name: array[0] for name, array in found.items()}
+
+
+def test_a_value_is_held_until_the_last_node_that_takes_it(monkeypatch):
+    model = ir.from_onnx_text(CHAIN)
+    every = {"a": -1, "b": np.exp(-1), "c": np.exp(-1) - 1, "d": np.tanh(np.exp(-1) - 1), "e": np.tanh(1 - np.exp(-1))}
+    assert between(model) == pytest.approx(every, rel=1e-15)
+    assert between(model, most=16, monkeypatch=monkeypatch).keys() == every.keys(), "a and b are held together"
+    assert between(model, most=15, monkeypatch=monkeypatch).keys() == {"a", "b"}
+    assert between(model, ["c"], 8, monkeypatch) == {"a": -1, "b": np.exp(-1), "d": 0, "e": 0}, "c is known"
+    assert between(model, most=7, monkeypatch=monkeypatch) == {}
+
+
+def test_what_the_evaluator_cannot_run_does_not_take_known_values_along():
+    model = ir.from_onnx_text("""
+        <ir_version: 9, opset_import: ["" : 18, "else" : 1]>
+        parts (float[8] x) => (float[8] c, float[8] d) { a, b = else.Thing(x)  c = Cos(a)  d = Neg(b) }
+    """)
+    assert between(model, ["a"]) == {"c": 1}
+
+
+def test_a_large_constant_is_not_looked_at(monkeypatch):
+    model = ir.from_onnx_text(CHAIN)
+    add = next(node for node in model.graph if node.op_type == "Add")
+    weight = ir.LazyTensor(lambda: pytest.fail("it was"), ir.DataType.FLOAT, ir.Shape([9]), name="weight")
+    add.replace_input_with(1, ir.Value(name="weight", const_value=weight))
+    monkeypatch.setattr(untraced, "MOST_CELLS", 8)
+    assert between(model).keys() == {"a", "b"}
+
+
+def test_what_finds_no_room_is_not_judged(exported, tmp_path, monkeypatch):
+    model = exported[1]
+    monkeypatch.setattr(untraced, "MOST_HELD", 100)
+    path = tmp_path / "network.onnx"
+    onnxpool.export(Network().eval(), (torch.randn(2, 3, 16, 16),), path)
+    golden = golden_file.load(golden_file.path_for(path))
+    left = golden.trace.values.keys()
+    assert {"conv2d", "gelu", "tanh"} <= left
+    assert exported[2].trace.values.keys() - left == {
+        node.outputs[0].name for node in model.graph if node.name.startswith("n") and node.outputs[0].name not in left
+    }
+    wrong = changed(model, within_gelu)
+    sine = next(node.name for node in wrong.graph if node.op_type == "Sin")
+    nodes = compare_nodes(wrong, golden)
+    assert nodes.first.part == "introduces"
+    assert "or one of" in nodes.first.reason
+    assert sine in bisect_model(wrong, tmp_path / "part", golden).nodes
+
+
+# --- complex values
+
+
+class Spectrum(torch.nn.Module):
+    """Complex in PyTorch and pairs of real numbers in ONNX, between layers."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = torch.nn.Linear(16, 16), torch.nn.Linear(9, 4)
+
+    def forward(self, x):
+        return self.last(torch.fft.rfft(self.first(x)).abs())
+
+
+def test_complex_values_are_not_blamed(tmp_path):
+    path = tmp_path / "network.onnx"
+    module, x = Spectrum().eval(), torch.randn(3, 16)
+    model = onnxpool.export(module, (x,), path)
+    golden = golden_file.load(golden_file.path_for(path))
+    transformed = next(node.outputs[0].name for node in model.graph if node.op_type == "DFT")
+    right = torch.view_as_real(torch.fft.rfft(Spectrum().double().first(x.double()))).detach().numpy()
+    np.testing.assert_allclose(golden.trace.values[transformed].whole, right, rtol=1e-12, atol=1e-12)
+
+    def last(nodes, _):
+        held = nodes["Gemm"].inputs[1]
+        held.const_value = ir.tensor(held.const_value.numpy() * 1.01, name=held.name)
+
+    nodes = compare_nodes(changed(model, last), golden)
+    assert nodes.first.part == "introduces"
+    assert nodes.first.name == [node.name for node in model.graph if node.op_type == "Gemm"][-1]

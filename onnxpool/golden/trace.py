@@ -61,16 +61,9 @@ def places(shape: tuple[int, ...]) -> NDArray[np.int64]:
     return np.unique(np.ravel_multi_index(tuple(cells), shape))
 
 
-def of_values(case: str, values: Mapping[str, NDArray[Any]]) -> Trace:
-    """The cells of these values."""
-    kept = {name: array for name, array in values.items() if array.ndim <= MOST_AXES}
-    return Trace(
-        case,
-        {
-            name: Cells(array.shape, np.asarray(array.reshape(-1)[places(array.shape)], np.float64))
-            for name, array in kept.items()
-        },
-    )
+def of_array(array: NDArray[Any]) -> Cells:
+    """The cells of a value of at most :data:`MOST_AXES` axes."""
+    return Cells(array.shape, np.asarray(array.flat[places(array.shape)], np.float64))
 
 
 # --- in a golden file

@@ -3,7 +3,8 @@
     export.py              to ONNX, and checked         targets.py               what takes the place of a layer
     arguments.py           what people give to export   translate.py             PyTorch's exporter
     passes.py              its graph made smaller       prove.py                 ONNX Runtime beside the module
-    traced.py              values inside a module       lines.py                 where in somebody's code
+    traced.py              values inside a module       untraced.py              values between these
+    lines.py               where in somebody's code
     swap.py                layers exchanged by rules    replacement_layers.py    what a pool alone cannot be
     layers.py              which poolings there are     official.py              the published pooling packages
     calls.py               what passes through, and which functions are called

@@ -3,17 +3,17 @@
 PyTorch's exporter names values after the nodes of its traced program and notes that node, the modules around it and
 the lines of code that it came from beside each ONNX node. So the program is run node by node, and a value counts as
 known where name and operator are those noted in the model. What it does in one step and ONNX in several has values
-between that PyTorch does not know: those are computed in float64 from the nodes of the model as it is exported.
+between that PyTorch does not know: those are computed in float64 from the nodes of the model as it is exported
+(:mod:`onnxpool.network.untraced`).
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from onnxpool.domain import OPSETS
 from onnxpool.errors import ExportError
@@ -22,9 +22,11 @@ from onnxpool.golden.collect import widen
 from onnxpool.golden.file import Case
 from onnxpool.golden.from_torch import arrangement, copied, from_torch, in_float64, to_torch
 from onnxpool.golden.inputs import Feeds
-from onnxpool.golden.trace import MOST_AXES, Cells, Trace, of_values, places
+from onnxpool.golden.perturbed import each
+from onnxpool.golden.trace import MOST_AXES, Cells, Trace, of_array
 from onnxpool.graph import subgraph
 from onnxpool.network.passes import tidy
+from onnxpool.network.untraced import Between
 
 if TYPE_CHECKING:
     import torch
@@ -53,101 +55,95 @@ def values(module: "torch.nn.Module", model: ir.Model, feeds: Feeds) -> Feeds:
     if len(names) != len(tree_leaves(arranged)):
         return known
     theirs = {name: feeds[one] for name, one in zip(names, tree_leaves(arranged), strict=True)}
-    every = filled(right, _arrays(tensors(program, [args[name] for name in tree_leaves(arranged)], right)), theirs)
+    computed = _arrays(tensors(program, [args[name] for name in tree_leaves(arranged)], right))
+    every = dict(computed)
+    between = Between(right, {*every}, {str(value.name) for value in subgraph.made(right)}, every.__setitem__)
+    between.start(theirs)
+    for name, array in computed.items():
+        between.give(name, array)
     return {name: every[name] for name in _alike(right, model) if name in every} | known
 
 
 def trace(program: "torch.export.ExportedProgram", model: ir.Model, case: Case) -> Trace | None:
     """The cells of every value of ``model``, which was just made of ``program``, that is known in ``case``.
 
-    None where PyTorch cannot run the program in float64.
+    None where PyTorch cannot run the program in float64. Values are held whole only as long as others are made of them
+    (:mod:`onnxpool.network.untraced`, which says what is left out).
     """
     inputs = widen(case.inputs)
     args = [to_torch(inputs[str(value.name)]) for value in model.graph.inputs]
-    large: dict[str, Cells] = {}
+    names = dict.fromkeys(_names(model))
+    cells: dict[str, Cells] = {}
 
-    def small(name: str, tensor: "torch.Tensor") -> bool:
-        if tensor.numel() > MOST_CELLS and tensor.ndim <= MOST_AXES:
-            shape = tuple(tensor.shape)
-            cells = tensor.reshape(-1)[to_torch(places(shape))]
-            large[name] = Cells(shape, np.asarray(from_torch(cells), np.float64))
-        return tensor.numel() <= MOST_CELLS
+    def found(name: str, array: NDArray[Any]) -> None:
+        if name in names and array.ndim <= MOST_AXES and array.dtype.kind in "fiub":
+            cells[name] = of_array(array)
+
+    between = Between(model, {*_same(model, program)}, names, found)
+
+    def see(name: str, tensor: "torch.Tensor") -> None:
+        array = tensor.detach().cpu().numpy()
+        found(name, array)
+        between.give(name, array)
 
     try:
-        found = tensors(program, args, model, wide=True, keep=small)
+        between.start(case.inputs)
+        _run(program, args, model, see, wide=True)
     except Exception:  # whatever a network raises
         return None
-    values = filled(model, _arrays(found), case.inputs, large)
-    names = list(_names(model))
-    known = of_values(case.name, {name: values[name] for name in names if name in values})
-    return replace(known, values=known.values | {name: large[name] for name in names if name in large})
+    return Trace(case.name, {name: cells[name] for name in names if name in cells})
 
 
 def tensors(
-    program: "torch.export.ExportedProgram",
-    args: "Sequence[torch.Tensor]",
-    model: ir.Model,
-    *,
-    wide: bool = False,
-    keep: "Callable[[str, torch.Tensor], bool]" = lambda _name, _tensor: True,
+    program: "torch.export.ExportedProgram", args: "Sequence[torch.Tensor]", model: ir.Model, *, wide: bool = False
 ) -> "dict[str, torch.Tensor]":
     """The values of ``model`` that the ``program`` it was made of computes for ``args``, by name.
 
-    In the types that it has, or in float64 where ``wide``. Those that ``keep`` says no to are let go at once.
+    In the types that it has, or in float64 where ``wide``. Complex values, which are real ones in ONNX, are left out.
+    """
+    known: dict[str, torch.Tensor] = {}
+    _run(program, args, model, known.__setitem__, wide=wide)
+    return known
+
+
+def _run(
+    program: "torch.export.ExportedProgram",
+    args: "Sequence[torch.Tensor]",
+    model: ir.Model,
+    see: "Callable[[str, torch.Tensor], None]",
+    *,
+    wide: bool,
+) -> None:
+    """Run a program node by node, and show each value that is also one of ``model``.
+
+    Where ``wide``, weights are widened for each node that takes them, and let go after it.
     """
     import torch
 
-    calls = {node.name: node for node in program.graph.nodes}
-    wanted = set(_same(model, calls))
-    known: dict[str, torch.Tensor] = {}
+    wanted = set(_same(model, program))
+
+    def widened(one: Any) -> Any:
+        """One copy: what an operator takes is in float64 already here, where ``double`` would copy it again."""
+        return one.detach() if isinstance(one, torch.Tensor) else one
 
     class Recorder(torch.fx.Interpreter):
         def run_node(self, n: torch.fx.Node) -> Any:
             value = super().run_node(n)
-            if n.name in wanted and isinstance(value, torch.Tensor) and keep(n.name, value):
-                known[n.name] = value
+            if n.name in wanted:
+                see(n.name, value)
             return value
 
-    taken = list(_arguments(program, args))
-    if wide:
-        taken = [one.double() if isinstance(one, torch.Tensor) and one.is_floating_point() else one for one in taken]
+        def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+            if wide:
+                args, kwargs = each(widened, args), {name: each(widened, one) for name, one in kwargs.items()}
+            return super().call_function(target, args, kwargs)
+
     with torch.no_grad(), in_float64() if wide else nullcontext():
-        Recorder(program.graph_module).run(*taken)
-    return known
+        Recorder(program.graph_module).run(*_arguments(program, args))
 
 
 def _arrays(tensors: "Mapping[str, torch.Tensor]") -> Feeds:
     return widen({name: from_torch(tensor) for name, tensor in tensors.items()})
-
-
-# --- values that PyTorch does not know
-
-MOST_CELLS = 2**19
-"""Elements of what a node takes, at most, that onnx's evaluator is given: it is slow. Larger values are not kept."""
-
-
-def filled(model: ir.Model, known: Feeds, feeds: Feeds, large: Collection[str] = ()) -> Feeds:
-    """What nodes of the main graph give in float64: ``known`` values, and what the nodes between make of these.
-
-    Those called ``large`` are known too, and were let go.
-    """
-    from onnxpool.golden import from_model  # brings onnx's evaluator
-
-    values: dict[str, Any] = {**widen(feeds), **known}
-    for node in model.graph:
-        names = [str(value.name) for value in node.outputs if value.name]
-        if all(name in values or name in large for name in names) or any(True for _ in subgraph.bodies(node)):
-            continue
-        taken = {str(value.name): value for value in subgraph.taken(node)}
-        for name, value in taken.items():
-            if name not in values and (constant := ir.convenience.get_const_tensor(value)) is not None:
-                values |= widen({name: constant.numpy()})
-        if any(name not in values or np.size(values[name]) > MOST_CELLS for name in taken):
-            continue
-        with suppress(Exception):  # an operator that the evaluator does not know, or not in float64
-            run = from_model.one_node(from_model.in_float64(node), model.opset_imports)
-            values = {**run({name: values[name] for name in taken}), **values}
-    return {name: array for name, array in values.items() if isinstance(array, np.ndarray)}
 
 
 def _names(model: ir.Model) -> Iterator[str]:
@@ -208,11 +204,17 @@ def _arguments(program: "torch.export.ExportedProgram", args: "Sequence[torch.Te
         yield next(given) if entry.target is None else held[entry.target]
 
 
-def _same(model: ir.Model, calls: Mapping[str, Any]) -> Iterator[str]:
-    """The names of values whose node in the traced program is the one noted in the model."""
+def _same(model: ir.Model, program: "torch.export.ExportedProgram") -> Iterator[str]:
+    """The names of values whose node in the traced program is the one noted in the model, and gives a real tensor."""
+    import torch
+
+    calls: dict[str, Any] = {node.name: node for node in program.graph.nodes}
     for node in model.graph:
         if noted := _CALL.match(node.metadata_props.get(_NODE, "")):
             for name in (str(value.name) for value in node.outputs if value.name in calls):
+                made = calls[name].meta.get("val")
+                if not isinstance(made, torch.Tensor) or made.is_complex():
+                    continue
                 call: Any = calls[name] if name == noted["name"] else next(iter(calls[name].args), None)  # an item
                 if getattr(call, "name", None) == noted["name"] and noted["target"] in call.format_node():
                     yield name
