@@ -13,6 +13,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import ml_dtypes
@@ -52,17 +54,23 @@ Whole = ctypes.c_int64
 
 
 @pytest.fixture(scope="session")
-def host(tmp_path_factory):
+def host():
+    return host_library()
+
+
+@cache  # modules that take the fixture each have one
+def host_library():
     """custom_ops/cuda/host.cc, compiled."""
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None or os.name != "posix":
         pytest.skip("no C++ compiler on this machine; install one, or name it in CXX")
-    path = tmp_path_factory.mktemp("cuda") / "host.so"
     warnings = ["-Wall", "-Wextra", "-Wconversion", "-Wsign-conversion", "-Wshadow", "-Werror"]
     command = [compiler, "-std=c++17", "-O1", "-shared", "-fPIC", *warnings]
-    subprocess.run([*command, str(CUSTOM_OPS / "cuda" / "host.cc"), "-o", str(path)], check=True)
-    library = ctypes.CDLL(str(path))
-    library.host_cells.restype = library.host_divide.restype = Whole
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "host.so")
+        subprocess.run([*command, str(CUSTOM_OPS / "cuda" / "host.cc"), "-o", str(path)], check=True)
+        library = ctypes.CDLL(str(path))
+    library.host_cells.restype = library.host_windows.restype = library.host_divide.restype = Whole
     return library
 
 
@@ -620,11 +628,12 @@ def test_every_status_comes_back(built, op_type, element, shape, window, sentenc
     if sentence.startswith("the CUDA kernel could not") and cuda_kernels().devices:
         pytest.skip("there is a CUDA device: the kernel would start")
     why = ctypes.create_string_buffer(512)
-    pool = cuda_library(built / native_library.CUDA_FILE_NAME).pool
+    library, none = cuda_library(built / native_library.CUDA_FILE_NAME), (ctypes.c_void_p * 1)()
     numbers = (Whole(window.rank), whole(*shape), window_numbers(window))
-    status = pool(op_type.encode(), element, *numbers, (ctypes.c_void_p * 1)(), None, None, why, len(why))
-    assert status == (1 if sentence else 0)
-    assert re.search(sentence, why.value.decode())
+    for function, pointers in ((library.pool, (none, None)), (library.gradients, (none, None, none, None))):
+        status = function(op_type.encode(), element, *numbers, *pointers, None, why, len(why))
+        assert status == (1 if sentence else 0)
+        assert re.search(sentence, why.value.decode())
 
 
 PROGRAM = """

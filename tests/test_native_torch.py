@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from onnxpool import nn
 from onnxpool.pools import _native, local_importance, soft, stochastic
+from onnxpool.pools._native_ops import kernels_for
 from onnxpool.run import native_library
 from onnxpool.window import Window
 
@@ -50,7 +51,7 @@ def by_operators(name, window, grad, *tensors):
 def natively(name, window, grad, *tensors):
     """The same as a program would have it, after a look that it is native."""
     leaves = [tensor.clone().requires_grad_() for tensor in tensors]
-    assert _native.takes(*leaves)
+    assert kernels_for(*leaves)
     y = CALLS[name](window, *leaves)
     assert "native" in type(y.grad_fn).__name__
     return y.detach(), *torch.autograd.grad(y, leaves, grad)

@@ -35,7 +35,7 @@ LIMIT_S, TABLE_S = 480, 120
 PART_BYTES = 40 * 2**20  # so that one travels with the project's folder in 64 MiB
 TEST_MODULES = ("pytest", "numpy", "ml_dtypes", "onnx", "onnx_ir", "onnxruntime", "torch")
 WHEELS = ("pytest", "numpy", "ml_dtypes", "onnx", "onnx-ir", "onnxruntime")
-LIBRARY_TESTS = "tests/test_cuda.py"
+LIBRARY_TESTS = ("tests/test_cuda.py", "tests/test_cuda_torch.py")
 Json = dict[str, object]
 
 
@@ -55,7 +55,7 @@ def run_tests(limit_s: float) -> Json:
             "filterwarnings=default",
             f"--junitxml={results}",
         ]
-        command = [sys.executable, "-m", "pytest", LIBRARY_TESTS, *options]
+        command = [sys.executable, "-m", "pytest", *LIBRARY_TESTS, *options]
         try:
             done = subprocess.run(command, cwd=ROOT, env=_environment(), timeout=limit_s, check=False)
         except subprocess.TimeoutExpired:

@@ -45,7 +45,7 @@ list(JOIN wanted ", " architectures)
 message(STATUS "CUDA kernels by nvcc ${CMAKE_CUDA_COMPILER_VERSION} for ${architectures}")
 
 add_library(onnxpool_cuda SHARED
-  cuda/library.cc cuda/soft.cu cuda/local_importance.cu cuda/stochastic.cu)
+  cuda/library.cc cuda/soft.cu cuda/local_importance.cu cuda/stochastic.cu cuda/gradient.cu)
 set_target_properties(onnxpool_cuda PROPERTIES
   CXX_STANDARD 17 CXX_STANDARD_REQUIRED ON CXX_EXTENSIONS OFF CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON
   CXX_VISIBILITY_PRESET hidden CUDA_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON

@@ -9,6 +9,7 @@
 #include <memory>
 #include <vector>
 
+#include "gradient.h"
 #include "march.h"
 
 namespace onnxpool::cuda {
@@ -94,8 +95,8 @@ class Warp {
   std::vector<char> stacks_[kWarp];
 };
 
-template <class Index, int kTeam>
-struct HostTeam : Seat<Index, kTeam> {
+template <class Seat>
+struct HostTeam : Seat {
   Warp* warp;
 
   template <class T>
@@ -104,23 +105,29 @@ struct HostTeam : Seat<Index, kTeam> {
   }
 };
 
-template <class Method, class Value, class T, class Index, int kTeam, int kPiece>
-bool run_grid(const Job<Index>& job, const T* x, const T* logit, T* y) {
+// Calls body(block, thread, warp) for each thread of a grid.
+template <class Index, class Body>
+bool run_grid(const Job<Index>& job, Body body) {
   const auto warp = std::make_unique<Warp>();
   for (Index block = 0; block < job.blocks; ++block) {
-    for (int first = 0; first < job.threads; first += kTeam) {
-      const auto body = [&](int lane) {
-        const HostTeam<Index, kTeam> team{{block, job.blocks, first + lane, job.threads}, warp.get()};
-        pool<Method, Value, kPiece>(job, x, logit, y, team);
-      };
-      if (kTeam == 1) {
-        body(0);
-      } else if (!warp->run(body)) {
+    for (int first = 0; first < job.threads; first += job.team) {
+      const auto lane_of = [&](int lane) { body(block, first + lane, warp.get()); };
+      if (job.team == 1) {
+        lane_of(0);
+      } else if (!warp->run(lane_of)) {
         return false;
       }
     }
   }
   return true;
+}
+
+template <class Method, class Value, class T, class Index, int kTeam, int kPiece>
+bool run_pools(const Job<Index>& job, const T* x, const T* logit, T* y) {
+  return run_grid(job, [&](Index block, int thread, Warp* warp) {
+    const HostTeam<Seat<Index, kTeam>> team{{block, job.blocks, thread, job.threads}, warp};
+    pool<Method, Value, kPiece>(job, x, logit, y, team);
+  });
 }
 
 // How the caller wants it: a grid of blocks and threads, or 0 for those of the job; an index of 64 bits in any case;
@@ -137,8 +144,8 @@ bool run_pool(const Pooling& pooling, const T* x, const T* logit, T* y, const Wi
   Job<Index> job = make_job<Index>(pooling);
   if (wish.blocks > 0) job.blocks = static_cast<Index>(wish.blocks);
   if (wish.threads > 0) job.threads = wish.threads;
-  return job.team > 1 ? run_grid<Method, Value, T, Index, kWarp, 1>(job, x, logit, y)
-                      : run_grid<Method, Value, T, Index, 1, 3>(job, x, logit, y);
+  return job.team > 1 ? run_pools<Method, Value, T, Index, kWarp, 1>(job, x, logit, y)
+                      : run_pools<Method, Value, T, Index, 1, 3>(job, x, logit, y);
 }
 
 template <class Method, class T>
@@ -171,6 +178,42 @@ bool run_element(int element, const Pooling& pooling, const void* const* inputs,
       run<Single, float, float>, run<OfMethod<double>, double, double>, run<Single, float, Half>,
       run<Single, float, Bfloat>};
   return kRun[element](pooling, inputs, output, wish);
+}
+
+// What a gradient is computed of, and where it goes.
+struct Slopes {
+  const void* const* inputs;
+  const void* grad;
+  void* const* slopes;
+  void* scratch;
+};
+
+template <class Gradient, class Value, class T>
+bool run_gradient(const Pooling& pooling, const Slopes& of, int64_t blocks) {
+  constexpr int kLast = Gradient::Method::kInputs - 1;
+  const auto *x = static_cast<const T*>(of.inputs[0]), *logit = static_cast<const T*>(of.inputs[kLast]);
+  const auto* const grad = static_cast<const T*>(of.grad);
+  auto *const dx = static_cast<T*>(of.slopes[0]), *const dlogit = static_cast<T*>(of.slopes[kLast]);
+  auto* const kept = static_cast<Kept<Value>*>(of.scratch);
+  Job<int64_t> job = make_job<int64_t>(pooling);
+  const Gather from(pooling);
+  if (blocks > 0) job.blocks = blocks;
+  const bool together = run_grid(job, [&](int64_t block, int thread, Warp* warp) {
+    const HostTeam<AnySeat> team{{block, job.blocks, thread, job.threads, job.team}, warp};
+    keep_windows<Gradient>(job, x, logit, grad, kept, team);
+  });
+  const int64_t threads = (blocks > 0 ? blocks : from.blocks) * kThreads;
+  for (int64_t i = 0; i < threads; ++i) gather<Gradient>(from, x, logit, kept, dx, dlogit, i, threads);
+  return together;
+}
+
+template <template <class> class OfGradient>
+bool run_gradient_element(int element, const Pooling& pooling, const Slopes& of, int64_t blocks) {
+  using Single = OfGradient<float>;
+  constexpr bool (*kRun[])(const Pooling&, const Slopes&, int64_t) = {
+      run_gradient<Single, float, float>, run_gradient<OfGradient<double>, double, double>,
+      run_gradient<Single, float, Half>, run_gradient<Single, float, Bfloat>};
+  return kRun[element](pooling, of, blocks);
 }
 
 // The joined pooling for plain numbers, as in library.h's `pool`; they must be right.
@@ -208,6 +251,30 @@ extern "C" int host_pool(int method, int element, int64_t rank, const int64_t* s
   if (method == 0) return run_element<Soft>(element, pooling, inputs, output, wish);
   if (method == 1) return run_element<LocalImportance>(element, pooling, inputs, output, wish);
   return run_element<Stochastic>(element, pooling, inputs, output, wish);
+}
+
+// Both passes, as library.h's `gradients`; a grid of `blocks`, or 0 for those of the job.
+extern "C" int host_gradients(int method, int element, int64_t rank, const int64_t* shape, const int64_t* numbers,
+                              const void* const* inputs, const void* grad, void* const* slopes, void* scratch,
+                              int64_t blocks) {
+  const Pooling pooling = pooling_of_numbers(rank, shape, numbers);
+  const Slopes of{inputs, grad, slopes, scratch};
+  if (method == 0) return run_gradient_element<SoftGradient>(element, pooling, of, blocks);
+  if (method == 1) return run_gradient_element<LocalImportanceGradient>(element, pooling, of, blocks);
+  return run_gradient_element<StochasticGradient>(element, pooling, of, blocks);
+}
+
+// The windows that hold a cell, as indices into the output; no tensor is needed. Returns how many; the grid's blocks.
+extern "C" int64_t host_windows(int64_t rank, const int64_t* shape, const int64_t* numbers, int64_t cell,
+                                int64_t* outputs, int64_t room, int64_t* blocks) {
+  const Gather from(pooling_of_numbers(rank, shape, numbers));
+  int64_t count = 0;
+  *blocks = from.blocks;
+  from.each_window(cell, [&](int64_t output) {
+    if (count < room) outputs[count] = output;
+    ++count;
+  });
+  return count;
 }
 
 // outputs, team and blocks of a job, whether 32 bits do; rows, columns, shared rows and pairing of march; its threads.

@@ -202,17 +202,22 @@ inline bool fits_32_bits(const Pooling& pooling) {
          height.stride < kMost && width.stride < kMost;
 }
 
+// Of a grid for so many threads; beyond these, a thread does several things.
+inline int64_t blocks_for(int64_t threads) {
+  constexpr int64_t kMostBlocks = int64_t{1} << 24;
+  const int64_t blocks = (threads + kThreads - 1) / kThreads;
+  return blocks < kMostBlocks ? blocks : kMostBlocks;
+}
+
 // The pooling must be joined.
 template <class Index>
 Job<Index> make_job(const Pooling& pooling) {
-  constexpr int64_t kMostBlocks = int64_t{1} << 24;  // beyond these, threads take several windows
   Job<Index> job;
   const int64_t outputs = outputs_of(pooling);
   const int64_t cells = pooling.depth.kernel * pooling.height.kernel * pooling.width.kernel;
   job.outputs = static_cast<Index>(outputs);
   job.team = cells > kWarp ? kWarp : 1;
-  const int64_t teams = kThreads / job.team, blocks = (outputs + teams - 1) / teams;
-  job.blocks = static_cast<Index>(blocks < kMostBlocks ? blocks : kMostBlocks);
+  job.blocks = static_cast<Index>(blocks_for(outputs * job.team));
   const PooledAxis* const from[] = {&pooling.depth, &pooling.height, &pooling.width};
   JobAxis<Index>* const to[] = {&job.depth, &job.height, &job.width};
   for (int i = 0; i < 3; ++i) {

@@ -17,4 +17,14 @@ struct CudaKernel {
 
 extern const CudaKernel soft, local_importance, stochastic;
 
+using StartGradient = cudaError_t (*)(const Pooling& pooling, const void* const* inputs, const void* grad,
+                                      void* const* slopes, void* scratch, cudaStream_t stream);
+
+struct CudaGradient {
+  const char* name;
+  StartGradient start[kCudaElements];
+};
+
+extern const CudaGradient soft_gradient, local_importance_gradient, stochastic_gradient;
+
 }  // namespace onnxpool::cuda

@@ -1,24 +1,17 @@
 // march.h and pool.h on a GPU: the kernels, and their start. Each method's .cu file compiles these for its method.
 #pragma once
 
+#include "device.cuh"
 #include "kernel.h"
 #include "march.h"
 
 namespace onnxpool::cuda {
 
-template <class Index, int kTeam>
-struct DeviceTeam : Seat<Index, kTeam> {
-  template <class T>
-  __device__ T exchange(T value, int distance) const {
-    return __shfl_xor_sync(0xffffffff, value, distance);
-  }
-};
-
 template <class Method, class Value, class T, class Index, int kTeam, int kPiece>
 __global__ void __launch_bounds__(kThreads) pool_kernel(const __grid_constant__ Job<Index> job, const T* __restrict x,
                                                         const T* __restrict logit, T* __restrict y) {
-  const DeviceTeam<Index, kTeam> team{{static_cast<Index>(blockIdx.x), static_cast<Index>(gridDim.x),
-                                       static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x)}};
+  const DeviceTeam<Seat<Index, kTeam>> team{{static_cast<Index>(blockIdx.x), static_cast<Index>(gridDim.x),
+                                             static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x)}};
   pool<Method, Value, kPiece>(job, x, logit, y, team);
 }
 
@@ -29,16 +22,6 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t thread = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (thread >= march.threads) return;
   march_strip<Method, T, Shape>(march, job, x, logit, y, static_cast<int32_t>(thread));
-}
-
-// The launch's own status; nothing waits for the kernel.
-template <class Kernel>
-cudaError_t launch(Kernel kernel, int64_t blocks, void** arguments, cudaStream_t stream) {
-  const auto* const code = reinterpret_cast<const void*>(kernel);
-  const cudaError_t status =
-      cudaLaunchKernel(code, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), arguments, 0, stream);
-  if (status != cudaSuccess) cudaGetLastError();  // it is reported here, and not once more to who looks next
-  return status;
 }
 
 template <class Method, class Value, class T, class Index>

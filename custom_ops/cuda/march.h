@@ -166,6 +166,7 @@ class Columns {
 // A thread by itself, for pool.h.
 struct Alone {
   static constexpr int kLanes = 1;
+  GPU_HOST static constexpr int lanes() { return kLanes; }
   GPU_HOST int lane() const { return 0; }
   template <class T>
   GPU_HOST T exchange(T value, int) const {

@@ -30,6 +30,8 @@ template <class T>
 constexpr T kInfinity = std::numeric_limits<T>::infinity();
 template <class T>
 constexpr T kLargest = std::numeric_limits<T>::max();
+template <class T>
+constexpr T kSmallest = std::numeric_limits<T>::min();  // of the normal numbers
 
 GPU_HOST inline float absolute(float x) { return fabsf(x); }
 GPU_HOST inline double absolute(double x) { return fabs(x); }

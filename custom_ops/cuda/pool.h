@@ -5,7 +5,7 @@
 // A small window is one thread's; a large one is shared by a warp. The body knows no CUDA: a Team says which thread
 // this is and carries numbers between threads, so that tests/test_cuda.py runs the same body on the host.
 //
-//   Team::kLanes                   threads for one window
+//   Team::kLanes, lanes()          threads for one window
 //   lane(), first(), step()        this thread's number in its team; its team's first window, and how far to its next
 //   exchange(value, distance)      the value of lane `lane() ^ distance`, called by all lanes of a team alike
 #pragma once
@@ -19,12 +19,24 @@ namespace onnxpool::cuda {
 template <class Index, int kTeam>
 struct Seat {
   static constexpr int kLanes = kTeam;
+  GPU_HOST static constexpr int lanes() { return kTeam; }
   Index block, blocks;
   int thread, threads;
 
   GPU_HOST int lane() const { return thread % kTeam; }
   GPU_HOST Index first() const { return block * (threads / kTeam) + thread / kTeam; }
   GPU_HOST Index step() const { return blocks * (threads / kTeam); }
+};
+
+// The same for teams of 1 or of a warp, as a job says when it runs: one copy of a kernel for both.
+struct AnySeat {
+  int64_t block, blocks;
+  int thread, threads, team;
+
+  GPU_HOST int lanes() const { return team; }
+  GPU_HOST int lane() const { return thread % team; }
+  GPU_HOST int64_t first() const { return block * (threads / team) + thread / team; }
+  GPU_HOST int64_t step() const { return blocks * (threads / team); }
 };
 
 // A sum, and what rounding has taken from it (Knuth's two-sum): the error of a plain one would grow with its length.
@@ -39,7 +51,7 @@ struct Total {
   }
   template <class Team>
   GPU_HOST void gather(const Team& team) {
-    for (int distance = Team::kLanes / 2; distance > 0; distance /= 2) {
+    for (int distance = team.lanes() / 2; distance > 0; distance /= 2) {
       lost += team.exchange(lost, distance);
       add(team.exchange(sum, distance));
     }
@@ -50,7 +62,7 @@ struct Total {
 
 template <class T, class Team>
 GPU_HOST inline T largest(T value, const Team& team) {
-  for (int distance = Team::kLanes / 2; distance > 0; distance /= 2) {
+  for (int distance = team.lanes() / 2; distance > 0; distance /= 2) {
     const T other = team.exchange(value, distance);
     value = other > value ? other : value;
   }

@@ -126,16 +126,15 @@ def _is_there() -> bool:
     return _library()[0] is not None
 
 
-def are_plain(*tensors: Tensor) -> bool:
+def are_plain(*tensors: Tensor, but: int = _PLAIN) -> bool:
     """Whether these are plain tensors on the CPU, of types that there are kernels for, and PyTorch just computes.
 
-    Not while it traces or compiles, while a mode watches what operators run, or with forward-mode derivatives.
+    Not while it traces or compiles, while a mode watches what operators run, or with forward-mode derivatives. ``but``
+    are the keys that no plain tensor has, on another device.
     """
     return (
         all(
-            type(tensor) in _TYPES
-            and tensor.dtype in ELEMENTS
-            and not torch._C._dispatch_keys(tensor).raw_repr() & _PLAIN
+            type(tensor) in _TYPES and tensor.dtype in ELEMENTS and not torch._C._dispatch_keys(tensor).raw_repr() & but
             for tensor in tensors
         )
         and not torch._C._len_torch_dispatch_stack()
@@ -154,7 +153,7 @@ def pool(op_type: str, window: Window, *inputs: Tensor) -> Tensor:
     x = ready[0]
     y = x.new_empty((*x.shape[:2], *window.output(x.shape[2:])))
     name = op_type.encode()
-    _call(_library()[0].pool, name, *_over(window, dtype, x.shape), _pointers(ready), y.data_ptr())
+    _call(_library()[0].pool, name, *over(window, dtype, x.shape), pointers(ready), y.data_ptr())
     return laid_out(y, inputs[0])
 
 
@@ -163,8 +162,8 @@ def gradients(op_type: str, window: Window, grad: Tensor, *inputs: Tensor) -> tu
     dtype, ready = _alike(inputs)
     slopes = [torch.empty_like(tensor) for tensor in ready]
     grad = _planes(grad.to(dtype))
-    head = (op_type.encode(), *_over(window, dtype, ready[0].shape))
-    _call(_library()[0].gradients, *head, _pointers(ready), grad.data_ptr(), _pointers(slopes))
+    head = (op_type.encode(), *over(window, dtype, ready[0].shape))
+    _call(_library()[0].gradients, *head, pointers(ready), grad.data_ptr(), pointers(slopes))
     return tuple(laid_out(slope, tensor) for slope, tensor in zip(slopes, inputs, strict=True))
 
 
@@ -174,7 +173,7 @@ def draw(window: Window, x: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     y = ready.new_empty(uniforms.shape)
     places = ready.new_empty(uniforms.shape, dtype=PLACES[uniforms.dtype])
     tensors = (ready, uniforms, y, places)
-    _call(_library()[0].draw, *_over(window, x.dtype, x.shape), *(tensor.data_ptr() for tensor in tensors))
+    _call(_library()[0].draw, *over(window, x.dtype, x.shape), *(tensor.data_ptr() for tensor in tensors))
     return laid_out(y, x), places
 
 
@@ -183,7 +182,7 @@ def drawn_slopes(window: Window, grad: Tensor, places: Tensor, spatial: Sequence
     ready, places = _planes(grad), places.contiguous()
     slopes = ready.new_empty((*grad.shape[:2], *spatial))
     tensors = (ready, places, slopes)
-    head = _over(window, grad.dtype, slopes.shape)
+    head = over(window, grad.dtype, slopes.shape)
     _call(_library()[0].drawn_slopes, *head, *(tensor.data_ptr() for tensor in tensors))
     return laid_out(slopes, grad)
 
@@ -194,7 +193,7 @@ def _call(function: Any, *args: Any) -> None:
         raise KernelError(f"the native kernel failed: {why.value.decode()}")
 
 
-def _over(window: Window, dtype: torch.dtype, shape: Sequence[int]) -> tuple[Any, ...]:
+def over(window: Window, dtype: torch.dtype, shape: Sequence[int]) -> tuple[Any, ...]:
     """A type, and a window over a shape, as the library takes them."""
     return ELEMENTS[dtype], window.rank, (ctypes.c_int64 * len(shape))(*shape), _numbers(window)
 
@@ -206,7 +205,7 @@ def _numbers(window: Window) -> Any:
     return (ctypes.c_int64 * len(numbers))(*numbers)
 
 
-def _pointers(tensors: list[Tensor]) -> Any:
+def pointers(tensors: list[Tensor]) -> Any:
     return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
 

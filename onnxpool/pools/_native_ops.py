@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from onnxpool.domain import DOMAIN
-from onnxpool.pools import _native
+from onnxpool.pools import _native, _native_cuda
 from onnxpool.pools._composite import LIBRARY
 from onnxpool.pools._schema import COUNT, FIELDS, fields, window_from
 
@@ -38,8 +38,9 @@ def native_operator(
     def pool(*args: Any) -> Tensor:
         window, tensors = window_from(args[-COUNT:]), args[:-COUNT]
         shape(window, *tensors)
-        if _native.takes(*tensors):
-            return _native.pool(op_type, window, *tensors)
+        if kernels := kernels_for(*tensors):
+            y: Tensor = kernels.pool(op_type, window, *tensors)
+            return y
         return _native.laid_out(forward(window, *tensors).contiguous(), tensors[0])
 
     def pool_shape(*args: Any) -> Tensor:
@@ -49,8 +50,8 @@ def native_operator(
 
     def slopes(*args: Any) -> Any:
         window, (grad, *tensors) = window_from(args[-COUNT:]), args[:-COUNT]
-        if _native.takes(grad, *tensors):
-            return _one_or_all(_native.gradients(op_type, window, grad, *tensors))
+        if kernels := kernels_for(grad, *tensors):
+            return _one_or_all(kernels.gradients(op_type, window, grad, *tensors))
         found = zip(backward(window, grad, *tensors), tensors, strict=True)
         return _one_or_all(tuple(_native.laid_out(slope.contiguous(), tensor) for slope, tensor in found))
 
@@ -84,6 +85,11 @@ def native_operator(
     torch.library.register_autograd(f"{DOMAIN}::native_{name}", pass_back, setup_context=keep, lib=LIBRARY)
     LIBRARY.impl(f"native_{name}_backward", slopes_again, "Autograd")  # type: ignore[no-untyped-call]
     return lambda window, *tensors: call(*tensors, *fields(window))
+
+
+def kernels_for(*tensors: Tensor) -> Any:
+    """The module whose kernels take these tensors, or None."""
+    return next((module for module in (_native, _native_cuda) if module.takes(*tensors)), None)
 
 
 def _one_or_all(tensors: tuple[Any, ...]) -> Any:

@@ -50,7 +50,7 @@ if TYPE_CHECKING or HAVE_TORCH:
     from onnxpool.pools import _native
     from onnxpool.pools._composite import called, composite, differentiable, functorch_levels
     from onnxpool.pools._native_draws import native_draw_operator
-    from onnxpool.pools._native_ops import native_operator
+    from onnxpool.pools._native_ops import kernels_for, native_operator
 else:
     torch = None
 
@@ -141,7 +141,7 @@ def operator(exported_as: Operator, name: str, forward: Forward, backward: Backw
         return native(window, *tensors) if _native.may_take(*tensors) else None
 
     def eager(window: Window, *tensors: "Tensor") -> "Tensor | None":
-        if _native.takes(*tensors):
+        if kernels_for(*tensors):
             return native(window, *tensors)
         if is_jit_tracing():  # TorchScript's programs hold PyTorch's own operators, and run without this package
             return forward(window, *tensors)

@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, WeakSet
 
-from onnxpool._library import FILE_NAME, OVERRIDE, library_path, why_missing
+from onnxpool._library import (
+    CUDA_FILE_NAME,
+    CUDA_VERSION,
+    FILE_NAME,
+    OVERRIDE,
+    CudaLibrary,
+    cuda_library,
+    library_path,
+    why_missing,
+)
 from onnxpool.errors import KernelError
 
 if TYPE_CHECKING:
@@ -38,12 +47,8 @@ __all__ = [
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 """The providers of ONNX Runtime that there are kernels for."""
 
-CUDA_FILE_NAME = "libonnxpool_cuda.so"
-
 CUDA_SWITCH = "ONNXPOOL_CUDA"
 """Environment variable: ``off`` leaves the CUDA kernels out, ``on`` registers them even where there is no device."""
-
-_CUDA_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -58,39 +63,6 @@ class CudaKernels:
     missing: str | None
 
 
-_WHY = (ctypes.c_char_p, ctypes.c_size_t)
-
-
-class CudaLibrary(ctypes.Structure):
-    """The table of ``custom_ops/cuda/library.h``, which says what its functions take. ``pool`` is for programs with
-    pointers to device memory and no ONNX Runtime.
-    """
-
-    _fields_ = (
-        ("version", ctypes.c_int64),
-        ("architectures", ctypes.c_char_p),
-        ("devices", ctypes.CFUNCTYPE(ctypes.c_int, *_WHY)),
-        ("launch", ctypes.c_void_p),
-        (
-            "pool",
-            ctypes.CFUNCTYPE(
-                ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_int64, *[ctypes.c_void_p] * 5, *_WHY
-            ),
-        ),
-    )
-
-
-def cuda_library(path: str | Path) -> CudaLibrary:
-    """The table of a built ``libonnxpool_cuda.so``.
-
-    Raises OSError where the file cannot be loaded, and AttributeError where it is not such a library.
-    """
-    get = ctypes.CDLL(str(path)).OnnxpoolCuda
-    get.restype = ctypes.POINTER(CudaLibrary)
-    table: CudaLibrary = get().contents
-    return table
-
-
 def cuda_kernels() -> CudaKernels:
     """Look for the CUDA kernels and for devices. This starts the CUDA driver, but takes nothing of a device."""
     if missing := why_missing():
@@ -103,7 +75,7 @@ def cuda_kernels() -> CudaKernels:
         table = cuda_library(path)
     except (OSError, AttributeError) as error:
         return CudaKernels(str(path), (), 0, f"{path} cannot be loaded: {error}")
-    if table.version != _CUDA_VERSION:
+    if table.version != CUDA_VERSION:
         return CudaKernels(str(path), (), 0, f"{path} is of another build; install onnxpool again")
     why = ctypes.create_string_buffer(512)
     devices = table.devices(why, len(why))
