@@ -27,9 +27,9 @@ from onnxpool.domain import DOMAIN, is_foreign
 from onnxpool.dtypes import Array
 from onnxpool.errors import GoldenError
 from onnxpool.golden import bounds, collect, perturbed
-from onnxpool.golden.average import AVERAGE
 from onnxpool.golden.file import Answers, Golden
 from onnxpool.golden.inputs import Feeds
+from onnxpool.golden.poolings import POOLINGS
 from onnxpool.golden.rounding import Rounding
 from onnxpool.graph.forms import Model, to_form
 from onnxpool.graph.quantized import is_quantized
@@ -172,7 +172,7 @@ def _start(proto: Any, operators: Sequence[type[OpRun]] = (), **arguments: Any) 
 
     imports = arguments.get("opsets") or {one.domain: one.version for one in proto.opset_import}
     old = _OLD if imports.get("", NEW_SOFTMAX) < NEW_SOFTMAX else ()
-    known = [AVERAGE, *map(_evaluated, OPERATORS.values()), *old, *operators, *FURTHER.get()]
+    known = [*POOLINGS, *map(_evaluated, OPERATORS.values()), *old, *operators, *FURTHER.get()]
     try:
         return ReferenceEvaluator(proto, new_ops=known, **arguments)
     except Exception as error:
