@@ -62,8 +62,9 @@ ALL = [(name, block) for name in PAGES for block in docs_blocks.blocks(PAGES[nam
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A copy of examples/files, gone to."""
+    """A copy of examples/files, gone to; what a page compiles stays out of other tests' sight."""
     shutil.copytree(ROOT / "examples" / "files", tmp_path, dirs_exist_ok=True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ".cache"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path

@@ -152,9 +152,10 @@ print([name for name in heavy if name in sys.modules])
 # --- types
 
 
-def run(command: list[str], *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run(command: list[str], *arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """A program that finds the onnxpool that is tested, whatever folder it runs in."""
-    return subprocess.run([*command, *arguments], check=False, capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT)
+    env = ENVIRONMENT | variables
+    return subprocess.run([*command, *arguments], check=False, capture_output=True, text=True, cwd=cwd, env=env)
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +269,7 @@ def test_the_blocks_of_the_python_page_print_what_they_say(tmp_path):
         page.append(line if inside and line != "```python" else "")
     (tmp_path / "python_page.py").write_text("\n".join(page), encoding="utf-8")
     expected = [line.rpartition("  # ")[2] for line in page if line.startswith("print(")]
-    done = run([sys.executable], "python_page.py", cwd=tmp_path)
+    done = run([sys.executable], "python_page.py", cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path / ".cache"))
     assert done.returncode == 0, done.stderr
     assert [line for line in done.stdout.splitlines() if line] == expected
     assert len(expected) >= 10
