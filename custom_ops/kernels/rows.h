@@ -275,6 +275,7 @@ class StripsOneApart {
   static constexpr bool kIsRanged = kForm == kRanged;
   static constexpr int64_t kN = kLanes<Value>, kSide = 3;
   static constexpr bool kLook = sizeof(T) > 2;
+  static constexpr Value kSmallest = 0x1p-126F;
 
  public:
   static constexpr int64_t kTile = 384;
@@ -343,30 +344,75 @@ class StripsOneApart {
     for (; i < to - from + 3 * kN; i += kN) row->set(i, no_cells<Value>());
   }
 
+  // Three cells one below the other, which three windows share: their weight, with that their mean, and what its rounding
+  // left, sum w (x - mean); without a second look, their sum of products. In ranged form all are relative to 2^n.
+  struct Column {
+    V w, mean, rest, product, n;
+
+    INLINED Column moved(V (*move)(V, V), const Column& other) const {
+      return {move(w, other.w), move(mean, other.mean), move(rest, other.rest), move(product, other.product),
+              move(n, other.n)};
+    }
+  };
+
+  INLINED Column column_of(const Row* const (&rows)[kSide], int64_t i, W* weights) const {
+    Cells<Value> cells[kSide];
+    for (int64_t r = 0; r < kSide; ++r) cells[r] = rows[r]->get(i);
+    Column column{};
+    if constexpr (kIsRanged) {
+      column.n = larger(cells[2].n, larger(cells[1].n, cells[0].n));
+      for (auto& cell : cells) cell.w = scaled<Value>(cell.w, cell.n - column.n);
+    }
+    if constexpr (W::kSquares) for (auto& cell : cells) cell.x = cell.w;
+    column.w = cells[0].w + cells[1].w + cells[2].w;
+    column.product = fma(cells[2].w, cells[2].x, fma(cells[1].w, cells[1].x, cells[0].w * cells[0].x));
+    if constexpr (!kIsRanged) weights->see(column.w, column.product);
+    if constexpr (kLook) {
+      column.mean = column.product * reciprocal(larger(all(kSmallest), column.w));  // 0 where nothing has a weight
+      column.rest = cells[0].w * (cells[0].x - column.mean);
+      for (int64_t r = 1; r < kSide; ++r) column.rest = fma(cells[r].w, cells[r].x - column.mean, column.rest);
+    }
+    return column;
+  }
+
+  INLINED V pool_columns(Column (&columns)[kSide], W* weights) const {
+    V top;
+    if constexpr (kIsRanged) {
+      top = larger(columns[2].n, larger(columns[1].n, columns[0].n));
+      for (Column& column : columns) {
+        const V factor = scaled<Value>(all<Value>(1), column.n - top);
+        column.w = column.w * factor, column.rest = column.rest * factor, column.product = column.product * factor;
+        if constexpr (W::kSquares) {
+          column.mean = column.mean * factor, column.rest = column.rest * factor;
+          column.product = column.product * factor;
+        }
+      }
+    }
+    const auto& [a, b, c] = columns;
+    const V sum = a.w + b.w + c.w;
+    V y;
+    if constexpr (kLook) {
+      const V r = reciprocal(sum), y1 = fma(c.w, c.mean, fma(b.w, b.mean, a.w * a.mean)) * r;
+      const auto rest = [&](const Column& column) INLINED { return fma(column.w, column.mean - y1, column.rest); };
+      y = fma(rest(a) + rest(b) + rest(c), r, y1);
+    } else {
+      y = quotient(a.product + b.product + c.product, sum);
+    }
+    if constexpr (kIsRanged) return W::result_at(y, sum, top);
+    return W::result(y, sum, weights->unscale());
+  }
+
   INLINED void pool_row(int64_t output, int64_t from, int64_t to, W* weights) {
     const Row* rows[kSide];
-    Cells<Value> before[kSide], own[kSide];
-    for (int64_t r = 0; r < kSide; ++r) {
-      rows[r] = row_of(output - slice_.top + r);
-      before[r] = rows[r]->get(0), own[r] = rows[r]->get(kN);
-    }
+    for (int64_t r = 0; r < kSide; ++r) rows[r] = row_of(output - slice_.top + r);
     T* const out = slice_.y + output * slice_.out_width + from;
     const int64_t count = to - from;
+    Column before = column_of(rows, 0, weights), own = column_of(rows, kN, weights);
     for (int64_t i = 0; i < count; i += kN) {
-      Taps<Value, kSide> taps[kSide];
-      UNROLL_ALL
-      for (int64_t r = 0; r < kSide; ++r) {
-        auto& tap = taps[r].tap;
-        const Cells<Value> next = rows[r]->get(i + 2 * kN);
-        tap[1] = own[r];
-        tap[0].x = after<Value>(before[r].x, own[r].x), tap[0].w = after<Value>(before[r].w, own[r].w);
-        tap[2].x = ahead<Value>(own[r].x, next.x), tap[2].w = ahead<Value>(own[r].w, next.w);
-        if constexpr (kIsRanged) {
-          tap[0].n = after<Value>(before[r].n, own[r].n), tap[2].n = ahead<Value>(own[r].n, next.n);
-        }
-        before[r] = own[r], own[r] = next;
-      }
-      const V y = pool_taps<kIsRanged, kLook>(taps, weights);
+      const Column next = column_of(rows, i + 2 * kN, weights);
+      Column columns[kSide] = {before.moved(after<Value>, own), own, own.moved(ahead<Value>, next)};
+      before = own, own = next;
+      const V y = pool_columns(columns, weights);
       if (count - i >= kN) store(y, out + i); else store_part(y, Span<T>(0, count - i), out + i);
     }
   }
