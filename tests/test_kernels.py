@@ -51,7 +51,9 @@ COLUMNS = [
 ]
 LANES = [
     (Window.of(2, 2), (14, 14)),
+    (Window.of(2, 2), (14, 26)),
     (Window.of(2, 3, 2, 1), (14, 14)),
+    (Window.of(2, 3, 2, 1), (23, 28)),
     (Window.of(2, 3, 1, 1), (11, 48)),
     (Window.of(2, 5, 1, 2), (20, 20)),
     (Window.of(2, 13, 1, 6), (13, 13)),
@@ -103,6 +105,20 @@ def test_a_far_cell_does_not_show_in_windows_beside_it(method, window, size, dty
         assert touched.any() or max(window.stride) > 1
         same_bits(after[~touched], before[~touched])
         assert errors(method, window, changed, after).max() <= allowed(window, dtype)
+
+
+HUGE = {"SoftPool": 2e4, "LocalImportancePool": 2e4, "StochasticPool": 2e38}
+
+
+@EACH
+@OVERLAPPING
+def test_huge_cells_down_to_any_row(method, window, size):
+    """Windows with cells too huge for registers are done one by one, also where only rows that others shared hold them."""
+    for row in range(0, size[0], size[0] // 40 + 1):
+        inputs = pair((1, 1, *size))[: len(method.inputs)]
+        inputs[-1][:, :, : row + 1] = HUGE[method.op_type]
+        y = pool(method, window, *inputs)
+        assert errors(method, window, inputs, y).max() <= allowed(window, FLOAT32), row
 
 
 @DTYPES

@@ -70,8 +70,12 @@ class Pooling {
   }
 
  private:
-  // Cells of a row up to which planes in lanes are faster: the ends of rows, and registers that they half fill, cost.
-  static constexpr int64_t kShort2 = 32, kShort3 = 64;
+  // Cells of a row up to which planes in lanes are faster: the ends of rows cost, and registers that they half fill.
+  // AVX-512 has 32 registers, which hold all that a window two cells apart needs.
+  static int64_t most_short(const PlannedAxis& width) {
+    if (width.stride == 2 && kVectorBytes == 64) return 0;
+    return width.kernel == 2 ? 24 : 63;
+  }
 
   // For the types that networks run in. The others go without the loop along rows, and its code.
   static constexpr bool kRows = !same<T, double> && !same<T, Bfloat>;
@@ -87,11 +91,11 @@ class Pooling {
   static bool suits_rows(const Plan& plan) {
     const PlannedAxis &height = plan.height, &width = plan.width;
     const bool square = height.kernel == width.kernel && height.stride == width.stride;
-    const bool two = width.kernel == 2 && width.stride == 2 && width.pad == 0 && height.pad == 0 && width.in > kShort2;
-    const bool three = width.kernel == 3 && width.stride <= 2 && width.in > kShort3;
+    const bool two = width.kernel == 2 && width.stride == 2 && width.pad == 0 && height.pad == 0;
+    const bool three = width.kernel == 3 && width.stride <= 2, rows_are_long = width.in > most_short(width);
     const bool close = width.dilation == 1 && height.dilation == 1 && plan.depth.kernel == 1;
     const int64_t lanes = (width.out + kN - 1) / kN * kN;
-    return kRows && square && (two || three) && close && 4 * width.out >= 3 * lanes;
+    return kRows && square && (two || three) && close && rows_are_long && 4 * width.out >= 3 * lanes;
   }
 
   static Schedule rows_schedule(const Plan& plan) {

@@ -1,10 +1,11 @@
 // Windows of 2 or 3 columns and rows without dilation, side by side along rows: each lane is an output. Every cell is
 // weighed once, and what windows below need again of a row is kept in a buffer on the stack. Where windows are two
-// columns apart, even and odd places are taken apart; the third column is the odd one of the lane before.
+// columns apart, even and odd places are taken apart; the third column is the odd one of the lane before. Windows one
+// apart are made of columns, each summed once for three of them.
 //
 // y = P / W with P = sum w x, W = sum w would err by several ULP. A second look takes away most of that:
-// y1 = P / W, y = y1 + sum w (x - y1) / W, whose roundings are relative to how far cells lie from y1. Short cells, which
-// round more than that themselves, go without.
+// y1 = P / W, y = y1 + sum w (x - y1) / W, whose roundings are relative to how far cells lie from y1 (or, with columns,
+// from their means, and these from y1). Short cells, which round more than that themselves, go without.
 #pragma once
 
 #include "weights.h"
@@ -462,8 +463,8 @@ class SliceLoop {
     bool carried = false;
     while (begin < end && !scaling_.calm) {
       const bool right = strips(begin * kStrip, last_row(begin), from_, to_, carried, &scaling_);
-      carried = right || scaling_.careful;
-      if (!carried) {
+      carried = right;  // else the next strip would not see the huge cells of its first rows
+      if (!right && !scaling_.careful) {
         scaling_.careful = true, scaling_.calm = false;
         continue;
       }

@@ -40,9 +40,12 @@ largest magnitude in the window, ``D = m - y >= 0`` how far the result lies belo
   pairs of cells, then up to :data:`NATIVE_RUN` cells of these, and then those sums: ``d`` additions for any term, by
   :func:`native_ulps`; in a plane that is one window in a tree, with no more of them. That is ``d`` below and ``d + 1``
   above, with the product, and 2 for the quotient: ``2 d + 3 + NATIVE_EXP``. Scaling by powers of two adds nothing.
-- Where it takes a second look (float32, windows 2 or 3 wide on long rows), ``y = y1 + sum(w (x - y1)) / sum(w)`` errs
+- Where it takes a second look (float32, windows 2 or 3 wide along rows), ``y = y1 + sum(w (x - y1)) / sum(w)`` errs
   by at most 6 for the terms of the sum, relative to the mean of ``|x - y1|``, 1 for the last addition, and
-  ``NATIVE_EXP``: what the first look lost, 2^-14 and some ``u``, enters in second order. The promise covers both.
+  ``NATIVE_EXP``: what the first look lost, 2^-14 and some ``u``, enters in second order. 3x3 windows one apart take it
+  by columns with means ``c``: a term rounds at most 7 times relative to ``|x - c|``, a column at most 6 times relative
+  to ``|c - y1|``. The squares of the means of these two add up to the variance at most, so both together come to
+  ``sqrt(7^2 + 6^2) = 9.3``, and all to ``12.8``. The promise covers each of these.
 - float16 and bfloat16 are computed as float32, so the same number of ULP of float32 stands beside half an ULP of their
   own. The other half is at least 2^12 ULP of float32: a native kernel is within 1 ULP of the magnitude in these types.
 - A CUDA kernel promises :func:`cuda_ulps`: it takes ``2^x`` from the GPU's own unit, relative to the window's largest
