@@ -48,7 +48,7 @@ CODES = {
     "bfloat16": TensorProto.BFLOAT16,
 }
 WAYS = ("native", "function", "standard")
-KINDS = ("zeros", "ramp", "normal", "levels")
+KINDS = ("zeros", "ramp", "normal", "levels", "upper")
 EXAMPLES = 40
 """Cases of a batch."""
 
@@ -63,7 +63,8 @@ MOST_CELLS = 6000
 class Values:
     """A tensor's values, as a recipe: a ``kind`` times ``scale``, then ``planted`` numbers at flat positions.
 
-    ``levels`` is normal with whole stretches far above and below the others.
+    ``levels`` is normal with whole stretches far above and below the others; of ``upper`` the first cells, a share that
+    the seed says, are 10000 times as large.
     """
 
     kind: str = "zeros"
@@ -79,6 +80,7 @@ class Values:
             "ramp": lambda: np.arange(size, dtype=float),
             "normal": lambda: rng.standard_normal(size),
             "levels": lambda: rng.standard_normal(size) + rng.choice([0, -3, -50, 40], size // 8 + 1).repeat(8)[:size],
+            "upper": lambda: rng.standard_normal(size) * np.where(np.arange(size) < rng.random() * size, 1e4, 1),
         }[self.kind]()
         with np.errstate(all="ignore"):
             values = values * self.scale
@@ -198,8 +200,11 @@ def why_not_native(operator: str) -> str:
 
 @st.composite
 def windows(draw: Any) -> Window:
-    """Mostly small windows; now and then a long one, and strides that leave cells out."""
+    """Mostly small windows, a third as in networks; now and then a long one, and strides that leave cells out."""
     rank = draw(st.integers(1, 3))
+    if draw(st.sampled_from([False, False, True])):
+        side = draw(st.integers(2, 3))
+        return Window.of(rank, side, draw(st.integers(1, 2)), draw(st.integers(0, side // 2)), 1, draw(st.booleans()))
     longest = draw(st.sampled_from([3, 3, 5, {1: 40, 2: 12, 3: 5}[rank]]))
 
     def per_axis(numbers: st.SearchStrategy[int]) -> tuple[int, ...]:
@@ -218,7 +223,7 @@ def shapes(draw: Any, window: Window) -> tuple[int, ...]:
 
     (Without channels ONNX Runtime's own poolings, and so function bodies and standard forms, refuse to run.)
     """
-    batch, channels = draw(st.sampled_from([(1, 1), (2, 3), (1, 5), (3, 1), (0, 2)]))
+    batch, channels = draw(st.sampled_from([(1, 1), (1, 1), (2, 3), (1, 5), (3, 1), (0, 2)]))
     spread = draw(st.sampled_from([2, 9, 9, 30, {1: 6000, 2: 400, 3: 60}[window.rank]]))
     axes = zip(window.extent, window.pad, window.tail, strict=True)
     least = [max(1, extent - pad - tail) for extent, pad, tail in axes]
@@ -243,10 +248,24 @@ def recipes(draw: Any, dtype: str) -> Values:
         st.floats(-largest, largest, width=64),
         st.floats(-100, 100, width=32),
     )
-    scales = [1.0, 20.0, 60.0, 400.0, 1e4, 1e-3, 1e-6, 1e-20, normal, 8 * denormal, largest / 64, largest / 2]
+    scales = [
+        1.0,
+        20.0,
+        60.0,
+        400.0,
+        1e4,
+        1e-3,
+        1e-6,
+        1e-20,
+        normal,
+        8 * denormal,
+        largest / 1e4,
+        largest / 64,
+        largest / 2,
+    ]
     planted = draw(st.lists(st.tuples(st.integers(0, 4000), numbers), max_size=10))
     kind, scale = draw(st.sampled_from(KINDS)), draw(st.sampled_from(scales))
-    seed = draw(st.integers(0, 1000)) if kind in ("normal", "levels") else 0
+    seed = draw(st.integers(0, 1000)) if kind not in ("zeros", "ramp") else 0
     return Values(kind, scale, seed, tuple(planted))
 
 
