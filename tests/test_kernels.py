@@ -113,7 +113,7 @@ HUGE = {"SoftPool": 2e4, "LocalImportancePool": 2e4, "StochasticPool": 2e38}
 @EACH
 @OVERLAPPING
 def test_huge_cells_down_to_any_row(method, window, size):
-    """Windows with cells too huge for registers are done one by one, also where only rows that others shared hold them."""
+    """Windows with cells too huge for registers are done one by one, even where only shared rows hold them."""
     for row in range(0, size[0], size[0] // 40 + 1):
         inputs = pair((1, 1, *size))[: len(method.inputs)]
         inputs[-1][:, :, : row + 1] = HUGE[method.op_type]

@@ -1,5 +1,6 @@
 """Export proves itself: what comes out wrong, or does not load, is refused with the node and its line."""
 
+import gc
 import re
 import sys
 import warnings
@@ -51,6 +52,22 @@ def spoiled(monkeypatch, spoil):
 
 def node(model, op_type):
     return next(one for one in model.graph if one.op_type == op_type)
+
+
+def test_copies_of_the_module_are_gone_when_the_model_runs(monkeypatch, tmp_path):
+    """They hold three times its weights, which ONNX Runtime needs twice more."""
+    alive = []
+    run = prove.prove
+
+    def counting(*args):
+        gc.collect()
+        alive.append(sum(type(one) is Wrong for one in gc.get_objects()))
+        return run(*args)
+
+    monkeypatch.setattr(prove, "prove", counting)
+    module = Wrong()
+    onnxpool.export(module, (X,), tmp_path / "m.onnx")
+    assert alive == [1]
 
 
 def test_what_was_checked_is_told(tmp_path):

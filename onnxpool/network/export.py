@@ -90,14 +90,19 @@ def export(
             answering = from_torch.answers(module, model, call.args, call.kwargs, evaluate=evaluate)
         if wanted:
             answers = from_torch.record(module, model, call.args, call.kwargs, evaluate=evaluate, answering=answering)
-            if program.exported_program is not None and answers.cases[0].name == "example":
-                trace = traced.trace(program.exported_program, model, answers.cases[0])
-                answers = replace(answers, trace=trace)
     except GoldenError as error:  # the model is written all the same
         refused = error
+    exported = program.exported_program
+    assert exported is not None
+    unproven = prove.why_not(answering)
+    asked = None
+    if check and answering is not None and not unproven:
+        asked = prove.cases_of(model, exported, answering, answers)
+    answering = None  # with its copies of the module, which hold three times its weights
+    if answers is not None and answers.cases[0].name == "example":
+        answers = replace(answers, trace=traced.trace(exported, model, answers.cases[0]))
     if check:
-        assert program.exported_program is not None
-        proof = prove.prove(model, program.exported_program, answering, answers)
+        proof = prove.prove(model, exported, *asked) if asked is not None else prove.Proof((), (unproven,))
         model.meta[prove.KEY] = proof
         if not proof.cases:
             warnings.warn(f"{type(module).__name__}: {'; '.join(proof.sentences())}", stacklevel=2)

@@ -53,24 +53,22 @@ class Proof:
         return [f"checked in ONNX Runtime: {cases}" if cases else "nothing was checked", *self.notes]
 
 
-def prove(
-    model: ir.Model,
-    program: "torch.export.ExportedProgram",
-    answering: Answering | None,
-    known: Golden | None = None,
-) -> Proof:
-    """Run ``model``, which was made of ``program``, beside the module that answers; correct the sizes that it declares.
+def why_not(answering: Answering | None) -> str:
+    """Why nothing can be checked; empty where it can. Without ``answering`` the module could not be asked."""
+    return onnxruntime.why_not({}) or ("" if answering else "inputs or outputs of module and model differ in number")
 
-    ``known`` holds answers that are there already; without ``answering`` the module could not be asked.
+
+def prove(
+    model: ir.Model, program: "torch.export.ExportedProgram", cases: Sequence[Case], notes: Sequence[str] = ()
+) -> Proof:
+    """Run ``model``, which was made of ``program``, on ``cases``; correct the sizes that it declares.
+
+    ``notes`` are what is to be said of the cases (:func:`cases_of`).
     Raises :class:`ExportError` where ONNX Runtime refuses the model or gives something else, with the first node that
     is wrong.
     """
-    if reason := onnxruntime.why_not({}):
-        return Proof((), (reason,))
-    if answering is None:
-        return Proof((), ("inputs or outputs of module and model differ in number",))
     whole = forms.to_form(model, "function") if forms.form_of(model) == "custom" else model
-    cases, notes = _cases(model, program, answering, known)
+    notes = list(notes)
     try:
         run = opened(whole)
     except Exception as error:
@@ -108,10 +106,13 @@ def opened(model: ir.Model) -> Callable[[Feeds], Feeds]:
 # --- the cases
 
 
-def _cases(
-    model: ir.Model, program: "torch.export.ExportedProgram", answering: Answering, known: Golden | None
+def cases_of(
+    model: ir.Model, program: "torch.export.ExportedProgram", answering: Answering, known: Golden | None = None
 ) -> tuple[list[Case], list[str]]:
-    """The example and other sizes that the module takes, answered; and what is to be said of the others."""
+    """The example and other sizes that the module takes, answered; and what is to be said of the others.
+
+    ``known`` holds answers that are there already.
+    """
     assert answering.example is not None
     yardstick = own_error(answering.own, model, answering.otherwise, answering.pointed)
 
