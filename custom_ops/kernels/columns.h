@@ -5,13 +5,16 @@
 // An item is a band of one plane's rows of outputs, in all slices; where these are wide a part of the columns.
 #pragma once
 
-#include "sums.h"
-#include "window.h"
+#include "steps.h"
 
 namespace onnxpool::ONNXPOOL_ISA {
 
 template <template <class, class> class OfMethod, class T>
-class ColumnsLoop {
+class ColumnsLoop : public Steps<ColumnsLoop<OfMethod, T>, T> {
+  using Base = Steps<ColumnsLoop, T>;
+  friend Base;
+  using Base::form_, Base::inputs_, Base::other_scale_, Base::plan_, Base::scale_, Base::schedule_, Base::scratch_;
+  using Base::y_;
   using Value = Wide<T>;
   using V = Vec<Value>;
   using Method = OfMethod<Value, double>;
@@ -50,30 +53,11 @@ class ColumnsLoop {
     s.band = parts(height.out, s.bands);
     s.bands = parts(height.out, s.band);
     s.steps = s.units * s.bands * s.tiles;
-    s.steps_per_task = kTaskCells / (s.band * height.stride * s.slices * s.columns) + 1;
-    s.tasks = parts(s.steps, s.steps_per_task);
-    s.scratch_bytes = static_cast<size_t>(3 * Rooms(plan, s).all() * kVectorBytes);
+    Base::count_tasks(&s, s.band * height.stride * s.slices * s.columns, Rooms(plan, s).all());
     return s;
   }
 
-  ColumnsLoop(const Plan& plan, const Schedule& schedule, const Inputs<T>& inputs, T* y, void* scratch)
-      : plan_(plan), schedule_(schedule), inputs_(inputs), y_(y), scratch_(static_cast<V*>(scratch)) {}
-
-  // See LanesLoop::step.
-  void step(int64_t step) {
-    place(step);
-    if (form_ == kPlain) {
-      if (pool<false>()) return;
-      if (other_scale_ != 0) {
-        scale_ = other_scale_;
-        if (pool<false>()) return;
-      }
-      form_ = kRange;
-    }
-    if (form_ == kRange && pool<true>()) return;
-    form_ = kCareful;
-    if (!pool<true>()) repair();
-  }
+  using Base::Base;
 
  private:
   static constexpr int64_t kMostTaps = 8;                   // of a kernel, along each axis
@@ -117,7 +101,6 @@ class ColumnsLoop {
     }
   }
 
-  // False where weights are out of range; ranged, where that needs care; carefully, where a cell is huge.
   template <bool kRanged>
   KEEP_CALL bool pool() {
     const PlannedAxis &depth = plan_.depth, &height = plan_.height, &width = plan_.width;
@@ -136,7 +119,7 @@ class ColumnsLoop {
                          : side == 3 ? &ColumnsLoop::across<kRanged, k3>
                                      : &ColumnsLoop::across<kRanged, 0>;
     W weights(depth.kernel * height.kernel * width.kernel, scale_);
-    if (kRanged && form_ == kCareful) weights.be_careful();
+    if (kRanged && form_ == Base::kCareful) weights.be_careful();
     const int64_t at_once = (schedule_.rows - height.kernel) / height.stride + 1;
     for (int64_t r = 0, next = 0; r < rows_out_;) {
       const int64_t last = least(r + at_once, rows_out_), end = (last - 1) * height.stride + height.kernel;
@@ -148,7 +131,7 @@ class ColumnsLoop {
       }
       for (next = end; r < last; ++r) (this->*results)(r, rows, line, weights.unscale());
     }
-    if (kRanged && weights.calm()) form_ = kPlain;
+    if (kRanged && weights.calm()) form_ = Base::kPlain;
     return !kRanged || weights.right();
   }
 
@@ -266,13 +249,6 @@ class ColumnsLoop {
     }
   }
 
-  const Plan& plan_;
-  const Schedule& schedule_;
-  const Inputs<T> inputs_;
-  T* const y_;
-  V* const scratch_;
-  enum { kPlain, kRange, kCareful } form_ = kPlain;
-  Value scale_ = 1, other_scale_ = 0;  // of plain form
   // The item: its outputs, and its first cell and rows, in the input or in the padding.
   int64_t plane_ = 0, row_out_ = 0, rows_out_ = 0, column_out_ = 0, columns_out_ = 0, row_ = 0, column_ = 0;
   Edge edges_[kRegisters];

@@ -38,39 +38,32 @@ struct Piece<float> {
 };
 
 // Some outputs along an axis, and the cells that their windows reach.
-struct OutputPart {
-  int64_t output, output_end, cell, cell_end;
+struct OutputsPart {
+  Range outputs, cells;
 
-  OutputPart(const PlannedAxis& axis, const GradientParts& parts, int64_t index) {
-    output = index * parts.own, output_end = least(axis.out, output + parts.own);
-    cell = most(0, output * axis.stride - axis.pad);
-    cell_end = most(cell, least(axis.in, (output_end - 1) * axis.stride - axis.pad + axis.extent));
+  OutputsPart(const PlannedAxis& axis, const GradientParts& parts, int64_t index) {
+    outputs = {index * parts.own, least(axis.out, (index + 1) * parts.own)};
+    cells.begin = most(0, outputs.begin * axis.stride - axis.pad);
+    cells.end = most(cells.begin, least(axis.in, (outputs.end - 1) * axis.stride - axis.pad + axis.extent));
   }
-  int64_t cells() const { return cell_end - cell; }
-  int64_t outputs() const { return output_end - output; }
 };
 
 template <class T>
-class DrawLoop {
-  using Value = Wide<T>;
-  using V = Vec<Value>;
+class DrawLoop : PartLoop<OutputsPart, T> {
+  using Base = PartLoop<OutputsPart, T>;
+  using typename Base::V;
+  using typename Base::Value;
+  using Base::plan_, Base::planes_, Base::schedule_;
   using D = Vec<double>;
   using I = Ints<double>;
-  static constexpr int64_t kN = kLanes<Value>;
   static constexpr size_t kPieces = sizeof(double) / sizeof(Value);
-  static constexpr int64_t kCells = 2048;  // of a part, about: what is held of it fits the second cache
 
  public:
   static GradientSchedule schedule(const Plan& plan) {
-    GradientSchedule s;
-    const int64_t slices = least(plan.depth.in, 2 * plan.depth.extent), rows = least(plan.height.in, plan.height.extent);
-    s.width = parts(plan.width, kCells / (slices * rows));
-    s.height = parts(plan.height, kCells / (slices * s.width.cells));
-    s.depth = parts(plan.depth, kCells / (s.height.cells * s.width.cells));
-    s.groups = (plan.planes + kN - 1) / kN;
-    s.tasks = s.groups * s.depth.parts * s.height.parts * s.width.parts;
-    const size_t window = static_cast<size_t>(window_cells(plan));
-    s.scratch_bytes = static_cast<size_t>(cells(s) + 3 * outputs(s)) * kVectorBytes + window * 2 * sizeof(int64_t);
+    GradientSchedule s = Base::divided(plan, parts);
+    const size_t window = static_cast<size_t>(Base::window_cells(plan));
+    s.scratch_bytes =
+        static_cast<size_t>(Base::cells(s) + 3 * Base::outputs(s)) * kVectorBytes + window * 2 * sizeof(int64_t);
     return s;
   }
 
@@ -82,16 +75,7 @@ class DrawLoop {
   }
 
  private:
-  DrawLoop(const Plan& plan, const GradientSchedule& s, int64_t index)
-      : plan_(plan),
-        schedule_(s),
-        depth_(plan.depth, s.depth, index / s.groups / s.width.parts / s.height.parts),
-        height_(plan.height, s.height, index / s.groups / s.width.parts % s.height.parts),
-        width_(plan.width, s.width, index / s.groups % s.width.parts) {
-    cells_.first = index % s.groups * kN;
-    cells_.used = least(kN, plan.planes - cells_.first);
-    numbers_.first = cells_.first, numbers_.used = cells_.used;
-  }
+  using Base::Base;
 
   // Parts of about so many cells, but of several windows, so that not too many cells are loaded twice.
   static GradientParts parts(const PlannedAxis& axis, int64_t wanted) {
@@ -104,14 +88,6 @@ class DrawLoop {
     return found;
   }
 
-  // In registers, with room for what whole registers write beyond.
-  static int64_t cells(const GradientSchedule& s) { return s.depth.cells * s.height.cells * s.width.cells + kN; }
-  static int64_t outputs(const GradientSchedule& s) { return s.depth.outputs * s.height.outputs * s.width.outputs + kN; }
-  static int64_t window_cells(const Plan& plan) {
-    const auto most_inside = [](const PlannedAxis& axis) { return least(axis.kernel, axis.in); };
-    return most_inside(plan.depth) * most_inside(plan.height) * most_inside(plan.width);
-  }
-
   // The cells of a window: where they are in the box, and in the plane, from its start on.
   struct Cells {
     int64_t* box;
@@ -120,45 +96,41 @@ class DrawLoop {
   };
 
   void run(const T* x, const Value* uniforms, T* y, Value* places, V* scratch) {
+    const int64_t outputs_room = Base::outputs(schedule_);
     V* const box = scratch;
-    V* const numbers = box + cells(schedule_);
-    V* const drawn = numbers + outputs(schedule_);
-    V* const at = drawn + outputs(schedule_);
-    auto* const plane_of = reinterpret_cast<double*>(at + outputs(schedule_));
-    auto* const box_of = reinterpret_cast<int64_t*>(plane_of + window_cells(plan_));
-    load_box(x, box);
-    const int64_t slice = plan_.height.out * plan_.width.out, plane = plan_.depth.out * slice;
-    each_run([&](int64_t to, int64_t count, int64_t from) {
-      numbers_.load_run(uniforms, plane, to, count, numbers + from);
+    V* const numbers = box + Base::cells(schedule_);
+    V* const drawn = numbers + outputs_room;
+    V* const at = drawn + outputs_room;
+    auto* const plane_of = reinterpret_cast<double*>(at + outputs_room);
+    auto* const box_of = reinterpret_cast<int64_t*>(plane_of + Base::window_cells(plan_));
+    const PlanesInLanes<Value> wide{planes_.first, planes_.used};
+    const int64_t inputs = plan_.depth.in * plan_.height.in * plan_.width.in;
+    const int64_t outputs = plan_.depth.out * plan_.height.out * plan_.width.out;
+    Base::each_run_of_cells([&](int64_t from, int64_t count, int64_t in_box) {
+      planes_.load_run(x, inputs, from, count, box + in_box);
+    });
+    Base::each_run_of_outputs([&](int64_t from, int64_t count, int64_t in_box) {
+      wide.load_run(uniforms, outputs, from, count, numbers + in_box);
     });
     draw(box, numbers, drawn, at, Cells{box_of, plane_of, 0});
     // From the first run to the last: a register's worth beyond a run is the next one's.
-    each_run([&](int64_t to, int64_t count, int64_t from) {
-      cells_.store_run(drawn + from, plane, to, count, y);
-      numbers_.store_run(at + from, plane, to, count, places);
+    Base::each_run_of_outputs([&](int64_t to, int64_t count, int64_t in_box) {
+      planes_.store_run(drawn + in_box, outputs, to, count, y);
+      wide.store_run(at + in_box, outputs, to, count, places);
     });
   }
 
-  // Every window, in the order of outputs.
   KEEP_CALL void draw(const V* box, const V* numbers, V* drawn, V* places, Cells window) const {
-    Clip z, h, w, known_z, known_h, known_w;
-    for (int64_t i = depth_.output; i < depth_.output_end; ++i) {
-      z = Clip(plan_.depth, i);
-      for (int64_t j = height_.output; j < height_.output_end; ++j) {
-        h = Clip(plan_.height, j);
-        for (int64_t k = width_.output; k < width_.output_end; ++k) {
-          w = Clip(plan_.width, k);
-          if (!z.same_cells(known_z) || !h.same_cells(known_h) || !w.same_cells(known_w)) {
-            window.count = place(z, h, w, window);
-            known_z = z, known_h = h, known_w = w;
-          }
-          const int64_t row = (z.start - depth_.cell) * height_.cells() + h.start - height_.cell;
-          const V* const start = box + (row * width_.cells() + w.start - width_.cell);
-          const int64_t in_plane = (z.start * plan_.height.in + h.start) * plan_.width.in + w.start;
-          one(start, window, static_cast<double>(in_plane), numbers++, drawn++, places++);
-        }
-      }
-    }
+    const auto place = [&](const Clip& z, const Clip& h, const Clip& w) {
+      window.count = 0;
+      Base::each_cell(z, h, w, [&](int64_t in_box, int64_t in_plane) {
+        window.box[window.count] = in_box, window.plane[window.count++] = static_cast<double>(in_plane);
+      });
+    };
+    Base::each_window(place, [&](int64_t z, int64_t h, int64_t w, int64_t start) INLINED {
+      const int64_t in_plane = (z * plan_.height.in + h) * plan_.width.in + w;
+      one(box + start, window, static_cast<double>(in_plane), numbers++, drawn++, places++);
+    });
   }
 
   // Pieces of registers in memory.
@@ -214,53 +186,6 @@ class DrawLoop {
     const D power = number_of<double>(whole_bits<double>(top) & INT64_C(0x7ff0000000000000));
     return larger(1 / power, all(0x1p-1022));  // and where a cell is infinite
   }
-
-  int64_t place(const Clip& z, const Clip& h, const Clip& w, const Cells& to) const {
-    int64_t count = 0;
-    for (int64_t i = z.first; i < z.last; ++i) {
-      for (int64_t j = h.first; j < h.last; ++j) {
-        const int64_t slice = i * plan_.depth.dilation, row = j * plan_.height.dilation;
-        for (int64_t k = w.first; k < w.last; ++k, ++count) {
-          const int64_t column = k * plan_.width.dilation;
-          to.box[count] = (slice * height_.cells() + row) * width_.cells() + column;
-          to.plane[count] = static_cast<double>((slice * plan_.height.in + row) * plan_.width.in + column);
-        }
-      }
-    }
-    return count;
-  }
-
-  // Rows that follow each other without a gap are one run.
-  void load_box(const T* x, V* box) const {
-    const PlannedAxis &height = plan_.height, &width = plan_.width;
-    const int64_t plane = plan_.depth.in * height.in * width.in;
-    const bool whole_rows = width_.cells() == width.in;
-    const int64_t run = whole_rows ? height_.cells() * width.in : width_.cells();
-    for (int64_t i = depth_.cell; i < depth_.cell_end; ++i) {
-      for (int64_t j = height_.cell; j < (whole_rows ? height_.cell + 1 : height_.cell_end); ++j, box += run) {
-        cells_.load_run(x, plane, (i * height.in + j) * width.in + width_.cell, run, box);
-      }
-    }
-  }
-  // visit(where it is in a plane of outputs, how many, where in the part) for each run of outputs.
-  template <class Visit>
-  void each_run(const Visit& visit) const {
-    const PlannedAxis &height = plan_.height, &width = plan_.width;
-    const bool whole_rows = width_.outputs() == width.out;
-    const int64_t run = whole_rows ? height_.outputs() * width.out : width_.outputs();
-    int64_t from = 0;
-    for (int64_t i = depth_.output; i < depth_.output_end; ++i) {
-      for (int64_t j = height_.output; j < (whole_rows ? height_.output + 1 : height_.output_end); ++j, from += run) {
-        visit((i * height.out + j) * width.out + width_.output, run, from);
-      }
-    }
-  }
-
-  const Plan& plan_;
-  const GradientSchedule& schedule_;
-  const OutputPart depth_, height_, width_;
-  PlanesInLanes<T> cells_;
-  PlanesInLanes<Value> numbers_;
 };
 
 // Gradients go to the cells that were drawn. The first axis that has more than one cell is divided.
@@ -292,9 +217,9 @@ class DrawnSlopes {
     const PlannedAxis& axis = first_axis(plan);
     const int64_t inputs = cells(plan), outputs = plan.depth.out * plan.height.out * plan.width.out;
     const int64_t slice = inputs / axis.in, first = index / s.depth.parts * s.depth.outputs;
-    const AxisPart part(axis, s.depth, index % s.depth.parts);
-    const int64_t own = part.own * slice, count = (part.own_end - part.own) * slice;
-    const int64_t begin = part.output * (outputs / axis.out), end = part.output_end * (outputs / axis.out);
+    const CellsPart part(axis, s.depth, index % s.depth.parts);
+    const int64_t own = part.own.begin * slice, count = part.own.count() * slice;
+    const int64_t begin = part.outputs.begin * (outputs / axis.out), end = part.outputs.end * (outputs / axis.out);
     for (int64_t plane = first; plane < least(plan.planes, first + s.depth.outputs); ++plane) {
       add_up(static_cast<const T*>(grad) + plane * outputs, static_cast<const Place*>(places) + plane * outputs, begin, end,
              own, count, static_cast<Value*>(scratch));

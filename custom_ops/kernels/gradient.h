@@ -7,6 +7,7 @@
 // forward pass is kept. What is added up is of the type that is computed in, float for short cells.
 #pragma once
 
+#include "parts.h"
 #include "weights.h"
 
 namespace onnxpool::ONNXPOOL_ISA {
@@ -137,90 +138,35 @@ struct StochasticGradient {
   }
 };
 
-// Cells of planes as registers, one plane in each lane.
-template <class T>
-struct PlanesInLanes {
-  using Value = Wide<T>;
-  using V = Vec<Value>;
-  static constexpr int64_t kN = kLanes<Value>;
-
-  int64_t first = 0, used = 0;  // planes; lanes that have none take the last one again, and write nothing
-
-  // `count` cells of each plane, from `at` on; writes whole registers' worth of them.
-  void load_run(const T* cells, int64_t plane_cells, int64_t at, int64_t count, V* box) const {
-    for (int64_t i = 0; i < count; i += kN) {
-      V rows[kRoom<Value>];
-      UNROLL_NONE
-      for (int64_t lane = 0; lane < kN; ++lane) {
-        const T* const from = cells + (first + least(lane, used - 1)) * plane_cells + at + i;
-        rows[lane] = count - i >= kN ? load(from) : load_part(from, Span<T>(0, count - i));
-      }
-      transpose<Value>(rows);
-      for (int64_t j = 0; j < kN; ++j) box[i + j] = rows[j];
-    }
-  }
-  void store_run(const V* box, int64_t plane_cells, int64_t at, int64_t count, T* cells) const {
-    for (int64_t i = 0; i < count; i += kN) {
-      V rows[kRoom<Value>];
-      for (int64_t j = 0; j < kN; ++j) rows[j] = box[i + j];
-      transpose<Value>(rows);
-      UNROLL_NONE
-      for (int64_t lane = 0; lane < used; ++lane) {
-        T* const to = cells + (first + lane) * plane_cells + at + i;
-        if (count - i >= kN) store(rows[lane], to); else store_part(rows[lane], Span<T>(0, count - i), to);
-      }
-    }
-  }
-};
-
 // A part of one axis: its own cells, those that its windows reach, and the outputs of these.
-struct AxisPart {
-  int64_t own, own_end, cell, cell_end, output, output_end;
+struct CellsPart {
+  Range own, cells, outputs;
 
-  AxisPart(const PlannedAxis& axis, const GradientParts& parts, int64_t index) {
-    own = index * parts.own, own_end = least(axis.in, own + parts.own);
-    const int64_t reach = own + axis.pad - axis.extent + axis.stride;  // of the first window that is not before it
-    output = least(axis.out, reach > 0 ? reach / axis.stride : 0);
-    output_end = most(output, least(axis.out, (own_end - 1 + axis.pad) / axis.stride + 1));
-    cell = own, cell_end = own_end;
-    if (output < output_end) {
-      cell = most(0, least(own, output * axis.stride - axis.pad));
-      cell_end = most(own_end, least(axis.in, (output_end - 1) * axis.stride - axis.pad + axis.extent));
+  CellsPart(const PlannedAxis& axis, const GradientParts& parts, int64_t index) {
+    own = {index * parts.own, least(axis.in, (index + 1) * parts.own)};
+    const int64_t reach = own.begin + axis.pad - axis.extent + axis.stride;  // of the first window that is not before it
+    outputs.begin = least(axis.out, reach > 0 ? reach / axis.stride : 0);
+    outputs.end = most(outputs.begin, least(axis.out, (own.end - 1 + axis.pad) / axis.stride + 1));
+    cells = own;
+    if (outputs.count() > 0) {
+      cells.begin = most(0, least(own.begin, outputs.begin * axis.stride - axis.pad));
+      cells.end = most(own.end, least(axis.in, (outputs.end - 1) * axis.stride - axis.pad + axis.extent));
     }
   }
-  int64_t cells() const { return cell_end - cell; }
-  int64_t outputs() const { return output_end - output; }
-};
-
-// The kernel's cells [first, last) that lie in the input, for a window that starts at `start`.
-struct Clip {
-  int64_t start = 0, first = 0, last = 0;
-
-  Clip() = default;
-  Clip(const PlannedAxis& axis, int64_t output) : start(output * axis.stride - axis.pad) {
-    first = start >= 0 ? 0 : (-start + axis.dilation - 1) / axis.dilation;
-    last = least(axis.kernel, (axis.in - start + axis.dilation - 1) / axis.dilation);
-  }
-  bool same_cells(const Clip& other) const { return first == other.first && last == other.last; }
 };
 
 template <template <class> class OfGradient, size_t kInputs, class T>
-class GradientLoop {
-  using Value = Wide<T>;
-  using V = Vec<Value>;
-  static constexpr int64_t kN = kLanes<Value>;
-  static constexpr int64_t kCells = 2048;  // of a part, about: what is held of it fits the second cache
+class GradientLoop : PartLoop<CellsPart, T> {
+  using Base = PartLoop<CellsPart, T>;
+  using typename Base::V;
+  using typename Base::Value;
+  using Base::depth_, Base::height_, Base::width_, Base::plan_, Base::planes_, Base::schedule_;
 
  public:
   static GradientSchedule schedule(const Plan& plan) {
-    GradientSchedule s;
-    const int64_t slices = least(plan.depth.in, 2 * plan.depth.extent), rows = least(plan.height.in, plan.height.extent);
-    s.width = parts(plan.width, kCells / (slices * rows));
-    s.height = parts(plan.height, kCells / (slices * s.width.cells));
-    s.depth = parts(plan.depth, kCells / (s.height.cells * s.width.cells));
-    s.groups = (plan.planes + kN - 1) / kN;
-    s.tasks = s.groups * s.depth.parts * s.height.parts * s.width.parts;
-    const int64_t window = window_cells(plan), boxes = 2 * static_cast<int64_t>(kInputs) * cells(s) + outputs(s);
+    GradientSchedule s = Base::divided(plan, parts);
+    const int64_t window = Base::window_cells(plan);
+    const int64_t boxes = 2 * static_cast<int64_t>(kInputs) * Base::cells(s) + Base::outputs(s);
     s.scratch_bytes =
         static_cast<size_t>(boxes + 2 * window) * kVectorBytes + static_cast<size_t>(window) * sizeof(int32_t);
     return s;
@@ -232,15 +178,7 @@ class GradientLoop {
   }
 
  private:
-  GradientLoop(const Plan& plan, const GradientSchedule& s, int64_t index)
-      : plan_(plan),
-        schedule_(s),
-        depth_(plan.depth, s.depth, index / s.groups / s.width.parts / s.height.parts),
-        height_(plan.height, s.height, index / s.groups / s.width.parts % s.height.parts),
-        width_(plan.width, s.width, index / s.groups % s.width.parts) {
-    planes_.first = index % s.groups * kN;
-    planes_.used = least(kN, plan.planes - planes_.first);
-  }
+  using Base::Base;
 
   // Parts of about so many cells, but of several windows, so that not too many are computed twice.
   static GradientParts parts(const PlannedAxis& axis, int64_t wanted) {
@@ -254,113 +192,56 @@ class GradientLoop {
     return found;
   }
 
-  // In registers, with room for what whole registers write beyond.
-  static int64_t cells(const GradientSchedule& s) { return s.depth.cells * s.height.cells * s.width.cells + kN; }
-  static int64_t outputs(const GradientSchedule& s) { return s.depth.outputs * s.height.outputs * s.width.outputs + kN; }
-  static int64_t window_cells(const Plan& plan) {
-    const auto most_inside = [](const PlannedAxis& axis) { return least(axis.kernel, axis.in); };
-    return most_inside(plan.depth) * most_inside(plan.height) * most_inside(plan.width);
-  }
-
   void run(const void* const* inputs, const T* grad, void* const* slopes, V* scratch) {
-    const int64_t cells_room = cells(schedule_);
+    const int64_t cells_room = Base::cells(schedule_), plane = plan_.depth.in * plan_.height.in * plan_.width.in;
     V *box[2], *slope[2];
-    for (size_t i = 0; i < kInputs; ++i) {
-      box[i] = scratch, slope[i] = scratch + cells_room, scratch += 2 * cells_room;
-      load_box(static_cast<const T*>(inputs[i]), box[i]);
-      const int64_t count = depth_.cells() * height_.cells() * width_.cells();
-      for (int64_t j = 0; j < count; ++j) slope[i][j] = V{};
+    for (size_t n = 0; n < kInputs; ++n) {
+      box[n] = scratch, slope[n] = scratch + cells_room, scratch += 2 * cells_room;
+      Base::each_run_of_cells([&](int64_t at, int64_t count, int64_t in_box) {
+        planes_.load_run(static_cast<const T*>(inputs[n]), plane, at, count, box[n] + in_box);
+      });
+      const int64_t count = depth_.cells.count() * height_.cells.count() * width_.cells.count();
+      for (int64_t i = 0; i < count; ++i) slope[n][i] = V{};
     }
     V* const g = scratch;
-    load_grad(grad, g);
-    V* const kept = g + outputs(schedule_);
-    WindowCells<V> window{box[0], box[kInputs - 1], slope[0], slope[kInputs - 1], nullptr, 0, kept,
-                          kept + window_cells(plan_)};
-    send(window, g, reinterpret_cast<int32_t*>(kept + 2 * window_cells(plan_)));
-    for (size_t i = 0; i < kInputs; ++i) store_own(slope[i], static_cast<T*>(slopes[i]));
+    Base::each_run_of_outputs([&](int64_t at, int64_t count, int64_t in_box) {
+      planes_.load_run(grad, plan_.depth.out * plan_.height.out * plan_.width.out, at, count, g + in_box);
+    });
+    V* const kept = g + Base::outputs(schedule_);
+    const int64_t window_cells = Base::window_cells(plan_);
+    WindowCells<V> window{box[0], box[kInputs - 1], slope[0], slope[kInputs - 1], nullptr, 0, kept, kept + window_cells};
+    send(window, g, reinterpret_cast<int32_t*>(kept + 2 * window_cells));
+    for (size_t n = 0; n < kInputs; ++n) store_own(slope[n], static_cast<T*>(slopes[n]));
   }
 
-  // Every window, in the order of outputs.
   KEEP_CALL void send(WindowCells<V> window, const V* g, int32_t* at) const {
     const OfGradient<Value> gradient{};
-    Clip z, h, w, known_z, known_h, known_w;
     window.at = at;
     const WindowCells<V> boxes = window;
-    for (int64_t i = depth_.output; i < depth_.output_end; ++i) {
-      z = Clip(plan_.depth, i);
-      for (int64_t j = height_.output; j < height_.output_end; ++j) {
-        h = Clip(plan_.height, j);
-        for (int64_t k = width_.output; k < width_.output_end; ++k) {
-          w = Clip(plan_.width, k);
-          if (!z.same_cells(known_z) || !h.same_cells(known_h) || !w.same_cells(known_w)) {
-            window.count = place(z, h, w, at);
-            known_z = z, known_h = h, known_w = w;
-          }
-          const int64_t row = (z.start - depth_.cell) * height_.cells() + h.start - height_.cell;
-          const int64_t start = row * width_.cells() + w.start - width_.cell;
-          window.x = boxes.x + start, window.logit = boxes.logit + start;
-          window.dx = boxes.dx + start, window.dlogit = boxes.dlogit + start;
-          gradient(window, *g++);
-        }
-      }
-    }
+    const auto place = [&](const Clip& z, const Clip& h, const Clip& w) {
+      window.count = 0;
+      Base::each_cell(z, h, w, [&](int64_t in_box, int64_t) { at[window.count++] = static_cast<int32_t>(in_box); });
+    };
+    Base::each_window(place, [&](int64_t, int64_t, int64_t, int64_t start) INLINED {
+      window.x = boxes.x + start, window.logit = boxes.logit + start;
+      window.dx = boxes.dx + start, window.dlogit = boxes.dlogit + start;
+      gradient(window, *g++);
+    });
   }
 
-  // Where a window's cells are, from its start on; how many they are.
-  int64_t place(const Clip& z, const Clip& h, const Clip& w, int32_t* at) const {
-    int64_t count = 0;
-    for (int64_t i = z.first; i < z.last; ++i) {
-      for (int64_t j = h.first; j < h.last; ++j) {
-        const int64_t row = i * plan_.depth.dilation * height_.cells() + j * plan_.height.dilation;
-        for (int64_t k = w.first; k < w.last; ++k) {
-          at[count++] = static_cast<int32_t>(row * width_.cells() + k * plan_.width.dilation);
-        }
-      }
-    }
-    return count;
-  }
-
-  // Rows that follow each other without a gap are one run.
-  void load_box(const T* cells, V* box) const {
-    const PlannedAxis &height = plan_.height, &width = plan_.width;
-    const int64_t plane_cells = plan_.depth.in * height.in * width.in;
-    const bool whole_rows = width_.cells() == width.in;
-    const int64_t run = whole_rows ? height_.cells() * width.in : width_.cells();
-    for (int64_t i = depth_.cell; i < depth_.cell_end; ++i) {
-      for (int64_t j = height_.cell; j < (whole_rows ? height_.cell + 1 : height_.cell_end); ++j, box += run) {
-        planes_.load_run(cells, plane_cells, (i * height.in + j) * width.in + width_.cell, run, box);
-      }
-    }
-  }
-  void load_grad(const T* grad, V* box) const {
-    const PlannedAxis &height = plan_.height, &width = plan_.width;
-    const int64_t plane_cells = plan_.depth.out * height.out * width.out;
-    const bool whole_rows = width_.outputs() == width.out;
-    const int64_t run = whole_rows ? height_.outputs() * width.out : width_.outputs();
-    for (int64_t i = depth_.output; i < depth_.output_end; ++i) {
-      for (int64_t j = height_.output; j < (whole_rows ? height_.output + 1 : height_.output_end); ++j, box += run) {
-        planes_.load_run(grad, plane_cells, (i * height.out + j) * width.out + width_.output, run, box);
-      }
-    }
-  }
   void store_own(const V* box, T* slopes) const {
     const PlannedAxis &height = plan_.height, &width = plan_.width;
-    const int64_t plane_cells = plan_.depth.in * height.in * width.in;
-    const bool whole_rows = width_.own_end - width_.own == width.in;
-    const int64_t run = whole_rows ? (height_.own_end - height_.own) * width.in : width_.own_end - width_.own;
-    for (int64_t i = depth_.own; i < depth_.own_end; ++i) {
-      for (int64_t j = height_.own; j < (whole_rows ? height_.own + 1 : height_.own_end); ++j) {
-        const int64_t row = (i - depth_.cell) * height_.cells() + j - height_.cell;
-        const V* const from = box + row * width_.cells() + width_.own - width_.cell;
-        planes_.store_run(from, plane_cells, (i * height.in + j) * width.in + width_.own, run, slopes);
+    const int64_t plane = plan_.depth.in * height.in * width.in;
+    const bool whole_rows = width_.own.count() == width.in;
+    const int64_t run = whole_rows ? height_.own.count() * width.in : width_.own.count();
+    for (int64_t i = depth_.own.begin; i < depth_.own.end; ++i) {
+      for (int64_t j = height_.own.begin; j < (whole_rows ? height_.own.begin + 1 : height_.own.end); ++j) {
+        const int64_t row = (i - depth_.cells.begin) * height_.cells.count() + j - height_.cells.begin;
+        const V* const from = box + row * width_.cells.count() + width_.own.begin - width_.cells.begin;
+        planes_.store_run(from, plane, (i * height.in + j) * width.in + width_.own.begin, run, slopes);
       }
     }
   }
-
-  const Plan& plan_;
-  const GradientSchedule& schedule_;
-  const AxisPart depth_, height_, width_;
-  PlanesInLanes<T> planes_;
 };
 
 template <template <class> class OfGradient, size_t kInputs, class T>

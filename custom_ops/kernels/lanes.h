@@ -7,13 +7,16 @@
 // around it that its windows reach. Cells of an item that lie outside the input weigh nothing.
 #pragma once
 
-#include "sums.h"
-#include "window.h"
+#include "steps.h"
 
 namespace onnxpool::ONNXPOOL_ISA {
 
 template <template <class, class> class OfMethod, class T>
-class LanesLoop {
+class LanesLoop : public Steps<LanesLoop<OfMethod, T>, T> {
+  using Base = Steps<LanesLoop, T>;
+  friend Base;
+  using Base::form_, Base::inputs_, Base::other_scale_, Base::plan_, Base::scale_, Base::schedule_, Base::scratch_;
+  using Base::y_;
   using Value = Wide<T>;
   using V = Vec<Value>;
   using Method = OfMethod<Value, double>;
@@ -48,32 +51,11 @@ class LanesLoop {
     s.rows = s.bands == 1 ? height.in : (s.band - 1) * height.stride + height.extent;
     s.steps = (s.units * s.bands * s.tiles + kN - 1) / kN;
     const int64_t step_cells = kN * s.slices * s.rows * s.columns;
-    s.steps_per_task = kTaskCells / step_cells + 1;
-    s.tasks = (s.steps + s.steps_per_task - 1) / s.steps_per_task;
-    s.scratch_bytes = static_cast<size_t>(3 * Rooms(plan, s).all() * kVectorBytes);
+    Base::count_tasks(&s, step_cells, Rooms(plan, s).all());
     return s;
   }
 
-  LanesLoop(const Plan& plan, const Schedule& schedule, const Inputs<T>& inputs, T* y, void* scratch)
-      : plan_(plan), schedule_(schedule), inputs_(inputs), y_(y), scratch_(static_cast<V*>(scratch)) {}
-
-  // Items [step * kN, (step + 1) * kN). Which form of weights they have does not show in their bits, so that it may
-  // depend on the steps before: after one that had to be done again they are at once as that one was, as long as one
-  // needs it.
-  void step(int64_t step) {
-    place(step);
-    if (form_ == kPlain) {
-      if (pool<false>()) return;
-      if (other_scale_ != 0) {
-        scale_ = other_scale_;
-        if (pool<false>()) return;
-      }
-      form_ = kRange;
-    }
-    if (form_ == kRange && pool<true>()) return;
-    form_ = kCareful;
-    if (!pool<true>()) repair();
-  }
+  using Base::Base;
 
  private:
   static constexpr int64_t kColumns = 256, kRow = 200;  // cells of a row, and of rows that are weighed at once
@@ -136,7 +118,6 @@ class LanesLoop {
     }
   }
 
-  // False where weights are out of range; ranged, where that needs care; carefully, where a cell is huge.
   template <bool kRanged>
   KEEP_CALL bool pool() {
     const Schedule& s = schedule_;
@@ -147,7 +128,7 @@ class LanesLoop {
     const bool deep = depth.kernel > 1, tall = counts(height), wide = counts(width) || !(deep || tall);
     const Sums across = slice + (tall ? rooms.across : 0);
     W weights(depth.kernel * height.kernel * width.kernel, scale_);
-    if (kRanged && form_ == kCareful) weights.be_careful();
+    if (kRanged && form_ == Base::kCareful) weights.be_careful();
     const V unscale = weights.unscale();
     for (int64_t z = 0; z < s.slices; ++z) {
       for (int64_t row = 0; row < s.rows; row += rooms.group) {
@@ -173,7 +154,7 @@ class LanesLoop {
     }
     const Sums results = deep ? pile : slice;
     put(results.p);
-    if (kRanged && weights.calm()) form_ = kPlain;
+    if (kRanged && weights.calm()) form_ = Base::kPlain;
     return !kRanged || weights.right();
   }
 
@@ -310,14 +291,7 @@ class LanesLoop {
     }
   }
 
-  const Plan& plan_;
-  const Schedule& schedule_;
-  const Inputs<T> inputs_;
-  T* const y_;
-  V* const scratch_;
   int64_t used_ = 0;
-  enum { kPlain, kRange, kCareful } form_ = kPlain;
-  Value scale_ = 1, other_scale_ = 0;  // of plain form
   Item items_[kRoom<Value>];
 };
 
