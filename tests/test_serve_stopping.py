@@ -192,7 +192,15 @@ def read(server, path):
         return answer.read()
 
 
-def test_a_delay_before_the_drain(tmp_path):
+@pytest.fixture
+def hangups():
+    """Heard by what a test starts, also where the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_a_delay_before_the_drain(tmp_path, hangups):
     """After the signal the server answers on, says that it is not ready, and that connections end."""
     with running(soft(tmp_path / "soft.onnx"), "--drain-delay", "600", "--drain", "5") as server:
         host, _, port = server.address.partition(":")
