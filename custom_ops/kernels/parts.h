@@ -2,7 +2,6 @@
 // and the cells that their windows reach, each in a box of registers. Gradients and draws share this.
 #pragma once
 
-#include "vector.h"
 #include "cells.h"
 #include "geometry.h"
 
@@ -67,7 +66,7 @@ struct Range {
 // other without a gap are one.
 template <class Visit>
 INLINE void each_run(const Range& depth, const Range& height, const Range& width, int64_t plane_height,
-                      int64_t plane_width, const Visit& visit) {
+                     int64_t plane_width, const Visit& visit) {
   const bool whole_rows = width.count() == plane_width;
   const int64_t run = whole_rows ? height.count() * plane_width : width.count();
   int64_t in_box = 0;
