@@ -29,7 +29,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 import fuzz_precision
 
 WINDOW = Window.of(2, 2)
-RNG = np.random.default_rng(0)
 
 
 def model_of(*nodes, weights=(), shape=("batch", 3, 8, 8), outputs=("y",), opset=18):
@@ -62,7 +61,7 @@ def network():
         node("Where", ["large", "lowest", "log"], "masked"),
         node("Softmax", ["masked"], "y", axis=1),
         weights=[
-            ("w", 0.07 * RNG.normal(size=(4, 3, 3, 3))),
+            ("w", 0.07 * np.random.default_rng(0).normal(size=(4, 3, 3, 3))),
             ("twelve", 12.0),
             ("limit", 6.0),
             ("lowest", -1e9),
@@ -250,7 +249,11 @@ def test_int8_goes_through_the_quantiser(tmp_path):
         node("Conv", ["r", "v"], "c"),
         node("Mul", ["c", "steep"], "s"),
         node("Tanh", ["s"], "y"),
-        weights=[("w", RNG.normal(size=(4, 3, 3, 3))), ("v", RNG.normal(size=(2, 4, 1, 1))), ("steep", 1e-3)],
+        weights=[
+            ("w", np.random.default_rng(0).normal(size=(4, 3, 3, 3))),
+            ("v", np.random.default_rng(0).normal(size=(2, 4, 1, 1))),
+            ("steep", 1e-3),
+        ],
     )
     advice = onnxpool.precision(model, tmp_path / "int8.onnx", iter(rows()), to="int8")
     assert advice.error <= advice.budget / 2
@@ -267,12 +270,12 @@ def test_where_int8_weights_lead_to_cut_off_sums_it_says_so_and_takes_uint8(tmp_
         assert saturates() is ("vnni" not in flags)
     if not saturates():
         pytest.skip("this processor adds them rightly")
-    large = RNG.uniform(0.9, 1, size=(4, 3, 3, 3))
+    large = np.random.default_rng(0).uniform(0.9, 1, size=(4, 3, 3, 3))
     model = model_of(
         node("Conv", ["x", "w"], "h", pads=[1, 1, 1, 1]),
         node("Relu", ["h"], "r"),
         node("Conv", ["r", "v"], "y"),
-        weights=[("w", large), ("v", RNG.uniform(0.9, 1, size=(2, 4, 1, 1)))],
+        weights=[("w", large), ("v", np.random.default_rng(0).uniform(0.9, 1, size=(2, 4, 1, 1)))],
     )
     feeds = [{name: np.abs(array) for name, array in row.items()} for row in rows()]
     with pytest.raises(FormError, match=r"no VNNI.* weights 'uint8'"):
@@ -422,7 +425,7 @@ def test_whole_numbers_are_tried_once_each_and_progress_is_told_to_the_end(monke
             "g",
             [helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", 5])],
             [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-            [numpy_helper.from_array(RNG.normal(size=(9, 4)).astype(np.float32), "table")],
+            [numpy_helper.from_array(np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32), "table")],
         ),
         opset_imports=[helper.make_opsetid("", 18)],
         ir_version=10,
@@ -435,7 +438,7 @@ def test_whole_numbers_are_tried_once_each_and_progress_is_told_to_the_end(monke
             tried.append([feeds["ids"].tobytes() for feeds in samples]) or effect(self, samples, *rest)
         ),
     )
-    given = [{"ids": RNG.integers(0, 9, (1, 5))} for _ in range(4)]
+    given = [{"ids": np.random.default_rng(seed).integers(0, 9, (1, 5))} for seed in range(4)]
     advice = onnxpool.precision(made, None, given, progress=lambda *step: told.append(step))
     assert {one.verdict for one in advice.nodes} == {"safe"}
     assert all(len(samples) == len(set(samples)) == 4 for samples in tried)
