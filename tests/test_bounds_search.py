@@ -1,11 +1,13 @@
 """The search for windows that use up their bound: what it found, a part of it again, and that it can find something."""
 
+import os
 import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from test_native import instruction_sets
 
 from onnxpool.golden import bounds
 from onnxpool.run.native_library import why_missing
@@ -33,18 +35,23 @@ def test_no_share_is_above_1_and_bodies_of_float32_use_a_tenth():
             assert min(shares) > 0.1, (window, way)
 
 
+def looks_twice():
+    return (os.environ.get("ONNXPOOL_CPU") or instruction_sets()[-1]) == "avx512"
+
+
 @pytest.mark.parametrize("way", bounds_search.WAYS)
 def test_a_short_search_stays_below_what_the_long_one_found(way):
     """And is not far from it: a few thousand windows that are made to round badly do most of it.
 
-    Natively it depends on the instruction set, by which loops are chosen, how much a window errs.
+    Natively AVX-512 goes along rows here, with a second look, and errs less than planes in lanes, as in the table.
     """
     if way == "native" and why_missing():
         pytest.skip("without the native library")
     for operator, known in zip(bounds_search.OPERATORS, found()["3x3", "float32", way], strict=True):
         search = bounds_search.searched(operator, "3x3", "float32", way, 12_000)
         worst = max(search.drawn, search.sought)
-        assert known / (20 if way == "native" else 4) < worst <= known + 0.1, (operator, worst)
+        least = known / (20 if way == "native" and looks_twice() else 4)
+        assert least < worst <= known + 0.1, (operator, worst)
         assert way == "native" or search.likely < 0.3
 
 
