@@ -6,7 +6,8 @@
 #include "columns.h"
 #include "gradient.h"
 #include "lanes.h"
-#include "rows.h"
+#include "one_apart.h"
+#include "two_apart.h"
 #include "whole.h"
 
 namespace onnxpool::ONNXPOOL_ISA {
@@ -114,6 +115,7 @@ class Pooling {
 
   static void rows(const Plan& plan, const Schedule& s, const Inputs<T>& inputs, T* y, int64_t begin, int64_t end) {
     const PlannedAxis &height = plan.height, &width = plan.width;
+    bool ranged = false;
     while (begin < end) {
       const int64_t strip = begin % s.bands, column = begin / s.bands % s.tiles * s.tile;
       const int64_t unit = begin / s.bands / s.tiles;
@@ -124,9 +126,9 @@ class Pooling {
                            width.in, width.out, height.pad, width.pad};
       const int64_t to = least(column + s.tile, width.out);
       const auto run = [&](auto loop) INLINED { loop.run(strip, last); };
-      if (width.kernel == 2) run(SliceLoop<OfMethod, T, TwoByTwo>(plan, slice, plane, z, column, to));
-      else if (width.stride == 2) run(SliceLoop<OfMethod, T, ThreeByThree>(plan, slice, plane, z, column, to));
-      else run(SliceLoop<OfMethod, T, ThreeByThreeClose>(plan, slice, plane, z, column, to));
+      if (width.kernel == 2) run(SliceLoop<OfMethod, T, TwoByTwo>(plan, slice, plane, z, column, to, &ranged));
+      else if (width.stride == 2) run(SliceLoop<OfMethod, T, ThreeByThree>(plan, slice, plane, z, column, to, &ranged));
+      else run(SliceLoop<OfMethod, T, ThreeByThreeClose>(plan, slice, plane, z, column, to, &ranged));
       begin += last - strip;
     }
   }

@@ -27,7 +27,7 @@ class SumsAlong {
   INLINED static void run(const Axis& axis, int64_t in, int64_t out, int64_t pad, int64_t outer, int64_t inner,
                           Sums from, Sums to, V unscale) {
     auto sum = along<0>;
-    if constexpr (!kRanged) {
+    if constexpr (!(kRanged && W::kSquares)) {  // scaled form leaves that little to do
       sum = axis.kernel == 2 ? along<2> : axis.kernel == 3 ? along<3> : axis.kernel == 5 ? along<5> : along<0>;
     }
     sum(axis, in, out, pad, outer, inner, from, to, unscale);
@@ -73,56 +73,82 @@ class SumsAlong {
     }
   }
 
+  // Sums in registers; in ranged form relative to 2^top, to which cells are brought as they are added. That is exact, and so
+  // a cell may as well be multiplied and added at once.
+  struct Sum {
+    V w, p;
+
+    INLINED Sum operator+(const Sum& other) const { return {w + other.w, p + other.p}; }
+  };
+  class Adder {
+   public:
+    INLINED explicit Adder(V top) : relative_(top) {}
+
+    INLINED Sum one(Sums at) const {
+      if constexpr (!kRanged) return {*at.w, *at.p};
+      const V factor = of_weight(at);
+      return {*at.w * factor, *at.p * of_product(factor)};
+    }
+    INLINED Sum one_more(const Sum& sum, Sums at) const {
+      if constexpr (!kRanged) return sum + one(at);
+      const V factor = of_weight(at);
+      return {fma(*at.w, factor, sum.w), fma(*at.p, of_product(factor), sum.p)};
+    }
+    INLINED Sum two(Sums at, int64_t step) const { return one_more(one(at), at + step); }
+
+   private:
+    INLINED V of_weight(Sums at) const { return relative_(all<Value>(1), *at.n); }
+    INLINED static V of_product(V factor) { return W::kSquares ? factor * factor : factor; }
+
+    Relative<Value> relative_;
+  };
+
   // Pairs are added, up to kInRow cells, and then these sums. All are counted from the kernel's own first cell, whether
   // that is in the input or not: the sum of a window must not depend on which cells beside it an item holds.
   INLINED static void any_number(Sums from, int64_t first, int64_t last, int64_t step, Sums to, V unscale) {
-    V top = all(kNone<Value>), w = {}, p = {};
+    V top = all(kNone<Value>);
     if constexpr (kRanged) {
       for (int64_t k = first; k < last; ++k) top = larger(from.n[k * step], top);
     }
+    const Adder adder(top);
+    Sum sum{};
     while (first < last) {
       const int64_t end = least(last, (first / kInRow + 1) * kInRow);
-      V own_w = {}, own_p = {};
-      const auto cell = [&](int64_t i, V* cell_w, V* cell_p) INLINED {
-        *cell_w = from.w[i], *cell_p = from.p[i];
-        if constexpr (kRanged) {
-          const V factor = scaled<Value>(all<Value>(1), from.n[i] - top);
-          *cell_w = *cell_w * factor, *cell_p = *cell_p * (W::kSquares ? factor * factor : factor);
-        }
-      };
-      V a_w, a_p, b_w, b_p;
-      int64_t i = first * step;
-      if (__builtin_expect(first % 2 != 0, 0)) cell(i, &own_w, &own_p), ++first, i += step;
-      for (; first + 1 < end; first += 2, i += 2 * step) {
-        cell(i, &a_w, &a_p), cell(i + step, &b_w, &b_p);
-        own_w = own_w + (a_w + b_w), own_p = own_p + (a_p + b_p);
-      }
-      if (first < end) cell(i, &a_w, &a_p), ++first, own_w = own_w + a_w, own_p = own_p + a_p;
-      w = w + own_w, p = p + own_p;
+      Sum own{};
+      Sums cell = from + first * step;
+      if (__builtin_expect(first % 2 != 0, 0)) own = adder.one(cell), ++first, cell = cell + step;
+      for (; first + 1 < end; first += 2, cell = cell + 2 * step) own = own + adder.two(cell, step);
+      if (first < end) own = adder.one_more(own, cell), ++first;
+      sum = sum + own;
     }
-    put(w, p, top, to, unscale);
+    put(sum, top, to, unscale);
   }
 
-  // The same, of kCells cells in plain form.
+  // The same, of kCells cells.
   template <int kCells>
   INLINED static void few(Sums from, int64_t step, Sums to, V unscale) {
-    static_assert(kCells >= 2 && kCells <= kInRow && !kRanged, "the same sums");
-    V w = *from.w + from.w[step], p = *from.p + from.p[step];
-    UNROLL_ALL
-    for (int64_t k = 2; k + 1 < kCells; k += 2) {
-      w = w + (from.w[k * step] + from.w[(k + 1) * step]), p = p + (from.p[k * step] + from.p[(k + 1) * step]);
+    static_assert(kCells >= 2 && kCells <= kInRow, "the same sums");
+    V top{};
+    if constexpr (kRanged) {
+      top = *from.n;
+      UNROLL_ALL
+      for (int64_t k = 1; k < kCells; ++k) top = larger(from.n[k * step], top);
     }
-    if constexpr (kCells % 2 != 0) w = w + from.w[(kCells - 1) * step], p = p + from.p[(kCells - 1) * step];
-    put(w, p, V{}, to, unscale);
+    const Adder adder(top);
+    Sum sum = adder.two(from, step);
+    UNROLL_ALL
+    for (int64_t k = 2; k + 1 < kCells; k += 2) sum = sum + adder.two(from + k * step, step);
+    if constexpr (kCells % 2 != 0) sum = adder.one_more(sum, from + (kCells - 1) * step);
+    put(sum, top, to, unscale);
   }
 
-  INLINED static void put(V w, V p, [[maybe_unused]] V top, Sums to, [[maybe_unused]] V unscale) {
+  INLINED static void put(Sum sum, [[maybe_unused]] V top, Sums to, [[maybe_unused]] V unscale) {
     if constexpr (kLast) {
-      const V y = quotient(p, w);
-      if constexpr (kRanged) *to.p = W::result_at(y, w, top);
-      else *to.p = W::result(y, w, unscale);
+      const V y = quotient(sum.p, sum.w);
+      if constexpr (kRanged) *to.p = W::result_at(y, sum.w, top);
+      else *to.p = W::result(y, sum.w, unscale);
     } else {
-      *to.w = w, *to.p = p;
+      *to.w = sum.w, *to.p = sum.p;
       if constexpr (kRanged) *to.n = top;
     }
   }

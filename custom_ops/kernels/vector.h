@@ -230,21 +230,39 @@ INLINE Vec<Value> power_of_two(Vec<Value> n) {
   return number_of_words<Value>(words<Value>(n + (K::magic + K::kBias)) << K::kMantissa);
 }
 
-// p * 2^d for whole d <= 0; 0 where that is below the normal numbers, NaN where p and d are.
+// Numbers p * 2^n relative to 2^top, for whole n <= top: 0 where that power is below the normal numbers, NaN where p is.
 template <class Value>
-INLINE Vec<Value> scaled(Vec<Value> p, Vec<Value> d) {
+class Relative {
+  using K = ExpConstants<Value>;
+  using V = Vec<Value>;
+
+ public:
 #if defined(__AVX512F__)
-  if constexpr (same<Value, float>) {
-    const __mmask16 normal = _mm512_cmp_ps_mask(d, _mm512_set1_ps(-124), _CMP_NLE_UQ);
-    return reinterpret_cast<Vec<Value>>(_mm512_maskz_scalef_ps(normal, p, d));
-  } else {
-    const __mmask8 normal = _mm512_cmp_pd_mask(d, _mm512_set1_pd(-1020), _CMP_NLE_UQ);
-    return reinterpret_cast<Vec<Value>>(_mm512_maskz_scalef_pd(normal, p, d));
+  INLINED explicit Relative(V top) : top_(top) {}
+
+  INLINED V operator()(V p, V n) const {
+    const V d = n - top_;
+    if constexpr (same<Value, float>) {
+      const __mmask16 normal = _mm512_cmp_ps_mask(d, _mm512_set1_ps(-124), _CMP_NLE_UQ);
+      return reinterpret_cast<V>(_mm512_maskz_scalef_ps(normal, p, d));
+    } else {
+      const __mmask8 normal = _mm512_cmp_pd_mask(d, _mm512_set1_pd(-1020), _CMP_NLE_UQ);
+      return reinterpret_cast<V>(_mm512_maskz_scalef_pd(normal, p, d));
+    }
   }
 #else
-  return p * power_of_two<Value>(larger(d, all<Value>(-ExpConstants<Value>::kBias)));
+  // The power's exponent is in the low bits of n - top_.
+  INLINED explicit Relative(V top) : top_(top - (K::magic + K::kBias)) {}
+
+  INLINED V operator()(V p, V n) const {
+    const V exponent = larger(n - top_, all<Value>(K::magic));
+    return p * number_of_words<Value>(words<Value>(exponent) << K::kMantissa);
+  }
 #endif
-}
+
+ private:
+  V top_;
+};
 
 // table[i] of the low bits of each i, where a register is a table: 16 entries, 8, or none.
 #if defined(__AVX512F__)
