@@ -191,11 +191,57 @@ def test_a_grey_picture_stays_grey(tmp_path):
     assert (made.after, read(made.output)[1]) == ((4, 4), "L")
 
 
+def test_transparency_is_kept(tmp_path):
+    rng = np.random.default_rng(6)
+    seen = rng.integers(0, 256, (8, 6, 4), np.uint8)
+    seen[:4, :, 3], seen[4:, :, 3] = 255, rng.integers(1, 255, (4, 6))
+    seen[:, 4:, 3] = 0
+    hidden = seen.copy()
+    hidden[:, 4:, :3] = 255 - hidden[:, 4:, :3]
+    for name, pixels in (("seen", seen), ("hidden", hidden)):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+        downscale(tmp_path / f"{name}.png", tmp_path / f"{name}.small.png", width=3)
+    small, mode = read(tmp_path / "seen.small.png")
+    assert mode == "RGBA"
+    np.testing.assert_array_equal(small, read(tmp_path / "hidden.small.png")[0])  # what is not seen has no weight
+    opacity = seen[..., 3:].transpose(2, 0, 1)[None] / 255
+    weighed = np.concatenate([seen[..., :3].transpose(2, 0, 1)[None] * opacity, 255 * opacity], 1)
+    answer = nn.DetailPreservingDownscale((4, 3)).reference(weighed)[0]
+    assert np.abs(small[..., 3] - answer[3]).max() <= 0.51
+    colours = answer[:3, :, :2] / answer[3, :, :2] * 255
+    assert np.abs(small[:, :2, :3] - colours.transpose(1, 2, 0)).max() <= 0.51
+    assert (small[:, 2] == 0).all()
+
+
+def test_an_opaque_picture_is_the_same_with_and_without_opacity(tmp_path):
+    pixels = np.random.default_rng(7).integers(0, 256, (9, 7, 3), np.uint8)
+    opaque = np.concatenate([pixels, np.full((9, 7, 1), 255, np.uint8)], 2)
+    Image.fromarray(pixels).save(tmp_path / "rgb.png")
+    Image.fromarray(opaque).save(tmp_path / "rgba.png")
+    rgb, rgba = (read(downscale(tmp_path / name, height=4).output)[0] for name in ("rgb.png", "rgba.png"))
+    np.testing.assert_array_equal(rgb, rgba[..., :3])
+    assert (rgba[..., 3] == 255).all()
+
+
+def test_transparency_of_grey_and_of_palettes(tmp_path):
+    grey = Image.fromarray(np.stack([np.arange(64, dtype=np.uint8)] * 2, -1).reshape(8, 8, 2), "LA")
+    grey.save(tmp_path / "grey.png")
+    assert read(downscale(tmp_path / "grey.png", height=4).output)[1] == "LA"
+    palette = Image.new("P", (8, 8))
+    palette.save(tmp_path / "palette.png", transparency=0)
+    small, mode = read(downscale(tmp_path / "palette.png", height=4).output)
+    assert mode == "RGBA"
+    assert (small == 0).all()
+
+
 def test_refused_pictures(tmp_path):
     photo = tmp_path / "photo.png"
     Image.new("RGB", (6, 4)).save(photo)
+    Image.new("RGBA", (6, 4)).save(tmp_path / "clear.png")
+    with pytest.raises(ArgumentError, match=r"JPEG cannot hold the picture's transparency; use .png"):
+        downscale(tmp_path / "clear.png", tmp_path / "small.jpg", width=2)
     for size, output, told in (
-        ("7", None, "height=5 must be from 1 to the picture's, 4"),
+        ("7", None, "width=7 must be from 1 to the picture's, 6"),
         ("4x7", None, "width=7 must be from 1 to the picture's, 6"),
         ("0", None, "must be from 1"),
         ("big", None, "size='big' must be HEIGHTxWIDTH"),
@@ -206,4 +252,4 @@ def test_refused_pictures(tmp_path):
         assert result.exit_code == 2
         assert told in " ".join(result.output.split())
     assert run("downscale", tmp_path / "none.png", "--size", "2").exit_code == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["photo.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clear.png", "photo.png"]

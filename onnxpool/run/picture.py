@@ -166,8 +166,10 @@ def _per_channel(
     return tuple(map(float, given))
 
 
-def opened(picture: Picture, mode: str | None) -> "Image":
+def opened(picture: Picture, mode: str | None, *, transparent: bool = False) -> "Image":
     """The picture as Pillow's ``mode``, by default ``"L"`` where it is grey and ``"RGB"`` else, turned as EXIF says.
+
+    If ``transparent``, the default is ``"LA"`` or ``"RGBA"`` where the picture has transparency.
 
     Raises :class:`ArgumentError` for a file that is missing, no picture, too large, or of more than 8 bits.
     """
@@ -190,7 +192,9 @@ def opened(picture: Picture, mode: str | None) -> "Image":
     if image.mode.startswith(("I", "F")):
         raise ArgumentError(f"{name} has more than 8 bits per channel ({image.mode}); convert it to 8 bits")
     try:
-        return ImageOps.exif_transpose(image).convert(mode or ("L" if image.mode in ("1", "L", "LA") else "RGB"))
+        own = "L" if image.mode in ("1", "L", "LA") else "RGB"
+        alpha = "A" if transparent and image.has_transparency_data else ""
+        return ImageOps.exif_transpose(image).convert(mode or own + alpha)
     except Exception as error:  # so do damaged pixels
         raise ArgumentError(f"{name} is damaged: {error}") from error
 
