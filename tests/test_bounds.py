@@ -343,6 +343,32 @@ def test_cuda_bound_is_its_promise():
     assert bounds.cuda_ulps(1) == 12
 
 
+def test_numbers_below_the_normal_ones():
+    """Local importance's body divides by 32 for 9 cells: what is lost there is 32 times as much in the end."""
+    least = np.float32(2.0**-149)
+    rng = np.random.default_rng(8)
+    x = rng.integers(-3000, 3000, (20_000, 9)).astype(np.float32) * least
+    logit = np.exp(rng.normal(size=x.shape) * 2).astype(np.float32)
+    weights = np.exp(logit - logit.max(-1, keepdims=True))
+    y = (x / np.float32(32) * weights).sum(-1) / weights.sum(-1) * np.float32(32)
+    wide = np.exp(logit.astype(np.float64) - logit.max(-1, keepdims=True))
+    answer = (x * wide).sum(-1) / wide.sum(-1)
+    planes = x.astype(np.float64).reshape(1, -1, 3, 3)
+    window, answers = Window.of(2, 3), answer.reshape(1, -1, 1, 1)
+    bound = bounds.pooling(window, planes, answers, "float32", native=False)
+    error = np.abs(y - answer)
+    assert bounds.body_ulps(9) * least < error.max()
+    assert (error <= bound.allowed.ravel()).all()
+    assert bound.origin.endswith(", 2.8e-43 for what is below the normal numbers")
+    for sizes, native in ((planes, True), (planes / least, False), (np.zeros((1, 2, 3, 3)), False)):
+        ordinary = bounds.pooling(window, sizes, answers[:, : sizes.shape[1]], "float32", native=native)
+        assert "below" not in ordinary.origin
+        ulps = bounds.native_ulps(window.kernel) if native else bounds.body_ulps(9)
+        np.testing.assert_array_equal(
+            ordinary.allowed, ulps * bounds.ulp(bounds.magnitude(window, sizes), np.float32), strict=True
+        )
+
+
 @pytest.mark.parametrize("dtype", ["float16", ml_dtypes.bfloat16])
 def test_narrow_types_round_once(dtype):
     x = np.random.default_rng(2).normal(size=(1, 8, 16, 16)).astype(dtype).astype(np.float64)

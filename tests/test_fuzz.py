@@ -36,6 +36,8 @@ def test_recipes_by_hand():
 def test_what_holds_is_no_finding():
     check(Case("SoftPool", Window.of(1, 2), "float32", 18, (((1, 1, 2), (Values("ramp"),)),)))
     assert search("StochasticPool", 0, examples=3) is None
+    tiny, ramp = Values("upper", 1.12e-44, 1), Values("ramp")  # below the normal numbers
+    check(Case("LocalImportancePool", Window.of(2, 3), "float32", 18, (((1, 1, 4, 5), (tiny, ramp)),)))
 
 
 @pytest.fixture

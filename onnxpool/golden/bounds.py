@@ -25,6 +25,10 @@ largest magnitude in the window, ``D = m - y >= 0`` how far the result lies belo
 - A runtime may add in another order, and in one of its own for each sum. ``sum(g c)`` is the sum of what all partial
   sums hold. One with ``k - 1`` that are no smaller is of ``n - k + 1`` terms at most, so that no order is worse than
   one after the other with the largest terms first. Fused products round less often.
+- Local importance divides cells by a power of two, below ``4 n``, and multiplies the mean by it. Below the normal
+  numbers each such quotient and each product errs by half the smallest number ``e``, however small it is itself: with
+  weights of 1 at most and a sum of 1 or more ``(n + 1) e / 2`` of the mean, ``e / 2`` for its division, and all that
+  ``4 n`` times: ``(2 n^2 + 4 n) e``, beside everything else. It matters for windows of nothing but tiny numbers.
 - So :func:`body_ulps` is ``2 n + ln n + 2 EXP``, and that times itself and ``u`` for products of roundings. One large
   value in front of many whose weights are just below half an ULP of its own comes within a factor of two.
 - If roundings are independent and of mean zero, ``sum(e_k g_k)`` with ``|e_k| <= u`` exceeds ``L u sqrt(sum(g_k^2))``
@@ -300,8 +304,14 @@ def pooling(window: Window, x: Array, answer: Array, dtype: DTypeLike, *, native
     if computed == np.float64:
         ulps += reference_ulps(cells)
         origin += f" + {reference_ulps(cells):.3g} of the float64 answer itself"
-    allowed = ulps * ulp(magnitude(window, x), computed)
+    largest = magnitude(window, x)
+    allowed = ulps * ulp(largest, computed)
     origin += f" ({computed}) of the window's largest magnitude"
+    below_normal = (2 * cells**2 + 4 * cells) * float(np.finfo(computed).smallest_subnormal)
+    matters = (largest > 0) & (below_normal > 0.01 * allowed)
+    if not native and matters.any():
+        allowed = allowed + np.where(matters, below_normal, 0)
+        origin += f", {below_normal:.2g} for what is below the normal numbers"
     if np.dtype(dtype) != computed:
         allowed = allowed + np.nan_to_num(ulp(answer, dtype))
         origin += f", 1 ULP to round to {np.dtype(dtype)}"
