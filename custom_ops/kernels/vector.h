@@ -1,7 +1,7 @@
 // One register of numbers, 512, 256 or 128 bits of them, and what the loops ask of it. Arithmetic and comparisons are
 // the operators of GCC's and Clang's vector types; here is what these do not have, by the best instruction there is.
 //
-//   fma, reciprocal, quotient, power_of_two, scaled, look_up, larger, any
+//   fma, reciprocal, quotient, power_of_two, Relative, look_up, larger, any
 //   evens, odds, after, ahead, transpose  cells rearranged
 #pragma once
 
