@@ -52,4 +52,13 @@ inline const Kernels* choose_kernels(Message* why) {
   return nullptr;
 }
 
+// How many channels ONNX Runtime keeps in a block on this processor; 0 where that is not known here.
+inline int64_t block_of_processor() {
+#if defined(__x86_64__) || defined(_M_X64)
+  return __builtin_cpu_supports("avx512f") ? 16 : 8;
+#else
+  return 0;
+#endif
+}
+
 }  // namespace onnxpool

@@ -22,7 +22,8 @@ std::atomic<const OrtApi*> served{nullptr};
 
 namespace {
 
-constexpr char kDomain[] = "onnxpool", kCudaProvider[] = "CUDAExecutionProvider";
+// Of blocks of channels: what ONNX Runtime calls com.microsoft.nchwc.
+constexpr char kDomain[] = "onnxpool", kBlocksDomain[] = "onnxpool.nchwc", kCudaProvider[] = "CUDAExecutionProvider";
 constexpr int kElement[kElementTypes] = {abi::kFloat, abi::kDouble, abi::kFloat16, abi::kBfloat16};
 
 // Which pieces of scratch memory are free, at most 64. Who finds none waits for one: there are as many as processors.
@@ -34,8 +35,14 @@ class Pieces {
 #if defined(_WIN32)
     return kMost;
 #else
-    const auto processors = static_cast<int64_t>(sysconf(_SC_NPROCESSORS_ONLN));
-    return processors >= 1 && processors < kMost ? processors : kMost;
+    static std::atomic<int64_t> known{0};  // asking takes longer than pooling a small tensor
+    int64_t count = known.load(std::memory_order_relaxed);
+    if (count == 0) {
+      const auto processors = static_cast<int64_t>(sysconf(_SC_NPROCESSORS_ONLN));
+      count = processors >= 1 && processors < kMost ? processors : kMost;
+      known.store(count, std::memory_order_relaxed);
+    }
+    return count;
 #endif
   }
 
@@ -63,6 +70,7 @@ struct Node {
   ElementType element;
   const CudaLibrary* cuda;  // null: on the CPU
   Window window;
+  int64_t block;  // channels beside each other, or 1
   char name[128];
 
   Message who() const { return Message().add("%s node '%s': ", kernel.name, name); }
@@ -79,9 +87,14 @@ struct Node {
       ORT_TRY(input_tensor(ort, context, i, &other, &inputs[i], &memory));
       if (!same_shape(in, other, &why)) return ort.invalid(why);
     }
+    if (in.dims[1] % block != 0) {
+      why.add("the input of shape ").add(in.dims, in.rank);
+      return ort.invalid(why.add(" has no whole number of blocks of %d channels", static_cast<int>(block)));
+    }
     void* output = nullptr;
     ORT_TRY(output_tensor(ort, context, 0, out, &output));
-    const Plan plan = make_plan(window, in, out);
+    Plan plan = make_plan(window, in, out);
+    plan.block = block;
     if (plan.planes == 0) return nullptr;
     if (cuda != nullptr) return start(context, in, out, inputs, output);
     return run(context, plan, inputs, output, memory);
@@ -130,15 +143,17 @@ struct Operator : abi::CustomOp {
   const Kernel* kernel = nullptr;
   ElementType element = kF32;
   const CudaLibrary* cuda = nullptr;
+  bool blocks = false;  // of channels, whose number is the attribute block_size
 
   static const Operator& self(const OrtCustomOp* op) {
     return *static_cast<const Operator*>(reinterpret_cast<const abi::CustomOp*>(op));
   }
 
-  void fill(const Kernel& k, ElementType e, const CudaLibrary* c) {
+  void fill(const Kernel& k, ElementType e, const CudaLibrary* c, bool of_blocks) {
     kernel = &k;
     element = e;
     cuda = c;
+    blocks = of_blocks;
     version = abi::kVersion;
     GetName = [](const OrtCustomOp* op) { return self(op).kernel->name; };
     GetExecutionProviderType = [](const OrtCustomOp* op) -> const char* {
@@ -173,7 +188,7 @@ struct Operator : abi::CustomOp {
   OrtStatus* create(const Ort& ort, const OrtKernelInfo* info, void** out) const {
     void* const memory = std::malloc(sizeof(Node));
     if (memory == nullptr) return ort.CreateStatus(abi::kFail, "onnxpool: out of memory");
-    auto* const node = new (memory) Node{ort, *kernel, element, cuda, {}, ""};
+    auto* const node = new (memory) Node{ort, *kernel, element, cuda, {}, 1, ""};
     size_t bytes = sizeof node->name;
     if (!ort.succeeded(ort.KernelInfo_GetNodeName(info, node->name, &bytes))) node->name[0] = '\0';  // too long
     Message why = node->who();
@@ -184,6 +199,7 @@ struct Operator : abi::CustomOp {
       why.add("attribute %s is unknown; a pooling node has kernel_shape, strides, pads, dilations and ceil_mode", name);
       good = false;
     }
+    if (good && blocks) good = read_block(attributes, node, &why);
     if (good) {
       *out = node;
       return nullptr;
@@ -191,6 +207,24 @@ struct Operator : abi::CustomOp {
     KernelDestroy(node);
     return ort.invalid(why);
   }
+
+  static bool read_block(const KernelAttributes& attributes, Node* node, Message* why) {
+    const int64_t own = block_of_processor();
+    if (node->window.rank != 2) {
+      why->add("attribute kernel_shape has %d numbers; blocks of channels have 2 spatial axes",
+               static_cast<int>(node->window.rank));
+    } else if (!attributes.integer("block_size", &node->block) || node->block < 2 || node->block > kMostBlock) {
+      why->add("attribute block_size is missing or is not an integer from 2 to %d", static_cast<int>(kMostBlock));
+    } else if (own != 0 ? node->block != own : node->block % node->kernel.lanes != 0) {
+      why->add("attribute block_size is %d, and this processor has other blocks: the model was optimised for another "
+               "one; optimise it here", static_cast<int>(node->block));
+    } else {
+      return true;
+    }
+    return false;
+  }
+
+  static constexpr int64_t kMostBlock = 1024;
 };
 
 bool offers_cuda(const Ort& ort) {
@@ -221,12 +255,20 @@ OrtStatus* choose_cuda(const Ort& ort, const CudaLibrary** cuda) {
   return nullptr;
 }
 
-// Made once, on the first registration, and never released: sessions refer to it for as long as they live.
-std::atomic<OrtCustomOpDomain*> shared_domain{nullptr};
+OrtStatus* add(const Ort& ort, OrtCustomOpDomain* domain, const Operator& op) {
+  return ort.CustomOpDomain_Add(domain,
+                                reinterpret_cast<const OrtCustomOp*>(static_cast<const abi::CustomOp*>(&op)));
+}
 
-OrtStatus* fill_domain(const Ort& ort, OrtCustomOpDomain* domain) {
+// Made once, on the first registration, and never released: sessions refer to them for as long as they live.
+struct Domains {
+  OrtCustomOpDomain *own = nullptr, *of_blocks = nullptr;
+};
+
+OrtStatus* fill_domains(const Ort& ort, const Domains& domains) {
   constexpr size_t kEach = kMethods * kElementTypes;
   static Operator operators[2 * kEach];  // on the CPU, then on CUDA
+  static Operator of_blocks[kMethods];
   const CudaLibrary* cuda = nullptr;
   Message why = Message().add("onnxpool: ");
   const Kernels* const kernels = choose_kernels(&why);
@@ -234,26 +276,37 @@ OrtStatus* fill_domain(const Ort& ort, OrtCustomOpDomain* domain) {
   ORT_TRY(choose_cuda(ort, &cuda));
   for (size_t i = 0; i < (cuda != nullptr ? 2 * kEach : kEach); ++i) {
     const Kernel& kernel = *kernels->of[i % kEach / kElementTypes];
-    operators[i].fill(kernel, static_cast<ElementType>(i % kElementTypes), i < kEach ? nullptr : cuda);
-    ORT_TRY(ort.CustomOpDomain_Add(domain, reinterpret_cast<const OrtCustomOp*>(
-                                               static_cast<const abi::CustomOp*>(&operators[i]))));
+    operators[i].fill(kernel, static_cast<ElementType>(i % kElementTypes), i < kEach ? nullptr : cuda, false);
+    ORT_TRY(add(ort, domains.own, operators[i]));
   }
-  return add_quantized(ort, kernels->quantized, domain);
+  for (size_t i = 0; i < kMethods; ++i) {
+    of_blocks[i].fill(*kernels->of[i], kF32, nullptr, true);
+    ORT_TRY(add(ort, domains.of_blocks, of_blocks[i]));
+  }
+  return add_quantized(ort, kernels->quantized, domains.own);
 }
 
-OrtStatus* domain_of(const Ort& ort, OrtCustomOpDomain** out) {
+OrtStatus* make_domains(const Ort& ort, Domains* out) {
+  Domains fresh;
+  OrtStatus* status = ort.CreateCustomOpDomain(kDomain, &fresh.own);
+  if (status == nullptr) status = ort.CreateCustomOpDomain(kBlocksDomain, &fresh.of_blocks);
+  if (status == nullptr) status = fill_domains(ort, fresh);
+  if (status == nullptr) {
+    *out = fresh;
+    return nullptr;
+  }
+  if (fresh.own != nullptr) ort.ReleaseCustomOpDomain(fresh.own);
+  if (fresh.of_blocks != nullptr) ort.ReleaseCustomOpDomain(fresh.of_blocks);
+  return status;
+}
+
+OrtStatus* domains_of(const Ort& ort, Domains* out) {
+  static Domains shared;
   static std::atomic_flag busy = ATOMIC_FLAG_INIT;
   while (busy.test_and_set(std::memory_order_acquire)) {
   }
-  OrtStatus* status = nullptr;
-  if (shared_domain.load(std::memory_order_relaxed) == nullptr) {
-    OrtCustomOpDomain* fresh = nullptr;
-    status = ort.CreateCustomOpDomain(kDomain, &fresh);
-    if (status == nullptr) status = fill_domain(ort, fresh);
-    if (status == nullptr) shared_domain.store(fresh, std::memory_order_relaxed);
-    if (status != nullptr && fresh != nullptr) ort.ReleaseCustomOpDomain(fresh);
-  }
-  *out = shared_domain.load(std::memory_order_relaxed);
+  OrtStatus* const status = shared.own == nullptr ? make_domains(ort, &shared) : nullptr;
+  *out = shared;
   busy.clear(std::memory_order_release);
   return status;
 }
@@ -272,9 +325,10 @@ OrtStatus* register_operators(OrtSessionOptions* options, const abi::ApiBase* ba
     return ort.CreateStatus(abi::kFail, "onnxpool: the library already serves another copy of ONNX Runtime in this "
                                         "process; use one copy");
   }
-  OrtCustomOpDomain* domain = nullptr;
-  ORT_TRY(domain_of(ort, &domain));
-  return ort.AddCustomOpDomain(options, domain);
+  Domains domains;
+  ORT_TRY(domains_of(ort, &domains));
+  ORT_TRY(ort.AddCustomOpDomain(options, domains.own));
+  return ort.AddCustomOpDomain(options, domains.of_blocks);
 }
 
 }  // namespace

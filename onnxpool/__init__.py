@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from onnxpool.quantizing.precision import precision
     from onnxpool.quantizing.quantize import quantize
     from onnxpool.run.native_library import library_path
+    from onnxpool.run.optimize import optimize
     from onnxpool.run.predict import predict
     from onnxpool.run.session import Session, load
     from onnxpool.validation.validate import validate
@@ -45,6 +46,7 @@ __all__ = [
     "models",
     "nn",
     "openvino",
+    "optimize",
     "pool_nodes",
     "precision",
     "predict",
@@ -67,6 +69,7 @@ _HOMES = {
     "library_path": "run.native_library",
     "lift": "lifting.lift",
     "load": "run.session",
+    "optimize": "run.optimize",
     "pool_nodes": "graph.forms",
     "precision": "quantizing.precision",
     "predict": "run.predict",

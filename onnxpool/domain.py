@@ -8,6 +8,9 @@ DOMAIN = "onnxpool"
 VERSION = 1
 """Version of that domain. It rises when the meaning of an existing operator changes."""
 
+BLOCKS_DOMAIN = "onnxpool.nchwc"
+"""ONNX domain of the same operators on tensors in blocks of channels: see :mod:`onnxpool.graph.blocks`."""
+
 OPSETS = range(18, 27)
 """Opsets of the standard domain that models may use; the newest is the last that onnxscript supports."""
 

@@ -56,7 +56,16 @@ struct PlannedAxis : Axis {
 // A window over a shape.
 struct Plan {
   int64_t planes = 0;  // N * C, each pooled by itself
+  int64_t block = 1;   // channels that lie beside each other in memory, (N, C / block, *spatial, block); or 1, (N, C, *spatial)
   PlannedAxis depth, height, width;
+
+  // Where a cell of the input lies, and one of the output.
+  int64_t cell_of(int64_t plane, int64_t z, int64_t h, int64_t w) const {
+    return (((plane / block * depth.in + z) * height.in + h) * width.in + w) * block + plane % block;
+  }
+  int64_t result_of(int64_t plane, int64_t z, int64_t h, int64_t w) const {
+    return (((plane / block * depth.out + z) * height.out + h) * width.out + w) * block + plane % block;
+  }
 };
 
 // Names of pooling attributes elsewhere. ONNX Runtime does not list a node's attributes to its kernel, so unknown names

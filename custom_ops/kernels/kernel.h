@@ -10,7 +10,7 @@ enum ElementType : int { kF32, kF64, kF16, kBF16, kElementTypes };
 // How a plan is divided: steps, and tasks of several steps, which threads share. Depends on the shape and the number of
 // a register's lanes alone, never on the number of threads, so that results are the same bits for any.
 struct Schedule {
-  enum Loop { kRows, kColumns, kLanes, kWhole } loop = kRows;
+  enum Loop { kRows, kColumns, kLanes, kBlocks, kWhole } loop = kRows;
   int64_t units = 0, slices = 1;    // what is pooled by itself, and the slices along depth of each
   int64_t tile = 1, tiles = 1;      // output columns at once
   int64_t band = 1, bands = 1;      // output rows at once
@@ -59,6 +59,7 @@ struct GradientKernel {
 struct Kernel {
   const char* name;  // the operator's type in the domain `onnxpool`
   size_t inputs;     // all of one element type and shape
+  int64_t lanes;     // of float32: plans may have blocks of a multiple of these
   ElementKernel of[kElementTypes];
   GradientKernel gradient[kElementTypes];
 };

@@ -1,8 +1,9 @@
 // A method's kernel: whole tensors, by one of the loops. rows.h where windows are 2 or 3 wide and rows are long enough for
 // registers along them; whole.h where a plane is one window; columns.h for 3d windows over long rows; lanes.h for
-// everything else.
+// everything else; blocks.h where channels lie beside each other.
 #pragma once
 
+#include "blocks.h"
 #include "columns.h"
 #include "gradient.h"
 #include "lanes.h"
@@ -19,6 +20,7 @@ class Pooling {
   using Whole = WholeLoop<OfMethod, T>;
   using Lanes = LanesLoop<OfMethod, T>;
   using Columns = ColumnsLoop<OfMethod, T>;
+  using Blocks = BlocksLoop<OfMethod, T>;
   static constexpr int64_t kN = kLanes<Value>;
 
   template <Form kForm>
@@ -31,7 +33,9 @@ class Pooling {
  public:
   static Schedule schedule(const Plan& plan) {
     Schedule s;
-    if (is_whole(plan)) {
+    if (kBlocks && plan.block > 1) {
+      s = Blocks::schedule(plan), s.loop = Schedule::kBlocks;
+    } else if (is_whole(plan)) {
       s = Whole::schedule(plan), s.loop = Schedule::kWhole;
     } else if (suits_rows(plan)) {
       s = rows_schedule(plan), s.loop = Schedule::kRows;
@@ -48,6 +52,13 @@ class Pooling {
     const Inputs<T> cells = inputs_of(inputs);
     T* const y = static_cast<T*>(output);
     const int64_t begin = index * s.steps_per_task, end = least(begin + s.steps_per_task, s.steps);
+    if constexpr (kBlocks) {
+      if (s.loop == Schedule::kBlocks) {
+        Blocks blocks(plan, s, cells, y, scratch);
+        for (int64_t step = begin; step < end; ++step) blocks.step(step);
+        return;
+      }
+    }
     if constexpr (kRows) {
       if (s.loop == Schedule::kRows) return rows(plan, s, cells, y, begin, end);
       if (s.loop == Schedule::kColumns) {
@@ -80,6 +91,8 @@ class Pooling {
 
   // For the types that networks run in. The others go without the loop along rows, and its code.
   static constexpr bool kRows = !same<T, double> && !same<T, Bfloat>;
+
+  static constexpr bool kBlocks = same<T, float>;  // ONNX Runtime has blocks of these alone
 
   static Inputs<T> inputs_of(const void* const* inputs) {
     return {static_cast<const T*>(inputs[0]), static_cast<const T*>(inputs[Method::kInputs - 1])};
@@ -144,6 +157,7 @@ constexpr Kernel pooling_kernel() {
   constexpr size_t kInputs = OfMethod<float, double>::kInputs;
   return {OfMethod<float, double>::kName,
           kInputs,
+          kLanes<float>,
           {element_kernel<OfMethod, float>(), element_kernel<OfMethod, double>(), element_kernel<OfMethod, Half>(),
            element_kernel<OfMethod, Bfloat>()},
           {gradient_of<OfGradient, kInputs, float>(), gradient_of<OfGradient, kInputs, double>(),

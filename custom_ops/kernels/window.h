@@ -39,9 +39,9 @@ KEEP_CALL T pool_window(const Plan& plan, const Inputs<T>& inputs, int64_t plane
   const auto each = [&](auto visit) {
     for (int64_t i = first[0]; i < end[0]; i += plan.depth.dilation) {
       for (int64_t j = first[1]; j < end[1]; j += plan.height.dilation) {
-        const int64_t row = ((plane * plan.depth.in + i) * plan.height.in + j) * plan.width.in;
         for (int64_t k = first[2]; k < end[2]; k += plan.width.dilation) {
-          visit(widen(inputs.x[row + k]), widen(inputs.logit[row + k]));
+          const int64_t cell = plan.cell_of(plane, i, j, k);
+          visit(widen(inputs.x[cell]), widen(inputs.logit[cell]));
         }
       }
     }
@@ -62,13 +62,13 @@ KEEP_CALL T pool_window(const Plan& plan, const Inputs<T>& inputs, int64_t plane
   return y;
 }
 
-// Those of the outputs [from, to) of a row that are NaN.
+// Those of the outputs [from, to) of a row, which begins at `row`, that are NaN.
 template <template <class, class> class OfMethod, class T>
 KEEP_CALL void repair_row(const Plan& plan, const Inputs<T>& inputs, int64_t plane, int64_t z, int64_t h,
                           int64_t from, int64_t to, T* row) {
   for (int64_t i = from; i < to; ++i) {
-    const Wide<T> y = widen(row[i]);
-    if (y != y) row[i] = pool_window<OfMethod>(plan, inputs, plane, z, h, i);
+    const Wide<T> y = widen(row[i * plan.block]);
+    if (y != y) row[i * plan.block] = pool_window<OfMethod>(plan, inputs, plane, z, h, i);
   }
 }
 

@@ -1,4 +1,4 @@
-"""Commands that make models and look into them: export, swap, form, lift, inspect."""
+"""Commands that make models and look into them: export, swap, form, lift, optimize, inspect."""
 
 import traceback
 import warnings
@@ -194,6 +194,29 @@ def lift(model: ModelFile, output: OutputFile, as_json: Json = False) -> None:
             forms.write(lifted.model, output)
     show(lifted, tables.lifted, as_json)
     raise typer.Exit(0 if lifted.folds else 1)
+
+
+@app.command(rich_help_panel="Models")
+def optimize(model: ModelFile, output: OutputFile, as_json: Json = False) -> None:
+    """Write a model as ONNX Runtime optimises it for this processor, with pooling nodes in its layout; prints which.
+
+    Exit status 1, and no file, where none can be. The file is for processors with the same blocks of channels, and
+    needs the native library: keep the model that it was made from.
+
+    Example: onnxpool optimize resnet.onnx resnet-here.onnx
+    """
+    check_model(model)
+    writable(output)
+    from onnxpool.golden import file as golden_file
+    from onnxpool.graph import forms
+
+    with working(f"Optimising {model}"):
+        optimized = onnxpool.optimize(model)
+        if optimized.in_blocks:
+            forms.write(optimized.model, output)
+            golden_file.follow(model, output)
+    show(optimized, tables.optimized, as_json)
+    raise typer.Exit(0 if optimized.in_blocks else 1)
 
 
 @app.command(rich_help_panel="Models")

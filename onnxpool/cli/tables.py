@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from onnxpool.quantizing.precision import Precision
     from onnxpool.quantizing.quantize import Quantized
     from onnxpool.run.downscale import Downscaled
+    from onnxpool.run.optimize import Optimized
     from onnxpool.run.predict import Output, Predictions
     from onnxpool.serve.listening import Listening
     from onnxpool.validation.certificate import Verification
@@ -154,6 +155,16 @@ def lifted(value: "Lifted") -> Page:
     if others:
         page.append(Columns(("left as it is", "looks like", "reason"), others))
     return [*page, value.checked]
+
+
+def optimized(value: "Optimized") -> Page:
+    """Which pooling nodes are in blocks, and why others are not."""
+    rows = [
+        Row((node.name, f"{node.op_type} {node.window}", f"in blocks of {value.block_size} channels"))
+        for node in value.in_blocks
+    ]
+    rows += [Row((name, "as it was", reason)) for name, reason in value.kept.items()]
+    return [Columns(("pooling", "is now", "how"), rows)] if rows else ["the model has no pooling node of onnxpool"]
 
 
 def quantized(value: "Quantized") -> Page:

@@ -7,7 +7,7 @@ saving, loading and changes of form.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -16,8 +16,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxpool.domain import DOMAIN
+from onnxpool.domain import BLOCKS_DOMAIN, DOMAIN
 from onnxpool.errors import FormError
+from onnxpool.graph.blocks import BLOCK_SIZE
 from onnxpool.graph.forms import Model, form_of, read, to_form
 
 Fingerprints: TypeAlias = dict[str, dict[str, Any]]
@@ -246,18 +247,20 @@ def _named(graph: ir.Graph) -> dict[str, ir.Node]:
 def _node(node: ir.Node, digests: Digests) -> dict[str, Any]:
     inputs = [_origin(value) for value in node.inputs]
     constants = [(str(value.name), ir.convenience.get_const_tensor(value)) for value in inputs if value is not None]
+    domain = DOMAIN if node.domain == BLOCKS_DOMAIN else node.domain  # the same pooling, in another layout
+    attributes = [(name, one) for name, one in sorted(node.attributes.items()) if name != BLOCK_SIZE]
     return {
-        "op": f"{node.domain}::{node.op_type}" if node.domain else node.op_type,
-        "attributes": _digest(*(f"{name}={_attribute(a, digests)}" for name, a in sorted(node.attributes.items()))),
-        "settings": dict(_settings(node)),
+        "op": f"{domain}::{node.op_type}" if domain else node.op_type,
+        "attributes": _digest(*(f"{name}={_attribute(one, digests)}" for name, one in attributes)),
+        "settings": dict(_settings(attributes)),
         "inputs": [_source(value) for value in inputs],
         "weights": [[name, _tensor(tensor, digests)] for name, tensor in constants if tensor is not None],
     }
 
 
-def _settings(node: ir.Node) -> Iterator[tuple[str, str]]:
+def _settings(attributes: Iterable[tuple[str, ir.Attr]]) -> Iterator[tuple[str, str]]:
     """The attributes that are numbers, or a few of them, in words."""
-    for name, attribute in sorted(node.attributes.items()):
+    for name, attribute in attributes:
         value = attribute.value
         if not attribute.is_ref() and isinstance(value, int | float | str | list | tuple):
             text = str([_word(one) for one in value] if isinstance(value, list | tuple) else _word(value))

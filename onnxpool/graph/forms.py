@@ -30,6 +30,7 @@ from onnx_ir.passes import common as passes
 from onnxpool._files import hidden, missing, named
 from onnxpool.domain import DOMAIN, OPSETS, VERSION, Form
 from onnxpool.errors import ArgumentError, FormError, nearest
+from onnxpool.graph.blocks import BLOCK_SIZE, nodes_in_blocks
 from onnxpool.graph.element_types import infer_dtypes, pooled_dtype
 from onnxpool.graph.glance import glance
 from onnxpool.graph.repair import pool_calls, prefixed, repair
@@ -160,8 +161,10 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
 
 
 def form_of(model: Model) -> Form:
-    """The form that the model is in; a model without pooling nodes is in standard form."""
+    """The form that the model is in; a model without pooling nodes is in standard form, an optimised one in custom."""
     model = read(model)
+    if any(nodes_in_blocks(model)):
+        return "custom"
     bare = list(pool_calls(model))
     if not bare:
         return "standard"
@@ -181,7 +184,7 @@ def pool_nodes(model: Model) -> list[PoolNode]:
             names(node.inputs),
             names(node.outputs),
         )
-        for node in pool_calls(model)
+        for node in (*pool_calls(model), *nodes_in_blocks(model))
     ]
     for graph in model.graphs():
         found += [
@@ -192,7 +195,7 @@ def pool_nodes(model: Model) -> list[PoolNode]:
 
 
 def _window(node: ir.Node) -> Window:
-    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    attributes = {name: attribute.value for name, attribute in node.attributes.items() if name != BLOCK_SIZE}
     try:
         return Window.from_attributes(attributes)
     except ArgumentError as error:
@@ -212,7 +215,8 @@ def to_form(model: Model, form: Form, *, within: float | None = None) -> ir.Mode
 
     Raises :class:`ArgumentError` for an unknown form, for a ``within`` that is larger than the exponentials of a node
     allow, or that no node needs, and :class:`FormError` for a pooling node that is malformed,
-    unknown to this version, of unknown element type, or whose inlined nodes another program has rewritten.
+    unknown to this version, of unknown element type, or whose inlined nodes another program has rewritten, and for a
+    model that :func:`onnxpool.optimize` made.
     """
     if form not in get_args(Form):
         known = get_args(Form)
@@ -220,6 +224,8 @@ def to_form(model: Model, form: Form, *, within: float | None = None) -> ir.Mode
     if within is not None and (form != "standard" or not 0 < within < math.inf):
         raise ArgumentError(f"within={within!r} must be a positive number, and is for form='standard' alone")
     model = read(model).clone()
+    if any(nodes_in_blocks(model)):
+        raise FormError("the model is optimised for one kind of processor; convert the one that it was made from")
     _strip(model)
     _check(model)
     if form == "function":

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from onnxpool.domain import DOMAIN, Form
 from onnxpool.errors import FormError
+from onnxpool.graph.blocks import nodes_in_blocks
 from onnxpool.graph.fingerprint import Fingerprints, of_converted
 from onnxpool.graph.forms import Model, PoolNode, form_of, pool_nodes, read, to_form
 
@@ -45,12 +46,17 @@ class HeldModel:
     @property
     def runnable(self) -> ir.Model:
         """As it is, but with functions where it has bare nodes: what ONNX Runtime runs without the native library."""
-        return self.converted("function") if self.form == "custom" else self.original
+        return self.converted("function") if self.form == "custom" and not self.optimised else self.original
 
     @property
     def pools(self) -> bool:
         """Whether it has a pooling node of ours."""
-        return any(node.domain == DOMAIN for node in self.bare.graph.all_nodes())
+        return self.optimised or any(node.domain == DOMAIN for node in self.bare.graph.all_nodes())
+
+    @property
+    def optimised(self) -> bool:
+        """Whether :func:`onnxpool.optimize` made it: it has no other form."""
+        return any(nodes_in_blocks(self.original))
 
     def converted(self, form: Form) -> ir.Model:
         """What :func:`onnxpool.to_form` makes of it, also for the form that it is in.

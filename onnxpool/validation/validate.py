@@ -112,6 +112,7 @@ def validate(
         golden = golden.without(without)
         outside = beyond(held, golden)
     unlike, told = quantized.judge(held, golden, original, max_steps)
+    forms = ["custom"] if held.optimised else forms
     configurations = plan(names, forms, [os.fspath(python) for python in pythons], threads, pools=held.pools)
     with tempfile.TemporaryDirectory(prefix="onnxpool-") as folder, theirs.known(held.bare):
         module: Any = reference if hasattr(reference, "state_dict") else None
