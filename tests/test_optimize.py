@@ -50,8 +50,23 @@ class Planes(nn.Module):
         return torch.cumsum(x, 2)
 
 
-def logits_in_planes():
-    return nn.Sequential(nn.Conv2d(3, 32, 3), onnxpool.nn.LocalImportancePool2d(Planes(), 3, 2, 1))
+def logits_in_planes(channels=32):
+    return nn.Sequential(nn.Conv2d(3, channels, 3), onnxpool.nn.LocalImportancePool2d(Planes(), 3, 2, 1))
+
+
+class Residual(nn.Module):
+    """What a ResNet does after its stem; ``gated`` multiplies every channel by one number."""
+
+    def __init__(self, gated=False):
+        super().__init__()
+        self.stem, self.pool = nn.Conv2d(3, 32, 3), onnxpool.nn.SoftPool2d(3, 2, 1)
+        self.first, self.second = nn.Conv2d(32, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1)
+        self.mean = nn.AdaptiveAvgPool2d(1) if gated else nn.Identity()
+
+    def forward(self, x):
+        x = self.pool(self.stem(x))
+        y = torch.relu(self.first(x) + x)
+        return self.second(torch.sigmoid(self.mean(self.first(y))) * y)
 
 
 class Several(nn.Module):
@@ -231,7 +246,7 @@ def test_what_stays_and_why(tmp_path):
     made = onnxpool.optimize(path)
     assert made.in_blocks == ()
     reasons = list(made.kept.values())
-    assert "no convolution or pooling of ONNX Runtime's gives all of it" in reasons[0]
+    assert "no convolution or pooling of ONNX Runtime's gives it" in reasons[0]
     assert "it has 1 spatial axes, and blocks are for 2" in reasons[1]
     assert not any(nodes_in_blocks(made.model))
 
@@ -244,11 +259,36 @@ def test_float16_stays(tmp_path):
     assert "it is in float16, and blocks are for float32" in str(made.kept)
 
 
-def test_logits_in_planes_keep_local_importance_there(tmp_path):
-    """Only where all that is pooled is in blocks nothing has to be reordered for it."""
-    made = onnxpool.optimize(exported(tmp_path / "m.onnx", logits_in_planes))
+def test_logits_in_planes_are_reordered(tmp_path):
+    """One reorder, in place of one for what is pooled and another for the result."""
+    path = exported(tmp_path / "m.onnx", logits_in_planes)
+    here, made = optimised(path)
+    assert len(made.in_blocks) == 1
+    same(path, here)
+    assert kinds(here).count("com.microsoft.nchwc::ReorderInput") == 1
+
+
+def test_logits_in_planes_stay_where_channels_cannot_be_reordered(tmp_path):
+    path = exported(tmp_path / "m.onnx", logits_in_planes, 30)
+    made = onnxpool.optimize(path)
     assert made.in_blocks == ()
-    assert "gives all of it" in str(made.kept)
+    assert "no convolution or pooling of ONNX Runtime's gives it" in str(made.kept)
+
+
+def test_a_residual_stream(tmp_path):
+    """Reorders move past additions and activations, as far as the next convolution."""
+    path = exported(tmp_path / "m.onnx", Residual)
+    here, made = optimised(path)
+    assert len(made.in_blocks) == 1
+    same(path, here)
+    assert [kind for kind in kinds(here) if "Reorder" in kind] == ["com.microsoft.nchwc::ReorderOutput"]
+
+
+def test_shapes_that_are_broadcast_stay_in_planes(tmp_path):
+    path = exported(tmp_path / "m.onnx", Residual, True)
+    here, made = optimised(path)
+    assert len(made.in_blocks) == 1
+    same(path, here)
 
 
 def test_weights_beside_the_model(tmp_path):
@@ -306,7 +346,7 @@ def test_the_command(tmp_path):
 
 
 def test_the_command_writes_nothing_where_nothing_is_gained(tmp_path):
-    path = exported(tmp_path / "m.onnx", logits_in_planes)
+    path = exported(tmp_path / "m.onnx", Several)
     done = run("optimize", path, tmp_path / "here.onnx")
     assert done.exit_code == 1
     assert "as it was" in done.output

@@ -33,6 +33,7 @@ from bench_report import (
     NATIVE,
     OPENVINO,
     OPENVINO_STANDARD,
+    OPTIMISED,
     PYTORCH,
     STANDARD,
     Group,
@@ -63,6 +64,7 @@ from rich.console import Console
 
 import onnxpool
 from onnxpool import models
+from onnxpool.errors import KernelError
 from onnxpool.golden import bounds
 from onnxpool.window import Window
 
@@ -254,11 +256,21 @@ class Network:
         opened = session(onnxpool.to_form(self.model, form), threads, provider, library=library)
         return Way(self.name, way, *bound(opened, provider, self.feeds, self.answer.shape))
 
+    def open_optimised(self, threads: int) -> Way:
+        """It with poolings in ONNX Runtime's blocks of channels."""
+        try:
+            made = onnxpool.optimize(self.model)
+        except KernelError as error:
+            raise Absent(str(error)) from error
+        opened = session(made.model, threads, CPU, library=True)
+        return Way(self.name, OPTIMISED, *bound(opened, CPU, self.feeds, self.answer.shape))
+
     def forms(self, provider: str, threads: int) -> list[tuple[str, str, Callable[[], Way]]]:
         """It in every form."""
         given = (self.name, self.model, self.feeds, threads)
         hosts = (
             [
+                (self.name, OPTIMISED, lambda: self.open_optimised(threads)),
                 (self.name, OPENVINO, lambda: in_openvino(*given)),
                 (self.name, OPENVINO_STANDARD, lambda: in_openvino(*given, native=False)),
             ]

@@ -19,6 +19,7 @@ COPY, MAX, AVERAGE = "copy", "MaxPool", "AveragePool"
 NATIVE, FUNCTION, STANDARD = "native", "function form", "standard form"
 NAIVE, PYTORCH, COMPILED, MODULE = "naive graph", "PyTorch", "torch.compile", "onnxpool.nn"
 COMPOSITION, TORCH_MAX = "onnxpool.nn, no library", "max_pool"
+OPTIMISED = "native, optimised"
 OPENVINO, OPENVINO_STANDARD = "OpenVINO native", "OpenVINO standard"
 NORMAL = "normal values"
 

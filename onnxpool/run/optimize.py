@@ -51,8 +51,8 @@ def optimize(model: Model) -> Optimized:
 
     Between convolutions ONNX Runtime keeps tensors in blocks of 8 or 16 channels (its layout NCHWc), and reorders them
     before and after each operator that it does not know there. SoftPool, local importance and stochastic pooling, with
-    two spatial axes and in float32, take the blocks as they are, where all that they pool is in blocks. Answers
-    change by rounding alone; what is promised of native kernels holds.
+    two spatial axes and in float32, take the blocks as they are. Answers change by rounding alone; what is promised of
+    native kernels holds.
 
     ``onnxpool.save(made.model, path)`` writes it. It runs with the native library, on processors with the same blocks
     (AVX-512 has 16 channels, AVX2 has 8): others refuse to load it. Keep the model that it was made from.
@@ -125,4 +125,4 @@ def _why_kept(node: ir.Node) -> str:
         return f"it has {axes} spatial axes, and blocks are for 2"
     if (dtype := pooled_dtype(node)) != ir.DataType.FLOAT:
         return f"it is in {dtype.numpy()}, and blocks are for float32"
-    return "what it pools is not in blocks: no convolution or pooling of ONNX Runtime's gives all of it"
+    return "what it takes is not in blocks: no convolution or pooling of ONNX Runtime's gives it"
