@@ -65,12 +65,15 @@ INLINE Vec<Value> all(Value x) {
   return x - Vec<Value>{};  // not the sum: 0 + -0 is 0
 }
 
-// The same, for a constant that is to stay in a register: compilers would rather load it anew for every use.
+// The same, for a constant that is to stay in a register, or whole in memory: compilers would rather load it anew for every
+// use, with SSE2 one lane that they copy to the others.
 template <class Value>
 INLINE Vec<Value> held(Value x) {
   Vec<Value> constant = all(x);
 #if defined(__AVX512F__)
   asm("" : "+v"(constant));
+#elif defined(__SSE2__) && !defined(__AVX2__)
+  asm("" : "+x"(constant));
 #endif
   return constant;
 }
@@ -319,6 +322,12 @@ struct Ahead {
   static constexpr int kCount = kN;
   static constexpr int at(int i) { return i + 1; }
 };
+// The lanes of the first (kUpper: second) half of a and b by turns.
+template <int kN, bool kUpper>
+struct Zipped {
+  static constexpr int kCount = kN;
+  static constexpr int at(int i) { return (kUpper ? kN / 2 : 0) + i / 2 + i % 2 * kN; }
+};
 // The upper (kOdd: lower) row of a pair whose blocks of kBlock off the diagonal have changed places.
 template <int kN, int kBlock, bool kOdd>
 struct Swapped {
@@ -346,6 +355,12 @@ INLINE Vec<Value> after(Vec<Value> before, Vec<Value> own) {
                                                                   reinterpret_cast<__m512i>(before), 15));
   }
 #endif
+#if defined(__SSE2__) && !defined(__AVX2__)
+  if constexpr (same<Value, float>) {  // GCC takes six instructions
+    const __m128 two = _mm_shuffle_ps(before, own, _MM_SHUFFLE(0, 0, 3, 3));
+    return reinterpret_cast<Vec<Value>>(_mm_shuffle_ps(two, own, _MM_SHUFFLE(2, 1, 2, 0)));
+  }
+#endif
   return shuffle<After<kLanes<Value>>>(before, own);
 }
 // What stands one place further right: all of `own` but its first, then the first of `next`.
@@ -357,12 +372,27 @@ INLINE Vec<Value> ahead(Vec<Value> own, Vec<Value> next) {
         _mm512_maskz_alignr_epi32(0xffff, reinterpret_cast<__m512i>(next), reinterpret_cast<__m512i>(own), 1));
   }
 #endif
+#if defined(__SSE2__) && !defined(__AVX2__)
+  if constexpr (same<Value, float>) {
+    const __m128 two = _mm_shuffle_ps(own, next, _MM_SHUFFLE(0, 0, 3, 3));
+    return reinterpret_cast<Vec<Value>>(_mm_shuffle_ps(own, two, _MM_SHUFFLE(2, 0, 2, 1)));
+  }
+#endif
   return shuffle<Ahead<kLanes<Value>>>(own, next);
 }
 
 template <class Value, int kBlock = 1>
 INLINE void transpose(Vec<Value>* rows) {
   constexpr int kN = kLanes<Value>;
+  if constexpr (kN == 4 && kVectorBytes == 16) {  // 8 instructions; else 12
+    using Lower = Zipped<kN, false>;
+    using Upper = Zipped<kN, true>;
+    const Vec<Value> a = shuffle<Lower>(rows[0], rows[2]), b = shuffle<Upper>(rows[0], rows[2]);
+    const Vec<Value> c = shuffle<Lower>(rows[1], rows[3]), d = shuffle<Upper>(rows[1], rows[3]);
+    rows[0] = shuffle<Lower>(a, c), rows[1] = shuffle<Upper>(a, c);
+    rows[2] = shuffle<Lower>(b, d), rows[3] = shuffle<Upper>(b, d);
+    return;
+  }
   UNROLL_ALL
   for (int i = 0; i < kN; ++i) {
     if ((i & kBlock) != 0) continue;

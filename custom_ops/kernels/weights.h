@@ -122,13 +122,10 @@ class Exp {
     if constexpr (kBits > 0) return fma(times * r, fma(fma(r, third_, second_), r, one_), times);
     return fma(fma(polynomial(r), r, one_), r, one_);
   }
-  INLINED static Vec<float> polynomial(Vec<float> r) {
-    constexpr float kTerms[] = {0x1.123a6cp-7F, 0x1.5558f4p-5F, 0x1.555490p-3F, 0x1.fffffcp-2F};
-    Vec<float> sum = all(0x1.6a2352p-10F);
-    for (const float term : kTerms) sum = fma(sum, r, all(term));
-    return sum;
+  INLINED Vec<float> polynomial(Vec<float> r) const {
+    return fma(fma(fma(fma(terms_[0], r, terms_[1]), r, terms_[2]), r, terms_[3]), r, terms_[4]);
   }
-  INLINED static Vec<double> polynomial(Vec<double> r) {
+  INLINED Vec<double> polynomial(Vec<double> r) const {
     constexpr double kTerms[] = {0x1.28adce7339679p-22, 0x1.71df262c451e1p-19, 0x1.a01999adcb23bp-16,
                                  0x1.a01a0129b4612p-13, 0x1.6c16c1844b01cp-10, 0x1.1111111127e83p-7,
                                  0x1.55555555507f1p-5,  0x1.55555555554f9p-3,  0x1.000000000000ap-1};
@@ -142,6 +139,8 @@ class Exp {
   V third_ = held(Value(kBits == 4 ? 0.16666979F : 0.16667919F));
   V second_ = held(Value(kBits == 4 ? 0.50001618F : 0.5000648F));
   V one_ = held(Value(1));
+  V terms_[5] = {held(Value(0x1.6a2352p-10F)), held(Value(0x1.123a6cp-7F)), held(Value(0x1.5558f4p-5F)),
+                 held(Value(0x1.555490p-3F)), held(Value(0x1.fffffcp-2F))};  // of float's polynomial
   Words<Value> offset_, powers_ = {}, table_ = {};
 };
 
