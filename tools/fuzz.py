@@ -1,10 +1,11 @@
 """Draws windows, shapes and hurtful values, and looks for a form of a pooling operator that gives a wrong answer.
 
-Every operator of the domain, natively, as function body and in standard form, against the float64 reference within
-onnxpool.golden.bounds: 1 to 3 axes, all element types, strides beyond the window, dilation, ceil_mode, empty batches;
-NaN, infinities, denormals, the largest numbers, windows far below their neighbours. Hypothesis draws, and shrinks what
-it finds; the smallest case is printed as a program that shows it again. After a finding the operator is left alone, the
-others go on; then the exit status is 1. Finding nothing proves little, but more the longer it ran.
+Every operator of the domain, natively, in planes and in blocks of channels, as function body and in standard form,
+against the float64 reference within onnxpool.golden.bounds: 1 to 3 axes, all element types, strides beyond the
+window, dilation, ceil_mode, empty batches; NaN, infinities, denormals, the largest numbers, windows far below their
+neighbours. Hypothesis draws, and shrinks what it finds; the smallest case is printed as a program that shows it
+again. After a finding the operator is left alone, the others go on; then the exit status is 1. Finding nothing proves
+little, but more the longer it ran.
 
 Batches are numbered: a batch draws the same cases every time, so ``--operator NAME --seed N --batches 1`` repeats it.
 """
@@ -33,11 +34,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 import onnxpool
-from onnxpool.domain import DOMAIN, IR_VERSION, OPSETS, VERSION
+from onnxpool.domain import BLOCKS_DOMAIN, DOMAIN, IR_VERSION, OPSETS, VERSION
 from onnxpool.errors import ArgumentError, KernelError
 from onnxpool.golden import bounds
+from onnxpool.graph.blocks import BLOCK_SIZE
 from onnxpool.pools import OPERATORS
 from onnxpool.run import native_library
+from onnxpool.run.optimize import block_size
 from onnxpool.run.session import Session
 from onnxpool.window import Window
 
@@ -47,7 +50,7 @@ CODES = {
     "float16": TensorProto.FLOAT16,
     "bfloat16": TensorProto.BFLOAT16,
 }
-WAYS = ("native", "function", "standard")
+WAYS = ("native", "blocks", "function", "standard")
 KINDS = ("zeros", "ramp", "normal", "levels", "upper")
 EXAMPLES = 40
 """Cases of a batch."""
@@ -130,7 +133,12 @@ def check(case: Case) -> None:
 
 
 def _judge(
-    case: Case, way: str, opened: Session, feeds: dict[str, NDArray[Any]], x: NDArray[Any], answer: NDArray[Any]
+    case: Case,
+    way: str,
+    opened: "Session | InBlocks",
+    feeds: dict[str, NDArray[Any]],
+    x: NDArray[Any],
+    answer: NDArray[Any],
 ) -> None:
     try:
         y = opened.run(feeds)["y"]
@@ -138,7 +146,7 @@ def _judge(
         raise Finding(case, f"{way} on shape {x.shape} fails: {error}") from error
     if y.shape != answer.shape or y.dtype != np.dtype(case.dtype):
         raise Finding(case, f"{way} on shape {x.shape} gives {y.dtype} {y.shape}, not {case.dtype} {answer.shape}")
-    bound = bounds.pooling(case.window, x, answer, case.dtype, native=way == "native")
+    bound = bounds.pooling(case.window, x, answer, case.dtype, native=way in ("native", "blocks"))
     error = bounds.measure(y, answer, bound.allowed)
     if error.within:
         return
@@ -158,13 +166,44 @@ def _worst(y: NDArray[Any], answer: NDArray[Any], allowed: NDArray[Any]) -> tupl
     return tuple(int(i) for i in np.unravel_index(far.argmax(), far.shape))
 
 
+class InBlocks:
+    """A session on blocks of channels: those that there are fill up the last block, too."""
+
+    def __init__(self, model: onnx.ModelProto, size: int) -> None:
+        self._session, self._size = onnxpool.load(model, kernels="require", threads=2), size
+
+    def run(self, feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """As of tensors in planes."""
+        channels = next(iter(feeds.values())).shape[1]
+        whole = np.arange(-(-channels // self._size) * self._size) % channels
+        (y,) = self._session.run({name: self._moved(x[:, whole], 2, 4) for name, x in feeds.items()}).values()
+        return {"y": self._moved(y, 4, 2)[:, :channels]}
+
+    def _moved(self, x: NDArray[Any], block: int, to: int) -> NDArray[Any]:
+        """With the channels of a block on another axis of the memory, beside each other or one plane after another."""
+        n, c, *sizes = x.shape
+        apart = [n, c // self._size, *sizes]
+        apart.insert(block, self._size)
+        return np.ascontiguousarray(np.moveaxis(x.reshape(apart), block, to)).reshape(x.shape)
+
+
 @lru_cache(maxsize=512)
-def _session(operator: str, window: Window, dtype: str, opset: int, way: str) -> Session | None:
+def _session(operator: str, window: Window, dtype: str, opset: int, way: str) -> Session | InBlocks | None:
     """None where there is no native kernel."""
+    if way in ("native", "blocks") and why_not_native(operator):
+        return None
     if way == "native":
-        if why_not_native(operator):
-            return None
         return onnxpool.load(_model(operator, window, dtype, opset), kernels="require", threads=2)
+    if way == "blocks":
+        size = block_size()
+        if size is None or window.rank != 2 or dtype != "float32":
+            return None
+        model = _model(operator, window, dtype, opset)
+        (node,) = model.graph.node
+        node.domain = BLOCKS_DOMAIN
+        node.attribute.append(helper.make_attribute(BLOCK_SIZE, size))
+        model.opset_import.append(helper.make_opsetid(BLOCKS_DOMAIN, VERSION))
+        return InBlocks(model, size)
     form = onnxpool.to_form(_model(operator, window, dtype, opset), "function" if way == "function" else "standard")
     return onnxpool.load(form, kernels="off", threads=1)
 
