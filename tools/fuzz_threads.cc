@@ -2,8 +2,8 @@
 //
 // ONNX Runtime's thread pool is not built for the sanitizer, which would take every hand-over to a thread for a race.
 // So threads of our own take tasks here, as the pool's do: any thread any task, each with scratch memory of its own.
-// Drawn windows, shapes and values, every kernel and element type; the output must be the bits that one thread gives.
-// The first race ends the program.
+// Drawn windows, shapes and values, every kernel and element type, planes and blocks of channels; the output must be the
+// bits that one thread gives. The first race ends the program.
 #include <atomic>
 #include <chrono>
 #include <cstdio>
@@ -27,6 +27,7 @@ struct Task {
   ElementType element;
   Window window;
   Shape in, out;
+  int64_t block;  // channels beside each other, or 1
 };
 
 int64_t draw(std::mt19937_64& random, int64_t least, int64_t most) {
@@ -53,6 +54,11 @@ bool draw_task(std::mt19937_64& random, Task* task) {
     const int64_t overlap = axis.extent - axis.stride;
     axis.tail = ceil ? (axis.pad < overlap ? axis.pad : overlap) + axis.stride - 1 : axis.pad;
     task->in.dims[2 + i] = draw(random, 1, longest[window.rank - 1]);
+  }
+  task->block = 1;
+  if (window.rank == 2 && task->element == kF32 && draw(random, 0, 1) == 1) {
+    task->block = task->kernel->lanes << draw(random, 0, 2);
+    task->in.dims[1] = task->block * draw(random, 1, 2);
   }
   Message ignored;
   return output_shape(window, task->in, &task->out, &ignored);
@@ -95,7 +101,8 @@ void run(const Task& task, const Plan& plan, const Schedule& schedule, const voi
 std::vector<unsigned char> pooled(const Task& task, const void* const* inputs, int threads) {
   std::vector<unsigned char> output(cells(task.out) * kElementBytes[task.element]), memory;
   const ElementKernel& kernel = task.kernel->of[task.element];
-  const Plan plan = make_plan(task.window, task.in, task.out);
+  Plan plan = make_plan(task.window, task.in, task.out);
+  plan.block = task.block;
   const Schedule schedule = kernel.schedule(plan);
   void* const shared = aligned(&memory, schedule.shared_bytes);
   std::atomic<int64_t> next{0};
