@@ -354,4 +354,13 @@ def test_the_command_writes_nothing_where_nothing_is_gained(tmp_path):
     done = run("optimize", exported(tmp_path / "p.onnx", nn.Conv2d, 3, 32, 3), tmp_path / "here.onnx")
     assert done.exit_code == 1
     assert "no pooling node of onnxpool" in done.output
-    assert run("optimize", tmp_path / "absent.onnx", tmp_path / "here.onnx").exit_code not in (0, 1)
+    assert run("optimize", tmp_path / "absent.onnx", tmp_path / "here.onnx").exit_code == 2
+
+
+def test_the_command_does_not_put_the_file_in_place_of_the_model(tmp_path):
+    path = exported(tmp_path / "m.onnx", small, "SoftPool")
+    before = path.read_bytes()
+    done = run("optimize", path, path)
+    assert done.exit_code == 2
+    assert "is the model itself" in done.output
+    assert path.read_bytes() == before

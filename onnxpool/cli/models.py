@@ -206,6 +206,10 @@ def optimize(model: ModelFile, output: OutputFile, as_json: Json = False) -> Non
     Example: onnxpool optimize resnet.onnx resnet-here.onnx
     """
     check_model(model)
+    if output.exists() and output.samefile(model):
+        raise ArgumentError(
+            f"output={str(output)!r} is the model itself, which is for every processor: name another file"
+        )
     writable(output)
     from onnxpool.golden import file as golden_file
     from onnxpool.graph import forms
