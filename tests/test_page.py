@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import threading
+import time
 import urllib.request
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -318,9 +319,15 @@ def browsing(command, profile, address):
 
 def evaluated(socket, script):
     parameters = {"expression": script, "awaitPromise": True, "returnByValue": True}
-    socket.send(json.dumps({"id": 1, "method": "Runtime.evaluate", "params": parameters}))
-    while (answer := json.loads(socket.recv(HANGS_S))).get("id") != 1:
-        pass
+    ends = time.monotonic() + HANGS_S
+    while True:
+        socket.send(json.dumps({"id": 1, "method": "Runtime.evaluate", "params": parameters}))
+        while (answer := json.loads(socket.recv(HANGS_S))).get("id") != 1:
+            pass
+        if "error" not in answer:
+            break
+        assert time.monotonic() < ends, answer  # a page that is just being loaded cannot be asked
+        time.sleep(0.1)
     assert "exceptionDetails" not in answer["result"], answer
     return answer["result"]["result"].get("value")
 
