@@ -255,11 +255,6 @@ OrtStatus* choose_cuda(const Ort& ort, const CudaLibrary** cuda) {
   return nullptr;
 }
 
-OrtStatus* add(const Ort& ort, OrtCustomOpDomain* domain, const Operator& op) {
-  return ort.CustomOpDomain_Add(domain,
-                                reinterpret_cast<const OrtCustomOp*>(static_cast<const abi::CustomOp*>(&op)));
-}
-
 // Made once, on the first registration, and never released: sessions refer to them for as long as they live.
 struct Domains {
   OrtCustomOpDomain *own = nullptr, *of_blocks = nullptr;

@@ -11,6 +11,10 @@ namespace onnxpool {
 // The ONNX Runtime that we serve. Shape inference is the one callback that is not given it.
 extern std::atomic<const OrtApi*> served;
 
+inline OrtStatus* add(const Ort& ort, OrtCustomOpDomain* domain, const abi::CustomOp& op) {
+  return ort.CustomOpDomain_Add(domain, reinterpret_cast<const OrtCustomOp*>(&op));
+}
+
 struct KernelAttributes {
   const Ort& ort;
   const OrtKernelInfo* info;

@@ -173,8 +173,7 @@ OrtStatus* add_quantized(const Ort& ort, const QuantizedKernel* kernels, OrtCust
   static QuantizedOperator operators[2 * kQuantized];  // these live as long as the process: sessions point to them
   for (size_t i = 0; i < 2 * kQuantized; ++i) {
     operators[i].fill(kernels[i / 2], i % 2 == 1);
-    ORT_TRY(ort.CustomOpDomain_Add(domain, reinterpret_cast<const OrtCustomOp*>(
-                                               static_cast<const abi::CustomOp*>(&operators[i]))));
+    ORT_TRY(add(ort, domain, operators[i]));
   }
   return nullptr;
 }

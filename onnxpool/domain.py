@@ -11,6 +11,9 @@ VERSION = 1
 BLOCKS_DOMAIN = "onnxpool.nchwc"
 """ONNX domain of the same operators on tensors in blocks of channels: see :mod:`onnxpool.graph.blocks`."""
 
+OURS = (DOMAIN, BLOCKS_DOMAIN)
+"""The domains of pooling nodes that may have a kernel."""
+
 OPSETS = range(18, 27)
 """Opsets of the standard domain that models may use; the newest is the last that onnxscript supports."""
 

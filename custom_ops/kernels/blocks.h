@@ -6,7 +6,7 @@
 
 namespace onnxpool::ONNXPOOL_ISA {
 
-// Of 1d and 2d windows, and blocks of a multiple of the number of lanes. A unit is as many channels as there are lanes.
+// Of windows without depth, and blocks of a multiple of the number of lanes. A unit is as many channels as there are lanes.
 template <template <class, class> class OfMethod, class T>
 class BlocksLoop : public ItemsLoop<BlocksLoop<OfMethod, T>, OfMethod, T> {
   using Base = ItemsLoop<BlocksLoop, OfMethod, T>;

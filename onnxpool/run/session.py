@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxpool.domain import BLOCKS_DOMAIN, DOMAIN
+from onnxpool.domain import OURS
 from onnxpool.dtypes import BFLOAT16
 from onnxpool.errors import ArgumentError, KernelError, SessionError, nearest
 from onnxpool.graph import forms
@@ -364,7 +364,7 @@ def _ran(inner: Any) -> dict[str, str]:
         node.name: subgraph.ep_name
         for subgraph in inner.get_provider_graph_assignment_info()
         for node in subgraph.get_nodes()
-        if node.domain in (DOMAIN, BLOCKS_DOMAIN)
+        if node.domain in OURS
     }
 
 

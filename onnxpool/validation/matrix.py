@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from onnxpool.domain import BLOCKS_DOMAIN, DOMAIN, Form
+from onnxpool.domain import OURS, Form
 from onnxpool.errors import OnnxpoolError
 from onnxpool.golden import bounds, from_torch
 from onnxpool.golden.file import Case
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     import torch
 
     from onnxpool.golden.arrangement import Arrangement
-
-_OURS = (DOMAIN, BLOCKS_DOMAIN)
 
 MOST_CRASHES = 3
 """After so many, the remaining cases of a configuration are not tried."""
@@ -228,7 +226,7 @@ class _Opened:
         """The provider of each pooling node, None for a function body; None where the runtime keeps no record."""
         if self.facts.get("nodes") is None:
             return None
-        ran = {name: provider for name, domain, _, provider in self.facts["nodes"] if domain in _OURS}
+        ran = {name: provider for name, domain, _, provider in self.facts["nodes"] if domain in OURS}
         return {node.name: ran.get(node.name) for node in self.nodes}
 
     def bodies(self, provider: str) -> list[str]:
